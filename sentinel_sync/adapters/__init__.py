@@ -1,0 +1,1 @@
+"""What touches the world and decides nothing: HTTP, SQLite, files, credentials."""

@@ -1,0 +1,256 @@
+"""SQLite behind one thread, with group commit: callers that wait at the same time share one fsync.
+
+Leaves to others what the tables mean (`outbox.py`, `documents.py`) and what to do with a damaged file (`salvage.py`).
+"""
+
+import asyncio
+import logging
+import sqlite3
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import Any, NamedTuple, TypeVar
+
+from sentinel_sync.adapters.headroom import Headroom
+from sentinel_sync.adapters.schema import migrate
+from sentinel_sync.errors import StoreError, StoreFullError
+
+logger = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
+Operation = Callable[[sqlite3.Connection], Result]
+
+#: Once so many operations are gathered they are committed: bounds how long the first of them waits.
+MAX_GROUP = 256
+#: Another process (the CLI) may hold the write lock for a moment, seconds.
+BUSY_TIMEOUT = 5.0
+
+
+class _Request(NamedTuple):
+    """One operation that somebody waits for.
+
+    Attributes:
+        writes: False for queries: they need no transaction, so no fsync.
+        frees: True where the operation gives space back, so it may use the headroom when the disk is full.
+    """
+
+    operation: Operation[Any]
+    writes: bool
+    frees: bool
+    future: "asyncio.Future[Any]"
+
+
+_Outcome = tuple["asyncio.Future[Any]", Any, BaseException | None]
+
+
+class Database:
+    """One connection on one thread. `run` gives an operation to it and waits until its effect is on disk.
+
+    A cancelled wait does not undo the operation: it happens whole or not at all, so it can be repeated.
+
+    Args:
+        path: The database file; its folder exists.
+        writable: False for a look from outside: nothing is migrated or created.
+    """
+
+    def __init__(self, path: Path, *, writable: bool = True) -> None:
+        self._path = path
+        self._writable = writable
+        self._headroom = Headroom(path.with_name("headroom"))
+        self._handed_over: SimpleQueue[list[_Request] | None] = SimpleQueue()
+        self._gathered: list[_Request] = []
+        self._thread: threading.Thread | None = None
+        self._connection: sqlite3.Connection | None = None
+
+    async def open(self) -> None:
+        """Open the file, set its durability, and bring its schema up to date.
+
+        Raises:
+            StoreError: The file cannot be opened, is damaged, or was written by a newer version.
+        """
+        await asyncio.to_thread(self._open)
+        self._thread = threading.Thread(target=self._serve, name="sentinel-sync-store", daemon=True)
+        self._thread.start()
+
+    async def close(self) -> None:
+        """Finish what was asked for, then close the file."""
+        thread, self._thread = self._thread, None
+        if thread is None:
+            return
+        self._hand_over()
+        self._handed_over.put(None)
+        await asyncio.to_thread(thread.join)
+
+    async def run(self, operation: Operation[Result], *, writes: bool = True, frees: bool = False) -> Result:
+        """Run `operation(connection)` on the thread; return its result once its effect is on disk.
+
+        Raises:
+            StoreFullError: The disk is full; nothing of the operation remains.
+            StoreError: The database is closed, damaged or locked by somebody else.
+        """
+        return await self.submit(operation, writes=writes, frees=frees)
+
+    def submit(
+        self,
+        operation: Operation[Result],
+        *,
+        writes: bool = True,
+        frees: bool = False,
+    ) -> "asyncio.Future[Result]":
+        """Like `run`, without waiting: operations take effect in the order of their submission."""
+        loop = asyncio.get_running_loop()
+        if self._thread is None:
+            raise StoreError(f"the store {self._path.name} is not open")
+        future: asyncio.Future[Result] = loop.create_future()
+        if not self._gathered:
+            # What is submitted within one turn of the loop crosses to the thread together.
+            loop.call_soon(self._hand_over)
+        self._gathered.append(_Request(operation, writes, frees, future))
+        return future
+
+    def _hand_over(self) -> None:
+        if self._gathered:
+            self._handed_over.put(self._gathered)
+            self._gathered = []
+
+    def _open(self) -> None:
+        try:
+            self._connection = connect(self._path, writable=self._writable)
+            if self._writable:
+                migrate(self._connection)
+                self._headroom.reserve()
+        except sqlite3.Error as error:
+            raise translated(error, self._path) from error
+
+    def _serve(self) -> None:
+        connection = self._connection
+        if connection is None:
+            raise StoreError("the store's thread was started before its file was opened")
+        stopping = False
+        while not stopping:
+            group: list[_Request] = []
+            requests = self._handed_over.get()
+            while requests is not None:
+                group += requests
+                if len(group) >= MAX_GROUP:
+                    break
+                try:
+                    requests = self._handed_over.get_nowait()
+                except Empty:
+                    break
+            else:
+                stopping = True
+            if group:
+                _report(self._commit_group(connection, group))
+        connection.close()
+        self._connection = None
+
+    def _commit_group(self, connection: sqlite3.Connection, group: list[_Request]) -> list[_Outcome]:
+        """Run a group in one transaction; where anything fails, each of it by itself."""
+        if not any(request.writes for request in group):
+            return [self._attempt(connection, request) for request in group]
+        results: list[Any] = []
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            results.extend(request.operation(connection) for request in group)
+            connection.execute("COMMIT")
+        except BaseException:  # each request of the group learns its own fate below
+            _roll_back(connection)
+            return [self._alone(connection, request) for request in group]
+        return [(request.future, result, None) for request, result in zip(group, results, strict=True)]
+
+    def _alone(self, connection: sqlite3.Connection, request: _Request) -> _Outcome:
+        outcome = self._transaction(connection, request)
+        if request.frees and isinstance(outcome[2], StoreFullError) and self._headroom.release():
+            logger.warning("store.full: used the headroom to free space")
+            outcome = self._transaction(connection, request)
+        return outcome
+
+    def _transaction(self, connection: sqlite3.Connection, request: _Request) -> _Outcome:
+        if not request.writes:
+            return self._attempt(connection, request)
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            result = request.operation(connection)
+            connection.execute("COMMIT")
+        except BaseException as error:  # handed to the caller, who waits for it
+            _roll_back(connection)
+            return request.future, None, self._told(error)
+        return request.future, result, None
+
+    def _attempt(self, connection: sqlite3.Connection, request: _Request) -> _Outcome:
+        try:
+            return request.future, request.operation(connection), None
+        except BaseException as error:  # handed to the caller, who waits for it
+            return request.future, None, self._told(error)
+
+    def _told(self, error: BaseException) -> BaseException:
+        return translated(error, self._path) if isinstance(error, sqlite3.Error) else error
+
+
+def connect(path: Path, *, writable: bool = True) -> sqlite3.Connection:
+    """Open the file so that a commit survives a power cut.
+
+    WAL with `synchronous=FULL`: NORMAL may lose the last commits when the power goes (sqlite.org/wal.html, section 2).
+    """
+    mode = "rwc" if writable else "ro"
+    connection = sqlite3.connect(
+        f"{path.absolute().as_uri()}?mode={mode}",
+        uri=True,
+        timeout=BUSY_TIMEOUT,
+        isolation_level=None,
+        check_same_thread=False,
+        cached_statements=256,
+    )
+    try:
+        if writable:
+            connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=FULL")
+        connection.execute("PRAGMA foreign_keys=ON")
+        # 1 MiB of page cache: an item is small, and the host's memory is not ours.
+        connection.execute("PRAGMA cache_size=-1024")
+    except sqlite3.Error:
+        connection.close()
+        raise
+    return connection
+
+
+def translated(error: sqlite3.Error, path: Path) -> StoreError:
+    """Say what an SQLite error means to the caller."""
+    name = getattr(error, "sqlite_errorname", "") or type(error).__name__
+    if name == "SQLITE_FULL" or name.startswith("SQLITE_IOERR_WRITE") or name == "SQLITE_IOERR_SHMSIZE":
+        return StoreFullError(f"the disk that holds {path.name} is full; nothing was written: free some space")
+    if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
+        return DamagedError(f"{path.name} is damaged ({name}): it is set aside and saved from at the next start")
+    if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
+        return StoreError(f"{path.name} is held by another process for longer than {BUSY_TIMEOUT:.0f} s ({name})")
+    return StoreError(f"{path.name}: {error} ({name})")
+
+
+class DamagedError(StoreError):
+    """The file is not, or no longer, a whole database."""
+
+
+def _roll_back(connection: sqlite3.Connection) -> None:
+    if connection.in_transaction:
+        connection.execute("ROLLBACK")
+
+
+def _report(outcomes: list[_Outcome]) -> None:
+    """Wake the waiting callers: one call into the loop for a whole group."""
+    try:
+        outcomes[0][0].get_loop().call_soon_threadsafe(_resolve, outcomes)
+    except RuntimeError:
+        # The loop was closed while we worked: nobody waits any more, and what was asked for is done.
+        logger.info("store.unawaited: %d operations finished after their loop had closed", len(outcomes))
+
+
+def _resolve(outcomes: list[_Outcome]) -> None:
+    for future, result, error in outcomes:
+        if future.done():  # its caller was cancelled
+            continue
+        if error is None:
+            future.set_result(result)
+        else:
+            future.set_exception(error)

@@ -1,0 +1,43 @@
+"""Files that must be whole whenever somebody reads them, also after a power cut. Blocks: call it off the loop."""
+
+import os
+import secrets
+from pathlib import Path
+
+
+def replace_file(path: Path, content: bytes, *, durable: bool, mode: int = 0o600) -> None:
+    """Put `content` in the place of `path` in one step: a reader sees the old whole or the new whole.
+
+    Args:
+        path: The file.
+        content: All of it.
+        durable: True where it must survive a power cut: the file and then its folder are fsync'd, in that order,
+            because a rename that is on disk before the content it names would leave an empty file.
+        mode: Permissions of the new file.
+
+    Raises:
+        OSError: It cannot be written; `path` is as it was, and nothing is left beside it.
+    """
+    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.new")
+    try:
+        descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
+        beside.replace(path)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
+    if durable:
+        sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames and deletions in a folder durable."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

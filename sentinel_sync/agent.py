@@ -1,0 +1,354 @@
+"""`SyncAgent`: builds every part once, hands them to the supervisor, and stops them with everything durable."""
+
+import asyncio
+import logging
+import os
+from contextlib import AsyncExitStack
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+from random import Random, SystemRandom
+from typing import Self
+
+import httpx
+
+from sentinel_sync import __version__
+from sentinel_sync.adapters.cloud_api_client import CloudAPIClient
+from sentinel_sync.adapters.files import replace_file
+from sentinel_sync.adapters.outbox import OutboxCounts
+from sentinel_sync.adapters.store import Store
+from sentinel_sync.clock import Clock, SystemClock
+from sentinel_sync.errors import SentinelSyncError
+from sentinel_sync.parts import Parts, build
+from sentinel_sync.rules.gate import GateState
+from sentinel_sync.services.offline_manager import OfflineManager
+from sentinel_sync.services.trip_uploader import TripUploader
+from sentinel_sync.settings import Settings
+from sentinel_sync.status import AgentStatus, ConnectivityShown, DutyShown, OutboxShown
+from sentinel_sync.supervisor import Duty, Supervisor
+
+logger = logging.getLogger(__name__)
+
+STATUS_NAME = "status.json"
+#: How soon another process's change (the CLI's) is seen, seconds.
+WATCH_INTERVAL = 0.5
+#: The key file and the status file are looked at once in so many watches.
+_SLOW_WATCH = 4
+#: The age bound is asked once an hour: it is a matter of months.
+_HOUSEKEEPING_INTERVAL = 3600.0
+#: Between two tries of `flush`, seconds, where nothing says when to come back.
+_FLUSH_PAUSE = 0.25
+#: Of `shutdown_timeout`, the part granted to requests under way; the rest is for what must be written.
+_GRACE_SHARE = 0.5
+
+
+class Power(StrEnum):
+    """What the host says about the battery."""
+
+    NORMAL = "normal"
+    LOW = "low"
+
+
+class SyncAgent:
+    """Keeps one vehicle and its backend in step, inside the host's own event loop.
+
+    ```python
+    async with SyncAgent.from_config("configs/default.yaml") as agent:
+        await agent.trips.start_trip(driver_id="driver_123")
+    ```
+
+    Args:
+        settings: What to do; by `from_config` read when the agent is entered.
+        http: A client to share; it is not closed then.
+        clock: The seam for time.
+        rng: The seam for chance.
+    """
+
+    def __init__(
+        self,
+        settings: Settings | None = None,
+        *,
+        http: httpx.AsyncClient | None = None,
+        clock: Clock | None = None,
+        rng: Random | None = None,
+    ) -> None:
+        self._settings = settings
+        self._config_path: Path | None = None
+        self._http = http
+        self._clock: Clock = clock or SystemClock()
+        self._rng = rng or SystemRandom()
+        self._parts: Parts | None = None
+        self._stack = AsyncExitStack()
+        self._supervisor = Supervisor(self._clock, self._rng)
+        self._power = Power.NORMAL
+        self._stopped = asyncio.Event()
+        self._watches = 0
+        self._data_version = -1
+        self._shown: AgentStatus | None = None
+        self._watch = Duty("watch", self._watch_step)
+        self._housekeeping = Duty("housekeeping", self._housekeeping_step)
+
+    @classmethod
+    def from_config(
+        cls,
+        path: str | Path,
+        *,
+        http: httpx.AsyncClient | None = None,
+        clock: Clock | None = None,
+        rng: Random | None = None,
+    ) -> Self:
+        """An agent that reads its settings from a YAML file when it is entered (ConfigurationError then)."""
+        agent = cls(http=http, clock=clock, rng=rng)
+        agent._config_path = Path(path)
+        return agent
+
+    # --- parts ---
+
+    @property
+    def settings(self) -> Settings:
+        """The settings in use."""
+        if self._settings is None:
+            raise SentinelSyncError("the agent has not read its settings yet: enter it first (`async with agent:`)")
+        return self._settings
+
+    @property
+    def client(self) -> CloudAPIClient:
+        """The one client."""
+        return self._built.client
+
+    @property
+    def store(self) -> Store:
+        """The one store."""
+        return self._built.store
+
+    @property
+    def trips(self) -> TripUploader:
+        """Trips."""
+        return self._built.trips
+
+    @property
+    def connectivity(self) -> OfflineManager:
+        """The way to the backend."""
+        return self._built.connectivity
+
+    # --- life ---
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    async def start(self) -> None:
+        """Open the state folder, recover what a crash left, and begin all duties.
+
+        Raises:
+            ConfigurationError: The settings cannot be used.
+            StateLockedError: Another agent owns the state folder.
+            StoreError: The state folder cannot be used.
+        """
+        if self._parts is not None:
+            raise SentinelSyncError("this agent is running already")
+        if self._settings is None:
+            # Parsing YAML takes longer than a loop can spare.
+            self._settings = await asyncio.to_thread(Settings.load, self._config_path)
+        async with AsyncExitStack() as stack:
+            parts = await build(self._settings.cloud, stack, http=self._http, clock=self._clock, rng=self._rng)
+            if not self._settings.cloud.enabled:
+                logger.warning("agent.disabled: cloud.enabled is false: trips are kept, nothing is sent")
+                parts.client.halt("disabled", "cloud.enabled is false")
+            parts.connectivity.register_sync_callback(self._on_return)
+            self._parts = parts
+            await self._supervisor.start([*parts.duties, self._watch, self._housekeeping])
+            self._stack = stack.pop_all()
+        self._stopped.clear()
+        logger.info("agent.started: %s, vehicle %s", __version__, self._settings.cloud.vehicle_id)
+
+    async def aclose(self) -> None:
+        """Stop within `shutdown_timeout`: no new request, grace for those under way, then cut off; all is durable."""
+        parts = self._parts
+        if parts is None:
+            return
+        timeout = self.settings.cloud.shutdown_timeout
+        # Not the client's halt: what is under way may end.
+        parts.client.gate.halt("stopping", "the agent is stopping")
+        try:
+            await self._supervisor.stop(timeout * _GRACE_SHARE)
+        finally:
+            await self._write_status()
+            self._parts = None
+            await self._stack.aclose()
+            self._stopped.set()
+        logger.info("agent.stopped")
+
+    async def run(self) -> None:
+        """Run until `stop` is called: for a process of its own."""
+        async with self:
+            await self._stopped.wait()
+
+    def stop(self) -> None:
+        """Let `run` end; a plain call, also fit for a signal handler of the loop."""
+        self._stopped.set()
+
+    # --- what a host asks for ---
+
+    async def flush(self, timeout: float = 30.0) -> OutboxCounts:
+        """Send until nothing is left, at most `timeout` seconds; returns what there is then (`.unsent`, `.set_aside`).
+
+        Ends early where waiting can't help: sending is switched off, or the credential is refused.
+        """
+        try:
+            async with asyncio.timeout(timeout):
+                await self._send_all()
+        except TimeoutError:
+            logger.info("agent.flush: something is left after %.1f s", timeout)
+        return await self.store.outbox.counts()
+
+    async def drain(self, deadline: float) -> OutboxCounts:
+        """For the grace after ignition off: send what fits into `deadline` seconds, most important first.
+
+        Returns what is left, at the latest a second after the deadline.
+        """
+        return await self.flush(deadline)
+
+    async def run_once(self, timeout: float = 60.0) -> OutboxCounts:
+        """Send all that is due now; gives up at once where the backend is out of reach."""
+        if await self.connectivity.probe_now():
+            return await self.flush(timeout)
+        return await self.store.outbox.counts()
+
+    def set_power(self, state: str) -> None:
+        """The host's word on the battery: 'low' stops all sending at once, 'normal' lifts that.
+
+        Raises:
+            ValueError: Neither.
+        """
+        power = Power(state)
+        if power is self._power:
+            return
+        self._power = power
+        logger.warning("agent.power: %s", power)
+        if power is Power.LOW:
+            self.client.halt("power", "the battery is low")
+        else:
+            self.client.resume("power")
+            self._wake_all()
+
+    async def status(self) -> AgentStatus:
+        """What the agent says of itself now."""
+        parts, cloud = self._built, self.settings.cloud
+        counts = await parts.store.outbox.counts()
+        report = parts.connectivity.report()
+        passage = parts.client.gate.passage(self._clock.monotonic())
+        return AgentStatus(
+            version=__version__,
+            process_id=os.getpid(),
+            vehicle_id=cloud.vehicle_id,
+            fleet_id=cloud.fleet_id,
+            api_url=cloud.api_url,
+            enabled=cloud.enabled,
+            power=self._power,
+            trip_id=parts.trips.trip_id,
+            connectivity=ConnectivityShown(
+                status=report.status,
+                message=report.message,
+                unauthorized=report.unauthorized,
+                offline_duration=round(report.offline_duration, 1),
+                since=round(report.since, 1),
+                gate=passage.state,
+                gate_reason=passage.why,
+                clock_skew=parts.timekeeper.skew(),
+            ),
+            outbox=OutboxShown(
+                waiting=counts.waiting,
+                sending=counts.sending,
+                set_aside=counts.set_aside,
+                size_bytes=counts.size_bytes,
+                acknowledged=counts.acknowledged,
+                dropped=counts.dropped,
+            ),
+            duties=[
+                DutyShown(
+                    name=duty.name,
+                    crashes=duty.crashes,
+                    total_crashes=duty.total_crashes,
+                    last_error=duty.last_error,
+                )
+                for duty in self._supervisor.duties
+            ],
+            salvaged_from=None if parts.store.salvaged is None else parts.store.salvaged.moved_to.name,
+            updated_at=datetime.fromtimestamp(self._clock.now(), UTC),
+        )
+
+    # --- how ---
+
+    @property
+    def _built(self) -> Parts:
+        if self._parts is None:
+            raise SentinelSyncError("the agent is not running: enter it first (`async with agent:`)")
+        return self._parts
+
+    async def _send_all(self) -> None:
+        parts = self._built
+        while True:
+            if not parts.connectivity.is_online():
+                await parts.connectivity.probe_now()
+            for sync in parts.syncs:
+                await sync()
+            counts = await parts.store.outbox.counts()
+            passage = parts.client.gate.passage(self._clock.monotonic())
+            if counts.unsent == 0 or passage.state in {GateState.HALTED, GateState.REFUSED}:
+                return
+            await self._clock.sleep(max(_FLUSH_PAUSE, passage.wait or 0.0))
+
+    async def _on_return(self) -> None:
+        """The backend is back: what only the network held up is due now."""
+        await self._built.store.outbox.make_due()
+        self._wake_all()
+
+    def _wake_all(self) -> None:
+        for duty in self._built.duties:
+            duty.wake.set()
+
+    async def _watch_step(self) -> float:
+        """Notice what other processes changed, a rotated key, and write the status for them."""
+        parts = self._built
+        version = await parts.store.outbox.data_version()
+        if version != self._data_version:
+            first, self._data_version = self._data_version == -1, version
+            if not first:
+                self._wake_all()
+        if self._watches % _SLOW_WATCH == 0:
+            if await parts.client.refresh_credential():
+                self._wake_all()
+            await self._write_status()
+        self._watches += 1
+        return WATCH_INTERVAL
+
+    async def _housekeeping_step(self) -> float:
+        """Apply the age bound, while the wall clock can be trusted."""
+        parts, max_age = self._built, self.settings.cloud.outbox_max_age
+        if max_age > 0.0 and parts.timekeeper.trusted:
+            await parts.store.outbox.drop_too_old(max_age, parts.timekeeper.sightings, parts.timekeeper.stamp())
+        return _HOUSEKEEPING_INTERVAL
+
+    async def _write_status(self) -> None:
+        """Write `status.json` where anything but the passing of time has changed."""
+        shown = await self.status()
+        if self._shown is not None and _steady(shown) == _steady(self._shown):
+            return
+        self._shown = shown
+        path = self._built.store.state_dir / STATUS_NAME
+        try:
+            await asyncio.to_thread(replace_file, path, shown.model_dump_json(indent=2).encode(), durable=False)
+        except OSError as error:
+            # A full disk must not stop the agent: the status is for people, and they see the error in the log.
+            logger.warning("agent.status: cannot write %s (%s)", path.name, error.strerror)
+
+
+def _steady(shown: AgentStatus) -> dict[str, object]:
+    """What of a status is news; durations and stamps change by themselves."""
+    return shown.model_dump(
+        exclude={"updated_at": True, "connectivity": {"offline_duration", "since", "clock_skew"}},
+    )

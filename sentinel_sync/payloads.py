@@ -1,0 +1,89 @@
+"""Every body of the wire contract, as pydantic models. What is sent refuses extras; what comes ignores them."""
+
+from typing import Annotated, Self
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, field_validator, model_validator
+
+TRIP_SCHEMA_VERSION = 1
+
+NonNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Count = Annotated[int, Field(ge=0)]
+
+
+class Payload(BaseModel):
+    """A body that the agent sends: frozen, and no field that the contract does not name."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+
+class Answer(BaseModel):
+    """A body that a backend sends: it may add fields, and leave out any that the contract does not call required."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
+
+
+class Location(Payload):
+    """A coarse place, degrees WGS 84: it rounds itself, so a finer one cannot be spelled."""
+
+    lat: Annotated[float, Field(ge=-90.0, le=90.0)]
+    lon: Annotated[float, Field(ge=-180.0, le=180.0)]
+
+    @field_validator("lat", "lon")
+    @classmethod
+    def _coarse(cls, degrees: float) -> float:
+        # Two decimals are about 1 km (wire contract, Privacy); + 0.0 turns the negative zero into zero.
+        return round(degrees, 2) + 0.0
+
+
+class TripSummary(Payload):
+    """A closed trip, as `POST /trips` takes it. Metres, m/s, seconds."""
+
+    trip_id: Annotated[str, Field(pattern=r"^trip_[0-9a-f]{32}$")]
+    start_time: AwareDatetime
+    end_time: AwareDatetime
+    duration: NonNegative
+    distance: NonNegative
+    average_speed: NonNegative
+    max_speed: NonNegative
+    alert_count: Count
+    critical_alert_count: Count
+    warning_alert_count: Count
+    info_alert_count: Count
+    average_risk_score: Fraction
+    max_risk_score: Fraction
+    driver_id: Annotated[str, Field(pattern=r"^d_[0-9a-f]{32}$")] | None
+    start_location: Location | None
+    end_location: Location | None
+    interrupted: bool
+    schema_version: int = TRIP_SCHEMA_VERSION
+
+    @model_validator(mode="after")
+    def _counts_agree(self) -> Self:
+        if self.alert_count != self.critical_alert_count + self.warning_alert_count + self.info_alert_count:
+            raise ValueError("alert_count must be the sum of the critical, warning and info counts")
+        return self
+
+
+class TripReceipt(Answer):
+    """Answer to `POST /trips`."""
+
+    trip_id: str | None = None
+    status: str | None = None
+
+
+class Health(Answer):
+    """Answer to `GET /health`."""
+
+    status: str | None = None
+    time: str | None = None
+    min_interval: float | None = None
+
+
+class Problem(Answer):
+    """An error body, RFC 9457."""
+
+    type: str | None = None
+    title: str | None = None
+    status: int | None = None
+    detail: str | None = None

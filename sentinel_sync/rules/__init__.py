@@ -1,0 +1,1 @@
+"""Decisions: plain code without clock, disk, socket, log or await."""

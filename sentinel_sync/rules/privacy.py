@@ -1,0 +1,115 @@
+"""What may leave the vehicle, and in which form: coarse places, pseudonyms, paths fit for a log."""
+
+import hashlib
+import hmac
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+#: Decimals of a degree that a coordinate keeps: about 1.1 km north-south (wire contract, Privacy).
+COORDINATE_DECIMALS = 2
+
+_COORDINATE_KEYS = frozenset({"lat", "lon", "lng", "long", "latitude", "longitude"})
+_PLACE_WORDS = ("location", "position", "coordinate", "gps", "geo", "place", "waypoint", "latlon", "latlng")
+_DECIMAL = re.compile(r"[-+]?\d+\.\d+")
+#: What follows `/drivers/` is the caller's own id for a person.
+_PERSON_IN_PATH = re.compile(r"(/drivers/)(?!leaderboard\b)[^/?#]+")
+
+
+class Place(NamedTuple):
+    """A coarse place: degrees, two decimals."""
+
+    lat: float
+    lon: float
+
+
+def coarse_degrees(value: float) -> float:
+    """Round degrees to what may be kept; never the negative zero, which would tell more than zero."""
+    return round(value, COORDINATE_DECIMALS) + 0.0
+
+
+def coarse_place(location: object) -> Place:
+    """Read a place in the forms that vehicles' software uses and keep only what may be kept.
+
+    Args:
+        location: `{"lat": …, "lon": …}` (also `latitude`/`longitude`, `lng`), a pair, a "lat,lon" string, or an object
+            with `lat` and `lon`. Degrees, WGS 84.
+
+    Raises:
+        ValueError: Not a place, not finite, or not on Earth. The message holds no coordinate.
+    """
+    lat, lon = _coordinates(location)
+    if not (-90.0 <= lat <= 90.0 and -180.0 <= lon <= 180.0):
+        raise ValueError("location is not on Earth: lat must be within ±90 and lon within ±180 degrees")
+    return Place(coarse_degrees(lat), coarse_degrees(lon))
+
+
+def _coordinates(location: object) -> tuple[float, float]:
+    try:
+        match location:
+            case str():
+                lat, lon = location.split(",")
+            case Mapping():
+                keys = {str(key).lower(): value for key, value in location.items()}
+                lat = _first(keys, "lat", "latitude")
+                lon = _first(keys, "lon", "lng", "long", "longitude")
+            case Sequence():
+                lat, lon = location
+            case _:
+                lat, lon = location.lat, location.lon  # type: ignore[attr-defined]
+        pair = float(lat), float(lon)
+    except (TypeError, ValueError, KeyError, AttributeError):
+        # `from None`: the cause's text would repeat the coordinates.
+        raise ValueError('location must be {"lat": degrees, "lon": degrees}, a pair, or a "lat,lon" string') from None
+    if not all(map(math.isfinite, pair)):
+        raise ValueError("location has a coordinate that is not a number")
+    return pair
+
+
+def _first(keys: Mapping[str, Any], *names: str) -> Any:
+    return next(keys[name] for name in names if name in keys) if any(name in keys for name in names) else keys[names[0]]
+
+
+def coarsen(value: Any, *, place: bool = False) -> Any:
+    """Copy JSON with every coordinate in it rounded, in whatever form it comes.
+
+    Numbers under keys such as `lat` or `longitude`, and every number (also inside a string) under keys that name a
+    place (`location`, `gps_position`, GeoJSON's `coordinates`, …).
+
+    Args:
+        value: JSON: mappings, sequences, strings, numbers, None.
+        place: True where `value` stands under a key that names a place.
+    """
+    match value:
+        case bool() | None | int():
+            return value
+        case float():
+            return coarse_degrees(value) if place else value
+        case str():
+            return _DECIMAL.sub(lambda match: repr(coarse_degrees(float(match[0]))), value) if place else value
+        case Mapping():
+            return {key: coarsen(inner, place=place or _names_a_place(str(key))) for key, inner in value.items()}
+        case Sequence():
+            return [coarsen(inner, place=place) for inner in value]
+    return value
+
+
+def _names_a_place(key: str) -> bool:
+    lowered = key.lower()
+    return lowered in _COORDINATE_KEYS or any(word in lowered for word in _PLACE_WORDS)
+
+
+def pseudonym(driver_id: str | None, key: bytes | None) -> str | None:
+    """Stand-in for a driver: `d_` + 32 hex digits of HMAC-SHA256(key, driver_id), or None where either is missing.
+
+    The same driver is the same pseudonym across the fleet; without the key nobody gets back (wire contract, Privacy).
+    """
+    if not driver_id or not key:
+        return None
+    return "d_" + hmac.new(key, driver_id.encode(), hashlib.sha256).hexdigest()[:32]
+
+
+def loggable_path(path: str) -> str:
+    """Return the path as it may stand in a log or an error message: no driver's id, no query."""
+    return _PERSON_IN_PATH.sub(r"\1{id}", path.partition("?")[0])

@@ -1,0 +1,85 @@
+"""Which time was it really? Vehicles boot without a clock; the backend's time or a later sync tells by how much.
+
+Every stamp is kept as wall time *and* time since boot. Time since boot never steps, so once the true wall time is known
+for any instant of a boot, it is known for all of that boot.
+"""
+
+from dataclasses import dataclass
+
+#: A difference below this is latency and drift, not a wrong clock (seconds).
+TOLERANCE = 30.0
+#: 2025-01-01: this software did not exist before, so a clock that says so is wrong.
+EARLIEST_PLAUSIBLE = 1_735_689_600.0
+
+
+@dataclass(frozen=True, slots=True)
+class ClockStamp:
+    """What the clocks said when something was recorded.
+
+    Attributes:
+        offset: Wall time minus time since boot, seconds: constant within a boot while nobody sets the clock.
+    """
+
+    boot_id: str
+    offset: float
+
+
+@dataclass(frozen=True, slots=True)
+class Sighting:
+    """The backend's time was seen.
+
+    Attributes:
+        offset: The backend's wall time minus this boot's time since boot, seconds.
+        uncertainty: Half the round trip plus the reading's resolution, seconds.
+    """
+
+    boot_id: str
+    offset: float
+    uncertainty: float
+
+
+def sighting(boot_id: str, server_time: float, sent: float, received: float, resolution: float) -> Sighting:
+    """Read the backend's clock as NTP does (RFC 5905 section 8): it was read halfway between sending and receiving.
+
+    Args:
+        boot_id: This boot.
+        server_time: The backend's wall time, seconds since the epoch.
+        sent: Time since boot when the request was sent, seconds.
+        received: Time since boot when the answer came, seconds.
+        resolution: Of `server_time`, seconds.
+    """
+    return Sighting(boot_id, server_time - (sent + received) / 2.0, (received - sent) / 2.0 + resolution)
+
+
+def correction(stamp: ClockStamp, seen: Sighting | None, current: ClockStamp) -> float:
+    """Seconds to add to the wall times recorded under `stamp`.
+
+    Args:
+        stamp: The clocks when the times were recorded.
+        seen: The backend's time in the stamp's boot, or None where it was never seen in that boot.
+        current: The clocks now.
+
+    Returns:
+        0.0 where the recorded times are right as far as anybody knows.
+    """
+    if seen is not None and seen.boot_id == stamp.boot_id:
+        shift = seen.offset - stamp.offset
+        return shift if abs(shift) > TOLERANCE + seen.uncertainty else 0.0
+    if current.boot_id == stamp.boot_id:
+        # The clock was set since. Whoever sets a clock means to put it right, so the later reading counts.
+        shift = current.offset - stamp.offset
+        return shift if abs(shift) > TOLERANCE else 0.0
+    return 0.0
+
+
+def skew(seen: Sighting | None, current: ClockStamp) -> float | None:
+    """Seconds by which this machine's wall clock is ahead of the backend's, or None where that is not known."""
+    if seen is None or seen.boot_id != current.boot_id:
+        return None
+    return current.offset - seen.offset
+
+
+def is_trusted(seen: Sighting | None, current: ClockStamp) -> bool:
+    """Whether the wall clock agrees with the backend's: only then may age decide that something is dropped."""
+    ahead = skew(seen, current)
+    return ahead is not None and abs(ahead) <= TOLERANCE

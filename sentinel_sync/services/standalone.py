@@ -1,0 +1,14 @@
+"""What a component gets when it is built with nothing but an api_client, as the specification shows it."""
+
+from sentinel_sync.adapters.cloud_api_client import CloudAPIClient
+from sentinel_sync.adapters.store import Store
+from sentinel_sync.clock import Clock
+
+
+def store_of(client: CloudAPIClient, clock: Clock) -> Store:
+    """The store on the client's `state_dir`, shared by all of its components and closed with it.
+
+    It owns the folder as an agent does: a running agent and a component of its own do not send the same work.
+    """
+    settings = client.settings
+    return client.shared(Store, lambda: Store(settings.state_dir, clock=clock, max_bytes=settings.outbox_max_bytes))

@@ -1,0 +1,187 @@
+"""Settings: one YAML file, overridden by the environment; the `cloud:` keys are those of deployed vehicles."""
+
+import difflib
+import ipaddress
+from pathlib import Path
+from typing import Annotated, Any, Self
+from urllib.parse import urlsplit
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_core import ErrorDetails
+from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict
+
+from sentinel_sync.errors import ConfigurationError
+
+#: What configuration templates carry instead of a key.
+_PLACEHOLDER_KEYS = frozenset({"", "your_api_key", "changeme"})
+
+Seconds = Annotated[float, Field(gt=0.0, le=30 * 86_400.0)]
+#: Ids go into headers and URLs: visible ASCII only.
+Identifier = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[!-~]+$")]
+
+
+class CloudSettings(BaseModel):
+    """The `cloud:` block. Seconds, bytes and requests per second; see configs/default.yaml for each key's reason."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    # The specification's own.
+    enabled: bool = False
+    api_url: str = "https://api.sentinel-fleet.com"
+    api_key: SecretStr = SecretStr("")
+    vehicle_id: Identifier = "vehicle_001"
+    fleet_id: Identifier = "fleet_alpha"
+    sync_interval: Seconds = 300.0
+    upload_scenarios: bool = True
+
+    # What deployed vehicles' files carry besides.
+    timeout: Seconds = 30.0
+    max_retries: Annotated[int, Field(ge=0, le=20)] = 3
+    rate_limit: Annotated[float, Field(ge=0.0, le=100_000.0)] = 10.0
+    model_check_interval: Seconds = 86_400.0
+    connectivity_check_interval: Seconds = 30.0
+    auto_install_models: bool = False
+    compression_quality: Annotated[int, Field(ge=0, le=63)] = 23
+    upload_trips: bool = True
+    sync_profiles: bool = True
+    trip_queue_file: Path = Path("data/trip_queue.json")
+    scenarios_dir: Path = Path("scenarios")
+    profiles_dir: Path = Path("profiles")
+    models_dir: Path = Path("models")
+
+    # New here.
+    state_dir: Path = Path("state")
+    api_key_file: Path | None = None
+    pseudonym_key: SecretStr | None = None
+    pseudonym_key_file: Path | None = None
+    ca_file: Path | None = None
+    client_cert_file: Path | None = None
+    client_key_file: Path | None = None
+    proxy: SecretStr | None = None
+    max_retry_after: Seconds = 3600.0
+    credential_retry_interval: Seconds = 900.0
+    max_in_flight: Annotated[int, Field(ge=1, le=64)] = 8
+    checkpoint_interval: Seconds = 5.0
+    reconnect_spread: Annotated[float, Field(ge=0.0, le=3600.0)] = 3.0
+    shutdown_timeout: Seconds = 5.0
+    outbox_max_bytes: Annotated[int, Field(ge=1 << 20)] = 256 << 20
+    outbox_max_age: Annotated[float, Field(ge=0.0)] = 365 * 86_400.0
+    policy_version: str = "1"
+    model_trusted_keys: tuple[str, ...] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _older_names(cls, values: Any) -> Any:
+        """Read `trip_upload_interval` as `sync_interval`; where a file has both, the newer name counts."""
+        if isinstance(values, dict) and "trip_upload_interval" in values:
+            values = dict(values)
+            older = values.pop("trip_upload_interval")
+            values.setdefault("sync_interval", older)
+        return values
+
+    @field_validator("api_url")
+    @classmethod
+    def _https_unless_loopback(cls, url: str) -> str:
+        parts = urlsplit(url)
+        if parts.username or parts.password:
+            raise ValueError("api_url must hold no user or password; put the credential into api_key or api_key_file")
+        if parts.scheme not in {"http", "https"} or not parts.hostname:
+            raise ValueError("api_url must be like https://api.example.com")
+        if parts.query or parts.fragment:
+            raise ValueError("api_url must have no query and no fragment")
+        if parts.scheme == "http" and not is_loopback(parts.hostname):
+            raise ValueError(
+                "api_url must be https, but for a loopback address: over http the key could be read by all"
+            )
+        return url.rstrip("/")
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if self.enabled and self.api_key_file is None and self.api_key.get_secret_value() in _PLACEHOLDER_KEYS:
+            raise ValueError(
+                "cloud is enabled without a credential: set api_key, api_key_file or SENTINEL_CLOUD__API_KEY"
+            )
+        if (self.client_cert_file is None) != (self.client_key_file is None):
+            raise ValueError("mutual TLS takes both client_cert_file and client_key_file")
+        if self.pseudonym_key is not None and not self.pseudonym_key.get_secret_value().strip():
+            raise ValueError("pseudonym_key is empty: leave it out to send no driver at all")
+        return self
+
+
+class Settings(BaseSettings):
+    """All settings. Other blocks of a vehicle's file are not ours, and are left alone."""
+
+    model_config = SettingsConfigDict(
+        frozen=True,
+        extra="ignore",
+        env_prefix="SENTINEL_",
+        env_nested_delimiter="__",
+        hide_input_in_errors=True,
+    )
+
+    cloud: CloudSettings = CloudSettings()
+
+    @classmethod
+    def load(cls, path: str | Path | None = None, **overrides: Any) -> Self:
+        """Read a YAML file (or none: defaults), then the environment, then `overrides` of the `cloud:` block.
+
+        Blocks: reads a file.
+
+        Raises:
+            ConfigurationError: Missing file, broken YAML, unknown or unusable keys; the message names each, and holds
+                no value of any.
+        """
+        document = {} if path is None else _read_yaml(Path(path))
+        cloud = document.get("cloud") or {}
+        if not isinstance(cloud, dict):
+            raise ConfigurationError(f"{path}: `cloud:` must be a block of keys")
+        try:
+            return cls(cloud=CloudSettings.model_validate({**cloud, **_environment(), **overrides}))
+        except ValidationError as error:
+            lines = "; ".join(explain(detail) for detail in error.errors(include_input=False, include_url=False))
+            source = "the settings" if path is None else str(path)
+            raise ConfigurationError(f"{source} cannot be used: {lines}") from None
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host is this machine itself, without asking a name server."""
+    if host == "localhost" or host.endswith(".localhost"):  # RFC 6761 section 6.3
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def explain(detail: ErrorDetails) -> str:
+    """Put one validation error into words: the key, what is wrong, and the nearest known key for an unknown one."""
+    place = ".".join(("cloud", *(str(part) for part in detail["loc"]))) if detail["loc"] else "cloud"
+    if detail["type"] != "extra_forbidden":
+        return f"{place}: {detail['msg']}"
+    key = str(detail["loc"][-1])
+    known = [*CloudSettings.model_fields, "trip_upload_interval"]
+    nearest = difflib.get_close_matches(key, known, n=1, cutoff=0.0)
+    return f"{place}: unknown key; the nearest known one is `{nearest[0]}`"
+
+
+def _environment() -> dict[str, Any]:
+    """What SENTINEL_CLOUD__… variables say, by key."""
+    cloud = EnvSettingsSource(Settings)().get("cloud", {})
+    return cloud if isinstance(cloud, dict) else {}
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigurationError(f"cannot read the settings file {path}: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f" in line {mark.line + 1}" if mark else ""
+        raise ConfigurationError(f"the settings file {path} is not YAML{place}") from None
+    if document is None:
+        return {}
+    if not isinstance(document, dict):
+        raise ConfigurationError(f"the settings file {path} must hold blocks such as `cloud:`")
+    return document
