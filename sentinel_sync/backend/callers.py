@@ -1,0 +1,170 @@
+"""Who is calling: the headers that the contract asks of every request, and the bodies that come with them."""
+
+import hashlib
+from dataclasses import dataclass
+from typing import Annotated, TypeVar
+from uuid import UUID
+
+from fastapi import Depends, Request
+from pydantic import ValidationError
+
+from sentinel_sync.backend.bodies import PRIVACY_ERROR, StrictBody
+from sentinel_sync.backend.context import backend_of
+from sentinel_sync.backend.problems import FieldError, Problem, field_errors
+
+LONGEST_HEADER = 255
+BEARER = "bearer "
+
+AnyBody = TypeVar("AnyBody", bound=StrictBody)
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """A vehicle with a valid credential, as its headers name it."""
+
+    fleet_id: str
+    vehicle_id: str
+    request_id: str
+    idempotency_key: str
+    """Empty unless the request is a POST, where it is required."""
+
+
+async def authorize(request: Request) -> None:
+    """Lets only requests with an accepted key pass.
+
+    Raises:
+        Problem: 401, the key is missing or not accepted.
+    """
+    _check_key(_headers(request), backend_of(request).key_digests)
+
+
+async def authorize_publisher(request: Request) -> None:
+    """Lets only requests pass whose key may publish models.
+
+    Raises:
+        Problem: 401 for an unknown key, 403 for one that may not publish.
+    """
+    backend = backend_of(request)
+    digest = _check_key(_headers(request), backend.key_digests)
+    if digest not in backend.publisher_digests:
+        raise Problem(403, "may-not-publish", "this key may not publish models")
+
+
+async def identify(request: Request) -> Caller:
+    """Checks the credential, then the other headers, and notes that the vehicle was heard.
+
+    Raises:
+        Problem: 401 as above; 400 where a header that the contract requires is missing or malformed.
+    """
+    backend = backend_of(request)
+    headers = _headers(request)
+    _check_key(headers, backend.key_digests)
+    wrong: list[FieldError] = []
+    fleet_id = _text(headers, b"x-fleet-id", "X-Fleet-ID", wrong)
+    vehicle_id = _text(headers, b"x-vehicle-id", "X-Vehicle-ID", wrong)
+    user_agent = _text(headers, b"user-agent", "User-Agent", wrong)
+    request_id = _text(headers, b"x-request-id", "X-Request-ID", wrong)
+    if request_id and not _is_uuid(request_id):
+        wrong.append(FieldError("X-Request-ID", "must be a UUID"))
+    idempotency_key = ""
+    if request.method == "POST":
+        idempotency_key = _text(headers, b"idempotency-key", "Idempotency-Key", wrong)
+    if wrong:
+        names = ", ".join(error.field for error in wrong)
+        raise Problem(400, "headers", f"missing or malformed headers: {names}", errors=wrong)
+    backend.sightings.note(fleet_id, vehicle_id, user_agent, backend.now())
+    return Caller(fleet_id, vehicle_id, request_id, idempotency_key)
+
+
+CallerHere = Annotated[Caller, Depends(identify)]
+
+
+async def read_body(request: Request, limit: int) -> bytes:
+    """The request's body.
+
+    Raises:
+        Problem: 413, it is larger than `limit` bytes.
+    """
+    check_announced_size(request, limit)
+    pieces: list[bytes] = []
+    size = 0
+    async for piece in request.stream():
+        size += len(piece)
+        if size > limit:
+            raise too_large(limit)
+        pieces.append(piece)
+    return b"".join(pieces)
+
+
+async def read_json(request: Request, kind: type[AnyBody], limit: int) -> tuple[AnyBody, bytes]:
+    """The request's JSON body, checked, and the bytes that it was.
+
+    Raises:
+        Problem: 400 no JSON, 413 too large, 415 not announced as JSON, 422 not as the contract says.
+    """
+    content_type = request.headers.get("content-type", "")
+    if content_type.partition(";")[0].strip().lower() != "application/json":
+        raise Problem(415, "not-json", "the body must be application/json")
+    body = await read_body(request, limit)
+    try:
+        return kind.model_validate_json(body), body
+    except ValidationError as error:
+        details = error.errors(include_input=False, include_context=False, include_url=False)
+    kinds = {detail["type"] for detail in details}
+    found = field_errors(details)
+    if "json_invalid" in kinds:
+        raise Problem(400, "malformed-json", "the body is not JSON", errors=found)
+    if PRIVACY_ERROR in kinds:
+        raise Problem(422, "privacy-violation", "the body carries what must not leave a vehicle", errors=found)
+    raise Problem(422, "invalid-body", f"{len(found)} things in the body are not as they must be", errors=found)
+
+
+def check_announced_size(request: Request, limit: int) -> None:
+    """Refuses a body before it is read, where its length says enough.
+
+    Raises:
+        Problem: 413, `Content-Length` is above `limit` bytes.
+    """
+    announced = request.headers.get("content-length", "0")
+    if announced.isdecimal() and int(announced) > limit:
+        raise too_large(limit)
+
+
+def too_large(limit: int) -> Problem:
+    """The refusal of a body above `limit` bytes."""
+    return Problem(413, "too-large", f"at most {limit} bytes are accepted here")
+
+
+def _headers(request: Request) -> dict[bytes, bytes]:
+    raw: list[tuple[bytes, bytes]] = request.scope["headers"]
+    return dict(raw)
+
+
+def _check_key(headers: dict[bytes, bytes], accepted: frozenset[bytes]) -> bytes:
+    value = headers.get(b"authorization", b"")
+    digest = hashlib.sha256(value[len(BEARER) :].strip()).digest()
+    if value[: len(BEARER)].lower() != BEARER.encode() or digest not in accepted:
+        reason = "this key is not accepted" if value else "a bearer key is needed"
+        raise Problem(401, "credential", reason, headers={"WWW-Authenticate": 'Bearer realm="sentinel"'})
+    return digest
+
+
+def _text(headers: dict[bytes, bytes], raw_name: bytes, name: str, wrong: list[FieldError]) -> str:
+    raw = headers.get(raw_name, b"")
+    try:
+        value = raw.decode()
+    except UnicodeDecodeError:
+        value = ""
+    if not value:
+        wrong.append(FieldError(name, "is required, as UTF-8"))
+    elif len(value) > LONGEST_HEADER or not value.isprintable():
+        wrong.append(FieldError(name, f"must be at most {LONGEST_HEADER} printable characters"))
+    return value
+
+
+def _is_uuid(value: str) -> bool:
+    try:
+        UUID(value)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,113 @@
+"""What every route works with: the settings, the database, the folders, and what is known only in memory."""
+
+import fcntl
+import hashlib
+import os
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from sqlite3 import Connection
+from typing import Annotated
+
+import anyio.to_thread
+from fastapi import Depends, Request
+
+from sentinel_sync.backend.database import Database
+from sentinel_sync.backend.settings import BackendSettings
+from sentinel_sync.backend.sightings import Sightings
+from sentinel_sync.backend.storage import Folders
+from sentinel_sync.backend.uploads import UploadSessions
+
+
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """One running backend."""
+
+    settings: BackendSettings
+    folders: Folders
+    database: Database
+    sightings: Sightings
+    uploads: UploadSessions
+    secret: bytes
+    key_digests: frozenset[bytes]
+    publisher_digests: frozenset[bytes]
+
+    def now(self) -> float:
+        """Seconds since the epoch, by the backend's clock."""
+        return self.settings.clock()
+
+    def today(self) -> datetime:
+        """The same as a moment in UTC."""
+        return datetime.fromtimestamp(self.now(), UTC)
+
+
+@asynccontextmanager
+async def open_backend(settings: BackendSettings) -> AsyncIterator[Backend]:
+    """Opens the folder and its database, and closes them again.
+
+    Raises:
+        RuntimeError: Another process has this folder open, or a newer version wrote it.
+    """
+    folders = Folders(settings.folder)
+    await anyio.to_thread.run_sync(folders.create)
+    async with AsyncExitStack() as stack:
+        stack.enter_context(_locked(folders.lock))
+        database = Database(folders.database)
+        sightings = Sightings()
+        stack.push_async_callback(database.close)
+        await database.open(before_commit=sightings.flush)
+        await database.read(sightings.load)
+        known = await database.read(_known_files)
+        await anyio.to_thread.run_sync(folders.clean, known)
+        uploads = UploadSessions(folders.uploads)
+        stack.push_async_callback(uploads.close)
+        yield Backend(
+            settings=settings,
+            folders=folders,
+            database=database,
+            sightings=sightings,
+            uploads=uploads,
+            secret=await anyio.to_thread.run_sync(folders.load_secret),
+            key_digests=_digests(*settings.api_keys, *settings.publisher_keys),
+            publisher_digests=_digests(*(settings.publisher_keys or settings.api_keys)),
+        )
+
+
+def backend_of(request: Request) -> Backend:
+    """The backend that answers this request."""
+    backend: Backend = request.app.state.backend
+    return backend
+
+
+async def _backend(request: Request) -> Backend:
+    return backend_of(request)
+
+
+BackendHere = Annotated[Backend, Depends(_backend)]
+
+
+def _digests(*keys: str) -> frozenset[bytes]:
+    # Looked up by digest, so that the time a comparison takes tells nothing about a key.
+    return frozenset(hashlib.sha256(key.encode()).digest() for key in keys)
+
+
+def _known_files(connection: Connection) -> set[str]:
+    rows = connection.execute(
+        "SELECT file FROM parts UNION ALL SELECT file FROM models UNION ALL SELECT upload_id FROM uploads"
+    )
+    return {row[0] for row in rows}
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RuntimeError(f"another backend runs on {path.parent}: stop it or choose another folder") from None
+        yield
+    finally:
+        os.close(descriptor)  # and with it the lock, as also happens when the process is killed

@@ -1,0 +1,34 @@
+"""Whether the backend is there; the cheapest answer it has."""
+
+from fastapi import APIRouter
+from fastapi.responses import JSONResponse, Response
+from pydantic import BaseModel
+
+from sentinel_sync.backend.context import BackendHere
+from sentinel_sync.backend.documentation import operation
+
+router = APIRouter(tags=["health"])
+
+
+class Health(BaseModel):
+    """The backend is there."""
+
+    status: str
+    time: str
+    min_interval: float | None = None
+
+
+@router.get(
+    "/health",
+    response_model=Health,
+    summary="Ask whether the backend is there",
+    description="Needs no credential and no header. `time` is the backend's clock, to measure skew; `min_interval` "
+    "the seconds that it wants between probes.",
+    **operation(caller=False, credential=False),
+)
+async def health(backend: BackendHere) -> Response:
+    """Ask whether the backend is there."""
+    answer: dict[str, object] = {"status": "ok", "time": backend.today().isoformat(timespec="milliseconds")}
+    if backend.settings.health_min_interval is not None:
+        answer["min_interval"] = backend.settings.health_min_interval
+    return JSONResponse(answer, headers={"Cache-Control": "no-store"})

@@ -1,0 +1,352 @@
+"""Scenarios: metadata first, then each video and the annotations, each acknowledged by itself."""
+
+import json
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from sqlite3 import Connection, Row
+from typing import Annotated, Any
+
+import anyio.to_thread
+from fastapi import APIRouter, Depends, Query, Request
+from fastapi.responses import JSONResponse, Response
+from pydantic import BaseModel
+
+from sentinel_sync.backend.bodies import ScenarioRegistration
+from sentinel_sync.backend.callers import Caller, CallerHere, authorize, check_announced_size, read_json, too_large
+from sentinel_sync.backend.context import Backend, BackendHere
+from sentinel_sync.backend.documentation import EXTENSION, REFERENCE_ONLY, operation
+from sentinel_sync.backend.downloads import send_file
+from sentinel_sync.backend.multipart import PartHeader, receive_file
+from sentinel_sync.backend.parts import (
+    ANNOTATIONS,
+    PartKind,
+    awaited_videos,
+    check_video_name,
+    find_scenario,
+    keep,
+    record_part,
+    require_absent,
+    use_key,
+)
+from sentinel_sync.backend.problems import Problem
+from sentinel_sync.backend.resumable import create_upload
+from sentinel_sync.backend.storage import IncomingFile, ReceivedFile
+
+router = APIRouter(tags=["scenarios"])
+
+LARGEST_PAGE = 1000
+_BINARY = {"schema": {"type": "string", "format": "binary"}}
+_VIDEO_BODY = {"multipart/form-data": {"schema": {"type": "object", "additionalProperties": _BINARY["schema"]}}}
+_ANNOTATIONS_BODY = {"application/json": {"schema": {"type": "object"}}}
+
+
+class Part(BaseModel):
+    """A part that is here. `received_*` is as it travelled, before decompression."""
+
+    name: str
+    kind: PartKind
+    size: int
+    sha256: str
+    received_size: int
+    received_sha256: str
+
+
+class Scenario(BaseModel):
+    """A scenario and what of it has arrived."""
+
+    scenario_id: str
+    fleet_id: str
+    vehicle_id: str
+    received_at: str
+    priority: str
+    complete: bool
+    missing: list[str]
+    parts: list[Part]
+    metadata: dict[str, Any]
+    consent: dict[str, Any]
+
+
+class Scenarios(BaseModel):
+    """Newest arrival first."""
+
+    scenarios: list[Scenario]
+
+
+class ScenarioAccepted(BaseModel):
+    """The metadata is on disk; the parts in `missing` are awaited."""
+
+    scenario_id: str
+    status: str
+    missing: list[str]
+
+
+class PartAccepted(BaseModel):
+    """The part is on disk."""
+
+    scenario_id: str
+    part: str
+    size: int
+    sha256: str
+
+
+@router.post(
+    "/scenarios",
+    status_code=201,
+    response_model=ScenarioAccepted,
+    summary="Announce a recorded scenario",
+    description="Scenario ids are unique for a vehicle, not for the fleet: two recorders may start at one second.",
+    **operation(409, 422, idempotent=True, body=ScenarioRegistration),
+)
+async def register_scenario(request: Request, caller: CallerHere, backend: BackendHere) -> Response:
+    """Announce a recorded scenario."""
+    registration, body = await read_json(request, ScenarioRegistration, backend.settings.limits.json_body)
+    sent = json.loads(body)  # what came, with the fields that the contract does not name
+    now = backend.now()
+
+    def insert(connection: Connection) -> None:
+        use_key(connection, caller, f"scenario {registration.scenario_id}", now)
+        row = (
+            caller.fleet_id,
+            caller.vehicle_id,
+            registration.scenario_id,
+            now,
+            registration.priority,
+            json.dumps(sent["metadata"]),
+            json.dumps(sent["consent"]),
+        )
+        added = connection.execute(
+            "INSERT INTO scenarios (fleet_id, vehicle_id, scenario_id, received_at, priority, metadata, consent)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+            row,
+        )
+        if not added.rowcount:
+            raise Problem(409, "scenario-exists", "this scenario is already here")
+
+    await backend.database.write(insert)
+    missing = sorted({*registration.metadata.files.values(), ANNOTATIONS})
+    return JSONResponse(
+        {"scenario_id": registration.scenario_id, "status": "registered", "missing": missing}, status_code=201
+    )
+
+
+@router.post(
+    "/scenarios/{scenario_id}/videos",
+    status_code=201,
+    response_model=PartAccepted,
+    summary="Upload one video",
+    description="One part, whose field name and file name are the video's file name in the metadata. "
+    + EXTENSION
+    + "With `Tus-Resumable: 1.0.0` it creates a resumable upload instead, see there.",
+    **operation(404, 409, 412, 422, idempotent=True, body=_VIDEO_BODY),
+)
+async def upload_video(request: Request, scenario_id: str, caller: CallerHere, backend: BackendHere) -> Response:
+    """Upload one video."""
+    scenario = await backend.database.read(lambda connection: find_scenario(connection, caller, scenario_id))
+    if backend.settings.extensions.resumable_uploads and "tus-resumable" in request.headers:
+        return await create_upload(request, scenario, PartKind.VIDEO, caller, backend)
+    names = await backend.database.read(lambda connection: _names_here(connection, scenario))
+    accepted: list[str] = []
+
+    def accept(header: PartHeader) -> None:
+        if header.field_name != header.filename:
+            raise Problem(422, "multipart", "the field name and the file name must both be the video's file name")
+        check_video_name(scenario, header.filename)
+        if header.filename in names:  # said before gigabytes have travelled for nothing
+            raise Problem(409, "part-exists", "this part is already here")
+        accepted.append(header.filename)
+
+    async with IncomingFile(backend.folders.incoming) as incoming:
+        await receive_file(request, incoming, limit=backend.settings.limits.part, accept=accept)
+        if not incoming.size:
+            raise Problem(422, "empty-part", "the video is empty")
+        file = await incoming.finish(backend.folders.incoming)
+    return await _store(file, accepted[0], PartKind.VIDEO, scenario, caller, backend, compressed=False)
+
+
+@router.post(
+    "/scenarios/{scenario_id}/annotations",
+    status_code=201,
+    response_model=PartAccepted,
+    summary="Upload the annotations",
+    description="The JSON file, `Content-Encoding: gzip` allowed. "
+    + EXTENSION
+    + "With `Tus-Resumable: 1.0.0` it creates a resumable upload instead, see there.",
+    **operation(
+        404,
+        409,
+        412,
+        422,
+        idempotent=True,
+        body=_ANNOTATIONS_BODY,
+        headers={"Content-Encoding": "`gzip`, or absent."},
+    ),
+)
+async def upload_annotations(request: Request, scenario_id: str, caller: CallerHere, backend: BackendHere) -> Response:
+    """Upload the annotations."""
+    scenario = await backend.database.read(lambda connection: find_scenario(connection, caller, scenario_id))
+    if backend.settings.extensions.resumable_uploads and "tus-resumable" in request.headers:
+        return await create_upload(request, scenario, PartKind.ANNOTATIONS, caller, backend)
+    encoding = request.headers.get("content-encoding", "identity").strip().lower()
+    if encoding not in {"gzip", "identity"}:
+        raise Problem(415, "content-encoding", "only gzip is understood", headers={"Accept-Encoding": "gzip"})
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+        raise Problem(415, "not-json", "the body must be application/json")
+    await backend.database.read(lambda connection: require_absent(connection, scenario, ANNOTATIONS))
+    limit = backend.settings.limits.annotations
+    check_announced_size(request, limit)
+    async with IncomingFile(backend.folders.incoming) as incoming:
+        async for piece in request.stream():
+            if incoming.size + len(piece) > limit:
+                raise too_large(limit)
+            await incoming.append(piece)
+        file = await incoming.finish(backend.folders.incoming)
+    return await _store(
+        file, ANNOTATIONS, PartKind.ANNOTATIONS, scenario, caller, backend, compressed=encoding == "gzip"
+    )
+
+
+async def _store(
+    file: ReceivedFile,
+    name: str,
+    kind: PartKind,
+    scenario: Row,
+    caller: Caller,
+    backend: Backend,
+    *,
+    compressed: bool,
+) -> Response:
+    limit = backend.settings.limits.annotations
+    try:
+        part = await anyio.to_thread.run_sync(
+            lambda: keep(file, name, kind, backend.folders.parts, limit, compressed=compressed)
+        )
+    finally:
+        await anyio.to_thread.run_sync(file.path.unlink)
+    now = backend.now()
+
+    def record(connection: Connection) -> None:
+        use_key(connection, caller, f"part {scenario['scenario_id']}/{name}", now)
+        record_part(connection, scenario["id"], part, now)
+
+    await _or_remove(part.file.path, lambda: backend.database.write(record))
+    answer = {
+        "scenario_id": scenario["scenario_id"],
+        "part": name,
+        "size": part.file.size,
+        "sha256": part.file.sha256,
+    }
+    return JSONResponse(answer, status_code=201)
+
+
+async def _or_remove(path: Path, work: Callable[[], Any]) -> None:
+    try:
+        await work()
+    except Problem:
+        await anyio.to_thread.run_sync(path.unlink)
+        raise
+
+
+@router.get(
+    "/scenarios",
+    response_model=Scenarios,
+    summary="List scenarios",
+    description=REFERENCE_ONLY,
+    dependencies=[Depends(authorize)],
+    **operation(422, caller=False),
+)
+async def list_scenarios(
+    backend: BackendHere,
+    fleet_id: str | None = None,
+    vehicle_id: str | None = None,
+    limit: Annotated[int, Query(ge=1, le=LARGEST_PAGE)] = 100,
+) -> Response:
+    """List scenarios."""
+    found = await backend.database.read(
+        lambda connection: _described(
+            connection,
+            "WHERE fleet_id = ifnull(?, fleet_id) AND vehicle_id = ifnull(?, vehicle_id) ORDER BY id DESC LIMIT ?",
+            (fleet_id, vehicle_id, limit),
+        )
+    )
+    return JSONResponse({"scenarios": found})
+
+
+@router.get(
+    "/scenarios/{scenario_id}",
+    response_model=Scenario,
+    summary="Show one scenario with its parts",
+    description=REFERENCE_ONLY + "Name the vehicle where several vehicles have a scenario of this id (else 400).",
+    dependencies=[Depends(authorize)],
+    **operation(400, 404, caller=False),
+)
+async def show_scenario(scenario_id: str, backend: BackendHere, vehicle_id: str | None = None) -> Response:
+    """Show one scenario with its parts."""
+    return JSONResponse(await _only_one(backend, scenario_id, vehicle_id))
+
+
+@router.get(
+    "/scenarios/{scenario_id}/parts/{name}",
+    response_class=Response,
+    summary="Get the bytes of a part",
+    description=REFERENCE_ONLY + "Annotations come decompressed.",
+    dependencies=[Depends(authorize)],
+    **operation(400, 404, 416, caller=False, headers={"Range": "One range of bytes."}),
+)
+async def show_part(
+    request: Request, scenario_id: str, name: str, backend: BackendHere, vehicle_id: str | None = None
+) -> Response:
+    """Get the bytes of a part."""
+    scenario = await _only_one(backend, scenario_id, vehicle_id)
+    row = await backend.database.read(
+        lambda connection: connection.execute(
+            "SELECT parts.file, parts.sha256 FROM parts JOIN scenarios ON parts.scenario = scenarios.id"
+            " WHERE fleet_id = ? AND vehicle_id = ? AND scenario_id = ? AND name = ?",
+            (scenario["fleet_id"], scenario["vehicle_id"], scenario_id, name),
+        ).fetchone()
+    )
+    if row is None:
+        raise Problem(404, "no-such-part", "this part has not arrived")
+    return await send_file(request, backend.folders.parts / row["file"], f'"{row["sha256"]}"')
+
+
+async def _only_one(backend: Backend, scenario_id: str, vehicle_id: str | None) -> dict[str, Any]:
+    found = await backend.database.read(
+        lambda connection: _described(
+            connection,
+            "WHERE scenario_id = ? AND vehicle_id = ifnull(?, vehicle_id) LIMIT 2",
+            (scenario_id, vehicle_id),
+        )
+    )
+    if not found:
+        raise Problem(404, "no-such-scenario", "no scenario of this id has arrived")
+    if len(found) > 1:
+        raise Problem(400, "ambiguous", "several vehicles have a scenario of this id: add ?vehicle_id=")
+    return found[0]
+
+
+def _names_here(connection: Connection, scenario: Row) -> frozenset[str]:
+    rows = connection.execute("SELECT name FROM parts WHERE scenario = ?", (scenario["id"],))
+    return frozenset(row["name"] for row in rows)
+
+
+def _described(connection: Connection, condition: str, values: tuple[Any, ...]) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = []
+    for row in connection.execute(f"SELECT * FROM scenarios {condition}", values).fetchall():  # noqa: S608  # constants
+        parts = connection.execute("SELECT * FROM parts WHERE scenario = ? ORDER BY name", (row["id"],)).fetchall()
+        missing = sorted((awaited_videos(row) | {ANNOTATIONS}) - {part["name"] for part in parts})
+        found.append(
+            {
+                "scenario_id": row["scenario_id"],
+                "fleet_id": row["fleet_id"],
+                "vehicle_id": row["vehicle_id"],
+                "received_at": datetime.fromtimestamp(row["received_at"], UTC).isoformat(),
+                "priority": row["priority"],
+                "complete": not missing,
+                "missing": missing,
+                "parts": [{name: part[name] for name in Part.model_fields} for part in parts],
+                "metadata": json.loads(row["metadata"]),
+                "consent": json.loads(row["consent"]),
+            }
+        )
+    return found

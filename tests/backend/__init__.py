@@ -1,0 +1,1 @@
+"""The reference backend, held against the contract."""
