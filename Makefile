@@ -1,0 +1,73 @@
+# Two commands set up everything by themselves: `make demo` and `make test`.
+.DEFAULT_GOAL := all
+.PHONY: all setup demo test check lint types format cover soak bench lock run clean
+
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+LOCK   := .ci/requirements.lock
+STAMP  := $(VENV)/.installed
+TESTS  ?= tests
+SEED   ?= 1
+KILLS  ?= 200
+
+all: check test
+
+# --- set-up: a virtual environment from the lock, every hash checked ---
+
+$(STAMP): pyproject.toml $(LOCK)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "sentinel_sync needs Python 3.11 or newer; name one with: make PYTHON=python3.11 …" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $(LOCK)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+setup: $(STAMP)
+
+# --- the main job, on a clean machine ---
+
+demo: $(STAMP)
+	$(BIN)/python -m sentinel_sync demo
+
+run: $(STAMP)
+	$(BIN)/python -m sentinel_sync run
+
+# --- checks ---
+
+test: $(STAMP)
+	$(BIN)/python -m pytest -n auto --dist loadfile $(TESTS)
+
+check: lint types
+
+lint: $(STAMP)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: $(STAMP)
+	$(BIN)/mypy
+
+format: $(STAMP)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+cover: $(STAMP)
+	$(BIN)/python -m coverage run -m pytest $(TESTS)
+	$(BIN)/python -m coverage report --skip-covered --sort=cover
+
+# --- longer things ---
+
+soak: $(STAMP)
+	$(BIN)/python -m tests.soak.kill_trips --kills $(KILLS) --seed $(SEED)
+
+bench: $(STAMP)
+	$(BIN)/python -m benchmarks
+
+# --- for whoever changes dependencies: needs the network ---
+
+lock: $(STAMP)
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	  --no-emit-find-links --custom-compile-command "make lock" --extra all --group dev --output-file $(LOCK) pyproject.toml
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage

@@ -1,0 +1,30 @@
+"""Run the benchmarks and print what was measured beside what is asked for. Exit code 1 where a bar is missed."""
+
+import asyncio
+import importlib
+import sys
+
+from benchmarks.report import Figure, show
+
+#: One module per subject; each has `async def measure() -> list[Figure]`.
+SUBJECTS = ("outbox", "trips", "drain", "sleeper", "footprint")
+
+
+def main(names: list[str]) -> int:
+    unknown = sorted(set(names) - set(SUBJECTS))
+    if unknown:
+        print(f"no such benchmark: {', '.join(unknown)}; there are {', '.join(SUBJECTS)}", file=sys.stderr)
+        return 2
+    figures: list[Figure] = []
+    for name in names or SUBJECTS:
+        print(f"… {name}", flush=True)
+        measured = asyncio.run(importlib.import_module(f"benchmarks.{name}").measure())
+        show(measured)
+        figures += measured
+    missed = [figure for figure in figures if not figure.reached]
+    print(f"\n{len(figures) - len(missed)} of {len(figures)} bars reached")
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,117 @@
+"""How fast a backlog goes: against a bare httpx client with the same bodies, and against the older module's way."""
+
+import asyncio
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+
+import httpx
+import requests
+
+from benchmarks.report import Figure, spread
+from benchmarks.server import backend
+from benchmarks.work import summary, trip_settings
+from sentinel_sync.adapters.cloud_api_client import CloudAPIClient
+from sentinel_sync.adapters.http import build_http_client
+from sentinel_sync.adapters.outbox import NewItem
+from sentinel_sync.adapters.store import Store
+from sentinel_sync.services.trip_uploader import TripUploader
+from sentinel_sync.settings import CloudSettings
+
+ROUNDS = 3
+TRIPS = 10_000
+SLOW_TRIPS = 400
+SLOW_ONE_BY_ONE = 60
+SLOW_DELAY = 0.05
+
+HEADERS = {
+    "Authorization": "Bearer benchmark",
+    "Content-Type": "application/json",
+    "X-Fleet-ID": "fleet_alpha",
+    "X-Vehicle-ID": "vehicle_001",
+    "X-Request-ID": "00000000-0000-4000-8000-000000000000",
+    "Idempotency-Key": "trip_00000000000000000000000000000000",
+}
+
+
+def bodies(count: int) -> list[bytes]:
+    return [summary(number).model_dump_json().encode() for number in range(count)]
+
+
+async def bare(settings: CloudSettings, work: list[bytes]) -> float:
+    """Requests per second of the client alone: same transport, same concurrency, no disk."""
+    url = f"{settings.api_url}/trips"
+    left = iter(work)
+
+    async def worker(client: httpx.AsyncClient) -> None:
+        for body in left:
+            response = await client.post(url, content=body, headers=HEADERS)
+            response.raise_for_status()
+
+    async with build_http_client(settings) as client:
+        began = time.perf_counter()
+        await asyncio.gather(*(worker(client) for _ in range(settings.max_in_flight)))
+        return len(work) / (time.perf_counter() - began)
+
+
+async def ours(folder: Path, settings: CloudSettings, work: list[bytes]) -> float:
+    """Trips per second of the agent's uploader, from disk to acknowledged on disk."""
+    async with Store(folder, max_bytes=settings.outbox_max_bytes) as store, CloudAPIClient(settings=settings) as client:
+        uploader = TripUploader(client, store, supervised=True)
+        await store.outbox.put_all([NewItem("trip", f"trip_{number:032x}", body) for number, body in enumerate(work)])
+        began = time.perf_counter()
+        sent = await uploader.sync_now()
+        rate = sent / (time.perf_counter() - began)
+        if sent != len(work):
+            raise RuntimeError(f"only {sent} of {len(work)} trips were sent")
+        return rate
+
+
+def one_by_one(url: str, work: list[bytes]) -> float:
+    """Requests per second of a `requests.Session` that posts one after the other, as the older module does."""
+    with requests.Session() as session:
+        began = time.perf_counter()
+        for body in work:
+            session.post(f"{url}/trips", data=body, headers=HEADERS, timeout=30).raise_for_status()
+        return len(work) / (time.perf_counter() - began)
+
+
+async def measure() -> list[Figure]:
+    with tempfile.TemporaryDirectory(dir=Path.cwd(), prefix=".bench-") as folder:
+        return [await _fast(Path(folder)), await _slow(Path(folder))]
+
+
+async def _fast(folder: Path) -> Figure:
+    work = bodies(TRIPS)
+    rates, bare_rates = [], []
+    with backend() as url:
+        for number in range(ROUNDS):
+            settings = trip_settings(folder / f"fast-{number}", url)
+            bare_rates.append(await bare(settings, work))
+            rates.append(await ours(settings.state_dir, settings, work))
+    return Figure(
+        f"draining {TRIPS:,} trips, against bare httpx",
+        median(a / b for a, b in zip(rates, bare_rates, strict=True)),
+        "×",
+        0.8,
+        at_least=True,
+        how=f"ours {spread(rates)}/s, bare {spread(bare_rates)}/s, 8 in flight",
+    )
+
+
+async def _slow(folder: Path) -> Figure:
+    rates, old_rates = [], []
+    with backend(SLOW_DELAY) as url:
+        for number in range(ROUNDS):
+            settings = trip_settings(folder / f"slow-{number}", url)
+            old_rates.append(await asyncio.to_thread(one_by_one, url, bodies(SLOW_ONE_BY_ONE)))
+            rates.append(await ours(settings.state_dir, settings, bodies(SLOW_TRIPS)))
+    return Figure(
+        f"a backend that takes {SLOW_DELAY * 1000:.0f} ms, against a requests.Session one by one",
+        median(a / b for a, b in zip(rates, old_rates, strict=True)),
+        "×",
+        6.0,
+        at_least=True,
+        how=f"ours {spread(rates)}/s, one by one {spread(old_rates)}/s",
+    )
