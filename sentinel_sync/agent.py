@@ -21,7 +21,11 @@ from sentinel_sync.clock import Clock, SystemClock
 from sentinel_sync.errors import SentinelSyncError
 from sentinel_sync.parts import Parts, build
 from sentinel_sync.rules.gate import GateState
+from sentinel_sync.services.fleet_manager import FleetManager
+from sentinel_sync.services.model_downloader import ModelDownloader
 from sentinel_sync.services.offline_manager import OfflineManager
+from sentinel_sync.services.profile_synchronizer import ProfileSynchronizer
+from sentinel_sync.services.scenario_uploader import ScenarioUploader
 from sentinel_sync.services.trip_uploader import TripUploader
 from sentinel_sync.settings import Settings
 from sentinel_sync.status import AgentStatus, ConnectivityShown, DutyShown, OutboxShown
@@ -31,13 +35,14 @@ logger = logging.getLogger(__name__)
 
 STATUS_NAME = "status.json"
 #: How soon another process's change (the CLI's) is seen, seconds.
-WATCH_INTERVAL = 0.5
+WATCH_INTERVAL = 0.8
 #: The key file and the status file are looked at once in so many watches.
 _SLOW_WATCH = 4
 #: The age bound is asked once an hour: it is a matter of months.
 _HOUSEKEEPING_INTERVAL = 3600.0
 #: Between two tries of `flush`, seconds, where nothing says when to come back.
 _FLUSH_PAUSE = 0.25
+_LOW_POWER = "the battery is low"
 #: Of `shutdown_timeout`, the part granted to requests under way; the rest is for what must be written.
 _GRACE_SHARE = 0.5
 
@@ -82,6 +87,7 @@ class SyncAgent:
         self._supervisor = Supervisor(self._clock, self._rng)
         self._power = Power.NORMAL
         self._stopped = asyncio.Event()
+        self._closing = asyncio.Lock()
         self._watches = 0
         self._data_version = -1
         self._shown: AgentStatus | None = None
@@ -127,6 +133,26 @@ class SyncAgent:
         return self._built.trips
 
     @property
+    def scenarios(self) -> ScenarioUploader:
+        """Recorded scenarios."""
+        return self._built.scenarios
+
+    @property
+    def models(self) -> ModelDownloader:
+        """Driving models."""
+        return self._built.models
+
+    @property
+    def profiles(self) -> ProfileSynchronizer:
+        """Driver profiles."""
+        return self._built.profiles
+
+    @property
+    def fleet(self) -> FleetManager:
+        """Fleet statistics."""
+        return self._built.fleet
+
+    @property
     def connectivity(self) -> OfflineManager:
         """The way to the backend."""
         return self._built.connectivity
@@ -153,39 +179,53 @@ class SyncAgent:
         if self._settings is None:
             # Parsing YAML takes longer than a loop can spare.
             self._settings = await asyncio.to_thread(Settings.load, self._config_path)
+        self._data_version, self._shown = -1, None
         async with AsyncExitStack() as stack:
             parts = await build(self._settings.cloud, stack, http=self._http, clock=self._clock, rng=self._rng)
             if not self._settings.cloud.enabled:
                 logger.warning("agent.disabled: cloud.enabled is false: trips are kept, nothing is sent")
                 parts.client.halt("disabled", "cloud.enabled is false")
+            if self._power is Power.LOW:
+                parts.client.halt("power", _LOW_POWER)
             parts.connectivity.register_sync_callback(self._on_return)
             self._parts = parts
-            await self._supervisor.start([*parts.duties, self._watch, self._housekeeping])
+            try:
+                await self._supervisor.start([*parts.duties, self._watch, self._housekeeping])
+            except BaseException:
+                self._parts = None
+                await self._supervisor.stop(0.0)
+                raise
             self._stack = stack.pop_all()
-        self._stopped.clear()
         logger.info("agent.started: %s, vehicle %s", __version__, self._settings.cloud.vehicle_id)
 
     async def aclose(self) -> None:
         """Stop within `shutdown_timeout`: no new request, grace for those under way, then cut off; all is durable."""
-        parts = self._parts
-        if parts is None:
-            return
-        timeout = self.settings.cloud.shutdown_timeout
+        async with self._closing:
+            if self._parts is not None:
+                await self._close(self._parts)
+
+    async def _close(self, parts: Parts) -> None:
         # Not the client's halt: what is under way may end.
         parts.client.gate.halt("stopping", "the agent is stopping")
-        try:
-            await self._supervisor.stop(timeout * _GRACE_SHARE)
-        finally:
-            await self._write_status()
-            self._parts = None
-            await self._stack.aclose()
-            self._stopped.set()
+        async with AsyncExitStack() as last:
+            # Each is done whatever becomes of those before it; the last pushed is the first.
+            last.callback(self._say_stopped)
+            last.push_async_callback(self._stack.aclose)
+            last.push_async_callback(self._write_status)
+            last.push_async_callback(self._supervisor.stop, self.settings.cloud.shutdown_timeout * _GRACE_SHARE)
         logger.info("agent.stopped")
+
+    def _say_stopped(self) -> None:
+        self._parts = None
+        # Whoever waits is told; the next life waits for its own.
+        stopped, self._stopped = self._stopped, asyncio.Event()
+        stopped.set()
 
     async def run(self) -> None:
         """Run until `stop` is called: for a process of its own."""
+        stopped = self._stopped
         async with self:
-            await self._stopped.wait()
+            await stopped.wait()
 
     def stop(self) -> None:
         """Let `run` end; a plain call, also fit for a signal handler of the loop."""
@@ -229,8 +269,10 @@ class SyncAgent:
             return
         self._power = power
         logger.warning("agent.power: %s", power)
+        if self._parts is None:  # it counts from the start on
+            return
         if power is Power.LOW:
-            self.client.halt("power", "the battery is low")
+            self.client.halt("power", _LOW_POWER)
         else:
             self.client.resume("power")
             self._wake_all()
@@ -295,12 +337,23 @@ class SyncAgent:
             if not parts.connectivity.is_online():
                 await parts.connectivity.probe_now()
             for sync in parts.syncs:
-                await sync()
-            counts = await parts.store.outbox.counts()
+                try:
+                    await sync()
+                except SentinelSyncError as error:
+                    # What one part cannot do must not keep the others from sending.
+                    logger.warning("agent.flush: %s", error)
             passage = parts.client.gate.passage(self._clock.monotonic())
-            if counts.unsent == 0 or passage.state in {GateState.HALTED, GateState.REFUSED}:
+            if await self._sendable() == 0 or passage.state in {GateState.HALTED, GateState.REFUSED}:
                 return
             await self._clock.sleep(max(_FLUSH_PAUSE, passage.wait or 0.0))
+
+    async def _sendable(self) -> int:
+        """Items that are still to be sent, and may be."""
+        parts = self._built
+        unsent = (await parts.store.outbox.counts()).unsent
+        for kind in await parts.held_kinds():
+            unsent -= (await parts.store.outbox.counts(kind)).unsent
+        return unsent
 
     async def _on_return(self) -> None:
         """The backend is back: what only the network held up is due now."""

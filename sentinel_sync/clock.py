@@ -31,11 +31,19 @@ class Clock(Protocol):
         ...
 
 
+def _read_boot_id() -> str:
+    try:
+        return _BOOT_ID_FILE.read_text(encoding="ascii").strip()
+    except OSError:
+        return f"process-{uuid4()}"
+
+
+#: Read once, with the import: not on somebody's loop.
+_BOOT_ID = _read_boot_id()
+
+
 class SystemClock:
     """The machine's own clocks."""
-
-    def __init__(self) -> None:
-        self._boot_id: str | None = None
 
     def now(self) -> float:
         """Wall time in seconds since the epoch."""
@@ -47,13 +55,7 @@ class SystemClock:
 
     def boot_id(self) -> str:
         """The kernel's boot id; on systems without one, an id of this process (so no reading outlives it)."""
-        if self._boot_id is None:
-            try:
-                # A few bytes from procfs, once: not worth a thread.
-                self._boot_id = _BOOT_ID_FILE.read_text(encoding="ascii").strip()
-            except OSError:
-                self._boot_id = f"process-{uuid4()}"
-        return self._boot_id
+        return _BOOT_ID
 
     async def sleep(self, seconds: float) -> None:
         """Wait on the event loop."""

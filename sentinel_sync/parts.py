@@ -12,8 +12,13 @@ from sentinel_sync.adapters.cloud_api_client import CloudAPIClient
 from sentinel_sync.adapters.store import Store
 from sentinel_sync.adapters.timekeeper import Timekeeper
 from sentinel_sync.clock import Clock
+from sentinel_sync.services.fleet_manager import FleetManager
 from sentinel_sync.services.legacy_queue import take_over
+from sentinel_sync.services.model_downloader import ModelDownloader
 from sentinel_sync.services.offline_manager import OfflineManager
+from sentinel_sync.services.profile_synchronizer import ProfileSynchronizer
+from sentinel_sync.services.scenario_uploader import KIND as SCENARIO
+from sentinel_sync.services.scenario_uploader import ScenarioUploader
 from sentinel_sync.services.trip_uploader import KIND as TRIP
 from sentinel_sync.services.trip_uploader import TripUploader
 from sentinel_sync.settings import CloudSettings
@@ -31,16 +36,32 @@ class Parts:
     timekeeper: Timekeeper
     connectivity: OfflineManager
     trips: TripUploader
+    scenarios: ScenarioUploader
+    models: ModelDownloader
+    profiles: ProfileSynchronizer
+    fleet: FleetManager
 
     @property
     def duties(self) -> tuple[Duty, ...]:
         """What the supervisor keeps doing, for all services."""
-        return (self.connectivity.monitor, self.trips.upload, self.trips.checkpoint)
+        return (
+            self.connectivity.monitor,
+            self.trips.upload,
+            self.trips.checkpoint,
+            self.profiles.synchronize,
+            self.scenarios.upload,
+            self.models.check,
+        )
 
     @property
     def syncs(self) -> tuple[Callable[[], Awaitable[object]], ...]:
         """What sends, most important first."""
-        return (self.trips.sync_now,)
+        return (self.trips.sync_now, self.profiles.sync_now, self.scenarios.sync_now)
+
+    async def held_kinds(self) -> list[str]:
+        """Kinds of the outbox that the settings, or a missing consent, keep from being sent."""
+        held = [] if self.client.settings.upload_trips else [TRIP]
+        return held if await self.scenarios.why_held() is None else [*held, SCENARIO]
 
 
 async def build(
@@ -63,7 +84,16 @@ async def build(
     await stack.enter_async_context(client)
     await client.refresh_credential()
     timekeeper = Timekeeper(store.documents, clock)
-    trips = TripUploader(client, store, timekeeper=timekeeper, supervised=True, clock=clock, rng=rng)
+    connectivity = OfflineManager(client, on_probe=timekeeper.observe, clock=clock, rng=rng)
+    trips = TripUploader(
+        client,
+        store,
+        timekeeper=timekeeper,
+        supervised=True,
+        ask_time=connectivity.probe_now,
+        clock=clock,
+        rng=rng,
+    )
     await trips.prepare()
     stack.push_async_callback(trips.checkpoint_step)
     await take_over(
@@ -74,6 +104,12 @@ async def build(
         pseudonym_of=trips.pseudonym_of,
         clock=clock,
     )
-    connectivity = OfflineManager(client, on_probe=timekeeper.observe, clock=clock, rng=rng)
+    scenarios = ScenarioUploader(client, store=store, supervised=True, clock=clock, rng=rng)
+    models = ModelDownloader(client, store=store, supervised=True, clock=clock, rng=rng)
+    profiles = ProfileSynchronizer(client, store, timekeeper=timekeeper, supervised=True, clock=clock, rng=rng)
+    for service in (scenarios, models, profiles):
+        await service.prepare()
+    fleet = FleetManager(client, store, clock=clock)
+    stack.push_async_callback(fleet.close)
     stack.push_async_callback(connectivity.close)
-    return Parts(client, store, timekeeper, connectivity, trips)
+    return Parts(client, store, timekeeper, connectivity, trips, scenarios, models, profiles, fleet)

@@ -1,8 +1,19 @@
 """Every body of the wire contract, as pydantic models. What is sent refuses extras; what comes ignores them."""
 
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    field_validator,
+    model_validator,
+)
 
 TRIP_SCHEMA_VERSION = 1
 
@@ -72,18 +83,93 @@ class TripReceipt(Answer):
     status: str | None = None
 
 
+def _or_none(value: object, validate: ValidatorFunctionWrapHandler) -> object:
+    """Read what is not as the contract says as if it had been left out: the rest of the answer still counts."""
+    try:
+        return validate(value)
+    except ValidationError:
+        return None
+
+
 class Health(Answer):
     """Answer to `GET /health`."""
 
-    status: str | None = None
-    time: str | None = None
-    min_interval: float | None = None
+    status: Annotated[str | None, WrapValidator(_or_none)] = None
+    time: Annotated[str | None, WrapValidator(_or_none)] = None
+    min_interval: Annotated[NonNegative | None, WrapValidator(_or_none)] = None
 
 
 class Problem(Answer):
     """An error body, RFC 9457."""
 
-    type: str | None = None
-    title: str | None = None
-    status: int | None = None
-    detail: str | None = None
+    type: Annotated[str | None, WrapValidator(_or_none)] = None
+    title: Annotated[str | None, WrapValidator(_or_none)] = None
+    status: Annotated[int | None, WrapValidator(_or_none)] = None
+    detail: Annotated[str | None, WrapValidator(_or_none)] = None
+
+
+class ConsentGiven(Payload):
+    """Under which consent a recording is sent."""
+
+    granted_at: AwareDatetime
+    policy_version: str
+
+
+class ScenarioAnnouncement(Payload):
+    """What announces a recording, as `POST /scenarios` takes it."""
+
+    scenario_id: str
+    metadata: dict[str, JsonValue]
+    priority: Literal["high", "normal", "low"]
+    consent: ConsentGiven
+
+
+class ModelRelease(Answer):
+    """One version of a model, as `GET /models` lists it. `size` in bytes, `checksum` SHA-256 in lower-case hex."""
+
+    name: str
+    version: str
+    size: Annotated[int, Field(gt=0)]
+    checksum: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    signature: str | None = None
+    key_id: str | None = None
+    released_at: str | None = None
+    rollout: Fraction | None = None
+    filename: str | None = None
+
+
+class ModelCatalogue(Answer):
+    """Answer to `GET /models`. Each entry is read by itself: one that is broken must not hide the others."""
+
+    models: list[JsonValue]
+
+
+class ModelAddress(Answer):
+    """Answer to `GET /models/{name}/download`: where the file is for a while."""
+
+    download_url: str
+    version: str | None = None
+    checksum: str | None = None
+
+
+# --- driver profiles ---
+
+
+class SealedProfile(Payload):
+    """`PUT /drivers/{id}/profile`: the caller's own id of the driver, and what only the fleet's keys open.
+
+    Attributes:
+        encrypted_data: A Fernet token.
+        updated_at: Seconds since the epoch.
+    """
+
+    driver_id: Annotated[str, Field(min_length=1)]
+    encrypted_data: Annotated[str, Field(min_length=1)]
+    updated_at: NonNegative
+
+
+class StoredProfile(Answer):
+    """Answer to `GET /drivers/{id}/profile`."""
+
+    driver_id: str | None = None
+    encrypted_data: str

@@ -1,7 +1,10 @@
 """Settings: one YAML file, overridden by the environment; the `cloud:` keys are those of deployed vehicles."""
 
+import base64
 import difflib
 import ipaddress
+import re
+import shlex
 from pathlib import Path
 from typing import Annotated, Any, Self
 from urllib.parse import urlsplit
@@ -9,12 +12,14 @@ from urllib.parse import urlsplit
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
-from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict
+from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict, SettingsError
 
 from sentinel_sync.errors import ConfigurationError
 
-#: What configuration templates carry instead of a key.
-_PLACEHOLDER_KEYS = frozenset({"", "your_api_key", "changeme"})
+_KEY = re.compile(r"[!-~]+")
+
+#: AES-128 and HMAC-SHA256 keys of 16 bytes each (the Fernet specification).
+_FERNET_KEY_BYTES = 32
 
 Seconds = Annotated[float, Field(gt=0.0, le=30 * 86_400.0)]
 #: Ids go into headers and URLs: visible ASCII only.
@@ -70,6 +75,17 @@ class CloudSettings(BaseModel):
     policy_version: str = "1"
     model_trusted_keys: tuple[str, ...] = ()
 
+    # Driver profiles: the fleet's Fernet keys, newest first; the first source given counts.
+    profile_keys: tuple[SecretStr, ...] = ()
+    profile_keys_file: Path | None = None
+    profile_keys_command: tuple[str, ...] = ()
+    profile_legacy_vehicle_ids: tuple[Identifier, ...] = ()
+
+    # Models: whose signatures count besides `model_trusted_keys`.
+    model_trusted_keys_dir: Path | None = None
+    model_revoked_keys: tuple[str, ...] = ()
+    allow_unsigned: bool = False
+
     @model_validator(mode="before")
     @classmethod
     def _older_names(cls, values: Any) -> Any:
@@ -80,30 +96,76 @@ class CloudSettings(BaseModel):
             values.setdefault("sync_interval", older)
         return values
 
+    @field_validator("api_key")
+    @classmethod
+    def _fit_for_a_header(cls, key: SecretStr) -> SecretStr:
+        text = key.get_secret_value().strip()
+        if text and not is_key(text):
+            raise ValueError("api_key must be visible ASCII without spaces")
+        return SecretStr(text)
+
+    @field_validator("profile_keys", "model_trusted_keys", "model_revoked_keys", mode="before")
+    @classmethod
+    def _keys_in_a_text(cls, keys: Any) -> Any:
+        """Read a text as keys with commas or white space between them, as an environment variable holds them."""
+        return keys.replace(",", " ").split() if isinstance(keys, str) else keys
+
+    @field_validator("profile_keys")
+    @classmethod
+    def _fernet_keys(cls, keys: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
+        for key in keys:
+            try:
+                size = len(base64.b64decode(key.get_secret_value(), altchars=b"-_", validate=True))
+            except ValueError:
+                size = 0
+            if size != _FERNET_KEY_BYTES:
+                raise ValueError("each of profile_keys must be a Fernet key: 32 bytes in URL-safe base64")
+        return keys
+
+    @field_validator("profile_keys_command", mode="before")
+    @classmethod
+    def _command_in_a_text(cls, command: Any) -> Any:
+        """Read a text as a command line; no shell is involved."""
+        return shlex.split(command) if isinstance(command, str) else command
+
     @field_validator("api_url")
     @classmethod
     def _https_unless_loopback(cls, url: str) -> str:
         parts = urlsplit(url)
+        try:
+            usable = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+        except ValueError:
+            usable = False
         if parts.username or parts.password:
             raise ValueError("api_url must hold no user or password; put the credential into api_key or api_key_file")
-        if parts.scheme not in {"http", "https"} or not parts.hostname:
+        if not usable or not url.isprintable() or " " in url:
             raise ValueError("api_url must be like https://api.example.com")
         if parts.query or parts.fragment:
             raise ValueError("api_url must have no query and no fragment")
-        if parts.scheme == "http" and not is_loopback(parts.hostname):
+        if parts.scheme == "http" and not is_loopback(parts.hostname or ""):
             raise ValueError(
                 "api_url must be https, but for a loopback address: over http the key could be read by all"
             )
         return url.rstrip("/")
 
     @model_validator(mode="after")
+    def _signed_unless_loopback(self) -> Self:
+        if self.allow_unsigned and not is_loopback(urlsplit(self.api_url).hostname or ""):
+            raise ValueError("allow_unsigned is for a bench: api_url must then be a loopback address")
+        return self
+
+    @model_validator(mode="after")
     def _complete(self) -> Self:
-        if self.enabled and self.api_key_file is None and self.api_key.get_secret_value() in _PLACEHOLDER_KEYS:
+        if self.enabled and self.api_key_file is None and not self.api_key.get_secret_value():
             raise ValueError(
                 "cloud is enabled without a credential: set api_key, api_key_file or SENTINEL_CLOUD__API_KEY"
             )
         if (self.client_cert_file is None) != (self.client_key_file is None):
             raise ValueError("mutual TLS takes both client_cert_file and client_key_file")
+        if self.proxy is not None and urlsplit(self.api_url).scheme == "http":
+            proxy = urlsplit(self.proxy.get_secret_value())
+            if not is_loopback(proxy.hostname or ""):
+                raise ValueError("a proxy on another machine takes an https api_url: over http it could read the key")
         if self.pseudonym_key is not None and not self.pseudonym_key.get_secret_value().strip():
             raise ValueError("pseudonym_key is empty: leave it out to send no driver at all")
         return self
@@ -117,6 +179,7 @@ class Settings(BaseSettings):
         extra="ignore",
         env_prefix="SENTINEL_",
         env_nested_delimiter="__",
+        env_ignore_empty=True,  # an empty variable is how container tools spell one that is not set
         hide_input_in_errors=True,
     )
 
@@ -144,9 +207,17 @@ class Settings(BaseSettings):
             raise ConfigurationError(f"{source} cannot be used: {lines}") from None
 
 
+def is_key(text: str) -> bool:
+    """Whether a text can stand in an `Authorization` header: visible ASCII, nothing else."""
+    return _KEY.fullmatch(text) is not None
+
+
 def is_loopback(host: str) -> bool:
-    """Whether a host is this machine itself, without asking a name server."""
-    if host == "localhost" or host.endswith(".localhost"):  # RFC 6761 section 6.3
+    """Whether a host is this machine itself, without asking a name server.
+
+    Names below `localhost` are none: whether they lead here is up to the resolver (RFC 6761 section 6.3: "SHOULD").
+    """
+    if host == "localhost":
         return True
     try:
         return ipaddress.ip_address(host).is_loopback
@@ -161,13 +232,16 @@ def explain(detail: ErrorDetails) -> str:
         return f"{place}: {detail['msg']}"
     key = str(detail["loc"][-1])
     known = [*CloudSettings.model_fields, "trip_upload_interval"]
-    nearest = difflib.get_close_matches(key, known, n=1, cutoff=0.0)
+    nearest = difflib.get_close_matches(key.lower(), known, n=1, cutoff=0.0)
     return f"{place}: unknown key; the nearest known one is `{nearest[0]}`"
 
 
 def _environment() -> dict[str, Any]:
     """What SENTINEL_CLOUD__… variables say, by key."""
-    cloud = EnvSettingsSource(Settings)().get("cloud", {})
+    try:
+        cloud = EnvSettingsSource(Settings)().get("cloud", {})
+    except SettingsError:  # its text would repeat the value
+        raise ConfigurationError("a SENTINEL_CLOUD variable holds JSON that cannot be read") from None
     return cloud if isinstance(cloud, dict) else {}
 
 

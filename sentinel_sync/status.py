@@ -5,6 +5,9 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+#: The file in the state folder that a running agent keeps up to date with its `AgentStatus`.
+STATUS_NAME = "status.json"
+
 
 class Shown(BaseModel):
     """Something to be shown. It holds no secret and no personal data."""

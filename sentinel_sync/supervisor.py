@@ -73,12 +73,15 @@ class Supervisor:
         if task is None:
             return
         self._stopping.set()
-        _, late = await asyncio.wait({task}, timeout=grace)
-        if late:
-            logger.info("supervisor.taken: a step was cut off after %.1f s of grace", grace)
-            task.cancel()
-            await asyncio.wait({task})
-        self._task = None
+        try:
+            await asyncio.wait({task}, timeout=grace)
+        finally:
+            # Also where the one who stops is cancelled: nothing of ours goes on behind its back.
+            self._task = None
+            if not task.done():
+                logger.info("supervisor.taken: a step was cut off after %.1f s of grace", grace)
+                task.cancel()
+                await asyncio.wait({task})
         if not task.cancelled() and (error := task.exception()) is not None:
             raise error
 
@@ -94,13 +97,34 @@ class Supervisor:
             duty.wake.clear()
             try:
                 delay = await duty.step()
-                duty.crashes = 0
+            except asyncio.CancelledError as error:
+                if _is_cancelled():
+                    raise
+                # Something that the step awaited was cancelled, not the step: a task group would let it end in silence.
+                await self._after_crash(duty, error)
             except Exception as error:  # one part must not take the others down: it is counted, shown and restarted
-                duty.crashes += 1
-                duty.total_crashes += 1
-                duty.last_error = f"{type(error).__name__}: {error}"
-                delay = full_jitter(duty.crashes, self._rng, cap=MAX_RESTART_DELAY)
-                logger.exception(
-                    "supervisor.crash: %s crashed (%d in a row); again in %.1f s", duty.name, duty.crashes, delay
-                )
-            await wait_first(self._clock, delay, duty.wake, self._stopping)
+                await self._after_crash(duty, error)
+            else:
+                duty.crashes = 0
+                await wait_first(self._clock, delay, duty.wake, self._stopping)
+
+    async def _after_crash(self, duty: Duty, error: BaseException) -> None:
+        duty.crashes += 1
+        duty.total_crashes += 1
+        duty.last_error = f"{type(error).__name__}: {error}"
+        delay = full_jitter(duty.crashes, self._rng, cap=MAX_RESTART_DELAY)
+        logger.error(
+            "supervisor.crash: %s crashed (%d in a row); again in %.1f s: %s",
+            duty.name,
+            duty.crashes,
+            delay,
+            duty.last_error,
+            exc_info=error,
+        )
+        # A wake does not shorten this: whoever wakes a duty that crashes would have it crash in a circle.
+        await wait_first(self._clock, delay, self._stopping)
+
+
+def _is_cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is None or task.cancelling() > 0

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Protocol
 
 from sentinel_sync.errors import ConfigurationError
+from sentinel_sync.settings import CloudSettings, is_key
 
 
 class Credential(Protocol):
@@ -52,7 +53,7 @@ class FileCredential:
     async def refresh(self) -> bool:
         """Read the file where it changed; True where the key did.
 
-        A file that is missing or empty for a moment, as while it is rotated, leaves the key as it was.
+        A file that is missing, empty or half-written for a moment, as while it is rotated, leaves the key as it was.
 
         Raises:
             ConfigurationError: There is no key at all: the file has never been readable.
@@ -73,13 +74,20 @@ class FileCredential:
                 why = error.strerror if isinstance(error, OSError) else "not UTF-8"
                 raise ConfigurationError(f"cannot read the API key from {self._path}: {why}") from None
             return
-        if text:
+        if is_key(text):
             self._key, self._signature = text, signature
         elif not self._key:
-            raise ConfigurationError(f"the API key file {self._path} is empty")
+            what = "is empty" if not text else "holds more than one key: visible ASCII without spaces is one"
+            raise ConfigurationError(f"the API key file {self._path} {what}")
 
     def __repr__(self) -> str:
         return f"FileCredential({str(self._path)!r})"
+
+
+def credential_of(settings: CloudSettings) -> Credential:
+    """The credential that the settings name: the file where there is one, else the key."""
+    path = settings.api_key_file
+    return FileCredential(path) if path is not None else FixedCredential(settings.api_key.get_secret_value())
 
 
 async def read_pseudonym_key(value: str | None, path: Path | None) -> bytes | None:

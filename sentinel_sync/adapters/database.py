@@ -4,6 +4,7 @@ Leaves to others what the tables mean (`outbox.py`, `documents.py`) and what to 
 """
 
 import asyncio
+import contextlib
 import logging
 import sqlite3
 import threading
@@ -14,6 +15,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from sentinel_sync.adapters.headroom import Headroom
 from sentinel_sync.adapters.schema import migrate
+from sentinel_sync.adapters.threads import run_to_end
 from sentinel_sync.errors import StoreError, StoreFullError
 
 logger = logging.getLogger(__name__)
@@ -25,6 +27,10 @@ Operation = Callable[[sqlite3.Connection], Result]
 MAX_GROUP = 256
 #: Another process (the CLI) may hold the write lock for a moment, seconds.
 BUSY_TIMEOUT = 5.0
+
+
+#: How SQLite names a disk without space: ENOSPC in the file, in a quota, or in the log's index.
+_FULL = frozenset({"SQLITE_FULL", "SQLITE_IOERR_WRITE", "SQLITE_IOERR_SHMSIZE", "SQLITE_IOERR_SHMOPEN"})
 
 
 class _Request(NamedTuple):
@@ -52,12 +58,13 @@ class Database:
     Args:
         path: The database file; its folder exists.
         writable: False for a look from outside: nothing is migrated or created.
+        headroom: The reserve for a full disk; by default a file beside the database.
     """
 
-    def __init__(self, path: Path, *, writable: bool = True) -> None:
+    def __init__(self, path: Path, *, writable: bool = True, headroom: Headroom | None = None) -> None:
         self._path = path
         self._writable = writable
-        self._headroom = Headroom(path.with_name("headroom"))
+        self._headroom = headroom or Headroom(path.with_name("headroom"))
         self._handed_over: SimpleQueue[list[_Request] | None] = SimpleQueue()
         self._gathered: list[_Request] = []
         self._thread: threading.Thread | None = None
@@ -69,7 +76,12 @@ class Database:
         Raises:
             StoreError: The file cannot be opened, is damaged, or was written by a newer version.
         """
-        await asyncio.to_thread(self._open)
+        try:
+            await run_to_end(self._open)
+        except BaseException:
+            # Cancelled: the thread may have opened the file all the same.
+            await run_to_end(self._close)
+            raise
         self._thread = threading.Thread(target=self._serve, name="sentinel-sync-store", daemon=True)
         self._thread.start()
 
@@ -80,7 +92,7 @@ class Database:
             return
         self._hand_over()
         self._handed_over.put(None)
-        await asyncio.to_thread(thread.join)
+        await run_to_end(thread.join)
 
     async def run(self, operation: Operation[Result], *, writes: bool = True, frees: bool = False) -> Result:
         """Run `operation(connection)` on the thread; return its result once its effect is on disk.
@@ -114,14 +126,40 @@ class Database:
             self._handed_over.put(self._gathered)
             self._gathered = []
 
+    async def look(self, operation: Operation[Result]) -> Result:
+        """Run a query that takes long on a connection of its own, so that nobody waits for it.
+
+        Raises:
+            StoreError: The database cannot be read.
+        """
+
+        def ask() -> Result:
+            try:
+                with contextlib.closing(connect(self._path, writable=False)) as connection:
+                    return operation(connection)
+            except sqlite3.Error as error:
+                raise translated(error, self._path) from error
+
+        return await asyncio.to_thread(ask)
+
     def _open(self) -> None:
+        # Even opening takes some space: the log's index.
+        self._headroom.spend(self._open_or_raise)
+
+    def _open_or_raise(self) -> None:
         try:
             self._connection = connect(self._path, writable=self._writable)
             if self._writable:
                 migrate(self._connection)
                 self._headroom.reserve()
-        except sqlite3.Error as error:
-            raise translated(error, self._path) from error
+        except BaseException as error:
+            self._close()
+            raise self._told(error) from error
+
+    def _close(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
 
     def _serve(self) -> None:
         connection = self._connection
@@ -143,29 +181,59 @@ class Database:
                 stopping = True
             if group:
                 _report(self._commit_group(connection, group))
-        connection.close()
-        self._connection = None
+        self._close()
 
     def _commit_group(self, connection: sqlite3.Connection, group: list[_Request]) -> list[_Outcome]:
-        """Run a group in one transaction; where anything fails, each of it by itself."""
-        if not any(request.writes for request in group):
-            return [self._attempt(connection, request) for request in group]
-        results: list[Any] = []
-        try:
-            connection.execute("BEGIN IMMEDIATE")
-            results.extend(request.operation(connection) for request in group)
-            connection.execute("COMMIT")
-        except BaseException:  # each request of the group learns its own fate below
-            _roll_back(connection)
-            return [self._alone(connection, request) for request in group]
-        return [(request.future, result, None) for request, result in zip(group, results, strict=True)]
+        """Run a group in one transaction; who fails is taken out, and the others are run again without it."""
+        outcomes: list[_Outcome] = []
+        while group:
+            if not any(request.writes for request in group):
+                return outcomes + [self._attempt(connection, request) for request in group]
+            results: list[Any] = []
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+                results.extend(request.operation(connection) for request in group)
+                connection.execute("COMMIT")
+            except BaseException as error:  # handed to the caller who waits for it
+                begun = connection.in_transaction
+                _roll_back(connection)
+                if isinstance(error, sqlite3.Error):
+                    if not begun and _is_busy(error):
+                        # Somebody else holds the lock: having each wait for it in turn would take minutes.
+                        return outcomes + [self._turned_away(connection, request, error) for request in group]
+                    return outcomes + [self._alone(connection, request) for request in group]
+                culprit = group.pop(len(results))
+                outcomes.append((culprit.future, None, error))
+                continue
+            if not self._headroom.held:
+                self._headroom.restore()
+            outcomes += [(request.future, result, None) for request, result in zip(group, results, strict=True)]
+            return outcomes
+        return outcomes
+
+    def _turned_away(self, connection: sqlite3.Connection, request: _Request, error: sqlite3.Error) -> _Outcome:
+        if request.writes:
+            return request.future, None, self._told(error)
+        return self._attempt(connection, request)
 
     def _alone(self, connection: sqlite3.Connection, request: _Request) -> _Outcome:
-        outcome = self._transaction(connection, request)
-        if request.frees and isinstance(outcome[2], StoreFullError) and self._headroom.release():
-            logger.warning("store.full: used the headroom to free space")
-            outcome = self._transaction(connection, request)
+        run = self._spend if request.frees else self._transaction
+        outcome = run(connection, request)
+        if outcome[2] is None and request.writes and not self._headroom.held:
+            self._headroom.restore()
         return outcome
+
+    def _spend(self, connection: sqlite3.Connection, request: _Request) -> _Outcome:
+        def attempt() -> _Outcome:
+            outcome = self._transaction(connection, request)
+            if isinstance(outcome[2], StoreFullError):
+                raise outcome[2]
+            return outcome
+
+        try:
+            return self._headroom.spend(attempt)
+        except StoreFullError as error:
+            return request.future, None, error
 
     def _transaction(self, connection: sqlite3.Connection, request: _Request) -> _Outcome:
         if not request.writes:
@@ -186,6 +254,7 @@ class Database:
             return request.future, None, self._told(error)
 
     def _told(self, error: BaseException) -> BaseException:
+        """Put SQLite's errors into ours; any other is the caller's own."""
         return translated(error, self._path) if isinstance(error, sqlite3.Error) else error
 
 
@@ -219,12 +288,20 @@ def connect(path: Path, *, writable: bool = True) -> sqlite3.Connection:
 def translated(error: sqlite3.Error, path: Path) -> StoreError:
     """Say what an SQLite error means to the caller."""
     name = getattr(error, "sqlite_errorname", "") or type(error).__name__
-    if name == "SQLITE_FULL" or name.startswith("SQLITE_IOERR_WRITE") or name == "SQLITE_IOERR_SHMSIZE":
-        return StoreFullError(f"the disk that holds {path.name} is full; nothing was written: free some space")
+    if name in _FULL:
+        return StoreFullError(
+            f"the disk that holds {path.name} is full or cannot be written ({name}); nothing was written: "
+            "free some space"
+        )
     if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
         return DamagedError(f"{path.name} is damaged ({name}): it is set aside and saved from at the next start")
-    if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
+    if _is_busy(error):
         return StoreError(f"{path.name} is held by another process for longer than {BUSY_TIMEOUT:.0f} s ({name})")
+    if name.startswith(("SQLITE_CANTOPEN", "SQLITE_READONLY", "SQLITE_PERM")):
+        return StoreError(
+            f"{path.name} cannot be opened for writing ({name}): does {path.parent} exist, on a disk that is not "
+            "read-only, and may this user write there?"
+        )
     return StoreError(f"{path.name}: {error} ({name})")
 
 
@@ -232,9 +309,16 @@ class DamagedError(StoreError):
     """The file is not, or no longer, a whole database."""
 
 
+def _is_busy(error: sqlite3.Error) -> bool:
+    return getattr(error, "sqlite_errorname", "").startswith(("SQLITE_BUSY", "SQLITE_LOCKED"))
+
+
 def _roll_back(connection: sqlite3.Connection) -> None:
-    if connection.in_transaction:
-        connection.execute("ROLLBACK")
+    # SQLite has rolled back by itself after a full disk or an I/O error. Where it cannot, the next BEGIN says so to its
+    # caller; raised here it would end the thread, and everybody would wait for ever.
+    with contextlib.suppress(sqlite3.Error):
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
 
 
 def _report(outcomes: list[_Outcome]) -> None:

@@ -36,8 +36,12 @@ class Documents:
             logger.error(
                 "store.unreadable: %s %r is not of the expected shape (%d errors)", kind, key, error.error_count()
             )
-            await self._database.run(lambda connection: _move_aside(connection, kind, key), frees=True)
+            await self.set_aside(kind, key)
             return None
+
+    async def set_aside(self, kind: str, key: str) -> None:
+        """Keep a fact that is of no use where nobody stumbles over it again: under the kind `unreadable.{kind}`."""
+        await self._database.run(lambda connection: _move_aside(connection, kind, key), frees=True)
 
     async def save(self, kind: str, key: str, fact: Fact, shape: TypeAdapter[Fact]) -> None:
         """Write one fact; returns when it is on disk."""
@@ -72,7 +76,9 @@ def delete_document(connection: sqlite3.Connection, kind: str, key: str) -> bool
 
 
 def _read(connection: sqlite3.Connection, kind: str, key: str) -> bytes | None:
-    row = connection.execute("SELECT body FROM document WHERE kind = ? AND key = ?", (kind, key)).fetchone()
+    # CAST: a damaged file may have given it another type.
+    query = "SELECT CAST(body AS BLOB) FROM document WHERE kind = ? AND key = ?"
+    row = connection.execute(query, (kind, key)).fetchone()
     return None if row is None else bytes(row[0])
 
 

@@ -1,6 +1,5 @@
-"""One HTTP request and its whole answer: bounded reading, redirects by the contract, httpx's errors put into ours."""
+"""One HTTP request and its whole answer: redirects by the contract, httpx's errors put into ours."""
 
-import re
 from collections.abc import AsyncIterable, Mapping
 from dataclasses import dataclass
 from http import HTTPMethod
@@ -9,19 +8,30 @@ from typing import Any
 import httpx
 import pydantic_core
 
+from sentinel_sync.adapters.answer_body import (
+    ACCEPT_ENCODING,
+    OversizedError,
+    UnreadableError,
+    read_answer,
+    read_reason,
+)
+from sentinel_sync.adapters.transport_logs import unlogged
 from sentinel_sync.clock import Clock
 from sentinel_sync.errors import UnreachableError
 from sentinel_sync.rules.answers import MAX_REDIRECTS, Meaning, may_lack_a_body, meaning_of
-from sentinel_sync.rules.privacy import loggable_path
+from sentinel_sync.rules.privacy import loggable_text
 
-#: So much of an error body is read (wire contract, "Answers").
-MAX_ERROR_BYTES = 64 << 10
-#: So much of any other answer: the largest that the contract knows is a catalogue or a year's trend, well below it.
-MAX_ANSWER_BYTES = 8 << 20
-_REDIRECTS = frozenset({301, 302, 303, 307, 308})
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]+")
+REDIRECTS = frozenset({301, 302, 303, 307, 308})
+#: The client's own credentials, if an embedder's has any, are for its own hosts; ours is a header.
+NO_AUTH = httpx.Auth()
+
+_SPENT = httpx.ByteStream(b"")
 
 Content = bytes | AsyncIterable[bytes] | None
+
+
+class ElsewhereError(UnreachableError):
+    """A host that `api_url` redirected to gave no usable answer; `api_url` itself did answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +72,7 @@ async def exchange(
     http: httpx.AsyncClient,
     method: HTTPMethod,
     url: httpx.URL,
+    what: str,
     *,
     headers: Mapping[str, str],
     secret_headers: Mapping[str, str],
@@ -72,10 +83,12 @@ async def exchange(
     """Send one request and read its answer.
 
     Args:
-        http: The shared client.
-        method: The method; only GET and HEAD are redirected.
+        http: The shared client; of it only the transport counts: its default headers, cookies, auth and redirects
+            do not take part.
+        method: The method; only GET is redirected.
         url: Absolute; `secret_headers` go to its origin only.
-        headers: Sent to whoever answers.
+        what: Names the request in errors.
+        headers: Sent to whoever answers; with `X-Request-ID`.
         secret_headers: The credential.
         content: The body.
         clock: To say when it was sent and received.
@@ -85,30 +98,41 @@ async def exchange(
         UnreachableError: No whole, readable answer; whether the work was done is unknown.
     """
     request_id = headers["X-Request-ID"]
-    what = f"{method} {loggable_path(url.path)}"
     home = Origin.of(url)
     for _ in range(MAX_REDIRECTS + 1):
         at_home = Origin.of(url) == home
-        request = http.build_request(
+        failure = UnreachableError if at_home else ElsewhereError
+        # Not http.build_request(): that would add the shared client's cookies and default headers.
+        request = httpx.Request(
             method,
             url,
-            headers={**headers, **secret_headers} if at_home else dict(headers),
+            headers={"Accept-Encoding": ACCEPT_ENCODING, **headers, **(secret_headers if at_home else {})},
             content=content,
-            timeout=timeout,
+            extensions={"timeout": timeout.as_dict()},
         )
         sent = clock.monotonic()
         try:
-            response = await http.send(request, stream=True, follow_redirects=False)
-            try:
-                body = await _read(response, what, request_id)
-            finally:
-                await response.aclose()
+            response, body = await _send(http, request)
         except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError) as error:
-            raise UnreachableError(f"{what}: {fault(error)}", request_id=request_id) from None
-        if meaning_of(response.status_code, method) is Meaning.REDIRECT and response.status_code in _REDIRECTS:
-            url = _next_url(response, url, what, request_id)
+            raise failure(f"{what}: {fault(error)}", request_id=request_id) from None
+        except (OversizedError, UnreadableError) as error:
+            raise failure(f"{what}: {error}", request_id=request_id) from None
+        except (ValueError, OverflowError):
+            if at_home:
+                raise
+            # A name or port that no resolver takes, out of somebody's Location.
+            raise failure(f"{what}: redirected to an address that cannot be used", request_id=request_id) from None
+        except RuntimeError:
+            if not http.is_closed:
+                raise
+            raise failure(f"{what}: the client was closed", request_id=request_id) from None
+        if meaning_of(response.status_code, method) is Meaning.REDIRECT and response.status_code in REDIRECTS:
+            url = next_url(response, url, what, request_id)
             continue
-        data = _parse(response, body, method, what, request_id)
+        try:
+            data = _parse(response, body, method)
+        except ValueError as error:
+            raise failure(f"{what}: {error}", request_id=request_id) from None
         return Reply(response.status_code, response.headers, data, request_id, sent, clock.monotonic(), at_home)
     raise UnreachableError(f"{what}: redirected more than {MAX_REDIRECTS} times", request_id=request_id)
 
@@ -123,59 +147,58 @@ def fault(error: Exception) -> str:
         case httpx.TimeoutException():
             return "no answer within the time-out"
         case httpx.ConnectError():
-            return f"cannot connect ({clean(str(error)) or type(error).__name__})"
+            return f"cannot connect ({loggable_text(str(error)) or type(error).__name__})"
+        case httpx.ProxyError():
+            return f"the proxy does not let it pass ({loggable_text(str(error))})"
         case httpx.RemoteProtocolError():
             return "the answer was cut off or garbled"
-        case httpx.DecodingError():
-            return "the answer cannot be decompressed"
     return f"the connection broke ({type(error).__name__})"
 
 
-def clean(text: str, limit: int = 200) -> str:
-    """One line of text from outside, fit for a log: no control characters, no driver's id, not endless."""
-    return loggable_path(_CONTROL.sub(" ", text).replace("?", "\u2047")).replace("\u2047", "?").strip()[:limit]
+async def _send(http: httpx.AsyncClient, request: httpx.Request) -> tuple[httpx.Response, bytes]:
+    with unlogged():
+        response = await http.send(request, stream=True, auth=NO_AUTH, follow_redirects=False)
+        try:
+            if response.is_success:
+                return response, await read_answer(response)
+            return response, await read_reason(response)
+        finally:
+            await response.aclose()
+            # httpx makes the stream refer to its response. Broken, a request leaves no cycle behind: else every few
+            # thousand of them the collector would walk the whole heap, for tens of milliseconds, on the host's loop.
+            response.stream = _SPENT
 
 
-async def _read(response: httpx.Response, what: str, request_id: str) -> bytes:
-    is_error = response.status_code >= 400
-    limit = MAX_ERROR_BYTES if is_error else MAX_ANSWER_BYTES
-    chunks: list[bytes] = []
-    size = 0
-    async for chunk in response.aiter_bytes():
-        chunks.append(chunk)
-        size += len(chunk)
-        if size > limit:
-            if is_error:
-                break
-            raise UnreachableError(f"{what}: the answer is larger than {limit} bytes", request_id=request_id)
-    return b"".join(chunks)[:limit]
+def next_url(response: httpx.Response, url: httpx.URL, what: str, request_id: str) -> httpx.URL:
+    """Where a redirect leads.
 
-
-def _next_url(response: httpx.Response, url: httpx.URL, what: str, request_id: str) -> httpx.URL:
-    target = url.join(response.headers.get("Location", ""))
-    if target.scheme not in {"http", "https"}:
-        raise UnreachableError(
-            f"{what}: redirected to a scheme other than http(s); not followed", request_id=request_id
-        )
+    Raises:
+        UnreachableError: To no http(s) URL, or from https to http.
+    """
+    location = response.headers.get("Location", "")
+    try:
+        # Without user and password: they would become an Authorization of the redirecting host's making.
+        target = url.join(location).copy_with(userinfo=b"")
+    except httpx.InvalidURL:
+        target = httpx.URL("")
+    if not location or target.scheme not in {"http", "https"} or not target.host:
+        raise UnreachableError(f"{what}: redirected to what is no http(s) URL; not followed", request_id=request_id)
     if url.scheme == "https" and target.scheme == "http":
         raise UnreachableError(f"{what}: redirected from https to http; not followed", request_id=request_id)
     return target
 
 
-def _parse(response: httpx.Response, body: bytes, method: HTTPMethod, what: str, request_id: str) -> Any:
+def _parse(response: httpx.Response, body: bytes, method: HTTPMethod) -> Any:
     status = response.status_code
-    if meaning_of(status, method) is Meaning.DONE and status < 300:
-        if not body and (method == HTTPMethod.HEAD or may_lack_a_body(status, response.headers.get("Content-Length"))):
-            return None
+    if not response.is_success:
         try:
-            return pydantic_core.from_json(body)
+            return pydantic_core.from_json(body) if body else None
         except ValueError:
-            kind = clean(response.headers.get("Content-Type", "nothing said"), 60)
-            raise UnreachableError(
-                f"{what}: answered {status} with a body that is no JSON ({kind}): a login page in between?",
-                request_id=request_id,
-            ) from None
-    try:
-        return pydantic_core.from_json(body) if body else None
-    except ValueError:
+            return None
+    if not body and may_lack_a_body(status, method, response.headers.get("Content-Length")):
         return None
+    try:
+        return pydantic_core.from_json(body)
+    except ValueError:
+        kind = loggable_text(response.headers.get("Content-Type", "nothing said"), 60)
+        raise ValueError(f"answered {status} with a body that is no JSON ({kind}): a login page in between?") from None

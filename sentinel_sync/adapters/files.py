@@ -4,6 +4,9 @@ import os
 import secrets
 from pathlib import Path
 
+#: What a process that was killed while it wrote leaves behind, for whoever owns the folder to remove.
+LEFTOVERS = ".*.new"
+
 
 def replace_file(path: Path, content: bytes, *, durable: bool, mode: int = 0o600) -> None:
     """Put `content` in the place of `path` in one step: a reader sees the old whole or the new whole.

@@ -1,7 +1,9 @@
 """The one shared `httpx.AsyncClient`: TLS, proxy, pool. The only place that builds one."""
 
 import ssl
+from contextlib import suppress
 from http.cookiejar import CookieJar, DefaultCookiePolicy
+from importlib import import_module
 from pathlib import Path
 
 import httpx
@@ -16,6 +18,9 @@ SPARE_CONNECTIONS = 2
 KEEPALIVE_EXPIRY = 50.0
 #: Seconds to set up a connection: beyond it a vehicle is better off trying again.
 CONNECT_TIMEOUT = 10.0
+
+#: What httpcore imports at the first request, on the loop, for about 0.1 s: `warm_up` has it done beforehand.
+_IMPORTED_LATE = ("sniffio", "anyio._backends._asyncio", "anyio.streams.tls")
 
 
 def timeouts(seconds: float) -> httpx.Timeout:
@@ -39,7 +44,7 @@ def build_http_client(settings: CloudSettings) -> httpx.AsyncClient:
     proxy = settings.proxy.get_secret_value() if settings.proxy else None
     try:
         return httpx.AsyncClient(
-            verify=_tls_context(settings),
+            verify=tls_context(settings),
             timeout=timeouts(settings.timeout),
             limits=httpx.Limits(
                 max_connections=settings.max_in_flight + SPARE_CONNECTIONS,
@@ -52,15 +57,21 @@ def build_http_client(settings: CloudSettings) -> httpx.AsyncClient:
             trust_env=False,
             follow_redirects=False,
         )
-    except (ValueError, httpx.InvalidURL):
+    except (ValueError, ImportError, httpx.InvalidURL):  # httpx imports what SOCKS needs, and we do not bring it
         raise ConfigurationError("cloud.proxy must be a URL such as http://proxy.example.com:3128") from None
 
 
-def _tls_context(settings: CloudSettings) -> ssl.SSLContext:
+def tls_context(settings: CloudSettings) -> ssl.SSLContext:
+    """What the backend must show, and what the vehicle shows. Blocks: reads certificates.
+
+    Raises:
+        ConfigurationError: A file cannot be used.
+    """
     try:
-        context = ssl.create_default_context(cafile=_name(settings.ca_file))
+        context = _trusting(settings.ca_file)
         if settings.client_cert_file is not None:
-            context.load_cert_chain(settings.client_cert_file, settings.client_key_file)
+            # A password, be it empty: without one OpenSSL would ask the terminal for an encrypted key's.
+            context.load_cert_chain(settings.client_cert_file, settings.client_key_file, password="")
     except (OSError, ssl.SSLError) as error:
         files = [
             _name(file) for file in (settings.ca_file, settings.client_cert_file, settings.client_key_file) if file
@@ -71,5 +82,23 @@ def _tls_context(settings: CloudSettings) -> ssl.SSLContext:
     return context
 
 
+def _trusting(ca_file: Path | None) -> ssl.SSLContext:
+    """The private CA alone where there is one, else the machine's, else (a machine without any) httpx's own."""
+    if ca_file is not None:
+        return ssl.create_default_context(cafile=str(ca_file))
+    paths = ssl.get_default_verify_paths()
+    if paths.cafile is None and paths.capath is None:
+        return httpx.create_ssl_context(trust_env=False)
+    return ssl.create_default_context()
+
+
 def _name(path: Path | None) -> str | None:
     return None if path is None else str(path)
+
+
+def warm_up() -> None:
+    """Import what the first request would import on the loop. Blocks: call it off the loop."""
+    for name in _IMPORTED_LATE:
+        # Another transport, or another version of this one, may not need it.
+        with suppress(ImportError):
+            import_module(name)

@@ -24,10 +24,13 @@ _MIGRATIONS: tuple[tuple[str, ...], ...] = (
             body       BLOB    NOT NULL,
             boot_id    TEXT,
             clock_offset REAL,
-            UNIQUE (kind, key)
+            UNIQUE (key, kind)
         )
         """,
+        # Every question that is asked while much is queued is a range of this index, one priority at a time.
         "CREATE INDEX item_due ON item (state, kind, priority, due_at)",
+        # Holds only the few that were tried and found the network gone, so putting an item does not pay for it.
+        "CREATE INDEX item_offline ON item (due_at) WHERE offline = 1",
         """
         CREATE TABLE document (
             kind       TEXT NOT NULL,

@@ -1,21 +1,27 @@
 """The state folder: its lock, its one database, and what lies in it. What a power cut must not take is here."""
 
 import asyncio
+import errno
 import logging
+import sqlite3
 from pathlib import Path
 from typing import Self
 
-from sentinel_sync.adapters.database import Database, connect
+from sentinel_sync.adapters.database import Database, translated
 from sentinel_sync.adapters.documents import Documents
+from sentinel_sync.adapters.files import LEFTOVERS
+from sentinel_sync.adapters.headroom import Headroom
 from sentinel_sync.adapters.outbox import Outbox
-from sentinel_sync.adapters.salvage import Salvage, is_sound, salvage
+from sentinel_sync.adapters.salvage import Salvage, finish, is_sound, salvage
 from sentinel_sync.adapters.state_lock import StateLock
+from sentinel_sync.adapters.threads import run_to_end
 from sentinel_sync.clock import Clock, SystemClock
-from sentinel_sync.errors import StoreError
+from sentinel_sync.errors import StoreError, StoreFullError
 
 logger = logging.getLogger(__name__)
 
 DATABASE_NAME = "outbox.db"
+HEADROOM_NAME = "headroom"
 DEFAULT_STATE_DIR = Path("state")
 DEFAULT_MAX_BYTES = 256 << 20
 
@@ -48,7 +54,8 @@ class Store:
         self._clock = clock or SystemClock()
         self._exclusive = exclusive
         self._lock = StateLock(state_dir)
-        self._database = Database(state_dir / DATABASE_NAME)
+        self._headroom = Headroom(state_dir / HEADROOM_NAME)
+        self._database = Database(state_dir / DATABASE_NAME, headroom=self._headroom)
         self._opening = asyncio.Lock()
         self._is_open = False
         self.outbox = Outbox(self._database, self._clock, max_bytes)
@@ -69,26 +76,31 @@ class Store:
         """
         async with self._opening:
             if not self._is_open:
-                await asyncio.to_thread(self._prepare)
                 try:
+                    await run_to_end(self._prepare)
                     await self._database.open()
+                    self._is_open = True
+                    if self._exclusive:
+                        released = await self.outbox.release_all()
+                        if released:
+                            logger.info("outbox.released: %d items were being sent when the last agent ended", released)
                 except BaseException:
-                    self._lock.release()
+                    await self._give_up()
                     raise
-                self._is_open = True
-                if self._exclusive:
-                    released = await self.outbox.release_all()
-                    if released:
-                        logger.info("outbox.released: %d items were being sent when the last agent ended", released)
         return self
 
     async def close(self) -> None:
         """Finish what was asked for and give the folder back."""
         async with self._opening:
             if self._is_open:
-                self._is_open = False
-                await self._database.close()
-                self._lock.release()
+                await self._give_up()
+
+    async def _give_up(self) -> None:
+        self._is_open = False
+        try:
+            await self._database.close()
+        finally:
+            await run_to_end(self._lock.release)
 
     async def __aenter__(self) -> Self:
         return await self.open()
@@ -102,18 +114,27 @@ class Store:
             self._state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
             if self._exclusive:
                 self._lock.acquire()
+                self._repair(path)
         except OSError as error:
+            if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+                raise StoreFullError(f"the disk that holds {self._state_dir} is full: free some space") from None
             raise StoreError(
                 f"the state folder {self._state_dir} cannot be used ({error.strerror}): "
                 "set cloud.state_dir to a folder that this user may write to"
             ) from None
-        if not self._exclusive:
-            return
-        try:
-            if not is_sound(path):
-                self.salvaged = salvage(path, self._clock.now())
-            else:
-                connect(path).close()
-        except BaseException:
-            self._lock.release()
-            raise
+        except sqlite3.Error as error:
+            raise translated(error, path) from error
+
+    def _repair(self, path: Path) -> None:
+        """End what a power cut interrupted, and save what can be saved of a damaged file."""
+        for leftover in self._state_dir.glob(LEFTOVERS):
+            leftover.unlink(missing_ok=True)
+        finish(path)
+
+        def repair() -> Salvage | None:
+            try:
+                return None if is_sound(path) else salvage(path, self._clock.now())
+            except sqlite3.Error as error:
+                raise translated(error, path) from error
+
+        self.salvaged = self._headroom.spend(repair) or self.salvaged

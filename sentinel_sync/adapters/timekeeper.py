@@ -18,6 +18,8 @@ _SHAPE = TypeAdapter(Sighting)
 _DATE_RESOLUTION = 1.0
 #: A sighting is written again only when it differs by so many seconds: every probe brings one, and flash wears out.
 _WORTH_WRITING = 2.0
+#: Boots that are remembered: more than a year of two drives a day.
+_BOOTS = 1000
 
 
 class Timekeeper:
@@ -54,6 +56,11 @@ class Timekeeper:
         return skew(self._seen.get(current.boot_id), current)
 
     @property
+    def sighted(self) -> bool:
+        """Whether the backend's time has been seen in this boot."""
+        return self._clock.boot_id() in self._seen
+
+    @property
     def trusted(self) -> bool:
         """Whether the wall clock agrees with the backend's."""
         current = self.stamp()
@@ -67,13 +74,11 @@ class Timekeeper:
     async def observe(self, probe: Probe) -> None:
         """Learn from an answered health request."""
         boot_id = self._clock.boot_id()
-        exact = rfc3339(probe.server_time)
+        exact, date = rfc3339(probe.server_time), probe.date
         if exact is not None:
             seen = sighting(boot_id, exact, probe.sent, probe.received, 0.0)
-        elif probe.date is not None:
-            seen = sighting(
-                boot_id, probe.date + _DATE_RESOLUTION / 2, probe.sent, probe.received, _DATE_RESOLUTION / 2
-            )
+        elif date is not None:
+            seen = sighting(boot_id, date + _DATE_RESOLUTION / 2, probe.sent, probe.received, _DATE_RESOLUTION / 2)
         else:
             return
         before = self._seen.get(boot_id)
@@ -87,8 +92,10 @@ class Timekeeper:
         await self._forget_unused(boot_id)
 
     async def _forget_unused(self, boot_id: str) -> None:
-        # One row per boot for ever would grow; a year of two drives a day is kept.
-        surplus = [known for known in self._seen if known != boot_id][: max(0, len(self._seen) - 1000)]
-        for known in surplus:
+        # One row per boot for ever would grow. A sighting's offset is when its boot began, so the oldest go.
+        oldest = sorted(self._seen, key=lambda known: self._seen[known].offset)[: max(0, len(self._seen) - _BOOTS)]
+        for known in oldest:
+            if known == boot_id:
+                continue
             del self._seen[known]
             await self._documents.delete(_KIND, known)

@@ -33,7 +33,7 @@ def meaning_of(status: int, method: str) -> Meaning:
     511, …) are read as "not now", because nothing in them says that the item is at fault.
     """
     match status:
-        case HTTPStatus.NOT_MODIFIED:
+        case HTTPStatus.NOT_MODIFIED if method in {HTTPMethod.GET, HTTPMethod.HEAD}:
             return Meaning.NOT_MODIFIED
         case HTTPStatus.CONFLICT if method == HTTPMethod.POST:
             return Meaning.DONE
@@ -42,7 +42,7 @@ def meaning_of(status: int, method: str) -> Meaning:
         case _ if 200 <= status < 300:
             return Meaning.DONE
         case _ if 300 <= status < 400:
-            return Meaning.REDIRECT if method in {HTTPMethod.GET, HTTPMethod.HEAD} else Meaning.UNKNOWN
+            return Meaning.REDIRECT if method == HTTPMethod.GET else Meaning.UNKNOWN
         case _ if status in _REFUSED:
             return Meaning.REFUSED
         case _ if status in _NOT_NOW or status >= 500:
@@ -52,13 +52,15 @@ def meaning_of(status: int, method: str) -> Meaning:
     return Meaning.UNKNOWN
 
 
-def may_lack_a_body(status: int, content_length: str | None) -> bool:
+def may_lack_a_body(status: int, method: str, content_length: str | None) -> bool:
     """Say whether an empty body is a whole answer.
 
-    204 and 205 never have one, and no login portal answers 201; but an empty 200 is what a portal or a broken proxy
-    sends, so there it is unknown whether the work was done.
+    HEAD and OPTIONS answer in headers, 204 and 205 never have a body, and no login portal answers 201; but an empty
+    200 is what a portal or a broken proxy sends, so there it is unknown whether the work was done.
     """
-    return status in {204, 205} or (status == HTTPStatus.CREATED and content_length in {None, "0"})
+    if method in {HTTPMethod.HEAD, HTTPMethod.OPTIONS} or status in {204, 205}:
+        return True
+    return status == HTTPStatus.CREATED and content_length in {None, "0"}
 
 
 def retry_after_seconds(header: str | None, now: float, cap: float) -> float | None:
@@ -77,7 +79,7 @@ def retry_after_seconds(header: str | None, now: float, cap: float) -> float | N
         return None
     text = header.strip()
     if text.isascii() and text.isdigit():
-        return min(cap, float(text[:12]))
+        return min(cap, float(text))
     at = http_date(text)
     return None if at is None else min(cap, max(0.0, at - now))
 
@@ -88,7 +90,7 @@ def http_date(text: str | None) -> float | None:
         return None
     try:
         moment = parsedate_to_datetime(text)
-    except (ValueError, TypeError, IndexError):
+    except (ValueError, TypeError, IndexError, OverflowError):
         return None
     return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
@@ -98,7 +100,7 @@ def rfc3339(text: object) -> float | None:
     if not isinstance(text, str):
         return None
     try:
-        moment = datetime.fromisoformat(text)
+        moment = datetime.fromisoformat(text.upper())  # RFC 3339 allows `t` and `z`, Python does not
     except ValueError:
         return None
     return moment.timestamp() if moment.tzinfo else None

@@ -10,6 +10,8 @@ from sentinel_sync.rules.backoff import full_jitter
 _FIRST_PROBE = 2.0
 #: While all is quiet and well, intervals vary by so much either way, so that a fleet does not probe in step.
 _JITTER = 0.25
+#: A `min_interval` counts for at most so many seconds: nobody means a vehicle never to look again.
+_MAX_MIN_INTERVAL = 3600.0
 
 
 class ConnectivityStatus(StrEnum):
@@ -45,7 +47,12 @@ class Connectivity:
         self.status = ConnectivityStatus.UNKNOWN
         self.since = now
         self.message = "not asked yet"
-        self.unauthorized = False
+        self._refusal = ""
+
+    @property
+    def unauthorized(self) -> bool:
+        """Whether the backend refuses the credential, as far as is known."""
+        return bool(self._refusal)
 
     def on_contact(self, now: float) -> Transition | None:
         """The backend answered usefully."""
@@ -57,16 +64,14 @@ class Connectivity:
 
     def on_authorized(self) -> None:
         """A request with the credential was accepted."""
-        self.unauthorized = False
+        self._refusal = ""
         if self.status is ConnectivityStatus.ONLINE:
             self.message = "online"
 
     def on_unauthorized(self, why: str, now: float) -> Transition | None:
         """The backend answered, and refused the credential: reachable, but not for us."""
-        transition = self.on_contact(now)
-        self.unauthorized = True
-        self.message = f"online, but unauthorized: {why}"
-        return transition
+        self._refusal = why or "the credential is refused"
+        return self.on_contact(now)
 
     def on_no_contact(self, why: str, now: float) -> Transition | None:
         """No usable answer came."""
@@ -81,7 +86,7 @@ class Connectivity:
 
     def set_min_interval(self, seconds: float) -> None:
         """The backend said how many seconds it wants between probes (`min_interval`)."""
-        self._min_interval = max(0.0, seconds)
+        self._min_interval = min(max(0.0, seconds), _MAX_MIN_INTERVAL)
 
     def probe_in(self, now: float) -> float:
         """Seconds until the next probe is due; 0 where it is due now."""
@@ -96,8 +101,8 @@ class Connectivity:
         return 0.0 if self._offline_since is None else max(0.0, now - self._offline_since)
 
     def _become(self, status: ConnectivityStatus, now: float) -> Transition | None:
-        if status is ConnectivityStatus.ONLINE and not self.unauthorized:
-            self.message = "online"
+        if status is ConnectivityStatus.ONLINE:
+            self.message = f"online, but unauthorized: {self._refusal}" if self._refusal else "online"
         before = self.status
         if status is before:
             return None

@@ -48,5 +48,7 @@ def is_too_old(
     """
     if max_age <= 0.0:
         return False
+    if stamp is not None and seen is None and stamp.boot_id != current.boot_id:
+        return False  # a clock that nobody checked: it may have stood a year back and looked plausible
     recorded = created_at + (correction(stamp, seen, current) if stamp is not None else 0.0)
     return recorded >= EARLIEST_PLAUSIBLE and now - recorded > max_age

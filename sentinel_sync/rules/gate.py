@@ -66,17 +66,27 @@ class Gate:
             return Passage(GateState.PAUSED, self._paused_until - now, self._pause_reason)
         return _OPEN
 
-    def probe_passage(self) -> Passage:
-        """Say whether the health probe may be sent: it passes a pause and a refusal, but not a halt."""
+    def probe_passage(self, now: float) -> Passage:
+        """Say whether the health probe may be sent at `now`.
+
+        It passes our own pause and a refusal, but neither a halt nor the backend's `Retry-After`, which is for the
+        whole client (wire contract, "Answers").
+        """
         if self._halts:
             return Passage(GateState.HALTED, None, next(iter(self._halts.values())))
+        if now < self._asked_until:
+            return Passage(GateState.PAUSED, self._asked_until - now, self._pause_reason)
         return _OPEN
 
-    def on_success(self) -> None:
-        """An authenticated request was answered as asked: nothing stands in the way, but what was asked for counts."""
+    def on_success(self, now: float) -> None:
+        """An authenticated request was answered as asked: nothing stands in the way, but what was asked for counts.
+
+        A refusal stays for its interval: what succeeds meanwhile was sent before it.
+        """
         self._failures = 0
-        self._refused_until = None
         self._paused_until = self._asked_until
+        if self._refused_until is not None and now >= self._refused_until:
+            self._refused_until = None
 
     def on_reachable(self) -> None:
         """The health probe was answered: our own pause ends, the backend's `Retry-After` and a refusal stay."""

@@ -10,11 +10,17 @@ from typing import Any, NamedTuple
 #: Decimals of a degree that a coordinate keeps: about 1.1 km north-south (wire contract, Privacy).
 COORDINATE_DECIMALS = 2
 
-_COORDINATE_KEYS = frozenset({"lat", "lon", "lng", "long", "latitude", "longitude"})
+#: Keys that name a coordinate, as whole words of a key: `lat`, `start_lat`, `gpsLongitude`.
+_COORDINATE_WORDS = frozenset({"lat", "lon", "lng", "latitude", "longitude"})
 _PLACE_WORDS = ("location", "position", "coordinate", "gps", "geo", "place", "waypoint", "latlon", "latlng")
-_DECIMAL = re.compile(r"[-+]?\d+\.\d+")
+_WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
+#: Numbers that may be finer than two decimals: written so, or with an exponent.
+_FINE_NUMBER = re.compile(r"[-+]?\d*\.?\d+[eE][-+]?\d+|[-+]?\d*\.\d{3,}")
+#: Two such numbers with a comma between: a place in a URL's path.
+_FINE_PAIR = re.compile(r"[-+]?\d{1,3}\.\d{3,}(?:,|%2[cC])[-+]?\d{1,3}\.\d{3,}")
 #: What follows `/drivers/` is the caller's own id for a person.
-_PERSON_IN_PATH = re.compile(r"(/drivers/)(?!leaderboard\b)[^/?#]+")
+_PERSON_IN_PATH = re.compile(r"(/drivers/)(?!leaderboard\b)[^/?#\s]+")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
 
 
 class Place(NamedTuple):
@@ -82,22 +88,33 @@ def coarsen(value: Any, *, place: bool = False) -> Any:
         place: True where `value` stands under a key that names a place.
     """
     match value:
-        case bool() | None | int():
-            return value
         case float():
             return coarse_degrees(value) if place else value
         case str():
-            return _DECIMAL.sub(lambda match: repr(coarse_degrees(float(match[0]))), value) if place else value
+            return _coarse_text(value, _FINE_NUMBER) if place else value
         case Mapping():
             return {key: coarsen(inner, place=place or _names_a_place(str(key))) for key, inner in value.items()}
+        case bytes() | bytearray():
+            return value
         case Sequence():
             return [coarsen(inner, place=place) for inner in value]
     return value
 
 
+def coarse_path(path: str) -> str:
+    """Return a URL's path with the places in it (`/near/37.774929,-122.419416`) coarsened."""
+    return _FINE_PAIR.sub(lambda pair: _coarse_text(pair[0], _FINE_NUMBER), path)
+
+
+def _coarse_text(text: str, number: re.Pattern[str]) -> str:
+    return number.sub(lambda match: repr(coarse_degrees(float(match[0]))), text)
+
+
 def _names_a_place(key: str) -> bool:
     lowered = key.lower()
-    return lowered in _COORDINATE_KEYS or any(word in lowered for word in _PLACE_WORDS)
+    if any(word in lowered for word in _PLACE_WORDS) or lowered == "long":
+        return True
+    return any(word.lower() in _COORDINATE_WORDS for word in _WORD.findall(key))
 
 
 def pseudonym(driver_id: str | None, key: bytes | None) -> str | None:
@@ -111,5 +128,10 @@ def pseudonym(driver_id: str | None, key: bytes | None) -> str | None:
 
 
 def loggable_path(path: str) -> str:
-    """Return the path as it may stand in a log or an error message: no driver's id, no query."""
-    return _PERSON_IN_PATH.sub(r"\1{id}", path.partition("?")[0])
+    """Return the path as it may stand in a log or an error message: no driver's id, no query, no place."""
+    return _PERSON_IN_PATH.sub(r"\1{id}", coarse_path(path.partition("?")[0]))
+
+
+def loggable_text(text: str, limit: int = 200) -> str:
+    """One line of text from outside, fit for a log: no control characters, no driver's id or place, not endless."""
+    return _PERSON_IN_PATH.sub(r"\1{id}", coarse_path(_CONTROL.sub(" ", text[: 4 * limit]))).strip()[:limit]

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 TOLERANCE = 30.0
 #: 2025-01-01: this software did not exist before, so a clock that says so is wrong.
 EARLIEST_PLAUSIBLE = 1_735_689_600.0
+#: 2100-01-01: a clock that says later is broken, be it a backend's.
+LATEST_PLAUSIBLE = 4_102_444_800.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +38,11 @@ class Sighting:
     boot_id: str
     offset: float
     uncertainty: float
+
+
+def is_plausible(wall_time: float | None) -> bool:
+    """Whether a wall time, seconds since the epoch, is one that a working clock can show."""
+    return wall_time is not None and EARLIEST_PLAUSIBLE <= wall_time < LATEST_PLAUSIBLE
 
 
 def sighting(boot_id: str, server_time: float, sent: float, received: float, resolution: float) -> Sighting:

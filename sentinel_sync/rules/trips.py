@@ -89,13 +89,15 @@ class OpenTrip:
             raise ValueError(f"speed must be within 0 and {MAX_SPEED:.0f} m/s, not {speed!r}")
         if not 0.0 <= risk_score <= 1.0:
             raise ValueError(f"risk_score must be within 0 and 1, not {risk_score!r}")
+        # Both sums before anything is changed: a number that floats do not add to (Decimal) raises here.
+        distance, risk_sum = self.distance + distance_delta, self.risk_sum + risk_score
         if alert_urgency is not None:
             self._count_alert(alert_urgency)
-        self.distance += distance_delta
+        self.distance = distance
         if speed > self.max_speed:
             self.max_speed = speed
         self.updates += 1
-        self.risk_sum += risk_score
+        self.risk_sum = risk_sum
         if risk_score > self.max_risk:
             self.max_risk = risk_score
 

@@ -1,8 +1,10 @@
 """`OfflineManager`: is the backend within reach? Probes it, learns from real traffic, tells who wants to know."""
 
 import asyncio
+import contextlib
 import inspect
 import logging
+import threading
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
@@ -75,6 +77,7 @@ class OfflineManager:
         self._callbacks = [] if connectivity_callback is None else [_Mailbox(connectivity_callback)]
         self._syncs: list[SyncCallback] = []
         self._running: dict[str, asyncio.Task[None]] = {}
+        self._probing: asyncio.Future[bool] | None = None
         self._background = Supervisor(self._clock, self._rng)
         self._transitions = 0
         self.monitor = Duty("connectivity", self.step)
@@ -126,15 +129,23 @@ class OfflineManager:
         await asyncio.gather(*(self._run_sync(sync) for sync in self._syncs))
 
     async def probe_now(self) -> bool:
-        """Probe at once; True where the backend is within reach."""
+        """Probe at once, or wait for the probe under way; True where the backend is within reach."""
+        if self._probing is None or self._probing.done():
+            self._probing = asyncio.ensure_future(self._probe())
+        # Shielded: several may wait for it.
+        return await asyncio.shield(self._probing)
+
+    async def _probe(self) -> bool:
+        await self._client.refresh_credential()
         try:
-            await self._client.refresh_credential()
             probe = await self._client.probe()
         except CloudError as error:
             logger.debug("connectivity.probe: %s", error)
             return self.is_online()
         if probe.min_interval is not None:
             self._state.set_min_interval(probe.min_interval)
+            # From this probe on: the next one was planned before the answer said so.
+            self._state.on_contact(self._clock.monotonic())
         if self._on_probe is not None:
             await self._on_probe(probe)
         return True
@@ -144,8 +155,9 @@ class OfflineManager:
         wait = self._state.probe_in(self._clock.monotonic())
         if wait > 0.0:
             return wait
-        if not self._client.gate.probe_passage().open:
-            return _WHILE_HALTED
+        passage = self._client.gate.probe_passage(self._clock.monotonic())
+        if not passage.open:
+            return _WHILE_HALTED if passage.wait is None else passage.wait
         await self.probe_now()
         return max(self._state.probe_in(self._clock.monotonic()), 0.1)
 
@@ -155,11 +167,15 @@ class OfflineManager:
         self.monitor.wake.set()
 
     async def close(self) -> None:
-        """Cancel the callbacks under way and collect them."""
-        tasks = list(self._running.values())
+        """Cancel the callbacks and the probe under way, and collect them."""
+        # A callback may be the one that closes: it does not wait for itself.
+        tasks: list[asyncio.Future[Any]] = [task for task in self._running.values() if task != asyncio.current_task()]
+        if self._probing is not None:
+            tasks.append(self._probing)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        self._running.clear()
 
     def _on_contact(self, contact: Contact, why: str) -> None:
         now = self._clock.monotonic()
@@ -191,12 +207,17 @@ class OfflineManager:
             for number, sync in enumerate(self._syncs):
                 self._spawn(f"connectivity.sync.{number}", partial(self._run_sync, sync, delay))
 
-    def _spawn(self, name: str, work: Callable[[], Any]) -> None:
-        # One at a time per callback: what comes meanwhile, it finds when it is done.
+    def _spawn(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
+        # One at a time per callback: what comes meanwhile, it finds before it ends.
         if name not in self._running:
-            task = asyncio.get_running_loop().create_task(work(), name=name)
-            self._running[name] = task
-            task.add_done_callback(lambda _: self._running.pop(name, None))
+            self._running[name] = asyncio.get_running_loop().create_task(self._alone(name, work), name=name)
+
+    async def _alone(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await work()
+        finally:
+            # In the same turn of the loop in which `work` looked for the last time: nothing falls in between.
+            self._running.pop(name, None)
 
     async def _deliver(self, mailbox: "_Mailbox") -> None:
         while (status := mailbox.latest) is not None:
@@ -232,6 +253,35 @@ async def _call(callback: Callable[..., Any], *arguments: object) -> None:
     if inspect.iscoroutinefunction(callback) or inspect.iscoroutinefunction(getattr(callback, "__call__", None)):  # noqa: B004
         await callback(*arguments)
         return
-    result = await asyncio.to_thread(callback, *arguments)
+    result = await _in_thread_of_its_own(callback, arguments)
     if inspect.isawaitable(result):  # a plain function that hands back a coroutine, such as a lambda
         await result
+
+
+async def _in_thread_of_its_own(callback: Callable[..., Any], arguments: tuple[object, ...]) -> Any:
+    """Run a plain function of the host's: not in the loop's pool, where slow ones would use up every thread.
+
+    Nobody waits for it when the process ends.
+    """
+    loop = asyncio.get_running_loop()
+    outcome: asyncio.Future[Any] = loop.create_future()
+
+    def settle(result: Any, error: BaseException | None) -> None:
+        if outcome.done():
+            return
+        if error is None:
+            outcome.set_result(result)
+        else:
+            outcome.set_exception(error)
+
+    def run() -> None:
+        result, fault = None, None
+        try:
+            result = callback(*arguments)
+        except BaseException as error:  # handed over to whoever waits
+            fault = error if isinstance(error, Exception) else RuntimeError(f"{type(error).__name__} in a callback")
+        with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile: nobody waits
+            loop.call_soon_threadsafe(settle, result, fault)
+
+    threading.Thread(target=run, name="sentinel-sync-callback", daemon=True).start()
+    return await outcome

@@ -3,22 +3,22 @@
 import asyncio
 import logging
 import secrets
+from collections.abc import Awaitable, Callable
 from http import HTTPMethod
 from random import Random, SystemRandom
 from typing import TypedDict
 
-from pydantic import TypeAdapter
-
 from sentinel_sync.adapters.cloud_api_client import CloudAPIClient
 from sentinel_sync.adapters.credential import read_pseudonym_key
-from sentinel_sync.adapters.outbox import NewItem, OutboxItem
+from sentinel_sync.adapters.outbox import OutboxItem
 from sentinel_sync.adapters.sender import OutboxSender
 from sentinel_sync.adapters.store import Store
 from sentinel_sync.adapters.timekeeper import Timekeeper
+from sentinel_sync.adapters.trip_log import TripLog
 from sentinel_sync.clock import Clock, SystemClock
-from sentinel_sync.errors import StoreError, TripStateError
+from sentinel_sync.errors import CloudError, StoreFullError, TripStateError
 from sentinel_sync.payloads import TripSummary
-from sentinel_sync.rules.privacy import coarse_place, pseudonym
+from sentinel_sync.rules.privacy import Place, coarse_place, pseudonym
 from sentinel_sync.rules.trips import OpenTrip, moment, new_trip_id
 from sentinel_sync.services.standalone import store_of
 from sentinel_sync.supervisor import Duty, Supervisor
@@ -26,13 +26,10 @@ from sentinel_sync.supervisor import Duty, Supervisor
 logger = logging.getLogger(__name__)
 
 KIND = "trip"
-#: Where the open trip is checkpointed.
-OPEN_TRIP = ("open_trip", "")
 #: Without a trip there is nothing to checkpoint; starting one wakes the duty (seconds).
 _NOTHING_TO_CHECKPOINT = 3600.0
 #: An item that is due now but was not sent waits at least so long, seconds: a claim that finds nothing must not spin.
 MIN_WAIT = 0.05
-_OPEN_TRIP_SHAPE = TypeAdapter(OpenTrip)
 
 
 class TripStatistics(TypedDict):
@@ -55,6 +52,10 @@ class TripUploader:
             all components of that client and closed with it.
         timekeeper: What is known of the true time.
         supervised: True where somebody else (the agent) sees to `upload` and `checkpoint`.
+        recoverable: False for trips that could be recorded again (a replayed drive): no checkpoint is written, and none
+            that lies there is touched, so that it gets along with an agent that has a trip under way.
+        ask_time: Awaited before the first trip of a boot is sent, so that the timekeeper sees the backend's time first;
+            by default one health request.
         clock: The seam for time.
         rng: The seam for chance.
     """
@@ -66,6 +67,8 @@ class TripUploader:
         *,
         timekeeper: Timekeeper | None = None,
         supervised: bool = False,
+        recoverable: bool = True,
+        ask_time: Callable[[], Awaitable[object]] | None = None,
         clock: Clock | None = None,
         rng: Random | None = None,
     ) -> None:
@@ -77,12 +80,17 @@ class TripUploader:
         self._timekeeper = timekeeper or Timekeeper(self._store.documents, self._clock)
         self._sender = OutboxSender(api_client, self._store.outbox, KIND, self._send, clock=self._clock, rng=self._rng)
         self._supervised = supervised
+        self._log = TripLog(self._store, KIND, recoverable=recoverable)
+        self._ask_time = ask_time or self._probe
+        self._asked_in: str | None = None
         self._background = Supervisor(self._clock, self._rng)
         self._recording = Supervisor(self._clock, self._rng)
         self._trip: OpenTrip | None = None
+        self._turning = asyncio.Lock()
         self._ignored_updates = 0
         self._pseudonym_key: bytes | None = None
         self._prepared = False
+        self._closes_with_client = False
         self._preparing = asyncio.Lock()
         self.upload = Duty("trips.upload", self.step)
         self.checkpoint = Duty("trips.checkpoint", self.checkpoint_step)
@@ -111,9 +119,8 @@ class TripUploader:
                     "trips.no_pseudonym_key: trips carry no driver: set cloud.pseudonym_key to tell drivers apart"
                 )
             await self._timekeeper.load()
-            await self._recover()
-            if not self._supervised:
-                self._client.close_with(self._close)
+            await self._log.recover()
+            self._close_with_client()
             self._prepared = True
 
     def pseudonym_of(self, driver_id: str | None) -> str | None:
@@ -134,26 +141,30 @@ class TripUploader:
         """
         place = None if location is None else coarse_place(location)
         await self.prepare()
-        if self._trip is not None:
-            raise TripStateError(f"a trip is under way ({self._trip.trip_id}): end_trip() comes first")
-        stamp, started = self._timekeeper.stamp(), self._clock.monotonic()
-        self._trip = trip = OpenTrip(
-            trip_id=new_trip_id(self._clock.now(), secrets.token_bytes(10)),
-            driver=self.pseudonym_of(driver_id),
-            stamp=stamp,
-            started=started,
-            reached=started,
-            reached_offset=stamp.offset,
-            start_location=place,
-        )
-        try:
-            await self._write_checkpoint(trip)
-        except BaseException:
-            # Not on disk, so not begun: the caller may try again.
-            self._trip = None
-            raise
-        if not self._supervised:
-            self._recording.start([self.checkpoint])
+        pseudonymous = self.pseudonym_of(driver_id)
+        async with self._turning:
+            if self._trip is not None:
+                raise TripStateError(f"a trip is under way ({self._trip.trip_id}): end_trip() comes first")
+            stamp, started = self._timekeeper.stamp(), self._clock.monotonic()
+            self._trip = trip = OpenTrip(
+                trip_id=new_trip_id(self._clock.now(), secrets.token_bytes(10)),
+                driver=pseudonymous,
+                stamp=stamp,
+                started=started,
+                reached=started,
+                reached_offset=stamp.offset,
+                start_location=place,
+            )
+            try:
+                await self._log.checkpoint(trip)
+            except BaseException as error:
+                # Not on disk, so not begun: the caller may try again.
+                self._trip = None
+                if isinstance(error, asyncio.CancelledError):
+                    await asyncio.shield(self._log.forget())
+                raise
+            if not self._supervised:
+                self._recording.start([self.checkpoint])
         self.checkpoint.wake.set()
         logger.info("trip.started: %s", trip.trip_id)
         return trip.trip_id
@@ -182,12 +193,14 @@ class TripUploader:
         if trip is None:
             self._ignored_updates += 1
             return
-        if location is not None:
-            place = coarse_place(location)
-            trip.update(distance_delta, speed, risk_score, alert_urgency)
+        place = None if location is None else coarse_place(location)
+        try:
+            # float(): a sensor's numpy.float32 would be summed in single precision, and could not be written.
+            trip.update(float(distance_delta), float(speed), float(risk_score), alert_urgency)
+        except (TypeError, OverflowError):
+            raise ValueError("distance_delta, speed and risk_score must be numbers") from None
+        if place is not None:
             trip.end_location = place
-        else:
-            trip.update(distance_delta, speed, risk_score, alert_urgency)
 
     async def end_trip(self, location: object = None) -> TripSummary | None:
         """Close the trip under way; returns its summary once it is on disk, not once it is sent.
@@ -203,30 +216,15 @@ class TripUploader:
             StoreError: It cannot be written (a full disk); the trip goes on, call again.
         """
         place = None if location is None else coarse_place(location)
-        trip = self._trip
-        if trip is None:
-            return None
-        if place is not None:
-            trip.end_location = place
-        self._reach(trip)
-        summary = trip.summary(interrupted=False)
-        # From here on no checkpoint may be written: it would bring the closed trip back at the next start.
-        self._trip = None
-        try:
-            await self._queue(trip, summary)
-        except StoreError:
-            self._trip = trip
-            raise
-        await self._recording.stop(grace=1.0)
-        self.upload.wake.set()
-        logger.info("trip.ended: %s, %.0f m in %.0f s", trip.trip_id, summary.distance, summary.duration)
-        return summary
+        # Shielded: a caller who is cancelled leaves a trip that has ended durably or goes on, never something between.
+        return await asyncio.shield(asyncio.ensure_future(self._end(place)))
 
     async def sync_now(self) -> int:
         """Send what is due now; returns how many trips the backend took."""
         await self.prepare()
         if not self._settings.upload_trips:
             return 0
+        await self._learn_time()
         return await self._sender.drain()
 
     #: The name that deployed vehicles register with their OfflineManager.
@@ -246,7 +244,13 @@ class TripUploader:
         )
 
     def start_background_upload(self) -> "asyncio.Future[None]":
-        """Upload every `sync_interval` seconds and after each trip, in the running loop; may be awaited."""
+        """Upload every `sync_interval` seconds and after each trip, in the running loop; may be awaited.
+
+        Under an agent there is nothing to be done: it uploads already.
+        """
+        if self._supervised:
+            return self._background.start([])
+        self._close_with_client()
         return self._background.start([self.upload])
 
     async def stop_background_upload(self) -> None:
@@ -256,6 +260,8 @@ class TripUploader:
     async def step(self) -> float:
         """Upload what is due; returns the seconds until the next upload."""
         await self.sync_now()
+        if not self._settings.upload_trips:
+            return self._settings.sync_interval
         passage = self._client.gate.passage(self._clock.monotonic())
         if not passage.open:
             return self._settings.sync_interval if passage.wait is None else passage.wait
@@ -267,30 +273,57 @@ class TripUploader:
         trip = self._trip
         if trip is None:
             return _NOTHING_TO_CHECKPOINT
-        self._reach(trip)
-        await self._write_checkpoint(trip)
+        if not self._turning.locked():  # else it is being begun or ended: after its end it must not be written again
+            self._reach(trip)
+            try:
+                await self._log.checkpoint(trip)
+            except StoreFullError as error:
+                # Tried again at the same pace: as soon as there is space, a power cut costs no more than was promised.
+                logger.error("trip.checkpoint: %s", error)
         return self._settings.checkpoint_interval
+
+    async def _end(self, place: Place | None) -> TripSummary | None:
+        async with self._turning:
+            trip = self._trip
+            if trip is None:
+                return None
+            if place is not None:
+                trip.end_location = place
+            self._reach(trip)
+            summary, updates = trip.summary(interrupted=False), trip.updates
+            # Where this fails (a full disk) the trip goes on, with the updates that came meanwhile.
+            await self._log.close(trip, summary)
+            self._trip = None
+            self._ignored_updates += trip.updates - updates
+            await self._recording.stop(grace=1.0)
+        self.upload.wake.set()
+        logger.info("trip.ended: %s, %.0f m in %.0f s", trip.trip_id, summary.distance, summary.duration)
+        return summary
+
+    async def _learn_time(self) -> None:
+        """See the backend's time before the first trip of a boot is sent: what was sent cannot be put right."""
+        boot_id = self._clock.boot_id()
+        if self._timekeeper.sighted or self._asked_in == boot_id:
+            return
+        if not self._client.gate.passage(self._clock.monotonic()).open:
+            return
+        if await self._store.outbox.next_due(KIND) is None:
+            return
+        await self._ask_time()
+        # Once is enough where it does not say; where it did not answer, the gate is closed and trips wait.
+        if self._client.gate.passage(self._clock.monotonic()).open:
+            self._asked_in = boot_id
+
+    async def _probe(self) -> None:
+        try:
+            probe = await self._client.probe()
+        except CloudError as error:
+            logger.info("trips.time: the backend's time is not known: %s", error)
+            return
+        await self._timekeeper.observe(probe)
 
     def _reach(self, trip: OpenTrip) -> None:
         trip.reach(self._clock.monotonic(), self._timekeeper.stamp().offset)
-
-    async def _write_checkpoint(self, trip: OpenTrip) -> None:
-        await self._store.documents.save(*OPEN_TRIP, trip, _OPEN_TRIP_SHAPE)
-
-    async def _recover(self) -> None:
-        """Close the trip that was open when the power went: it is what its last checkpoint says."""
-        trip = await self._store.documents.load(*OPEN_TRIP, _OPEN_TRIP_SHAPE)
-        if trip is not None:
-            summary = trip.summary(interrupted=True)
-            await self._queue(trip, summary)
-            logger.warning(
-                "trip.interrupted: %s closed as of its last checkpoint, after %.0f s", trip.trip_id, summary.duration
-            )
-
-    async def _queue(self, trip: OpenTrip, summary: TripSummary) -> None:
-        body = summary.model_dump_json().encode()
-        item = NewItem(KIND, trip.trip_id, body, stamp=trip.closing_stamp())
-        await self._store.outbox.put(item, instead_of=OPEN_TRIP)
 
     async def _send(self, item: OutboxItem) -> None:
         body = self._put_right(item)
@@ -309,7 +342,16 @@ class TripUploader:
         }
         return summary.model_copy(update=times).model_dump_json().encode()
 
+    def _close_with_client(self) -> None:
+        if not self._supervised and not self._closes_with_client:
+            self._closes_with_client = True
+            self._client.close_with(self._close)
+
     async def _close(self) -> None:
+        self._closes_with_client = False
         await self.stop_background_upload()
         await self._recording.stop(grace=1.0)
-        self._prepared = False
+        if self._prepared:
+            # A trip under way ends here as a power cut would end it, but for the seconds since its last checkpoint.
+            await self.checkpoint_step()
+            self._trip, self._prepared = None, False

@@ -1,0 +1,29 @@
+"""What all tests share: a virtual clock, seeded chance, a store on a real file."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from sentinel_sync.adapters.store import Store
+from tests.fakes.clock import FakeClock
+from tests.fakes.cloud import cloud_fixture, private_ca_fixture, stranger_fixture  # noqa: F401 fixtures, by import
+
+FIXTURES = Path(__file__).parent / "fixtures"
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+@pytest.fixture
+def rng() -> Random:
+    return Random(20261123)
+
+
+@pytest.fixture
+async def store(tmp_path: Path, clock: FakeClock) -> AsyncIterator[Store]:
+    async with Store(tmp_path / "state", clock=clock) as opened:
+        yield opened

@@ -1,0 +1,1 @@
+"""Fakes for time and faults; nothing here stands in for a class of ours."""
