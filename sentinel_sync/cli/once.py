@@ -1,0 +1,130 @@
+"""`once`: send all that waits, then exit. For a timer, a script, or the minute before a vehicle is parked."""
+
+import argparse
+import asyncio
+import json
+import sys
+from dataclasses import dataclass
+
+from sentinel_sync.adapters.outbox import OutboxCounts
+from sentinel_sync.agent import SyncAgent
+from sentinel_sync.cli.arguments import Subparsers, program
+from sentinel_sync.cli.configuration import load_settings
+from sentinel_sync.cli.exit_codes import ExitCode
+from sentinel_sync.cli.session import run_agent
+from sentinel_sync.cli.words import count, printable
+
+#: So many seconds without a single item sent, and waiting longer is left to the next call.
+_PATIENCE = 20.0
+_EPILOG = """\
+exit codes:
+  0   all sent
+  75  something is left: waiting for the network, or set aside for a person
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a sync has come to.
+
+    Attributes:
+        sent: Items that the backend took.
+        counts: What there is now.
+        why: Where something is left: what stood in the way, as far as the agent knows.
+    """
+
+    sent: int
+    counts: OutboxCounts
+    why: str
+
+    @property
+    def left(self) -> int:
+        """Items that have not been sent."""
+        return self.counts.unsent + self.counts.set_aside
+
+
+def add_parser(subparsers: Subparsers) -> None:
+    """Add `once`."""
+    parser = subparsers.add_parser(
+        "once", help="send all that waits, then exit", description="Send all that waits, then exit.", epilog=_EPILOG
+    )
+    parser.add_argument(
+        "--timeout",
+        metavar="SECONDS",
+        type=_positive,
+        default=None,
+        help=f"stop after so long (default: go on for as long as something is sent every {_PATIENCE:.0f} seconds)",
+    )
+    parser.set_defaults(execute=execute, default_log_level="warning")
+
+
+def execute(arguments: argparse.Namespace) -> int:
+    """Send all and say what came of it."""
+    settings = load_settings(arguments)
+    outcomes: list[Outcome] = []
+
+    async def work(agent: SyncAgent, stop: asyncio.Event) -> int:
+        before = await agent.store.outbox.counts()
+        sync = asyncio.create_task(_sync_all(agent, before.acknowledged, arguments.timeout), name="cli.once")
+        stopping = asyncio.create_task(stop.wait(), name="cli.stop")
+        await asyncio.wait({sync, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        sync.cancel()
+        await asyncio.wait({sync, stopping})
+        if not sync.cancelled():
+            sync.result()
+        counts, said = await agent.store.outbox.counts(), await agent.status()
+        gate = said.connectivity
+        why = gate.message if gate.gate == "open" else gate.gate_reason
+        outcome = Outcome(counts.acknowledged - before.acknowledged, counts, why)
+        outcomes.append(outcome)
+        return ExitCode.LEFT if outcome.left else ExitCode.DONE
+
+    code = run_agent(settings, arguments, work, lines=False)
+    (outcome,) = outcomes
+    sys.stdout.write((_json(outcome) if arguments.json else _words(outcome)) + "\n")
+    return code
+
+
+async def _sync_all(agent: SyncAgent, taken: int, timeout: float | None) -> None:
+    """Send for as long as anything is taken; `taken` items have been before."""
+    try:
+        async with asyncio.timeout(timeout):
+            counts = await agent.run_once(_PATIENCE)
+            while counts.unsent and counts.acknowledged > taken:
+                taken = counts.acknowledged
+                counts = await agent.run_once(_PATIENCE)
+    except TimeoutError:
+        return
+
+
+def _words(outcome: Outcome) -> str:
+    counts = outcome.counts
+    lines = [f"{count(outcome.sent, 'item')} sent; {'nothing is left' if not outcome.left else 'not all'}"]
+    if counts.unsent:
+        lines.append(f"{count(counts.unsent, 'item')} still to be sent: {printable(outcome.why)}")
+    if counts.set_aside:
+        lines.append(
+            f"{count(counts.set_aside, 'item')} set aside: `{program()} queue list --state set_aside` tells why"
+        )
+    return "\n".join(lines)
+
+
+def _json(outcome: Outcome) -> str:
+    counts = outcome.counts
+    return json.dumps(
+        {
+            "sent": outcome.sent,
+            "left": outcome.left,
+            "waiting": counts.unsent,
+            "set_aside": counts.set_aside,
+            "why": outcome.why if outcome.left else None,
+        }
+    )
+
+
+def _positive(text: str) -> float:
+    seconds = float(text)
+    if not seconds > 0.0:
+        raise argparse.ArgumentTypeError("must be more than 0")
+    return seconds

@@ -1,0 +1,265 @@
+"""`queue`: list, show, retry, drop and verify what waits to be sent, also while an agent runs."""
+
+import argparse
+import asyncio
+import base64
+import json
+import sys
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
+
+from sentinel_sync.adapters.database import DamagedError
+from sentinel_sync.adapters.outbox import ItemState, Outbox, OutboxCounts, OutboxItem
+from sentinel_sync.cli.arguments import Subparsers, program
+from sentinel_sync.cli.configuration import load_settings
+from sentinel_sync.cli.exit_codes import CommandError, ExitCode
+from sentinel_sync.cli.state_folder import opened, runs
+from sentinel_sync.cli.terminal import width
+from sentinel_sync.cli.words import count, duration, from_now, moment, pairs, size, table
+from sentinel_sync.rules.backoff import CAP
+from sentinel_sync.settings import CloudSettings
+
+_LIMIT = 50
+_STATE_WORDS = {ItemState.WAITING: "waiting", ItemState.SENDING: "being sent", ItemState.SET_ASIDE: "set aside"}
+_HEAD = ("KEY", "KIND", "STATE", "TRIES", "NEXT TRY", "AGE", "SIZE", "REASON")
+_RIGHT = frozenset({3, 6})
+_MEND = (
+    "stop the agent and start it again: at its start it moves the damaged file aside and saves all that can be read. "
+    "Then check the disk"
+)
+
+Answer = Callable[[CloudSettings, argparse.Namespace], Coroutine[Any, Any, int]]
+
+
+def add_parser(subparsers: Subparsers) -> None:
+    """Add `queue` and what can be done with it."""
+    parser = subparsers.add_parser(
+        "queue",
+        help="list, show, retry, drop or verify what waits to be sent",
+        description="Look at what waits to be sent, and decide on what cannot be sent. Works while the agent runs.",
+    )
+    actions: Subparsers = parser.add_subparsers(title="actions", metavar="ACTION", required=True, dest="action")
+
+    listing = _action(actions, "list", "list items, oldest first", _list)
+    listing.add_argument("--state", type=_state, metavar="STATE", help=f"only those that are {', '.join(ItemState)}")
+    listing.add_argument("--kind", help="only those of a kind, such as trip")
+    listing.add_argument(
+        "--limit", type=_limit, default=_LIMIT, metavar="N", help="at most so many (default: %(default)s)"
+    )
+
+    showing = _action(actions, "show", "show one item with its body", _show)
+    showing.add_argument("key", metavar="KEY")
+
+    retrying = _action(actions, "retry", "try items now, also those that were set aside", _retry)
+    retrying.add_argument("keys", nargs="*", metavar="KEY")
+    retrying.add_argument("--all", action="store_true", help="try everything now")
+
+    dropping = _action(actions, "drop", "delete items for good", _drop)
+    dropping.add_argument("keys", nargs="+", metavar="KEY")
+    dropping.add_argument("--yes", action="store_true", help="do not ask")
+
+    _action(actions, "verify", "check the whole outbox file for damage", _verify)
+
+
+def _action(actions: Subparsers, name: str, text: str, answer: Answer) -> argparse.ArgumentParser:
+    def execute(arguments: argparse.Namespace) -> int:
+        return asyncio.run(answer(load_settings(arguments).cloud, arguments))
+
+    parser = actions.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+    parser.set_defaults(execute=execute)
+    return parser
+
+
+async def _list(settings: CloudSettings, arguments: argparse.Namespace) -> int:
+    async with opened(settings, writable=False) as folder:
+        items = await folder.outbox.items(state=arguments.state, kind=arguments.kind, limit=arguments.limit)
+        total = _total(await folder.outbox.counts(arguments.kind), arguments.state)
+    running = await asyncio.to_thread(runs, settings)
+    now = time.time()
+    if arguments.json:
+        _print_json({"total": total, "items": [_facts(item) for item in items]})
+    elif not items:
+        _print(["nothing there" if arguments.state or arguments.kind else "the queue is empty"])
+    else:
+        _print(table(_HEAD, [_row(item, now, running=running) for item in items], width=width(), right=_RIGHT))
+        if total > len(items):
+            sys.stderr.write(f"{len(items):,} of {count(total, 'item')} shown: --limit shows more\n")
+    return ExitCode.DONE
+
+
+async def _show(settings: CloudSettings, arguments: argparse.Namespace) -> int:
+    async with opened(settings, writable=False) as folder:
+        (item,) = await _find(folder.outbox, [arguments.key])
+    try:
+        body = json.loads(item.body)
+    except ValueError:
+        body = {"base64": base64.b64encode(item.body).decode()}
+    if arguments.json:
+        _print_json({**_facts(item), "body": body})
+        return ExitCode.DONE
+    running = await asyncio.to_thread(runs, settings)
+    now = time.time()
+    facts = [
+        ("key", item.key),
+        ("kind", item.kind),
+        ("state", _state_word(item, running=running)),
+        ("reason", item.reason or "none"),
+        ("tries", str(item.attempts)),
+        ("next try", _next_try(item, now, running=running)),
+        ("queued", f"{moment(item.created_at)} ({duration(now - item.created_at)} ago)"),
+        ("size", size(len(item.body))),
+    ]
+    _print([*pairs(facts), "", json.dumps(body, indent=2)])
+    return ExitCode.DONE
+
+
+async def _retry(settings: CloudSettings, arguments: argparse.Namespace) -> int:
+    if bool(arguments.keys) == arguments.all:
+        raise CommandError("name the items to retry, or say --all", ExitCode.USAGE)
+    async with opened(settings, writable=True) as folder:
+        if not arguments.all:
+            await _find(folder.outbox, arguments.keys)
+        retried = await folder.outbox.retry(None if arguments.all else list(dict.fromkeys(arguments.keys)))
+    running = await asyncio.to_thread(runs, settings)
+    if arguments.json:
+        _print_json({"retried": retried, "agent_running": running})
+    else:
+        then = "the running agent takes them up" if running else f"`{program()} once` or the next agent sends them"
+        _print([f"{count(retried, 'item')} to be tried now: {then}" if retried else "there is nothing to retry"])
+    return ExitCode.DONE
+
+
+async def _drop(settings: CloudSettings, arguments: argparse.Namespace) -> int:
+    keys = list(dict.fromkeys(arguments.keys))
+    async with opened(settings, writable=True) as folder:
+        items = await _find(folder.outbox, keys)
+        # The terminal is asked on a thread: meanwhile the agent may go on with the same file.
+        if not arguments.yes and not await asyncio.to_thread(_may_drop, items):
+            _print(["nothing was dropped"])
+            return ExitCode.FAILED
+        dropped = await folder.outbox.drop(keys)
+    if arguments.json:
+        _print_json({"dropped": dropped})
+    else:
+        _print([f"{count(dropped, 'item')} dropped"])
+    if dropped < len(keys):
+        kept = count(len(keys) - dropped, "item")
+        raise CommandError(f"{kept} could not be dropped: sent already, or being sent when an agent last ran")
+    return ExitCode.DONE
+
+
+async def _verify(settings: CloudSettings, arguments: argparse.Namespace) -> int:
+    try:
+        async with opened(settings, writable=False) as folder:
+            problems = await folder.outbox.verify()
+            items = _total(await folder.outbox.counts(), None)
+    except DamagedError as error:
+        problems, items = [str(error)], 0
+    if arguments.json:
+        _print_json({"sound": not problems, "items": items, "problems": problems})
+    elif not problems:
+        _print([f"the outbox is sound; it holds {count(items, 'item')}"])
+    if problems:
+        if not arguments.json:
+            _print(problems)
+        raise CommandError(f"the outbox in {settings.state_dir} is damaged: {_MEND}")
+    return ExitCode.DONE
+
+
+async def _find(outbox: Outbox, keys: Sequence[str]) -> list[OutboxItem]:
+    """The items with these keys.
+
+    Raises:
+        CommandError: One of them is not there; nothing has been changed yet.
+    """
+    found = [await outbox.find(key) for key in keys]
+    missing = [key for key, item in zip(keys, found, strict=True) if item is None]
+    if missing:
+        raise CommandError(f"there is no item {', '.join(map(repr, missing))} in the queue: sent already, or mistyped?")
+    return [item for item in found if item is not None]
+
+
+def _may_drop(items: Sequence[OutboxItem]) -> bool:
+    if not sys.stdin.isatty():
+        raise CommandError("dropping is for good: say --yes where nobody can be asked", ExitCode.USAGE)
+    for item in items:
+        sys.stderr.write(f"{item.kind} {item.key}, {_STATE_WORDS[item.state]}, {item.reason or 'no reason noted'}\n")
+    sys.stderr.write(f"Drop {count(len(items), 'item')} for good? [y/N] ")
+    sys.stderr.flush()
+    return sys.stdin.readline().strip().lower() in {"y", "yes"}
+
+
+def _row(item: OutboxItem, now: float, *, running: bool) -> tuple[str, ...]:
+    return (
+        item.key,
+        item.kind,
+        _state_word(item, running=running),
+        str(item.attempts),
+        _next_try(item, now, running=running),
+        duration(now - item.created_at),
+        size(len(item.body)),
+        item.reason or "",
+    )
+
+
+def _state_word(item: OutboxItem, *, running: bool) -> str:
+    # Without an agent nothing is being sent: the last one was killed while it was.
+    return _STATE_WORDS[ItemState.WAITING if item.state is ItemState.SENDING and not running else item.state]
+
+
+def _next_try(item: OutboxItem, now: float, *, running: bool) -> str:
+    match item.state:
+        case ItemState.SENDING:
+            return "under way" if running else "at next start"
+        case ItemState.SET_ASIDE:
+            return "when retried"
+        case ItemState.WAITING:
+            wait = item.due_at - now
+            # No backoff is longer: an item due later was stamped before the clock was set back, and is due now.
+            return from_now(wait if wait <= CAP else 0.0)
+
+
+def _facts(item: OutboxItem) -> dict[str, object]:
+    return {
+        "key": item.key,
+        "kind": item.kind,
+        "state": item.state,
+        "attempts": item.attempts,
+        "reason": item.reason,
+        "created_at": item.created_at,
+        "due_at": item.due_at if item.state is ItemState.WAITING else None,
+        "priority": item.priority,
+        "size_bytes": len(item.body),
+    }
+
+
+def _total(counts: OutboxCounts, state: ItemState | None) -> int:
+    by_state = {
+        ItemState.WAITING: counts.waiting,
+        ItemState.SENDING: counts.sending,
+        ItemState.SET_ASIDE: counts.set_aside,
+    }
+    return sum(by_state.values()) if state is None else by_state[state]
+
+
+def _state(text: str) -> ItemState:
+    try:
+        return ItemState(text.replace("-", "_").replace(" ", "_"))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be one of {', '.join(ItemState)}") from None
+
+
+def _limit(text: str) -> int:
+    limit = int(text)
+    if limit < 1:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return limit
+
+
+def _print(lines: Sequence[str]) -> None:
+    sys.stdout.write("\n".join(lines) + "\n")
+
+
+def _print_json(value: object) -> None:
+    sys.stdout.write(json.dumps(value, indent=2) + "\n")

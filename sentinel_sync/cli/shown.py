@@ -1,0 +1,110 @@
+"""An agent's status in words: what the `status` command and the live display of `run` show."""
+
+from sentinel_sync.adapters.outbox import OutboxCounts
+from sentinel_sync.cli.words import count, duration, size
+from sentinel_sync.status import AgentStatus, ConnectivityShown, DutyShown, OutboxShown
+
+#: A clock that differs by less is right, as far as anybody can tell over a mobile network (seconds).
+_CLOCK_NOISE = 2.0
+#: Why items were dropped, as a person says it.
+_DROP_REASONS = {
+    "size": "to keep within outbox_max_bytes",
+    "age": "older than outbox_max_age",
+    "operator": "by an operator",
+}
+
+
+def facts_of(said: AgentStatus, outbox: OutboxCounts | OutboxShown, *, age: float) -> list[tuple[str, str]]:
+    """What a running agent is about, as names and values.
+
+    Args:
+        said: What it said of itself.
+        outbox: The counts, maybe newer.
+        age: Seconds since it said so.
+    """
+    facts = [
+        ("backend", said.api_url),
+        ("connectivity", connectivity(said.connectivity, age)),
+        ("sending", permission(said)),
+        *outbox_facts(outbox),
+        ("trip", f"{said.trip_id} is under way" if said.trip_id else "none under way"),
+        ("parts", duties(said.duties)),
+    ]
+    if said.connectivity.clock_skew is not None:
+        facts.append(("clock", clock(said.connectivity.clock_skew)))
+    if said.salvaged_from is not None:
+        facts.append(("damage", f"the outbox was damaged; the old file is {said.salvaged_from}"))
+    return facts
+
+
+def outbox_facts(outbox: OutboxCounts | OutboxShown, *, running: bool = True) -> list[tuple[str, str]]:
+    """How much outgoing work there is, was and was given up; without an agent, none of it is being sent."""
+    sending = outbox.sending if running else 0
+    waiting = outbox.waiting + outbox.sending - sending
+    waits = f"{waiting:,} waiting, {sending:,} being sent, {outbox.set_aside:,} set aside"
+    facts = [
+        ("queue", f"{waits} ({size(outbox.size_bytes)} on disk)"),
+        ("sent so far", count(outbox.acknowledged, "item")),
+    ]
+    if outbox.dropped:
+        facts.append(("dropped", "; ".join(_drop(name, number) for name, number in sorted(outbox.dropped.items()))))
+    return facts
+
+
+def connectivity(shown: ConnectivityShown, age: float) -> str:
+    """Whether the backend is within reach, why not, and since when."""
+    if shown.status == "unknown":
+        return shown.message
+    lasted = shown.offline_duration if shown.status == "offline" else shown.since
+    return f"{shown.message} (for {duration(lasted + age)})"
+
+
+def permission(said: AgentStatus) -> str:
+    """Whether anything may be sent, and why not."""
+    shown = said.connectivity
+    if shown.gate == "open":
+        return "allowed" if said.power == "normal" else f"allowed, power is {said.power}"
+    return f"{shown.gate}: {shown.gate_reason}" if shown.gate_reason else shown.gate
+
+
+def duties(shown: list[DutyShown]) -> str:
+    """Whether all parts of the agent do well; those that crashed, how often and why."""
+    crashed = [duty for duty in shown if duty.total_crashes]
+    if not crashed:
+        return "all well"
+    return "; ".join(
+        f"{duty.name} {'keeps crashing' if duty.crashes else 'crashed'}"
+        f" ({count(duty.total_crashes, 'time')}, last: {duty.last_error})"
+        for duty in crashed
+    )
+
+
+def clock(skew: float) -> str:
+    """How this machine's clock stands to the backend's; `skew` is in seconds, positive where it is ahead."""
+    if abs(skew) < _CLOCK_NOISE:
+        return "agrees with the backend's"
+    return f"{duration(abs(skew))} {'ahead of' if skew > 0.0 else 'behind'} the backend's"
+
+
+def line_of(said: AgentStatus) -> str:
+    """The status in one line, for a pipe."""
+    outbox = said.outbox
+    parts = [
+        said.connectivity.message,
+        f"{outbox.waiting + outbox.sending:,} to send",
+        f"{outbox.acknowledged:,} sent",
+    ]
+    if said.connectivity.gate == "halted":
+        parts[0] = f"sending nothing: {said.connectivity.gate_reason}"
+    if outbox.set_aside:
+        parts.append(f"{outbox.set_aside:,} set aside")
+    if outbox.dropped:
+        parts.append(f"{sum(outbox.dropped.values()):,} dropped")
+    if said.trip_id is not None:
+        parts.append(f"{said.trip_id} under way")
+    return "; ".join(parts)
+
+
+def _drop(name: str, number: int) -> str:
+    kind, _, reason = name.partition(".")
+    return f"{count(number, kind)} {_DROP_REASONS.get(reason, reason)}"

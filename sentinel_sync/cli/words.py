@@ -1,0 +1,86 @@
+"""Figures as a person says them: durations, sizes, moments, tables."""
+
+import math
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+_SPANS = ((86_400.0, "d"), (3600.0, "h"), (60.0, "min"))
+_KIBIBYTE = 1024.0
+
+
+def duration(seconds: float) -> str:
+    """`3 s`, `4 min 10 s`, `2 h 5 min`, `12 d 3 h`: two units at most."""
+    if not math.isfinite(seconds):
+        return "an unknown time"
+    whole = max(0, round(seconds))
+    for place, (length, unit) in enumerate(_SPANS):
+        if whole >= length:
+            count, rest = divmod(whole, int(length))
+            smaller, below = _SPANS[place + 1] if place + 1 < len(_SPANS) else (1.0, "s")
+            rest = int(rest // smaller)
+            return f"{count} {unit} {rest} {below}" if rest else f"{count} {unit}"
+    return f"{whole} s"
+
+
+def size(size_bytes: float) -> str:
+    """`512 B`, `1.5 KiB`, `230 MiB`: three digits."""
+    if size_bytes < _KIBIBYTE:
+        return f"{size_bytes:.0f} B"
+    value = size_bytes
+    unit = "B"
+    for unit in ("KiB", "MiB", "GiB", "TiB"):  # noqa: B007 # the last one is used below
+        value /= _KIBIBYTE
+        if value < _KIBIBYTE:
+            break
+    return f"{value:.1f} {unit}" if value < 10.0 else f"{value:.0f} {unit}"
+
+
+def count(number: int, one: str, many: str | None = None) -> str:
+    """`1 item`, `12,000 items`."""
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
+def moment(timestamp: float) -> str:
+    """Wall time in the machine's own zone: `2026-11-23 15:04:05 +01:00`."""
+    return datetime.fromtimestamp(timestamp, UTC).astimezone().isoformat(sep=" ", timespec="seconds")
+
+
+def from_now(seconds: float) -> str:
+    """`now`, `in 4 min`."""
+    return "now" if seconds < 1.0 else f"in {duration(seconds)}"
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]], *, width: int | None, right: frozenset[int]) -> list[str]:
+    """Lay out rows in columns.
+
+    Args:
+        head: Names of the columns.
+        rows: Cells.
+        width: Columns of the terminal: the last cell is cut to it; None where nothing is cut.
+        right: Columns that are aligned to the right.
+    """
+    lines = [[printable(cell) for cell in row] for row in (head, *rows)]
+    widths = [max(len(row[column]) for row in lines) for column in range(len(head))]
+    return [_row(row, widths, width, right) for row in lines]
+
+
+def pairs(facts: Sequence[tuple[str, str]]) -> list[str]:
+    """Names and values, the values one below the other."""
+    longest = max((len(name) for name, _ in facts), default=0)
+    return [f"{name:<{longest}}  {printable(value)}".rstrip() for name, value in facts]
+
+
+def printable(text: str) -> str:
+    """The text without control characters: what a recorder or a backend said must not steer the terminal."""
+    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
+
+
+def _row(cells: Sequence[str], widths: Sequence[int], width: int | None, right: frozenset[int]) -> str:
+    padded = [
+        cell.rjust(widths[column]) if column in right else cell.ljust(widths[column])
+        for column, cell in enumerate(cells)
+    ]
+    line = "  ".join(padded).rstrip()
+    if width is not None and len(line) > width:
+        return line[: max(1, width - 1)] + "…"
+    return line

@@ -1,0 +1,214 @@
+"""`doctor`: a line per thing, with what to do; 0 where nothing fails."""
+
+import asyncio
+import ssl
+import stat
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+import trustme
+
+from sentinel_sync.adapters.state_lock import StateLock
+from sentinel_sync.adapters.store import DATABASE_NAME
+from tests.cli.backend import KEY, Backend, running_backend
+from tests.cli.vehicle import PSEUDONYM_KEY, Said, Vehicle
+
+
+def _check(said: Said, name: str) -> dict[str, str]:
+    found: dict[str, dict[str, str]] = {check["check"]: check for check in said.json["checks"]}
+    return found[name]
+
+
+def test_all_well_is_0_and_a_line_each(vehicle: Vehicle) -> None:
+    vehicle.queue_trips(1)
+    said = vehicle.run("doctor")
+    assert said.code == 0
+    assert said.err == ""
+    lines = said.out.splitlines()
+    assert lines[-1] == "0 failures, 0 warnings"
+    names = {line[6:24].strip() for line in lines[:-2]}
+    assert names >= {
+        "settings", "secrets", "pseudonym key", "state folder", "disk", "outbox", "agent", "ffmpeg", "name",
+        "connection", "TLS", "health", "captive portal", "clock skew", "credential",
+    }  # fmt: skip
+    assert all(line.startswith("ok ") for line in lines[:-2])
+
+
+def test_a_wrong_key_fails_with_what_to_do(vehicle: Vehicle, backend: Backend) -> None:
+    backend.key = "another"
+    said = vehicle.run("doctor", "--json")
+    assert said.code == 1
+    assert said.json["ok"] is False
+    found = _check(said, "credential")
+    assert found["level"] == "fail"
+    assert "401 (this key is not accepted)" in found["message"]
+    assert "api_key_file" in found["advice"]
+
+
+def test_a_captive_portal_is_recognised(vehicle: Vehicle, backend: Backend) -> None:
+    backend.portal = True
+    said = vehicle.run("doctor", "--json")
+    assert said.code == 1
+    found = _check(said, "captive portal")
+    assert (found["level"], found["advice"].split(" or ")[0]) == ("fail", "sign in to this network")
+    assert not any(check["check"] == "credential" for check in said.json["checks"])
+
+
+def test_a_backend_that_is_down_fails_at_the_connection(vehicle: Vehicle) -> None:
+    vehicle.configure(api_url="http://127.0.0.1:1")
+    said = vehicle.run("doctor", "--json")
+    assert said.code == 1
+    assert _check(said, "connection")["message"] == "127.0.0.1, port 1: Connection refused"
+    assert said.json["checks"][-1]["check"] == "connection"
+
+
+def test_a_skewed_clock_is_a_warning_with_its_direction(vehicle: Vehicle, backend: Backend) -> None:
+    backend.ahead = timedelta(hours=1)
+    said = vehicle.run("doctor", "--json")
+    assert said.code == 0
+    found = _check(said, "clock skew")
+    assert (found["level"], found["message"]) == ("warn", "this clock is 1 h behind the backend's")
+
+
+def test_an_unknown_key_in_the_settings_fails_with_the_nearest(vehicle: Vehicle) -> None:
+    vehicle.configure(sync_intervall=300)
+    said = vehicle.run("doctor")
+    assert said.code == 1
+    assert "the nearest known one is `sync_interval`" in said.out
+
+
+def test_while_switched_off_nothing_is_sent_and_the_placeholder_key_is_told(vehicle: Vehicle, backend: Backend) -> None:
+    backend.portal = True
+    vehicle.configure(enabled=False, api_key="your_api_key")
+    said = vehicle.run("doctor", "--json")
+    assert said.code == 0
+    assert _check(said, "switch")["level"] == "warn"
+    assert _check(said, "api key")["message"] == "cloud.api_key is still the example's"
+    assert "nothing is sent, not even by the doctor" in _check(said, "network")["message"]
+
+
+def test_settings_that_lack_a_key_are_told_before_they_are_switched_on(vehicle: Vehicle) -> None:
+    vehicle.configure(enabled=False, api_key="")
+    found = _check(vehicle.run("doctor", "--json"), "api key")
+    assert found["level"] == "warn"
+    assert "without a credential" in found["message"]
+
+
+def test_a_key_file_that_is_missing_fails(vehicle: Vehicle) -> None:
+    vehicle.configure(enabled=False, api_key_file=str(vehicle.folder / "missing"))
+    said = vehicle.run("doctor", "--json")
+    assert (said.code, _check(said, "api key")["level"]) == (1, "fail")
+
+
+def test_without_a_pseudonym_key_it_warns_and_an_unreadable_one_fails(vehicle: Vehicle) -> None:
+    vehicle.configure(enabled=False, pseudonym_key=None)
+    assert _check(vehicle.run("doctor", "--json"), "pseudonym key")["level"] == "warn"
+    vehicle.configure(pseudonym_key_file=str(vehicle.folder / "missing"))
+    assert _check(vehicle.run("doctor", "--json"), "pseudonym key")["level"] == "fail"
+
+
+def test_a_settings_file_with_keys_that_others_can_read_is_a_warning(vehicle: Vehicle) -> None:
+    vehicle.config.chmod(stat.S_IRUSR | stat.S_IWUSR | stat.S_IROTH)
+    found = _check(vehicle.run("doctor", "--json"), "secrets")
+    assert (found["level"], found["advice"]) == ("warn", "chmod 600 each of them")
+
+
+def test_a_state_folder_that_is_a_file_fails(vehicle: Vehicle) -> None:
+    vehicle.configure(enabled=False)
+    vehicle.state.write_text("")
+    said = vehicle.run("doctor", "--json")
+    assert said.code == 1
+    assert _check(said, "state folder")["level"] == "fail"
+
+
+def test_a_bound_above_the_free_space_is_a_warning(vehicle: Vehicle) -> None:
+    vehicle.configure(enabled=False, outbox_max_bytes=1 << 60)
+    assert _check(vehicle.run("doctor", "--json"), "disk")["level"] == "warn"
+
+
+def test_damage_and_what_was_set_aside_are_found(vehicle: Vehicle) -> None:
+    vehicle.configure(enabled=False)
+    (key,) = vehicle.queue_trips(1)
+    vehicle.set_aside(key, "no")
+    (vehicle.state / f"{DATABASE_NAME}.damaged-20261123T080000Z").write_bytes(b"")
+    said = vehicle.run("doctor", "--json")
+    assert _check(said, "set aside")["message"].startswith("1 item ")
+    assert "outbox.db.damaged-20261123T080000Z" in _check(said, "damage")["message"]
+    (vehicle.state / DATABASE_NAME).write_bytes(b"no database" * 1000)
+    said = vehicle.run("doctor", "--json")
+    assert (said.code, _check(said, "outbox")["level"]) == (1, "fail")
+
+
+def test_an_agent_that_runs_is_told(vehicle: Vehicle) -> None:
+    vehicle.configure(enabled=False)
+    vehicle.queue_trips(0)
+    lock = StateLock(vehicle.state)
+    asyncio.run(asyncio.to_thread(lock.acquire))
+    try:
+        assert _check(vehicle.run("doctor", "--json"), "agent")["message"].startswith("running")
+    finally:
+        lock.release()
+
+
+def test_keys_are_never_shown(vehicle: Vehicle, backend: Backend) -> None:
+    backend.key = "another"
+    for words in (("doctor",), ("doctor", "--json"), ("doctor", "--log-level", "debug")):
+        said = vehicle.run(*words)
+        assert KEY not in said.out + said.err
+        assert PSEUDONYM_KEY not in said.out + said.err
+
+
+class TestTls:
+    @pytest.fixture
+    def authority(self) -> trustme.CA:
+        return trustme.CA()
+
+    @pytest.fixture
+    def backend(self) -> Iterator[Backend]:
+        with running_backend() as running:
+            yield running
+
+    def _serve(self, backend: Backend, certificate: trustme.LeafCert) -> str:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        certificate.configure_cert(context)
+        backend.socket = context.wrap_socket(backend.socket, server_side=True)
+        return backend.url.replace("http://127.0.0.1", "https://localhost")
+
+    def test_a_private_authority_is_accepted_and_the_end_of_its_certificate_told(
+        self, vehicle: Vehicle, backend: Backend, authority: trustme.CA, tmp_path: Path
+    ) -> None:
+        authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+        url = self._serve(backend, authority.issue_cert("localhost", not_after=datetime.now(UTC) + timedelta(days=200)))
+        vehicle.configure(api_url=url, ca_file=str(tmp_path / "ca.pem"))
+        said = vehicle.run("doctor", "--json")
+        assert said.code == 0
+        assert _check(said, "TLS")["message"].startswith("TLSv1.3; the backend's certificate is valid until ")
+
+    def test_a_certificate_that_ends_soon_is_a_warning(
+        self, vehicle: Vehicle, backend: Backend, authority: trustme.CA, tmp_path: Path
+    ) -> None:
+        authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+        url = self._serve(
+            backend, authority.issue_cert("localhost", not_after=datetime.now(UTC) + timedelta(days=3, minutes=30))
+        )
+        vehicle.configure(api_url=url, ca_file=str(tmp_path / "ca.pem"))
+        found = _check(vehicle.run("doctor", "--json"), "TLS")
+        assert found["level"] == "warn"
+        assert "expires in 3 d (" in found["message"]
+
+    def test_an_unknown_authority_fails_with_what_to_do(
+        self, vehicle: Vehicle, backend: Backend, authority: trustme.CA
+    ) -> None:
+        vehicle.configure(api_url=self._serve(backend, authority.issue_cert("localhost")))
+        said = vehicle.run("doctor", "--json")
+        assert said.code == 1
+        found = _check(said, "TLS")
+        assert found["level"] == "fail"
+        assert "cloud.ca_file" in found["advice"]
+
+    def test_a_port_that_speaks_no_tls_fails(self, vehicle: Vehicle, backend: Backend) -> None:
+        vehicle.configure(api_url=backend.url.replace("http:", "https:"))
+        said = vehicle.run("doctor", "--json")
+        assert (said.code, _check(said, "TLS")["level"]) == (1, "fail")

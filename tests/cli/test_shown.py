@@ -1,0 +1,133 @@
+"""An agent's status in words: lines, facts, and the display."""
+
+from datetime import UTC, datetime
+from io import StringIO
+
+import pytest
+from rich.console import Console
+
+from sentinel_sync.cli.live import draw
+from sentinel_sync.cli.progress import Lines, Pace, Quiet, choose_view
+from sentinel_sync.cli.shown import facts_of, line_of
+from sentinel_sync.status import AgentStatus, ConnectivityShown, DutyShown, OutboxShown
+
+ONLINE = ConnectivityShown(
+    status="online",
+    message="online",
+    unauthorized=False,
+    offline_duration=0.0,
+    since=90.0,
+    gate="open",
+    gate_reason="",
+    clock_skew=0.3,
+)
+OUTBOX = OutboxShown(waiting=3, sending=1, set_aside=0, size_bytes=4096, acknowledged=12, dropped={})
+WELL = AgentStatus(
+    version="0.1.0",
+    process_id=1,
+    vehicle_id="vehicle_7",
+    fleet_id="fleet_alpha",
+    api_url="https://api.example.com",
+    enabled=True,
+    power="normal",
+    trip_id=None,
+    connectivity=ONLINE,
+    outbox=OUTBOX,
+    duties=[DutyShown(name="watch", crashes=0, total_crashes=0, last_error=None)],
+    salvaged_from=None,
+    updated_at=datetime(2026, 11, 23, tzinfo=UTC),
+)
+
+
+def _with(**changes: object) -> AgentStatus:
+    return WELL.model_copy(update=changes)
+
+
+def test_facts_of_an_agent_that_is_well() -> None:
+    assert facts_of(WELL, OUTBOX, age=30.0) == [
+        ("backend", "https://api.example.com"),
+        ("connectivity", "online (for 2 min)"),
+        ("sending", "allowed"),
+        ("queue", "3 waiting, 1 being sent, 0 set aside (4.0 KiB on disk)"),
+        ("sent so far", "12 items"),
+        ("trip", "none under way"),
+        ("parts", "all well"),
+        ("clock", "agrees with the backend's"),
+    ]
+
+
+def test_what_is_not_well_is_said() -> None:
+    said = _with(
+        connectivity=ONLINE.model_copy(
+            update={
+                "status": "unknown",
+                "message": "not asked yet",
+                "gate": "refused",
+                "gate_reason": "401",
+                "clock_skew": 3600.0,
+            }
+        ),
+        outbox=OUTBOX.model_copy(update={"dropped": {"trip.age": 1, "scenario.size": 20, "trip.new": 2}}),
+        duties=[DutyShown(name="watch", crashes=0, total_crashes=1, last_error="OSError: x")],
+        salvaged_from="outbox.db.damaged-1",
+    )
+    facts = dict(facts_of(said, said.outbox, age=0.0))
+    assert facts["connectivity"] == "not asked yet"
+    assert facts["sending"] == "refused: 401"
+    assert facts["dropped"] == (
+        "20 scenarios to keep within outbox_max_bytes; 1 trip older than outbox_max_age; 2 trips new"
+    )
+    assert facts["parts"] == "watch crashed (1 time, last: OSError: x)"
+    assert facts["clock"] == "1 h ahead of the backend's"
+    assert facts["damage"] == "the outbox was damaged; the old file is outbox.db.damaged-1"
+
+
+def test_a_line_for_a_pipe() -> None:
+    assert line_of(WELL) == "online; 4 to send; 12 sent"
+    halted = ONLINE.model_copy(update={"gate": "halted", "gate_reason": "the battery is low"})
+    outbox = OUTBOX.model_copy(update={"set_aside": 2, "dropped": {"trip.age": 5}})
+    assert line_of(_with(connectivity=halted, outbox=outbox, trip_id="trip_1")) == (
+        "sending nothing: the battery is low; 4 to send; 12 sent; 2 set aside; 5 dropped; trip_1 under way"
+    )
+
+
+def test_a_pipe_gets_a_line_per_change(capsys: pytest.CaptureFixture[str]) -> None:
+    view = Lines(as_json=False)
+    for said in (WELL, WELL, _with(trip_id="trip_1")):
+        view.show(said, 0.0)
+    assert capsys.readouterr().out == "online; 4 to send; 12 sent\nonline; 4 to send; 12 sent; trip_1 under way\n"
+
+
+def test_pace_is_that_of_the_last_looks() -> None:
+    pace = Pace()
+    assert pace.observe(0.0, 100) == 0.0
+    assert pace.observe(2.0, 120) == 10.0
+    assert pace.observe(2.0, 120) == 10.0
+
+
+@pytest.mark.parametrize(
+    ("sent", "left", "rate", "words"),
+    [
+        (12, 0, 0.0, "nothing waits; 12 sent since the start"),
+        (10, 30, 2.0, "10 sent, 30 to go; 2.0 a second, about 15 s left"),
+        (10, 30, 0.0, "10 sent, 30 to go"),
+    ],
+)
+def test_the_display_shows_the_facts_and_how_far_it_is(sent: int, left: int, rate: float, words: str) -> None:
+    console = Console(width=100, file=StringIO())
+    with console.capture() as captured:
+        console.print(draw(WELL, sent=sent, rate=rate, left=left))
+    text = captured.get()
+    assert "sentinel-sync 0.1.0: vehicle_7 of fleet_alpha" in text
+    assert "online (for 1 min 30 s)" in text
+    assert words in text
+
+
+def test_views_fit_their_readers() -> None:
+    """Standard output is no terminal in a test."""
+    assert isinstance(choose_view(as_json=False, json_log=True, lines=True), Quiet), (
+        "the journal needs no second account"
+    )
+    assert isinstance(choose_view(as_json=True, json_log=True, lines=False), Quiet)
+    assert choose_view(as_json=True, json_log=True, lines=True).interval is not None
+    assert choose_view(as_json=False, json_log=False, lines=True).interval is not None
