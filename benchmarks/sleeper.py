@@ -4,18 +4,14 @@ import asyncio
 import tempfile
 import time
 from pathlib import Path
-from random import Random
 
 from benchmarks.report import Figure, percentile
 from benchmarks.server import backend
-from benchmarks.work import summary, trip_settings
-from sentinel_sync.adapters.cloud_api_client import CloudAPIClient
-from sentinel_sync.adapters.outbox import NewItem
-from sentinel_sync.adapters.store import Store
-from sentinel_sync.services.trip_uploader import TripUploader
+from benchmarks.work import trip_settings
+from sentinel_sync import Settings, SyncAgent
 
 TRIPS = 10_000
-CALLERS = 50
+PLACE = {"lat": 37.774929, "lon": -122.419416}
 NAP = 0.001
 #: The limit that this machine sets: a bare loop that does nothing else, measured for so many seconds in the same run.
 QUIET_SECONDS = 5.0
@@ -50,27 +46,21 @@ async def _quiet() -> list[float]:
 
 
 async def _busy() -> list[float]:
+    """A host whose drives end as fast as the disk takes them, while its agent sends them."""
     lateness: list[float] = []
     stop = asyncio.Event()
-    body = summary().model_dump_json().encode()
     with tempfile.TemporaryDirectory(dir=Path.cwd(), prefix=".bench-") as folder, backend() as url:
-        settings = trip_settings(Path(folder), url)
-        async with Store(Path(folder)) as store, CloudAPIClient(settings=settings) as client:
-            uploader = TripUploader(client, store, supervised=True, rng=Random(1))
-            await uploader.prepare()
-            numbers = iter(range(TRIPS))
-
-            async def caller() -> None:
-                for number in numbers:
-                    await store.outbox.put(NewItem("trip", f"trip_{number:032x}", body))
-
-            async def drainer() -> None:
-                sent = 0
-                while sent < TRIPS:
-                    sent += await uploader.sync_now()
-
+        settings = Settings(cloud=trip_settings(Path(folder), url))
+        async with SyncAgent(settings) as agent:
+            # From here on the loop is the host's: the agent has started, as it has in a vehicle long before.
             task = asyncio.create_task(sleeper(lateness, stop))
-            await asyncio.gather(drainer(), *(caller() for _ in range(CALLERS)))
+            for _ in range(TRIPS):
+                await agent.trips.start_trip(driver_id="driver_123", location=PLACE)
+                agent.trips.update_trip(distance_delta=100.0, speed=15.0, risk_score=0.3, alert_urgency="warning")
+                await agent.trips.end_trip()
+            left = await agent.flush(timeout=300.0)
             stop.set()
             await task
+            if left.unsent or left.acknowledged != TRIPS:
+                raise RuntimeError(f"{left.acknowledged} of {TRIPS} trips were sent, {left.unsent} are left")
     return lateness

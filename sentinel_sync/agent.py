@@ -13,6 +13,7 @@ from typing import Self
 import httpx
 
 from sentinel_sync import __version__
+from sentinel_sync.adapters.api_response import Contact
 from sentinel_sync.adapters.cloud_api_client import CloudAPIClient
 from sentinel_sync.adapters.files import replace_file
 from sentinel_sync.adapters.outbox import OutboxCounts
@@ -89,6 +90,7 @@ class SyncAgent:
         self._stopped = asyncio.Event()
         self._closing = asyncio.Lock()
         self._watches = 0
+        self._refused = False
         self._data_version = -1
         self._shown: AgentStatus | None = None
         self._watch = Duty("watch", self._watch_step)
@@ -179,7 +181,7 @@ class SyncAgent:
         if self._settings is None:
             # Parsing YAML takes longer than a loop can spare.
             self._settings = await asyncio.to_thread(Settings.load, self._config_path)
-        self._data_version, self._shown = -1, None
+        self._data_version, self._shown, self._refused = -1, None, False
         async with AsyncExitStack() as stack:
             parts = await build(self._settings.cloud, stack, http=self._http, clock=self._clock, rng=self._rng)
             if not self._settings.cloud.enabled:
@@ -188,6 +190,7 @@ class SyncAgent:
             if self._power is Power.LOW:
                 parts.client.halt("power", _LOW_POWER)
             parts.connectivity.register_sync_callback(self._on_return)
+            parts.client.subscribe(self._on_contact)
             self._parts = parts
             try:
                 await self._supervisor.start([*parts.duties, self._watch, self._housekeeping])
@@ -355,6 +358,10 @@ class SyncAgent:
             unsent -= (await parts.store.outbox.counts(kind)).unsent
         return unsent
 
+    def _on_contact(self, contact: Contact, _: str) -> None:
+        if contact is Contact.UNAUTHORIZED:
+            self._refused = True
+
     async def _on_return(self) -> None:
         """The backend is back: what only the network held up is due now."""
         await self._built.store.outbox.make_due()
@@ -373,9 +380,12 @@ class SyncAgent:
             if not first:
                 self._wake_all()
         if self._watches % _SLOW_WATCH == 0:
-            if await parts.client.refresh_credential():
-                self._wake_all()
+            await parts.client.refresh_credential()
             await self._write_status()
+        if self._refused and parts.client.gate.passage(self._clock.monotonic()).state is not GateState.REFUSED:
+            # There is a new key, whoever was the first to notice: what waits for it need not wait any longer.
+            self._refused = False
+            self._wake_all()
         self._watches += 1
         return WATCH_INTERVAL
 

@@ -289,7 +289,10 @@ async def test_a_backend_that_was_never_there_at_the_start_is_found_later(tmp_pa
     assert set(posted(cloud)) == {trip_id}
 
 
-async def test_a_rotated_key_is_used_without_a_restart(tmp_path: Path, cloud: FakeCloud) -> None:
+@pytest.mark.parametrize("noticed_by_traffic", [False, True], ids=["by the watch", "by other traffic"])
+async def test_a_rotated_key_is_used_without_a_restart(
+    noticed_by_traffic: bool, tmp_path: Path, cloud: FakeCloud
+) -> None:
     key_file = tmp_path / "api_key"
     key_file.write_text("old-key")
     assert cloud.rules.api_keys is not None
@@ -307,10 +310,22 @@ async def test_a_rotated_key_is_used_without_a_restart(tmp_path: Path, cloud: Fa
         await until(lambda: agent.connectivity.report().unauthorized)
         tried = len(posted(cloud))
         key_file.write_text("new-key")
-        await cloud.received(tried + 1, path="/trips")
+        if noticed_by_traffic:
+            await agent.connectivity.probe_now()
+        await until_sent(cloud, trip_id, "Bearer new-key")
         await until(lambda: not agent.connectivity.report().unauthorized)
     assert set(posted(cloud)) == {trip_id}
     assert tried <= 2, "a refused key is not tried over and over"
+
+
+async def until_sent(cloud: FakeCloud, trip_id: str, authorization: str) -> None:
+    def arrived() -> bool:
+        return any(
+            seen.key == trip_id and seen.headers["authorization"] == authorization
+            for seen in cloud.to("POST", "/trips")
+        )
+
+    await until(arrived, "the trip with the new key")
 
 
 # --- ends and beginnings ---

@@ -128,6 +128,7 @@ class OutboxSender:
                 await asyncio.wait({self._refill})
             elif self._in_flight:
                 if self._lookout is None or self._lookout.done():
+                    self._landed.clear()
                     self._lookout = group.create_task(self._look_out())
                 await asyncio.wait({self._lookout})
             else:
@@ -139,7 +140,6 @@ class OutboxSender:
 
         One for all workers that have nothing to do: each by itself would keep the loop busy.
         """
-        self._landed.clear()
         await wait_first(self._clock, LOOK_AGAIN, self._landed)
         if not self._landed.is_set():
             self._exhausted = False
