@@ -2,9 +2,7 @@
 
 import asyncio
 import logging
-import os
 from contextlib import AsyncExitStack
-from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 from random import Random, SystemRandom
@@ -15,7 +13,6 @@ import httpx
 from sentinel_sync import __version__
 from sentinel_sync.adapters.api_response import Contact
 from sentinel_sync.adapters.cloud_api_client import CloudAPIClient
-from sentinel_sync.adapters.files import replace_file
 from sentinel_sync.adapters.outbox import OutboxCounts
 from sentinel_sync.adapters.store import Store
 from sentinel_sync.clock import Clock, SystemClock
@@ -29,16 +26,16 @@ from sentinel_sync.services.profile_synchronizer import ProfileSynchronizer
 from sentinel_sync.services.scenario_uploader import ScenarioUploader
 from sentinel_sync.services.trip_uploader import TripUploader
 from sentinel_sync.settings import Settings
-from sentinel_sync.status import AgentStatus, ConnectivityShown, DutyShown, OutboxShown
+from sentinel_sync.status import AgentStatus
+from sentinel_sync.status_board import StatusBoard
 from sentinel_sync.supervisor import Duty, Supervisor
 
 logger = logging.getLogger(__name__)
 
-STATUS_NAME = "status.json"
 #: How soon another process's change (the CLI's) is seen, seconds.
-WATCH_INTERVAL = 0.8
+WATCH_INTERVAL = 2.0
 #: The key file and the status file are looked at once in so many watches.
-_SLOW_WATCH = 4
+_SLOW_WATCH = 2
 #: The age bound is asked once an hour: it is a matter of months.
 _HOUSEKEEPING_INTERVAL = 3600.0
 #: Between two tries of `flush`, seconds, where nothing says when to come back.
@@ -92,7 +89,7 @@ class SyncAgent:
         self._watches = 0
         self._refused = False
         self._data_version = -1
-        self._shown: AgentStatus | None = None
+        self._status_board: StatusBoard | None = None
         self._watch = Duty("watch", self._watch_step)
         self._housekeeping = Duty("housekeeping", self._housekeeping_step)
 
@@ -181,7 +178,7 @@ class SyncAgent:
         if self._settings is None:
             # Parsing YAML takes longer than a loop can spare.
             self._settings = await asyncio.to_thread(Settings.load, self._config_path)
-        self._data_version, self._shown, self._refused = -1, None, False
+        self._data_version, self._status_board, self._refused = -1, None, False
         async with AsyncExitStack() as stack:
             parts = await build(self._settings.cloud, stack, http=self._http, clock=self._clock, rng=self._rng)
             if not self._settings.cloud.enabled:
@@ -214,7 +211,7 @@ class SyncAgent:
             # Each is done whatever becomes of those before it; the last pushed is the first.
             last.callback(self._say_stopped)
             last.push_async_callback(self._stack.aclose)
-            last.push_async_callback(self._write_status)
+            last.push_async_callback(self._board(parts).write)
             last.push_async_callback(self._supervisor.stop, self.settings.cloud.shutdown_timeout * _GRACE_SHARE)
         logger.info("agent.stopped")
 
@@ -282,49 +279,7 @@ class SyncAgent:
 
     async def status(self) -> AgentStatus:
         """What the agent says of itself now."""
-        parts, cloud = self._built, self.settings.cloud
-        counts = await parts.store.outbox.counts()
-        report = parts.connectivity.report()
-        passage = parts.client.gate.passage(self._clock.monotonic())
-        return AgentStatus(
-            version=__version__,
-            process_id=os.getpid(),
-            vehicle_id=cloud.vehicle_id,
-            fleet_id=cloud.fleet_id,
-            api_url=cloud.api_url,
-            enabled=cloud.enabled,
-            power=self._power,
-            trip_id=parts.trips.trip_id,
-            connectivity=ConnectivityShown(
-                status=report.status,
-                message=report.message,
-                unauthorized=report.unauthorized,
-                offline_duration=round(report.offline_duration, 1),
-                since=round(report.since, 1),
-                gate=passage.state,
-                gate_reason=passage.why,
-                clock_skew=parts.timekeeper.skew(),
-            ),
-            outbox=OutboxShown(
-                waiting=counts.waiting,
-                sending=counts.sending,
-                set_aside=counts.set_aside,
-                size_bytes=counts.size_bytes,
-                acknowledged=counts.acknowledged,
-                dropped=counts.dropped,
-            ),
-            duties=[
-                DutyShown(
-                    name=duty.name,
-                    crashes=duty.crashes,
-                    total_crashes=duty.total_crashes,
-                    last_error=duty.last_error,
-                )
-                for duty in self._supervisor.duties
-            ],
-            salvaged_from=None if parts.store.salvaged is None else parts.store.salvaged.moved_to.name,
-            updated_at=datetime.fromtimestamp(self._clock.now(), UTC),
-        )
+        return await self._board(self._built).look()
 
     # --- how ---
 
@@ -381,7 +336,7 @@ class SyncAgent:
                 self._wake_all()
         if self._watches % _SLOW_WATCH == 0:
             await parts.client.refresh_credential()
-            await self._write_status()
+            await self._board(parts).write()
         if self._refused and parts.client.gate.passage(self._clock.monotonic()).state is not GateState.REFUSED:
             # There is a new key, whoever was the first to notice: what waits for it need not wait any longer.
             self._refused = False
@@ -396,22 +351,7 @@ class SyncAgent:
             await parts.store.outbox.drop_too_old(max_age, parts.timekeeper.sightings, parts.timekeeper.stamp())
         return _HOUSEKEEPING_INTERVAL
 
-    async def _write_status(self) -> None:
-        """Write `status.json` where anything but the passing of time has changed."""
-        shown = await self.status()
-        if self._shown is not None and _steady(shown) == _steady(self._shown):
-            return
-        self._shown = shown
-        path = self._built.store.state_dir / STATUS_NAME
-        try:
-            await asyncio.to_thread(replace_file, path, shown.model_dump_json(indent=2).encode(), durable=False)
-        except OSError as error:
-            # A full disk must not stop the agent: the status is for people, and they see the error in the log.
-            logger.warning("agent.status: cannot write %s (%s)", path.name, error.strerror)
-
-
-def _steady(shown: AgentStatus) -> dict[str, object]:
-    """What of a status is news; durations and stamps change by themselves."""
-    return shown.model_dump(
-        exclude={"updated_at": True, "connectivity": {"offline_duration", "since", "clock_skew"}},
-    )
+    def _board(self, parts: Parts) -> StatusBoard:
+        if self._status_board is None:
+            self._status_board = StatusBoard(parts, self._supervisor, lambda: self._power, self._clock)
+        return self._status_board
