@@ -7,7 +7,7 @@ import sys
 from benchmarks.report import Figure, show
 
 #: One module per subject; each has `async def measure() -> list[Figure]`.
-SUBJECTS = ("outbox", "trips", "drain", "sleeper", "footprint")
+SUBJECTS = ("outbox", "trips", "drain", "transports", "sleeper", "footprint")
 
 
 def main(names: list[str]) -> int:
@@ -21,8 +21,9 @@ def main(names: list[str]) -> int:
         measured = asyncio.run(importlib.import_module(f"benchmarks.{name}").measure())
         show(measured)
         figures += measured
-    missed = [figure for figure in figures if not figure.reached]
-    print(f"\n{len(figures) - len(missed)} of {len(figures)} bars reached")
+    asked = [figure for figure in figures if figure.bar is not None]
+    missed = [figure for figure in asked if not figure.reached]
+    print(f"\n{len(asked) - len(missed)} of {len(asked)} bars reached")
     return 1 if missed else 0
 
 
