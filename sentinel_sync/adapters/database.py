@@ -27,6 +27,8 @@ Operation = Callable[[sqlite3.Connection], Result]
 MAX_GROUP = 256
 #: Another process (the CLI) may hold the write lock for a moment, seconds.
 BUSY_TIMEOUT = 5.0
+#: So often within it the switch of a new file to WAL is tried.
+_WAL_TRIES = 100
 
 
 #: How SQLite names a disk without space: ENOSPC in the file, in a quota, or in the log's index.
@@ -274,7 +276,7 @@ def connect(path: Path, *, writable: bool = True) -> sqlite3.Connection:
     )
     try:
         if writable:
-            connection.execute("PRAGMA journal_mode=WAL")
+            _keep_a_log(connection)
         connection.execute("PRAGMA synchronous=FULL")
         connection.execute("PRAGMA foreign_keys=ON")
         # 1 MiB of page cache: an item is small, and the host's memory is not ours.
@@ -283,6 +285,20 @@ def connect(path: Path, *, writable: bool = True) -> sqlite3.Connection:
         connection.close()
         raise
     return connection
+
+
+def _keep_a_log(connection: sqlite3.Connection) -> None:
+    """Switch a new file to WAL. Of several that do so at once SQLite turns all but one away without waiting for it."""
+    pause = threading.Event()
+    for left in reversed(range(_WAL_TRIES)):
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+        except sqlite3.OperationalError as error:
+            if left == 0 or not _is_busy(error):
+                raise
+            pause.wait(BUSY_TIMEOUT / _WAL_TRIES)
+        else:
+            return
 
 
 def translated(error: sqlite3.Error, path: Path) -> StoreError:
