@@ -12,10 +12,10 @@ import requests
 from benchmarks.report import Figure, spread
 from benchmarks.server import backend
 from benchmarks.work import summary, trip_settings
-from sentinel_sync.adapters.cloud_api_client import CloudAPIClient
-from sentinel_sync.adapters.http import build_http_client
-from sentinel_sync.adapters.outbox import NewItem
-from sentinel_sync.adapters.store import Store
+from sentinel_sync.adapters.cloud.cloud_api_client import CloudAPIClient
+from sentinel_sync.adapters.cloud.http import build_http_client
+from sentinel_sync.adapters.store.outbox import NewItem
+from sentinel_sync.adapters.store.store import Store
 from sentinel_sync.services.trip_uploader import TripUploader
 from sentinel_sync.settings import CloudSettings
 

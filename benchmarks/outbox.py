@@ -9,11 +9,11 @@ from statistics import median
 
 from benchmarks.report import Figure, spread
 from benchmarks.work import summary, trip_settings
-from sentinel_sync.adapters.cloud_api_client import CloudAPIClient
-from sentinel_sync.adapters.database import connect
-from sentinel_sync.adapters.outbox import NewItem, insert
-from sentinel_sync.adapters.schema import migrate
-from sentinel_sync.adapters.store import Store
+from sentinel_sync.adapters.cloud.cloud_api_client import CloudAPIClient
+from sentinel_sync.adapters.store.database import connect
+from sentinel_sync.adapters.store.outbox import NewItem, insert
+from sentinel_sync.adapters.store.schema import migrate
+from sentinel_sync.adapters.store.store import Store
 from sentinel_sync.services.trip_uploader import TripUploader
 
 ROUNDS = 5

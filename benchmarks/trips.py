@@ -9,8 +9,8 @@ from statistics import median
 
 from benchmarks.report import Figure, spread
 from benchmarks.work import trip_settings
-from sentinel_sync.adapters.cloud_api_client import CloudAPIClient
-from sentinel_sync.adapters.store import Store
+from sentinel_sync.adapters.cloud.cloud_api_client import CloudAPIClient
+from sentinel_sync.adapters.store.store import Store
 from sentinel_sync.services.trip_uploader import TripUploader
 
 ROUNDS = 5

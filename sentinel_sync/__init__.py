@@ -10,8 +10,8 @@ __version__ = "0.1.0"
 
 #: Public name → the module that defines it.
 _HOME = {
-    "APIResponse": "sentinel_sync.adapters.cloud_api_client",
-    "CloudAPIClient": "sentinel_sync.adapters.cloud_api_client",
+    "APIResponse": "sentinel_sync.adapters.cloud.cloud_api_client",
+    "CloudAPIClient": "sentinel_sync.adapters.cloud.cloud_api_client",
     "CloudError": "sentinel_sync.errors",
     "ConfigurationError": "sentinel_sync.errors",
     "ConnectivityStatus": "sentinel_sync.rules.connectivity",

@@ -11,10 +11,10 @@ from typing import Self
 import httpx
 
 from sentinel_sync import __version__
-from sentinel_sync.adapters.api_response import Contact
-from sentinel_sync.adapters.cloud_api_client import CloudAPIClient
-from sentinel_sync.adapters.outbox import OutboxCounts
-from sentinel_sync.adapters.store import Store
+from sentinel_sync.adapters.cloud.api_response import Contact
+from sentinel_sync.adapters.cloud.cloud_api_client import CloudAPIClient
+from sentinel_sync.adapters.store.outbox import OutboxCounts
+from sentinel_sync.adapters.store.store import Store
 from sentinel_sync.clock import Clock, SystemClock
 from sentinel_sync.errors import SentinelSyncError
 from sentinel_sync.parts import Parts, build

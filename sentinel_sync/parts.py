@@ -8,8 +8,8 @@ from random import Random
 
 import httpx
 
-from sentinel_sync.adapters.cloud_api_client import CloudAPIClient
-from sentinel_sync.adapters.store import Store
+from sentinel_sync.adapters.cloud.cloud_api_client import CloudAPIClient
+from sentinel_sync.adapters.store.store import Store
 from sentinel_sync.adapters.timekeeper import Timekeeper
 from sentinel_sync.clock import Clock
 from sentinel_sync.services.fleet_manager import FleetManager

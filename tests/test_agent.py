@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import yaml
 
-from sentinel_sync.adapters.outbox import NewItem
-from sentinel_sync.adapters.state_lock import is_locked
-from sentinel_sync.adapters.store import DATABASE_NAME, Store
+from sentinel_sync.adapters.store.outbox import NewItem
+from sentinel_sync.adapters.store.state_lock import is_locked
+from sentinel_sync.adapters.store.store import DATABASE_NAME, Store
 from sentinel_sync.agent import SyncAgent
 from sentinel_sync.errors import ConfigurationError, SentinelSyncError, StateLockedError
 from sentinel_sync.settings import Settings

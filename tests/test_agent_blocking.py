@@ -8,7 +8,7 @@ import pytest
 import yaml
 from blockbuster import BlockingError, blockbuster_ctx
 
-from sentinel_sync.adapters.store import DATABASE_NAME
+from sentinel_sync.adapters.store.store import DATABASE_NAME
 from sentinel_sync.agent import SyncAgent
 from tests.conftest import FIXTURES
 from tests.fakes.cloud import Answer, FakeCloud, problem

@@ -188,7 +188,7 @@ def test_time_is_asked_of_the_clock_only() -> None:
 
 def test_httpx_clients_are_built_in_one_place() -> None:
     builders = {module.name for module in MODULES.values() if "httpx.AsyncClient" in set(calls(module.tree))}
-    assert {name for name in builders if MODULES[name].room not in FLOORS[-1]} == {f"{NAME}.adapters.http"}
+    assert {name for name in builders if MODULES[name].room not in FLOORS[-1]} == {f"{NAME}.adapters.cloud.http"}
 
 
 def test_every_file_says_what_it_is_for() -> None:

@@ -10,7 +10,7 @@ from random import Random
 
 import pytest
 
-from sentinel_sync.adapters.cloud_api_client import CloudAPIClient, Contact
+from sentinel_sync.adapters.cloud.cloud_api_client import CloudAPIClient, Contact
 from sentinel_sync.errors import (
     CloudError,
     CredentialError,

@@ -10,7 +10,7 @@ from uuid import UUID
 import pytest
 
 from sentinel_sync import __version__
-from sentinel_sync.adapters.cloud_api_client import CloudAPIClient, quote_id
+from sentinel_sync.adapters.cloud.cloud_api_client import CloudAPIClient, quote_id
 from sentinel_sync.errors import RejectedError, UnreachableError
 from tests.fakes.clock import FakeClock
 from tests.fakes.cloud import API_KEY, FLEET, VEHICLE, FakeCloud, json_answer, problem, redirect, settings_for

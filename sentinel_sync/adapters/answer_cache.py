@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from sentinel_sync.adapters.store import Store
+from sentinel_sync.adapters.store.store import Store
 from sentinel_sync.clock import Clock
 from sentinel_sync.errors import StoreError
 

@@ -6,8 +6,8 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
 from random import Random
 
-from sentinel_sync.adapters.cloud_api_client import CloudAPIClient
-from sentinel_sync.adapters.outbox import Outbox, OutboxItem
+from sentinel_sync.adapters.cloud.cloud_api_client import CloudAPIClient
+from sentinel_sync.adapters.store.outbox import Outbox, OutboxItem
 from sentinel_sync.clock import Clock, wait_first
 from sentinel_sync.errors import CloudError, SentinelSyncError, StoreError
 from sentinel_sync.rules.backoff import full_jitter

@@ -4,8 +4,8 @@ import logging
 
 from pydantic import TypeAdapter
 
-from sentinel_sync.adapters.cloud_api_client import Probe
-from sentinel_sync.adapters.documents import Documents
+from sentinel_sync.adapters.cloud.cloud_api_client import Probe
+from sentinel_sync.adapters.store.documents import Documents
 from sentinel_sync.clock import Clock
 from sentinel_sync.rules.answers import rfc3339
 from sentinel_sync.rules.timekeeping import ClockStamp, Sighting, correction, is_trusted, sighting, skew

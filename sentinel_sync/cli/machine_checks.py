@@ -12,10 +12,10 @@ from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
-from sentinel_sync.adapters.credential import FileCredential, read_pseudonym_key
-from sentinel_sync.adapters.database import DamagedError
-from sentinel_sync.adapters.outbox import OutboxCounts
-from sentinel_sync.adapters.store import DATABASE_NAME
+from sentinel_sync.adapters.cloud.credential import FileCredential, read_pseudonym_key
+from sentinel_sync.adapters.store.database import DamagedError
+from sentinel_sync.adapters.store.outbox import OutboxCounts
+from sentinel_sync.adapters.store.store import DATABASE_NAME
 from sentinel_sync.cli.arguments import program
 from sentinel_sync.cli.findings import Finding, fail, ok, warn
 from sentinel_sync.cli.state_folder import last_said, opened, runs

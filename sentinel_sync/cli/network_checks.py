@@ -9,8 +9,8 @@ from collections.abc import AsyncIterator
 from http import HTTPMethod
 from urllib.parse import urlsplit
 
-from sentinel_sync.adapters.cloud_api_client import CloudAPIClient, Probe, quote_id
-from sentinel_sync.adapters.http import CONNECT_TIMEOUT, tls_context
+from sentinel_sync.adapters.cloud.cloud_api_client import CloudAPIClient, Probe, quote_id
+from sentinel_sync.adapters.cloud.http import CONNECT_TIMEOUT, tls_context
 from sentinel_sync.cli.findings import Finding, Level, fail, ok, warn
 from sentinel_sync.cli.machine_checks import expiry
 from sentinel_sync.cli.words import duration

@@ -6,7 +6,7 @@ import json
 import sys
 from dataclasses import dataclass
 
-from sentinel_sync.adapters.outbox import OutboxCounts
+from sentinel_sync.adapters.store.outbox import OutboxCounts
 from sentinel_sync.agent import SyncAgent
 from sentinel_sync.cli.arguments import Subparsers, program
 from sentinel_sync.cli.configuration import load_settings

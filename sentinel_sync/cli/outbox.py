@@ -9,8 +9,8 @@ import time
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
-from sentinel_sync.adapters.database import DamagedError
-from sentinel_sync.adapters.outbox import ItemState, Outbox, OutboxCounts, OutboxItem
+from sentinel_sync.adapters.store.database import DamagedError
+from sentinel_sync.adapters.store.outbox import ItemState, Outbox, OutboxCounts, OutboxItem
 from sentinel_sync.cli.arguments import Subparsers, program
 from sentinel_sync.cli.configuration import load_settings
 from sentinel_sync.cli.exit_codes import CommandError, ExitCode

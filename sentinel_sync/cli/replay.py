@@ -10,12 +10,12 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from sentinel_sync.adapters.cloud_api_client import CloudAPIClient
-from sentinel_sync.adapters.drive_file import read_drive
-from sentinel_sync.adapters.outbox import ItemState, OutboxItem
+from sentinel_sync.adapters.cloud.cloud_api_client import CloudAPIClient
 from sentinel_sync.adapters.recorded_clock import RecordedClock
-from sentinel_sync.adapters.store import Store
+from sentinel_sync.adapters.store.outbox import ItemState, OutboxItem
+from sentinel_sync.adapters.store.store import Store
 from sentinel_sync.adapters.timekeeper import Timekeeper
+from sentinel_sync.adapters.trips.drive_file import read_drive
 from sentinel_sync.agent import SyncAgent
 from sentinel_sync.cli import words
 from sentinel_sync.cli.arguments import Subparsers
@@ -23,7 +23,7 @@ from sentinel_sync.cli.configuration import load_settings
 from sentinel_sync.cli.exit_codes import ExitCode
 from sentinel_sync.errors import SentinelSyncError, StateLockedError
 from sentinel_sync.payloads import TripSummary
-from sentinel_sync.rules.drive import Drive
+from sentinel_sync.rules.trips.drive import Drive
 from sentinel_sync.services.trip_uploader import TripUploader
 from sentinel_sync.settings import Settings
 

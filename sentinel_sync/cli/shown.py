@@ -1,6 +1,6 @@
 """An agent's status in words: what the `status` command and the live display of `run` show."""
 
-from sentinel_sync.adapters.outbox import OutboxCounts
+from sentinel_sync.adapters.store.outbox import OutboxCounts
 from sentinel_sync.cli.words import count, duration, size
 from sentinel_sync.status import AgentStatus, ConnectivityShown, DutyShown, OutboxShown
 

@@ -8,11 +8,11 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from sentinel_sync.adapters.database import Database
-from sentinel_sync.adapters.documents import Documents
-from sentinel_sync.adapters.outbox import Outbox
-from sentinel_sync.adapters.state_lock import is_locked
-from sentinel_sync.adapters.store import DATABASE_NAME
+from sentinel_sync.adapters.store.database import Database
+from sentinel_sync.adapters.store.documents import Documents
+from sentinel_sync.adapters.store.outbox import Outbox
+from sentinel_sync.adapters.store.state_lock import is_locked
+from sentinel_sync.adapters.store.store import DATABASE_NAME
 from sentinel_sync.cli.arguments import program
 from sentinel_sync.cli.exit_codes import CommandError
 from sentinel_sync.clock import SystemClock

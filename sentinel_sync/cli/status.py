@@ -7,8 +7,8 @@ import sys
 import time
 from dataclasses import asdict, dataclass
 
-from sentinel_sync.adapters.outbox import OutboxCounts
-from sentinel_sync.adapters.store import DATABASE_NAME
+from sentinel_sync.adapters.store.outbox import OutboxCounts
+from sentinel_sync.adapters.store.store import DATABASE_NAME
 from sentinel_sync.cli.arguments import Subparsers, program
 from sentinel_sync.cli.configuration import load_settings
 from sentinel_sync.cli.exit_codes import CommandError, ExitCode

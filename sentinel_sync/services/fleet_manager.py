@@ -11,12 +11,11 @@ from typing import Any, TypeVar, cast
 from pydantic import ValidationError
 
 from sentinel_sync.adapters.answer_cache import AnswerCache, KeptAnswer
-from sentinel_sync.adapters.cloud_api_client import CloudAPIClient, quote_id
-from sentinel_sync.adapters.store import Store
+from sentinel_sync.adapters.cloud.cloud_api_client import CloudAPIClient, quote_id
+from sentinel_sync.adapters.store.store import Store
 from sentinel_sync.clock import Clock, SystemClock
 from sentinel_sync.errors import CloudError, HeldError, RejectedError, UnreachableError
-from sentinel_sync.rules.fleet import MAX_DAYS, MAX_LIMIT, aggregate, bounded, compared, identifier, word
-from sentinel_sync.rules.fleet_answers import (
+from sentinel_sync.rules.fleet.answers import (
     AggregateMetrics,
     DriverLeaderboard,
     FleetAlerts,
@@ -27,6 +26,7 @@ from sentinel_sync.rules.fleet_answers import (
     VehicleRankings,
     VehicleStatus,
 )
+from sentinel_sync.rules.fleet.queries import MAX_DAYS, MAX_LIMIT, aggregate, bounded, compared, identifier, word
 from sentinel_sync.rules.privacy import loggable_path
 from sentinel_sync.services.standalone import store_of
 

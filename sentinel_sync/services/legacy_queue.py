@@ -11,11 +11,11 @@ from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
 
-from sentinel_sync.adapters.outbox import NewItem
-from sentinel_sync.adapters.store import Store
+from sentinel_sync.adapters.store.outbox import NewItem
+from sentinel_sync.adapters.store.store import Store
 from sentinel_sync.clock import Clock
 from sentinel_sync.errors import StoreFullError
-from sentinel_sync.rules.legacy_trips import adopt
+from sentinel_sync.rules.trips.legacy import adopt
 
 logger = logging.getLogger(__name__)
 

@@ -10,20 +10,19 @@ from random import Random, SystemRandom
 
 import httpx
 
-from sentinel_sync.adapters.cloud_api_client import CloudAPIClient
-from sentinel_sync.adapters.download import FileDownload, StaleAddressError, Target
-from sentinel_sync.adapters.model_catalogue import ModelOffers
-from sentinel_sync.adapters.model_files import ModelFolderError
-from sentinel_sync.adapters.model_keys import read_trust
-from sentinel_sync.adapters.model_shelf import ModelShelf
-from sentinel_sync.adapters.store import Store
+from sentinel_sync.adapters.cloud.cloud_api_client import CloudAPIClient
+from sentinel_sync.adapters.cloud.download import FileDownload, StaleAddressError, Target
+from sentinel_sync.adapters.models.catalogue import ModelOffers
+from sentinel_sync.adapters.models.files import ModelFolderError
+from sentinel_sync.adapters.models.keys import read_trust
+from sentinel_sync.adapters.models.shelf import ModelShelf
+from sentinel_sync.adapters.store.store import Store
 from sentinel_sync.adapters.threads import run_to_end
 from sentinel_sync.clock import Clock, SystemClock
 from sentinel_sync.errors import CloudError, ConfigurationError, SentinelSyncError, StoreFullError, VerificationError
 from sentinel_sync.payloads import ModelRelease
-from sentinel_sync.rules.releases import Trust, check_name, check_version, check_version_allowed, live_name, newest
-from sentinel_sync.rules.releases_choice import Choice, check_genuine, choose, is_history
-from sentinel_sync.rules.releases_installed import (
+from sentinel_sync.rules.releases.choice import Choice, check_genuine, choose, is_history
+from sentinel_sync.rules.releases.installed import (
     DownloadStatus,
     InstalledModel,
     InstallResult,
@@ -31,7 +30,15 @@ from sentinel_sync.rules.releases_installed import (
     ModelRecord,
     ModelUpdate,
 )
-from sentinel_sync.rules.releases_schedule import CheckSchedule, is_passing
+from sentinel_sync.rules.releases.releases import (
+    Trust,
+    check_name,
+    check_version,
+    check_version_allowed,
+    live_name,
+    newest,
+)
+from sentinel_sync.rules.releases.schedule import CheckSchedule, is_passing
 from sentinel_sync.services.standalone import store_of
 from sentinel_sync.settings import is_loopback
 from sentinel_sync.supervisor import Duty, Supervisor

@@ -11,7 +11,7 @@ from functools import partial
 from random import Random, SystemRandom
 from typing import Any
 
-from sentinel_sync.adapters.cloud_api_client import CloudAPIClient, Contact, Probe
+from sentinel_sync.adapters.cloud.cloud_api_client import CloudAPIClient, Contact, Probe
 from sentinel_sync.clock import Clock, SystemClock
 from sentinel_sync.errors import CloudError, HeldError, SentinelSyncError
 from sentinel_sync.rules.connectivity import Connectivity, ConnectivityStatus, Transition

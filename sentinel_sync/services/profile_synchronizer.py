@@ -8,14 +8,14 @@ from random import Random, SystemRandom
 from typing import Any, TypeVar
 from weakref import WeakValueDictionary
 
-from sentinel_sync.adapters.cloud_api_client import CloudAPIClient
-from sentinel_sync.adapters.profile_cipher import Keyring, ProfileCipher
-from sentinel_sync.adapters.profile_cloud import ProfileCloud, SealedCopy
-from sentinel_sync.adapters.profile_desk import ProfileDesk, Woven, open_profile
-from sentinel_sync.adapters.profile_files import ProfileFile, ProfileFolder, Signature
-from sentinel_sync.adapters.profile_keys import KeyProvider, LegacyKeys, key_provider
-from sentinel_sync.adapters.profile_records import ProfileRecord, ProfileRecords, reference
-from sentinel_sync.adapters.store import Store
+from sentinel_sync.adapters.cloud.cloud_api_client import CloudAPIClient
+from sentinel_sync.adapters.profiles.cipher import Keyring, ProfileCipher
+from sentinel_sync.adapters.profiles.cloud import ProfileCloud, SealedCopy
+from sentinel_sync.adapters.profiles.desk import ProfileDesk, Woven, open_profile
+from sentinel_sync.adapters.profiles.files import ProfileFile, ProfileFolder, Signature
+from sentinel_sync.adapters.profiles.keys import KeyProvider, LegacyKeys, key_provider
+from sentinel_sync.adapters.profiles.records import ProfileRecord, ProfileRecords, reference
+from sentinel_sync.adapters.store.store import Store
 from sentinel_sync.adapters.timekeeper import Timekeeper
 from sentinel_sync.clock import Clock, SystemClock
 from sentinel_sync.errors import (
@@ -27,8 +27,8 @@ from sentinel_sync.errors import (
     RejectedError,
     StoreError,
 )
-from sentinel_sync.rules.profiles_envelope import detached
-from sentinel_sync.rules.profiles_fields import canonical, checked_id, read_profile
+from sentinel_sync.rules.profiles.envelope import detached
+from sentinel_sync.rules.profiles.fields import canonical, checked_id, read_profile
 from sentinel_sync.services.standalone import store_of
 from sentinel_sync.supervisor import Duty, Supervisor
 

@@ -11,17 +11,17 @@ from typing import TypedDict
 
 from pydantic import TypeAdapter, ValidationError
 
-from sentinel_sync.adapters.cloud_api_client import CloudAPIClient
-from sentinel_sync.adapters.outbox import ItemState, NewItem, OutboxItem
-from sentinel_sync.adapters.recordings import Recording, absolute, read_recording
-from sentinel_sync.adapters.store import Store
+from sentinel_sync.adapters.cloud.cloud_api_client import CloudAPIClient
+from sentinel_sync.adapters.scenarios.consent import ConsentRecord
+from sentinel_sync.adapters.scenarios.parts import PartSender, QueuedScenario
+from sentinel_sync.adapters.scenarios.recordings import Recording, absolute, read_recording
+from sentinel_sync.adapters.store.outbox import ItemState, NewItem, OutboxItem
+from sentinel_sync.adapters.store.store import Store
 from sentinel_sync.adapters.threads import run_to_end
-from sentinel_sync.adapters.upload_consent import ConsentRecord
-from sentinel_sync.adapters.upload_parts import PartSender, QueuedScenario
 from sentinel_sync.clock import Clock, SystemClock, wait_first
 from sentinel_sync.errors import CloudError, ConsentError, HeldError, ScenarioError, StoreError
-from sentinel_sync.rules.scenarios import Consent, Priority, ScenarioPlan, missing_consent
-from sentinel_sync.rules.scenarios_status import ScenarioStatus, status_of
+from sentinel_sync.rules.scenarios.plan import Consent, Priority, ScenarioPlan, missing_consent
+from sentinel_sync.rules.scenarios.status import ScenarioStatus, status_of
 from sentinel_sync.rules.verdict import Defer, Release, SetAside, Verdict, verdict_on
 from sentinel_sync.services.standalone import store_of
 from sentinel_sync.supervisor import Duty, Supervisor

@@ -1,7 +1,7 @@
 """What a component gets when it is built with nothing but an api_client, as the specification shows it."""
 
-from sentinel_sync.adapters.cloud_api_client import CloudAPIClient
-from sentinel_sync.adapters.store import Store
+from sentinel_sync.adapters.cloud.cloud_api_client import CloudAPIClient
+from sentinel_sync.adapters.store.store import Store
 from sentinel_sync.clock import Clock
 
 

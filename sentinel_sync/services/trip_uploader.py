@@ -8,18 +8,18 @@ from http import HTTPMethod
 from random import Random, SystemRandom
 from typing import TypedDict
 
-from sentinel_sync.adapters.cloud_api_client import CloudAPIClient
-from sentinel_sync.adapters.credential import read_pseudonym_key
-from sentinel_sync.adapters.outbox import OutboxItem
+from sentinel_sync.adapters.cloud.cloud_api_client import CloudAPIClient
+from sentinel_sync.adapters.cloud.credential import read_pseudonym_key
 from sentinel_sync.adapters.sender import OutboxSender
-from sentinel_sync.adapters.store import Store
+from sentinel_sync.adapters.store.outbox import OutboxItem
+from sentinel_sync.adapters.store.store import Store
 from sentinel_sync.adapters.timekeeper import Timekeeper
-from sentinel_sync.adapters.trip_log import TripLog
+from sentinel_sync.adapters.trips.trip_log import TripLog
 from sentinel_sync.clock import Clock, SystemClock
 from sentinel_sync.errors import CloudError, StoreFullError, TripStateError
 from sentinel_sync.payloads import TripSummary
 from sentinel_sync.rules.privacy import Place, coarse_place, pseudonym
-from sentinel_sync.rules.trips import OpenTrip, moment, new_trip_id
+from sentinel_sync.rules.trips.trips import OpenTrip, moment, new_trip_id
 from sentinel_sync.services.standalone import store_of
 from sentinel_sync.supervisor import Duty, Supervisor
 

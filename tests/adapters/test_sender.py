@@ -9,10 +9,10 @@ from random import Random
 
 import pytest
 
-from sentinel_sync.adapters.cloud_api_client import CloudAPIClient
-from sentinel_sync.adapters.outbox import ItemState, NewItem, OutboxItem
+from sentinel_sync.adapters.cloud.cloud_api_client import CloudAPIClient
 from sentinel_sync.adapters.sender import ACKNOWLEDGE, CLAIM, LOOK_AGAIN, OutboxSender
-from sentinel_sync.adapters.store import Store
+from sentinel_sync.adapters.store.outbox import ItemState, NewItem, OutboxItem
+from sentinel_sync.adapters.store.store import Store
 from sentinel_sync.errors import ConfigurationError, StoreError
 from tests.fakes.clock import FakeClock
 from tests.fakes.cloud import Answer, FakeCloud, json_answer, problem, refused, settings_for

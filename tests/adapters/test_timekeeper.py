@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from pydantic import TypeAdapter
 
-from sentinel_sync.adapters.api_response import Probe
-from sentinel_sync.adapters.store import Store
+from sentinel_sync.adapters.cloud.api_response import Probe
+from sentinel_sync.adapters.store.store import Store
 from sentinel_sync.adapters.timekeeper import Timekeeper
 from sentinel_sync.rules.timekeeping import Sighting
 from tests.fakes.clock import FakeClock

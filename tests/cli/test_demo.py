@@ -19,9 +19,9 @@ from sentinel_sync.demo.city import ACCELERATION, DAY, LIMIT, Moment, moments
 from sentinel_sync.demo.processes import DemoError
 from sentinel_sync.demo.verification import CutTrip, raw_ids_in, verify
 from sentinel_sync.payloads import Location, TripSummary
-from sentinel_sync.rules.drive import haversine
 from sentinel_sync.rules.privacy import pseudonym
-from sentinel_sync.rules.trips import moment, new_trip_id
+from sentinel_sync.rules.trips.drive import haversine
+from sentinel_sync.rules.trips.trips import moment, new_trip_id
 from tests.conftest import FIXTURES
 
 COMMAND = [sys.executable, "-m", "sentinel_sync", "demo"]

@@ -3,7 +3,7 @@
 import asyncio
 from pathlib import Path
 
-from sentinel_sync.adapters.state_lock import StateLock
+from sentinel_sync.adapters.store.state_lock import StateLock
 from sentinel_sync.cli.exit_codes import ExitCode
 from tests.cli.backend import Backend
 from tests.cli.vehicle import Vehicle

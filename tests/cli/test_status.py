@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from sentinel_sync.adapters.state_lock import StateLock
-from sentinel_sync.adapters.store import DATABASE_NAME
+from sentinel_sync.adapters.store.state_lock import StateLock
+from sentinel_sync.adapters.store.store import DATABASE_NAME
 from sentinel_sync.status import STATUS_NAME
 from tests.cli.vehicle import Vehicle
 

@@ -6,7 +6,7 @@ from random import Random
 
 import pytest
 
-from sentinel_sync.rules.drive import Drive, DriveError, Fix, drive_of, haversine
+from sentinel_sync.rules.trips.drive import Drive, DriveError, Fix, drive_of, haversine
 
 START = 1_780_000_000.0
 #: Metres per degree of latitude on the sphere that the rule takes.

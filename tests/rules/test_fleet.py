@@ -3,8 +3,8 @@
 import pytest
 from pydantic import ValidationError
 
-from sentinel_sync.rules.fleet import MAX_LIMIT, aggregate, bounded, compared, identifier, word
-from sentinel_sync.rules.fleet_answers import FleetStatistics, FleetTrend, VehicleRankings
+from sentinel_sync.rules.fleet.answers import FleetStatistics, FleetTrend, VehicleRankings
+from sentinel_sync.rules.fleet.queries import MAX_LIMIT, aggregate, bounded, compared, identifier, word
 
 
 @pytest.mark.parametrize("limit", [0, -1, 10**9, MAX_LIMIT + 1, True, 1.5, "10", None])

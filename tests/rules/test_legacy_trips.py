@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from sentinel_sync.payloads import Location
-from sentinel_sync.rules.legacy_trips import adopt
 from sentinel_sync.rules.privacy import pseudonym
+from sentinel_sync.rules.trips.legacy import adopt
 
 QUEUE: list[dict[str, Any]] = json.loads(
     (Path(__file__).parents[1] / "fixtures" / "data" / "trip_queue.json").read_text(encoding="utf-8")

@@ -8,7 +8,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sentinel_sync.errors import ProfileError
-from sentinel_sync.rules.profiles import (
+from sentinel_sync.rules.profiles.changes import merge
+from sentinel_sync.rules.profiles.descent import Cloud, Known, confirmed, plain_cloud
+from sentinel_sync.rules.profiles.envelope import (
+    MAX_BYTES,
+    detached,
+    envelope,
+    known_bytes,
+    known_from,
+    opened,
+    parse_profile,
+    profile_in,
+    state_digest,
+)
+from sentinel_sync.rules.profiles.fields import MAX_READINGS, Moment, read_profile
+from sentinel_sync.rules.profiles.merge import (
     Contribution,
     Entry,
     ProfileState,
@@ -21,20 +35,6 @@ from sentinel_sync.rules.profiles import (
     render,
     total,
 )
-from sentinel_sync.rules.profiles_changes import merge
-from sentinel_sync.rules.profiles_descent import Cloud, Known, confirmed, plain_cloud
-from sentinel_sync.rules.profiles_envelope import (
-    MAX_BYTES,
-    detached,
-    envelope,
-    known_bytes,
-    known_from,
-    opened,
-    parse_profile,
-    profile_in,
-    state_digest,
-)
-from sentinel_sync.rules.profiles_fields import MAX_READINGS, Moment, read_profile
 
 NOW = 1_800_000_000_000_000
 Profile = dict[str, Any]

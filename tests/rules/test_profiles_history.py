@@ -11,10 +11,10 @@ from typing import Any, Literal, NamedTuple
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sentinel_sync.rules.profiles import ProfileState, join
-from sentinel_sync.rules.profiles_changes import Merged, merge
-from sentinel_sync.rules.profiles_descent import Cloud, Known, confirmed, dropped
-from sentinel_sync.rules.profiles_envelope import envelope, known_bytes, known_from, opened, state_digest
+from sentinel_sync.rules.profiles.changes import Merged, merge
+from sentinel_sync.rules.profiles.descent import Cloud, Known, confirmed, dropped
+from sentinel_sync.rules.profiles.envelope import envelope, known_bytes, known_from, opened, state_digest
+from sentinel_sync.rules.profiles.merge import ProfileState, join
 
 VEHICLES = 3
 START = 1_790_000_000

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from sentinel_sync.errors import NotNowError, RejectedError, UnreachableError, VerificationError
 from sentinel_sync.payloads import ModelRelease
-from sentinel_sync.rules.releases import (
+from sentinel_sync.rules.releases.choice import choose
+from sentinel_sync.rules.releases.releases import (
     Standing,
     Trust,
     check_name,
@@ -26,8 +27,7 @@ from sentinel_sync.rules.releases import (
     verify,
     version_order,
 )
-from sentinel_sync.rules.releases_choice import choose
-from sentinel_sync.rules.releases_schedule import CheckSchedule
+from sentinel_sync.rules.releases.schedule import CheckSchedule
 from sentinel_sync.rules.transfer import (
     AskForAddress,
     AskForAll,

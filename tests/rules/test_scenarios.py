@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 from pydantic import JsonValue
 
 from sentinel_sync.errors import ScenarioError
-from sentinel_sync.rules.scenarios import (
+from sentinel_sync.rules.scenarios.annotations import AnnotationFilter
+from sentinel_sync.rules.scenarios.metadata import outgoing_metadata, read_metadata, video_names
+from sentinel_sync.rules.scenarios.plan import (
     Consent,
     Part,
     PartKind,
@@ -22,8 +24,6 @@ from sentinel_sync.rules.scenarios import (
     missing_consent,
     part_key,
 )
-from sentinel_sync.rules.scenarios_annotations import AnnotationFilter
-from sentinel_sync.rules.scenarios_metadata import outgoing_metadata, read_metadata, video_names
 from tests.conftest import FIXTURES
 
 RECORDINGS = sorted((FIXTURES / "scenarios").iterdir())

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from sentinel_sync.payloads import Location, TripSummary
 from sentinel_sync.rules.privacy import Place
 from sentinel_sync.rules.timekeeping import ClockStamp
-from sentinel_sync.rules.trips import (
+from sentinel_sync.rules.trips.trips import (
     MAX_DISTANCE_DELTA,
     MAX_SPEED,
     OpenTrip,

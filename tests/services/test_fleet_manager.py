@@ -9,8 +9,8 @@ from random import Random
 import pytest
 
 from sentinel_sync.adapters.answer_cache import MAX_ANSWERS
-from sentinel_sync.adapters.cloud_api_client import CloudAPIClient
-from sentinel_sync.adapters.store import Store
+from sentinel_sync.adapters.cloud.cloud_api_client import CloudAPIClient
+from sentinel_sync.adapters.store.store import Store
 from sentinel_sync.backend import BackendSettings, running_server
 from sentinel_sync.errors import CloudError, NotNowError, RejectedError, UnreachableError
 from sentinel_sync.services.fleet_manager import MAX_AGE, FleetManager

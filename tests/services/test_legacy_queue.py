@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from sentinel_sync.adapters.store import Store
+from sentinel_sync.adapters.store.store import Store
 from sentinel_sync.errors import StoreFullError
 from sentinel_sync.payloads import TripSummary
 from sentinel_sync.rules.privacy import pseudonym

@@ -19,10 +19,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pydantic import SecretStr
 
 from sentinel_sync import CloudAPIClient, CloudError, ConfigurationError, ModelDownloader, StoreError, VerificationError
-from sentinel_sync.adapters.store import Store
+from sentinel_sync.adapters.store.store import Store
 from sentinel_sync.backend import BackendSettings, ModelSignature, publish_model, running_server
 from sentinel_sync.backend.publishing import ModelRelease as Published
-from sentinel_sync.rules.releases import key_id, manifest, raw_key
+from sentinel_sync.rules.releases.releases import key_id, manifest, raw_key
 from sentinel_sync.settings import CloudSettings
 from tests.conftest import FIXTURES
 from tests.fakes.clock import FakeClock

@@ -9,7 +9,7 @@ from random import Random
 
 import pytest
 
-from sentinel_sync.adapters.cloud_api_client import CloudAPIClient
+from sentinel_sync.adapters.cloud.cloud_api_client import CloudAPIClient
 from sentinel_sync.errors import CloudError, HeldError, StoreFullError
 from sentinel_sync.rules.connectivity import ConnectivityStatus
 from sentinel_sync.services.offline_manager import OfflineManager

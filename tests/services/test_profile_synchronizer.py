@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 from cryptography.fernet import Fernet
 
-from sentinel_sync.adapters.cloud_api_client import CloudAPIClient
-from sentinel_sync.adapters.profile_keys import GivenKeys
-from sentinel_sync.adapters.store import Store
+from sentinel_sync.adapters.cloud.cloud_api_client import CloudAPIClient
+from sentinel_sync.adapters.profiles.keys import GivenKeys
+from sentinel_sync.adapters.store.store import Store
 from sentinel_sync.backend import BackendSettings, Extensions, running_server
 from sentinel_sync.errors import CloudError, HeldError, NotNowError, ProfileError, RejectedError, UnreachableError
 from sentinel_sync.services.profile_synchronizer import MAX_ROUNDS, WATCH_INTERVAL, ProfileSynchronizer

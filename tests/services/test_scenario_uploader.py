@@ -19,8 +19,8 @@ from blockbuster import blockbuster_ctx
 from pydantic import SecretStr
 
 from sentinel_sync import CloudAPIClient, ConsentError, ScenarioError, ScenarioUploader
-from sentinel_sync.adapters.store import Store
-from sentinel_sync.adapters.upload_consent import ConsentRecord
+from sentinel_sync.adapters.scenarios.consent import ConsentRecord
+from sentinel_sync.adapters.store.store import Store
 from sentinel_sync.backend import BackendSettings, Fault, FaultPlan, Limits, running_server
 from sentinel_sync.settings import CloudSettings
 from tests.conftest import FIXTURES

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from sentinel_sync.adapters.cloud_api_client import CloudAPIClient
-from sentinel_sync.adapters.state_lock import is_locked
-from sentinel_sync.adapters.store import Store
+from sentinel_sync.adapters.cloud.cloud_api_client import CloudAPIClient
+from sentinel_sync.adapters.store.state_lock import is_locked
+from sentinel_sync.adapters.store.store import Store
 from sentinel_sync.clock import SystemClock
 from sentinel_sync.errors import StateLockedError
 from sentinel_sync.rules.connectivity import ConnectivityStatus

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from sentinel_sync.adapters.outbox import NewItem
-from sentinel_sync.adapters.store import Store
+from sentinel_sync.adapters.store.outbox import NewItem
+from sentinel_sync.adapters.store.store import Store
 from sentinel_sync.errors import StoreFullError, TripStateError
 from tests.fakes.clock import FakeClock
 from tests.services.recording import COARSE, DRIVER, FINE, Vehicle, vehicle

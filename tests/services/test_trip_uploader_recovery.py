@@ -8,9 +8,9 @@ from random import Random
 import pytest
 from pydantic import TypeAdapter
 
-from sentinel_sync.adapters.cloud_api_client import CloudAPIClient
-from sentinel_sync.adapters.database import connect
-from sentinel_sync.adapters.store import DATABASE_NAME, Store
+from sentinel_sync.adapters.cloud.cloud_api_client import CloudAPIClient
+from sentinel_sync.adapters.store.database import connect
+from sentinel_sync.adapters.store.store import DATABASE_NAME, Store
 from sentinel_sync.errors import StoreFullError
 from sentinel_sync.services.trip_uploader import TripUploader
 from sentinel_sync.supervisor import Supervisor

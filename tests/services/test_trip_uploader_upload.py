@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from sentinel_sync.adapters.cloud_api_client import CloudAPIClient
-from sentinel_sync.adapters.outbox import ItemState, NewItem
+from sentinel_sync.adapters.cloud.cloud_api_client import CloudAPIClient
+from sentinel_sync.adapters.store.outbox import ItemState, NewItem
 from sentinel_sync.payloads import TripSummary
 from sentinel_sync.services.trip_uploader import TripUploader
 from tests.fakes.clock import FakeClock

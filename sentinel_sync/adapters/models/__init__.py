@@ -1,0 +1,1 @@
+"""Releases and installed models on disk: catalogue, keys, the shelf that the runtime opens."""

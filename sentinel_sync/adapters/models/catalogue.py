@@ -1,0 +1,116 @@
+"""What the backend offers: the listing, kept with its ETag and the time of the last check, and addresses of files."""
+
+import logging
+from dataclasses import dataclass
+from http import HTTPMethod
+
+from pydantic import TypeAdapter, ValidationError
+
+from sentinel_sync.adapters.cloud.cloud_api_client import CloudAPIClient, quote_id
+from sentinel_sync.adapters.store.documents import Documents
+from sentinel_sync.clock import Clock
+from sentinel_sync.errors import UnreachableError, VerificationError
+from sentinel_sync.payloads import ModelAddress, ModelCatalogue, ModelRelease
+from sentinel_sync.rules.privacy import loggable_text
+
+logger = logging.getLogger(__name__)
+
+_KIND = "models"
+_KEY = "catalogue"
+#: More releases than this are no fleet's; they would only fill the store.
+_MOST_RELEASES = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """The listing as it was last seen.
+
+    Attributes:
+        checked_at: When the backend was last asked with success, seconds since the epoch.
+        etag: What it called this listing, or None.
+    """
+
+    releases: tuple[ModelRelease, ...]
+    checked_at: float
+    etag: str | None = None
+
+
+_SHAPE = TypeAdapter(Offer)
+
+
+class ModelOffers:
+    """Asks the backend, and remembers what it said.
+
+    Args:
+        client: The backend.
+        documents: Where the listing is kept.
+        clock: For the time of the check.
+    """
+
+    def __init__(self, client: CloudAPIClient, documents: Documents, clock: Clock) -> None:
+        self._client = client
+        self._documents = documents
+        self._clock = clock
+        self.last: Offer | None = None
+
+    async def open(self) -> None:
+        """Read what was last seen."""
+        self.last = await self._documents.load(_KIND, _KEY, _SHAPE)
+
+    async def ask(self) -> Offer:
+        """Ask for the listing; one that has not changed does not travel again.
+
+        Raises:
+            CloudError: The backend gave none.
+        """
+        etag = None if self.last is None else self.last.etag
+        headers = {} if etag is None else {"If-None-Match": etag}
+        reply = await self._client.request(HTTPMethod.GET, "/models", headers=headers)
+        now = self._clock.now()
+        if reply.status == 304 and self.last is not None:
+            offer = Offer(self.last.releases, now, etag)
+        else:
+            offer = Offer(_releases(reply.data, reply.request_id), now, reply.headers.get("ETag"))
+        await self._documents.save(_KIND, _KEY, offer, _SHAPE)
+        self.last = offer
+        return offer
+
+    async def address(self, release: ModelRelease) -> str:
+        """Ask where a release's file is for a while.
+
+        Raises:
+            CloudError: The backend did not say.
+            VerificationError: It named another version or checksum.
+        """
+        reply = await self._client.request(
+            HTTPMethod.GET, f"/models/{quote_id(release.name)}/download", params={"version": release.version}
+        )
+        try:
+            address = ModelAddress.model_validate(reply.data)
+        except ValidationError:
+            raise UnreachableError(
+                "GET a model's address: the answer holds none", status=reply.status, request_id=reply.request_id
+            ) from None
+        if address.version not in {None, release.version} or address.checksum not in {None, release.checksum}:
+            raise VerificationError(f"{release.name} {release.version} is refused: its address is another release's")
+        return address.download_url
+
+
+def _releases(data: object, request_id: str) -> tuple[ModelRelease, ...]:
+    try:
+        catalogue = ModelCatalogue.model_validate(data)
+    except ValidationError:
+        raise UnreachableError("GET /models: the answer is no listing", request_id=request_id) from None
+    releases: list[ModelRelease] = []
+    for entry in catalogue.models[:_MOST_RELEASES]:
+        try:
+            releases.append(ModelRelease.model_validate(entry))
+        except ValidationError as error:
+            name = entry.get("name") if isinstance(entry, dict) else None
+            places = ", ".join(str(detail["loc"][0]) for detail in error.errors(include_input=False) if detail["loc"])
+            logger.warning(
+                "models.entry: %s is left out of the listing: %s",
+                loggable_text(str(name), 80),
+                places or "not an object",
+            )
+    return tuple(releases)

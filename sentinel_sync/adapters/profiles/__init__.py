@@ -1,0 +1,1 @@
+"""Profiles on disk, encrypted, and at the backend."""
