@@ -37,23 +37,6 @@ class PartKind(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
-    """One file of a recording, acknowledged by itself.
-
-    Attributes:
-        size_bytes: When it was queued.
-        modified_ns: Its time of modification then: a file that changed since is not what was queued.
-        acknowledged_at: When the backend took it, seconds since the epoch, or None.
-    """
-
-    kind: PartKind
-    name: str
-    size_bytes: int
-    modified_ns: int
-    acknowledged_at: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class Consent:
     """A decision about sending recordings.
 
@@ -68,6 +51,57 @@ class Consent:
 
 
 @dataclass(frozen=True, slots=True)
+class PartFile:
+    """The bytes that go for a part: the recording's own file, or one made of it.
+
+    Attributes:
+        derived_name: Of the file in the derived folder, or None where the recording's own goes.
+        size_bytes: What it has.
+        sha256: Of its bytes, lower-case hex.
+        encoding: `gzip` where it is packed, else None.
+        note: Why the recording's own file goes although it was to be compressed, or None.
+    """
+
+    derived_name: str | None
+    size_bytes: int
+    sha256: str
+    encoding: str | None = None
+    note: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One file of a recording, acknowledged by itself.
+
+    Attributes:
+        size_bytes: When it was queued.
+        modified_ns: Its time of modification then: a file that changed since is not what was queued.
+        acknowledged_at: When the backend took it, seconds since the epoch, or None.
+        consent: The consent that it was sent under, or None.
+        file: What goes for it, once that was made; None for metadata, and before.
+        upload_url: Where a resumable upload of `file` goes on, or None.
+    """
+
+    kind: PartKind
+    name: str
+    size_bytes: int
+    modified_ns: int
+    acknowledged_at: float | None = None
+    consent: Consent | None = None
+    file: PartFile | None = None
+    upload_url: str | None = None
+
+    def is_same_file(self, other: "Part") -> bool:
+        """Whether both were queued of the same file, unchanged."""
+        return (self.kind, self.name, self.size_bytes, self.modified_ns) == (
+            other.kind,
+            other.name,
+            other.size_bytes,
+            other.modified_ns,
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class ScenarioPlan:
     """What is to be sent of one recording, and what has arrived.
 
@@ -75,7 +109,6 @@ class ScenarioPlan:
         folder: Where it lies on the vehicle; never sent.
         queued_at: Seconds since the epoch.
         parts: In the order in which they go.
-        consent: The consent that its beginning was sent under, or None where nothing was sent.
         uploaded_at: When the last part was acknowledged, or None.
         refused: Why it cannot be queued at all, or None.
     """
@@ -85,7 +118,6 @@ class ScenarioPlan:
     priority: Priority
     queued_at: float
     parts: tuple[Part, ...]
-    consent: Consent | None = None
     uploaded_at: float | None = None
     refused: str | None = None
 
@@ -95,14 +127,30 @@ class ScenarioPlan:
 
     def acknowledged(self, part: Part, at: float, consent: Consent) -> Self:
         """The plan once `part` has arrived."""
-        parts = tuple(replace(known, acknowledged_at=at) if known == part else known for known in self.parts)
-        whole = all(known.acknowledged_at is not None for known in parts)
-        return replace(self, parts=parts, consent=consent, uploaded_at=at if whole else None)
+        plan = self.with_part(replace(part, acknowledged_at=at, consent=consent, upload_url=None))
+        whole = all(known.acknowledged_at is not None for known in plan.parts)
+        return replace(plan, uploaded_at=at if whole else None)
+
+    def with_part(self, part: Part) -> Self:
+        """The plan with what is known of one part now."""
+        return replace(self, parts=tuple(part if known.is_same_file(part) else known for known in self.parts))
 
     def going_on_from(self, before: Self) -> Self:
-        """This plan with what `before` knows to have arrived, as far as those files are the same."""
-        arrived = {replace(part, acknowledged_at=None): part for part in before.parts}
-        return replace(self, parts=tuple(arrived.get(part, part) for part in self.parts), consent=before.consent)
+        """This plan with what `before` knows of its parts, as far as those files are the same."""
+        known = {part.name: part for part in before.parts}
+        return replace(
+            self,
+            parts=tuple(
+                old if (old := known.get(part.name)) is not None and old.is_same_file(part) else part
+                for part in self.parts
+            ),
+        )
+
+    @property
+    def consent(self) -> Consent | None:
+        """The consent that its newest part was sent under, or None where nothing was sent."""
+        sent = [part for part in self.parts if part.acknowledged_at is not None]
+        return max(sent, key=lambda part: part.acknowledged_at or 0.0).consent if sent else None
 
     @property
     def size_bytes(self) -> int:

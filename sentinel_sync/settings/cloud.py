@@ -1,29 +1,20 @@
-"""Settings: one YAML file, overridden by the environment; the `cloud:` keys are those of deployed vehicles."""
+"""The `cloud:` block; its keys are those of deployed vehicles. configs/default.yaml has each key's reason."""
 
 import base64
-import difflib
-import ipaddress
-import re
 import shlex
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
-from pydantic_core import ErrorDetails
-from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict, SettingsError
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 
-from sentinel_sync.errors import ConfigurationError
+from sentinel_sync.settings.blocks import DataBudget, ModelSource
+from sentinel_sync.settings.values import Identifier, Seconds, is_key, is_loopback
 
-_KEY = re.compile(r"[!-~]+")
-
+#: Classes of link that a budget may be set for: what carries the data, or `any`, for all together.
+LinkName = Literal["wifi", "cellular", "ethernet", "other", "any"]
 #: AES-128 and HMAC-SHA256 keys of 16 bytes each (the Fernet specification).
 _FERNET_KEY_BYTES = 32
-
-Seconds = Annotated[float, Field(gt=0.0, le=30 * 86_400.0)]
-#: Ids go into headers and URLs: visible ASCII only.
-Identifier = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[!-~]+$")]
 
 
 class CloudSettings(BaseModel):
@@ -86,6 +77,32 @@ class CloudSettings(BaseModel):
     model_revoked_keys: tuple[str, ...] = ()
     allow_unsigned: bool = False
 
+    # The network: what it may cost.
+    network: Literal["auto", "metered", "unmetered"] = "auto"
+    data_budget: dict[LinkName, DataBudget] = {}
+    upload_bandwidth_limit: Annotated[int, Field(ge=0)] = 0
+    mark_background: bool = False
+    quiet_during_trip: bool = False
+
+    # Recorded scenarios.
+    compress_videos: bool = True
+    video_codec: Literal["h264", "hevc", "av1"] = "h264"
+    ffmpeg_path: Path | None = None
+    derived_max_bytes: Annotated[int, Field(ge=0)] = 2 << 30
+    scenario_scan_interval: Seconds = 10.0
+    scenario_settle_time: Annotated[float, Field(ge=0.0, le=86_400.0)] = 5.0
+    keep_uploaded_days: Annotated[float, Field(ge=0.0)] | None = None
+    keep_unsent_days: Annotated[float, Field(ge=0.0)] | None = None
+
+    # Models: where they come from, who tries them, how slow a download may be.
+    models: ModelSource = ModelSource()
+    model_signature_threshold: Annotated[int, Field(ge=1, le=16)] = 1
+    model_validator_command: tuple[str, ...] = ()
+    model_validator_timeout: Seconds = 60.0
+    model_probation: Annotated[float, Field(ge=0.0, le=30 * 86_400.0)] = 0.0
+    model_deltas: bool = True
+    download_min_rate: Annotated[int, Field(ge=0)] = 1000
+
     @model_validator(mode="before")
     @classmethod
     def _older_names(cls, values: Any) -> Any:
@@ -122,7 +139,7 @@ class CloudSettings(BaseModel):
                 raise ValueError("each of profile_keys must be a Fernet key: 32 bytes in URL-safe base64")
         return keys
 
-    @field_validator("profile_keys_command", mode="before")
+    @field_validator("profile_keys_command", "model_validator_command", mode="before")
     @classmethod
     def _command_in_a_text(cls, command: Any) -> Any:
         """Read a text as a command line; no shell is involved."""
@@ -169,93 +186,3 @@ class CloudSettings(BaseModel):
         if self.pseudonym_key is not None and not self.pseudonym_key.get_secret_value().strip():
             raise ValueError("pseudonym_key is empty: leave it out to send no driver at all")
         return self
-
-
-class Settings(BaseSettings):
-    """All settings. Other blocks of a vehicle's file are not ours, and are left alone."""
-
-    model_config = SettingsConfigDict(
-        frozen=True,
-        extra="ignore",
-        env_prefix="SENTINEL_",
-        env_nested_delimiter="__",
-        env_ignore_empty=True,  # an empty variable is how container tools spell one that is not set
-        hide_input_in_errors=True,
-    )
-
-    cloud: CloudSettings = CloudSettings()
-
-    @classmethod
-    def load(cls, path: str | Path | None = None, **overrides: Any) -> Self:
-        """Read a YAML file (or none: defaults), then the environment, then `overrides` of the `cloud:` block.
-
-        Blocks: reads a file.
-
-        Raises:
-            ConfigurationError: Missing file, broken YAML, unknown or unusable keys; the message names each, and holds
-                no value of any.
-        """
-        document = {} if path is None else _read_yaml(Path(path))
-        cloud = document.get("cloud") or {}
-        if not isinstance(cloud, dict):
-            raise ConfigurationError(f"{path}: `cloud:` must be a block of keys")
-        try:
-            return cls(cloud=CloudSettings.model_validate({**cloud, **_environment(), **overrides}))
-        except ValidationError as error:
-            lines = "; ".join(explain(detail) for detail in error.errors(include_input=False, include_url=False))
-            source = "the settings" if path is None else str(path)
-            raise ConfigurationError(f"{source} cannot be used: {lines}") from None
-
-
-def is_key(text: str) -> bool:
-    """Whether a text can stand in an `Authorization` header: visible ASCII, nothing else."""
-    return _KEY.fullmatch(text) is not None
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a host is this machine itself, without asking a name server.
-
-    Names below `localhost` are none: whether they lead here is up to the resolver (RFC 6761 section 6.3: "SHOULD").
-    """
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-def explain(detail: ErrorDetails) -> str:
-    """Put one validation error into words: the key, what is wrong, and the nearest known key for an unknown one."""
-    place = ".".join(("cloud", *(str(part) for part in detail["loc"]))) if detail["loc"] else "cloud"
-    if detail["type"] != "extra_forbidden":
-        return f"{place}: {detail['msg']}"
-    key = str(detail["loc"][-1])
-    known = [*CloudSettings.model_fields, "trip_upload_interval"]
-    nearest = difflib.get_close_matches(key.lower(), known, n=1, cutoff=0.0)
-    return f"{place}: unknown key; the nearest known one is `{nearest[0]}`"
-
-
-def _environment() -> dict[str, Any]:
-    """What SENTINEL_CLOUD__… variables say, by key."""
-    try:
-        cloud = EnvSettingsSource(Settings)().get("cloud", {})
-    except SettingsError:  # its text would repeat the value
-        raise ConfigurationError("a SENTINEL_CLOUD variable holds JSON that cannot be read") from None
-    return cloud if isinstance(cloud, dict) else {}
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigurationError(f"cannot read the settings file {path}: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        mark = getattr(error, "problem_mark", None)
-        place = f" in line {mark.line + 1}" if mark else ""
-        raise ConfigurationError(f"the settings file {path} is not YAML{place}") from None
-    if document is None:
-        return {}
-    if not isinstance(document, dict):
-        raise ConfigurationError(f"the settings file {path} must hold blocks such as `cloud:`")
-    return document
