@@ -275,7 +275,12 @@ class SyncAgent:
             self.client.halt("power", _LOW_POWER)
         else:
             self.client.resume("power")
-            self._wake_all()
+            self.wake()
+
+    def wake(self) -> None:
+        """Have every part look now for what there is to do: for a host that has changed something outside the API."""
+        for duty in self._built.duties:
+            duty.wake.set()
 
     async def status(self) -> AgentStatus:
         """What the agent says of itself now."""
@@ -320,11 +325,7 @@ class SyncAgent:
     async def _on_return(self) -> None:
         """The backend is back: what only the network held up is due now."""
         await self._built.store.outbox.make_due()
-        self._wake_all()
-
-    def _wake_all(self) -> None:
-        for duty in self._built.duties:
-            duty.wake.set()
+        self.wake()
 
     async def _watch_step(self) -> float:
         """Notice what other processes changed, a rotated key, and write the status for them."""
@@ -333,14 +334,14 @@ class SyncAgent:
         if version != self._data_version:
             first, self._data_version = self._data_version == -1, version
             if not first:
-                self._wake_all()
+                self.wake()
         if self._watches % _SLOW_WATCH == 0:
             await parts.client.refresh_credential()
             await self._board(parts).write()
         if self._refused and parts.client.gate.passage(self._clock.monotonic()).state is not GateState.REFUSED:
             # There is a new key, whoever was the first to notice: what waits for it need not wait any longer.
             self._refused = False
-            self._wake_all()
+            self.wake()
         self._watches += 1
         return WATCH_INTERVAL
 

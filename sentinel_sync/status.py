@@ -1,7 +1,6 @@
 """What a running agent says of itself: for the host, for `status` on another terminal, for the console."""
 
 from datetime import datetime
-from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
@@ -48,6 +47,67 @@ class DutyShown(Shown):
     last_error: str | None
 
 
+class TransferShown(Shown):
+    """Something under way. Bytes, bytes per second, seconds; None where nothing can be said yet.
+
+    Attributes:
+        name: Of the scenario or model.
+        part: Of it: a file, a version.
+        phase: `compressing`, `uploading`, `downloading`, `installing` or another word for what is done now.
+    """
+
+    name: str
+    part: str
+    phase: str
+    done_bytes: int
+    total_bytes: int
+    rate: float | None
+    time_left: float | None
+
+
+class ScenariosShown(Shown):
+    """Recordings.
+
+    Attributes:
+        consent: Whether the driver consents, under the policy in force.
+        consent_at: When the decision was made, or None where there is none.
+        held: Why nothing may leave now, or None.
+        under_way: What is being compressed or sent now, or None.
+    """
+
+    consent: bool
+    consent_at: datetime | None
+    policy_version: str
+    held: str | None
+    under_way: TransferShown | None
+    queued: int
+    uploaded: int
+    set_aside: int
+    dropped: int
+
+
+class ModelShown(Shown):
+    """One model.
+
+    Attributes:
+        status: As `get_download_status` says it.
+        installed: The version that the runtime opens, or None.
+        available: A newer one that was offered, or None.
+        previous: What a rollback leads to, or None.
+        pinned: The version that is wanted whatever is offered, or None.
+        reason: Why it is not going well, or None.
+    """
+
+    name: str
+    status: str
+    installed: str | None
+    available: str | None
+    previous: str | None
+    pinned: str | None
+    reason: str | None
+    under_way: TransferShown | None
+
+
 class AgentStatus(Shown):
     """A running agent at one instant."""
 
@@ -64,5 +124,5 @@ class AgentStatus(Shown):
     duties: list[DutyShown]
     salvaged_from: str | None
     updated_at: datetime
-    #: What the other parts say of themselves, by part.
-    parts: dict[str, Any] = {}
+    scenarios: ScenariosShown | None = None
+    models: list[ModelShown] = []

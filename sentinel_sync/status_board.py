@@ -10,10 +10,22 @@ from sentinel_sync import __version__
 from sentinel_sync.adapters.files import replace_file
 from sentinel_sync.clock import Clock
 from sentinel_sync.parts import Parts
-from sentinel_sync.status import STATUS_NAME, AgentStatus, ConnectivityShown, DutyShown, OutboxShown
+from sentinel_sync.status import (
+    STATUS_NAME,
+    AgentStatus,
+    ConnectivityShown,
+    DutyShown,
+    ModelShown,
+    OutboxShown,
+    ScenariosShown,
+    TransferShown,
+)
 from sentinel_sync.supervisor import Supervisor
 
 logger = logging.getLogger(__name__)
+
+#: What `get_download_status` calls a model that is being fetched or put in place.
+_MOVING = frozenset({"downloading", "installing"})
 
 
 class StatusBoard:
@@ -67,6 +79,8 @@ class StatusBoard:
             ],
             salvaged_from=None if salvaged is None else salvaged.moved_to.name,
             updated_at=datetime.fromtimestamp(self._clock.now(), UTC),
+            scenarios=await self._scenarios(),
+            models=await self._models(),
         )
 
     async def write(self) -> None:
@@ -81,6 +95,62 @@ class StatusBoard:
         except OSError as error:
             # A full disk must not stop the agent: the status is for people, and they see the error in the log.
             logger.warning("agent.status: cannot write %s (%s)", path.name, error.strerror)
+
+    async def _scenarios(self) -> ScenariosShown:
+        scenarios = self._parts.scenarios
+        statistics, consent = await scenarios.get_statistics(), await scenarios.get_consent()
+        under_way = None
+        if (uploading := statistics["uploading"]) is not None:
+            status = await scenarios.get_upload_status(uploading)
+            under_way = TransferShown(
+                name=uploading,
+                part=f"{sum(status['parts'].values())} of {len(status['parts'])} parts have arrived",
+                phase=status["status"],
+                done_bytes=status["sent_bytes"],
+                total_bytes=status["total_bytes"],
+                rate=None,
+                time_left=None,
+            )
+        return ScenariosShown(
+            consent=statistics["consent"],
+            consent_at=None if consent is None else datetime.fromtimestamp(consent.at, UTC),
+            policy_version=self._parts.client.settings.policy_version,
+            held=await scenarios.why_held(),
+            under_way=under_way,
+            queued=statistics["queued"],
+            uploaded=statistics["uploaded"],
+            set_aside=statistics["set_aside"],
+            dropped=statistics["dropped"],
+        )
+
+    async def _models(self) -> list[ModelShown]:
+        models, shown = self._parts.models, []
+        for name, installed in (await models.get_installed_models()).items():
+            status = await models.get_download_status(name)
+            is_moving = status["status"] in _MOVING
+            shown.append(
+                ModelShown(
+                    name=name,
+                    status=status["status"],
+                    installed=installed["version"],
+                    available=status["version"] if is_moving else None,
+                    previous=installed["previous_version"],
+                    pinned=installed["pinned_version"],
+                    reason=status["reason"],
+                    under_way=TransferShown(
+                        name=name,
+                        part=status["version"] or "",
+                        phase=status["status"],
+                        done_bytes=status["received_bytes"],
+                        total_bytes=status["total_bytes"],
+                        rate=None,
+                        time_left=None,
+                    )
+                    if is_moving
+                    else None,
+                )
+            )
+        return shown
 
     def _connectivity(self) -> ConnectivityShown:
         report = self._parts.connectivity.report()

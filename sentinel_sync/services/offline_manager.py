@@ -5,6 +5,7 @@ import contextlib
 import inspect
 import logging
 import threading
+from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
@@ -26,6 +27,17 @@ ProbeCallback = Callable[[Probe], Awaitable[None]]
 
 #: Seconds between two looks at a halted gate; whoever lifts the halt wakes the duty.
 _WHILE_HALTED = 60.0
+#: So many changes of the status are remembered: a day of tunnels.
+_REMEMBERED = 200
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectivityTurn:
+    """A change of the status; `at` is wall time, seconds since the epoch."""
+
+    at: float
+    status: ConnectivityStatus
+    message: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +92,7 @@ class OfflineManager:
         self._probing: asyncio.Future[bool] | None = None
         self._background = Supervisor(self._clock, self._rng)
         self._transitions = 0
+        self._history: deque[ConnectivityTurn] = deque(maxlen=_REMEMBERED)
         self.monitor = Duty("connectivity", self.step)
         api_client.subscribe(self._on_contact)
 
@@ -106,6 +119,10 @@ class OfflineManager:
             since=max(0.0, now - self._state.since),
             transitions=self._transitions,
         )
+
+    def history(self) -> list[ConnectivityTurn]:
+        """The last changes of the status since the start, oldest first."""
+        return list(self._history)
 
     def register_connectivity_callback(self, callback: ConnectivityCallback) -> None:
         """Have `callback(status)` told each change; one that is slow or raises harms nobody."""
@@ -196,6 +213,7 @@ class OfflineManager:
 
     def _announce(self, transition: Transition) -> None:
         self._transitions += 1
+        self._history.append(ConnectivityTurn(self._clock.now(), transition.after, self._state.message))
         logger.info("connectivity.%s: %s", transition.after, self._state.message)
         for number, mailbox in enumerate(self._callbacks):
             mailbox.latest = transition.after

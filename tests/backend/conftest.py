@@ -10,7 +10,7 @@ from sentinel_sync.backend.app import create_app
 from sentinel_sync.backend.settings import BackendSettings, Limits
 from tests.backend.vehicle import KEY, SettableClock, Vehicle
 
-SMALL = Limits(json_body=20_000, profile_body=20_000, part=3_000_000, annotations=2_000_000, model=1_000_000)
+SMALL = Limits(json_body=20_000, profile_body=20_000, part=16_000_000, annotations=2_000_000, model=1_000_000)
 
 
 @pytest.fixture

@@ -154,7 +154,7 @@ async def test_refuses_a_bad_multipart_body(recorded: Vehicle, backend_settings:
     problem(await send(part("../bev.mp4", "../bev.mp4") + end), 422, "unknown-part")
     problem(await send(part(data=b"") + end), 422, "empty-part")
     problem(await send(part(head="\r\nX-Long: " + "x" * 4_001) + end), 413, "too-large")
-    problem(await send(part(data=b"x" * 3_000_001) + end), 413, "too-large")
+    problem(await send(part(data=b"x" * 16_000_001) + end), 413, "too-large")
     assert (await recorded.get(f"/scenarios/{SCENARIO}")).json()["parts"] == []
     assert list((backend_settings.folder / "incoming").iterdir()) == []
     assert list((backend_settings.folder / "parts").iterdir()) == []
@@ -183,13 +183,13 @@ async def test_refuses_bad_annotations(recorded: Vehicle, backend_settings: Back
 
 async def test_a_large_video_needs_little_memory(recorded: Vehicle) -> None:
     """Python's own memory stays far below the size of the body, which is never in one piece."""
-    size = 2_900_000
+    size = 15_900_000
     head = b'--b\r\nContent-Disposition: form-data; name="bev.mp4"; filename="bev.mp4"\r\n\r\n'
 
     async def body() -> AsyncIterator[bytes]:
         yield head
-        for _ in range(size // 10_000):
-            yield b"v" * 10_000
+        for _ in range(size // 100_000):
+            yield b"v" * 100_000
         yield b"\r\n--b--\r\n"
 
     tracemalloc.start()
@@ -197,7 +197,7 @@ async def test_a_large_video_needs_little_memory(recorded: Vehicle) -> None:
         headers = {"Content-Type": "multipart/form-data; boundary=b"}
         answer = await recorded.send("POST", VIDEOS, headers, content=body())
         assert (answer.status_code, answer.json()["size"]) == (201, size)
-        assert tracemalloc.get_traced_memory()[1] < 2.6 * 1024 * 1024  # two blocks on their way, and change
+        assert tracemalloc.get_traced_memory()[1] < size / 2  # some blocks on their way; how many is up to the disk
     finally:
         tracemalloc.stop()
 

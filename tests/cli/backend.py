@@ -25,6 +25,8 @@ class Backend(ThreadingHTTPServer):
         self.trip_status = 201
         self.holds = threading.Event()
         self.release = threading.Event()
+        #: What GETs are answered with, by path without the query; anything else is 404.
+        self.answers: dict[str, tuple[int, bytes]] = {}
         self.received: dict[str, bytes] = {}
         self.changed = threading.Condition()
 
@@ -54,7 +56,11 @@ class _Handler(BaseHTTPRequestHandler):
         elif self.path == "/health":
             time = datetime.now(UTC) + backend.ahead
             self._answer(200, json.dumps({"status": "ok", "time": time.isoformat()}).encode())
-        elif self._authorized():
+        elif not self._authorized():
+            return
+        elif (answer := backend.answers.get(self.path.partition("?")[0])) is not None:
+            self._answer(*answer)
+        else:
             self._answer(404, b'{"title": "never heard of it"}')
 
     def do_POST(self) -> None:

@@ -1,0 +1,140 @@
+"""Serves the console inside the agent's own event loop, on loopback only."""
+
+import asyncio
+import contextlib
+import ipaddress
+import os
+import secrets
+import socket
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import uvicorn
+
+from sentinel_sync.adapters.files import replace_file
+from sentinel_sync.agent import SyncAgent
+from sentinel_sync.console.app import ConsoleApp
+from sentinel_sync.console.guard import Guard
+from sentinel_sync.errors import ConfigurationError
+
+#: In the state folder, for its owner alone: kept over a restart, so that an open page goes on working.
+TOKEN_FILE_NAME = "console.token"  # noqa: S105 # the name of its file
+_TOKEN_BYTES = 32
+#: Seconds that an answer under way gets when the agent stops: a stream of events would go on for ever.
+_GRACE = 1
+_KEEP_ALIVE = 30
+
+
+@dataclass(frozen=True, slots=True)
+class ConsoleAddress:
+    """Where a console is.
+
+    Attributes:
+        url: Of the page, to look.
+        url_with_token: To change things too. The token stands behind `#`, which browsers send to nobody.
+        token_file: Holds the token; readable by its owner only.
+    """
+
+    url: str
+    url_with_token: str
+    token_file: Path
+
+
+class _Server(uvicorn.Server):
+    """Uvicorn's server that leaves signals to the agent's own process, and says when it is ready."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.ready = asyncio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets=sockets)
+        self.ready.set()
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+@asynccontextmanager
+async def running_console(agent: SyncAgent, host: str, port: int) -> AsyncIterator[ConsoleAddress]:
+    """Serve the console of a running agent until the block is left.
+
+    Args:
+        agent: It must be running.
+        host: A loopback address.
+        port: 0 takes a free one.
+
+    Raises:
+        ConfigurationError: The address is not this machine's own, or is taken.
+        OSError: The token's file cannot be written.
+    """
+    token_file = agent.settings.cloud.state_dir / TOKEN_FILE_NAME
+    token = await asyncio.to_thread(_token, token_file)
+    console = ConsoleApp(agent)
+    with _bound(host, port) as listening:
+        name = f"[{host}]" if ":" in host else host
+        address: int = listening.getsockname()[1]
+        hosts = {f"{known}:{address}" for known in (name, "localhost", "127.0.0.1", "[::1]")}
+        config = uvicorn.Config(
+            Guard(console.app, hosts, token),
+            ws="none",
+            lifespan="off",
+            loop="none",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            timeout_keep_alive=_KEEP_ALIVE,
+            timeout_graceful_shutdown=_GRACE,
+        )
+        server = _Server(config)
+        serving = asyncio.create_task(server.serve(sockets=[listening]), name="console.server")
+        ready = asyncio.create_task(server.ready.wait(), name="console.ready")
+        try:
+            await asyncio.wait([serving, ready], return_when=asyncio.FIRST_COMPLETED)
+            url = f"http://{name}:{address}/"
+            yield ConsoleAddress(url, f"{url}#token={token}", token_file)
+        finally:
+            ready.cancel()
+            await console.feed.close()
+            server.should_exit = True
+            await asyncio.wait([serving, ready])
+
+
+def _token(path: Path) -> str:
+    """The token of last time, or a new one. Blocks."""
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        known = path.read_text(encoding="ascii").strip()
+        if len(known) >= _TOKEN_BYTES and path.stat().st_mode & 0o077 == 0:
+            return known
+    token = secrets.token_urlsafe(_TOKEN_BYTES)
+    replace_file(path, f"{token}\n".encode(), durable=False, mode=0o600)
+    return token
+
+
+@contextmanager
+def _bound(host: str, port: int) -> Iterator[socket.socket]:
+    if not _is_loopback(host):
+        raise ConfigurationError(f"the console is for this machine alone: {host} is not a loopback address")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with contextlib.closing(socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)) as listening:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listening.bind((host, port))
+        except OSError as error:
+            raise ConfigurationError(
+                f"the console cannot listen on {host}:{port} ({os.strerror(error.errno or 0)}): name another port"
+            ) from None
+        yield listening
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

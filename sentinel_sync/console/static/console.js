@@ -1,0 +1,345 @@
+// The console's page: shows what the agent says of itself, and asks it for the few things a technician may do.
+// Whatever comes from the agent is put in as text, never as markup.
+
+import { drawTrend } from "./chart.js";
+
+const TOKEN_KEY = "sentinel-sync.token";
+const FLEET_EVERY = 60_000;
+const at = (id) => document.getElementById(id);
+
+// The token comes behind `#`, so that it is in no request, no log and, from here on, not in the address either.
+const given = new URLSearchParams(location.hash.slice(1)).get("token");
+if (given) {
+  sessionStorage.setItem(TOKEN_KEY, given);
+  history.replaceState(null, "", location.pathname);
+}
+
+// --- words ---
+
+function size(bytes) {
+  const units = ["B", "KiB", "MiB", "GiB", "TiB"];
+  let value = bytes;
+  let unit = 0;
+  while (value >= 1024 && unit < units.length - 1) {
+    value /= 1024;
+    unit += 1;
+  }
+  return `${unit && value < 10 ? value.toFixed(1) : Math.round(value)} ${units[unit]}`;
+}
+
+function duration(seconds) {
+  const whole = Math.max(0, Math.round(seconds));
+  if (whole < 60) return `${whole} s`;
+  if (whole < 3600) return `${Math.floor(whole / 60)} min ${whole % 60} s`;
+  if (whole < 86_400) return `${Math.floor(whole / 3600)} h ${Math.floor((whole % 3600) / 60)} min`;
+  return `${Math.floor(whole / 86_400)} d ${Math.floor((whole % 86_400) / 3600)} h`;
+}
+
+const moment = (time) => (time ? new Date(time).toLocaleString() : "never");
+const seconds = (time) => moment(time * 1000);
+
+// --- building ---
+
+function element(name, text, className) {
+  const made = document.createElement(name);
+  if (text !== undefined) made.textContent = text;
+  if (className) made.className = className;
+  return made;
+}
+
+function facts(list, pairs, boxed = false) {
+  const children = [];
+  for (const [name, value, className] of pairs) {
+    const pair = [element("dt", name), element("dd", value, className)];
+    if (boxed) {
+      const box = element("div");
+      box.append(...pair);
+      children.push(box);
+    } else {
+      children.push(...pair);
+    }
+  }
+  list.replaceChildren(...children);
+}
+
+function table(place, head, rows, empty, figures = []) {
+  if (!rows.length) {
+    place.replaceChildren(element("p", empty, "quiet"));
+    return;
+  }
+  const made = element("table");
+  const line = made.createTHead().insertRow();
+  head.forEach((name, column) => {
+    const cell = element("th", name, figures.includes(column) ? "figure" : "");
+    cell.scope = "col";
+    line.append(cell);
+  });
+  const body = made.createTBody();
+  for (const row of rows) {
+    const target = body.insertRow();
+    row.forEach((value, column) => {
+      const cell = target.insertCell();
+      if (figures.includes(column)) cell.className = "figure";
+      cell.append(value instanceof Node ? value : document.createTextNode(value ?? "-"));
+    });
+  }
+  place.replaceChildren(made);
+}
+
+// --- asking ---
+
+function say(text) {
+  at("notice").textContent = text;
+  at("notice").hidden = !text;
+}
+
+async function ask(path) {
+  const answer = await fetch(path);
+  const body = await answer.json();
+  if (!answer.ok) throw new Error(body.error ?? `answered ${answer.status}`);
+  return body;
+}
+
+async function act(path, words, button) {
+  const focused = document.activeElement === button;
+  button.disabled = true;
+  try {
+    const answer = await fetch(path, {
+      method: "POST",
+      headers: {
+        Authorization: `Bearer ${sessionStorage.getItem(TOKEN_KEY) ?? ""}`,
+        "Content-Type": "application/json",
+      },
+      body: JSON.stringify(words),
+    });
+    const body = await answer.json();
+    at("token-form").hidden = answer.status !== 401;
+    say(answer.ok ? "" : (body.error ?? `answered ${answer.status}`));
+    if (answer.status === 401) at("token").focus();
+    return answer.ok;
+  } catch (error) {
+    say(`the agent does not answer: ${error.message}`);
+    return false;
+  } finally {
+    button.disabled = false;
+    if (focused && at("token-form").hidden) button.focus();
+  }
+}
+
+function button(text, label, press) {
+  const made = element("button", text);
+  made.type = "button";
+  made.setAttribute("aria-label", label);
+  made.addEventListener("click", () => press(made));
+  return made;
+}
+
+// --- what the agent says ---
+
+let shown = null;
+
+function showStatus(said) {
+  shown = said;
+  at("vehicle").textContent = said.vehicle_id;
+  at("fleet-id").textContent = `of ${said.fleet_id}`;
+  document.title = `${said.vehicle_id}: sentinel-sync`;
+  showConnectivity(said);
+  showWork(said);
+  showScenarios(said.scenarios);
+  showModels(said.models);
+  at("foot").textContent = `sentinel-sync ${said.version}, process ${said.process_id}`;
+}
+
+function showConnectivity(said) {
+  const way = said.connectivity;
+  const state = { online: "good", offline: "bad" }[way.status] ?? "warn";
+  const lasted = way.status === "offline" ? way.offline_duration : way.since;
+  facts(at("connectivity"), [
+    ["Status", way.message, way.unauthorized ? "warn" : state],
+    ["For", duration(lasted)],
+    ["Sending", way.gate === "open" ? "allowed" : `${way.gate}: ${way.gate_reason}`, way.gate === "open" ? "" : "warn"],
+    ["Backend", said.api_url],
+    ["Power", said.power],
+    ["Trip", said.trip_id ? `${said.trip_id} is under way` : "none under way"],
+  ]);
+}
+
+function transfer(going) {
+  const box = element("div");
+  const share = going.total_bytes ? going.done_bytes / going.total_bytes : 0;
+  const bar = element("progress");
+  bar.max = 1;
+  bar.value = share;
+  const name = `${going.name}, ${going.part}: ${going.phase}`;
+  bar.setAttribute("aria-label", name);
+  const pace = [`${size(going.done_bytes)} of ${size(going.total_bytes)}`];
+  if (going.rate) pace.push(`${size(going.rate)} a second`);
+  if (going.time_left !== null) pace.push(`${duration(going.time_left)} left`);
+  box.append(element("p", name), bar, element("p", pace.join(", "), "quiet"));
+  return box;
+}
+
+function showWork(said) {
+  const going = [said.scenarios?.under_way, ...said.models.map((model) => model.under_way)].filter(Boolean);
+  const place = at("under-way");
+  if (going.length) place.replaceChildren(...going.map(transfer));
+  else place.replaceChildren(element("p", said.outbox.sending ? "sending" : "nothing is under way", "quiet"));
+  const dropped = Object.values(said.outbox.dropped).reduce((sum, count) => sum + count, 0);
+  const broken = said.duties.filter((duty) => duty.total_crashes);
+  facts(at("outbox"), [
+    ["Waiting", said.outbox.waiting.toLocaleString()],
+    ["Being sent", said.outbox.sending.toLocaleString()],
+    ["Set aside", said.outbox.set_aside.toLocaleString(), said.outbox.set_aside ? "warn" : ""],
+    ["Sent so far", said.outbox.acknowledged.toLocaleString()],
+    ["On disk", size(said.outbox.size_bytes)],
+    ...(dropped ? [["Dropped", dropped.toLocaleString(), "warn"]] : []),
+    ...broken.map((duty) => [duty.name, `crashed ${duty.total_crashes} times, last: ${duty.last_error}`, "bad"]),
+    ...(said.salvaged_from ? [["Damage", `the outbox was damaged; the old file is ${said.salvaged_from}`, "bad"]] : []),
+  ]);
+}
+
+function showScenarios(said) {
+  if (!said) return;
+  at("consent").setAttribute("aria-checked", String(said.consent));
+  at("consent-words").textContent = said.consent_at
+    ? `${said.consent ? "Granted" : "Not in force"}, decided ${moment(said.consent_at)}; policy ${said.policy_version}`
+    : `No decision yet; policy ${said.policy_version}`;
+  facts(at("scenarios"), [
+    ...(said.held ? [["Held", said.held, "warn"]] : []),
+    ["Queued", said.queued.toLocaleString()],
+    ["Uploaded", said.uploaded.toLocaleString()],
+    ["Set aside", said.set_aside.toLocaleString(), said.set_aside ? "warn" : ""],
+    ["Dropped", said.dropped.toLocaleString()],
+  ]);
+}
+
+let modelsShown = "";
+
+function showModels(models) {
+  // Drawn anew only where it changed: else the button that somebody is about to press would lose its focus.
+  const news = JSON.stringify(models.map(({ under_way, ...rest }) => rest));
+  if (news === modelsShown) return;
+  modelsShown = news;
+  const rows = models.map((model) => [
+    model.name,
+    model.installed ?? "none",
+    model.available ?? "-",
+    [model.status, model.reason, model.pinned && `pinned to ${model.pinned}`]
+      .filter(Boolean)
+      .join("; "),
+    model.previous
+      ? button(`Back to ${model.previous}`, `Roll ${model.name} back to ${model.previous}`, (pressed) =>
+          act("api/models/rollback", { name: model.name }, pressed))
+      : "",
+  ]);
+  table(at("models"), ["Model", "Installed", "Available", "State", "Roll back"], rows, "no model is known yet");
+}
+
+// --- what is asked for besides ---
+
+let asideShown = "";
+
+async function showItems() {
+  const items = await ask("api/outbox");
+  const news = JSON.stringify(items);
+  if (news === asideShown) return;
+  asideShown = news;
+  const asideRows = items.set_aside.map((item) => [
+    item.kind,
+    item.key,
+    item.reason ?? "-",
+    item.attempts.toLocaleString(),
+    seconds(item.created_at),
+    button("Retry", `Retry ${item.key}`, async (pressed) => {
+      if (await act("api/outbox/retry", { key: item.key }, pressed)) await showItems();
+    }),
+  ]);
+  table(at("set-aside"), ["Kind", "Item", "Reason", "Tries", "Since", "Action"], asideRows, "nothing is set aside", [3]);
+  const waitingRows = items.waiting.map((item) => [item.kind, item.key, item.reason ?? "-", item.attempts.toLocaleString(), seconds(item.due_at)]);
+  table(at("waiting"), ["Kind", "Item", "Reason", "Tries", "Next try"], waitingRows, "nothing waits", [3]);
+}
+
+async function showHistory() {
+  const turns = await ask("api/connectivity");
+  at("history").replaceChildren(
+    ...turns.reverse().map((turn) => {
+      const line = element("li");
+      const state = { online: "good", offline: "bad" }[turn.status] ?? "warn";
+      line.append(element("span", turn.status, state), ` ${seconds(turn.at)}: ${turn.message}`);
+      return line;
+    }),
+  );
+}
+
+function age(part) {
+  return part.stale ? `the backend cannot be asked: this is what it said ${duration(part.age)} ago` : "";
+}
+
+async function showFleet() {
+  const query = new URLSearchParams({ metric: at("metric").value, days: at("days").value });
+  const fleet = await ask(`api/fleet?${query}`);
+  const { statistics, trend, rankings, alerts } = fleet;
+  at("fleet-age").textContent = statistics.error ?? age(statistics);
+  if (!statistics.error) facts(at("statistics"), statistics.figures, true);
+  if (trend.error) {
+    at("trend").replaceChildren();
+    at("trend-words").textContent = trend.error;
+  } else {
+    const known = trend.points.filter((point) => point.value !== null);
+    at("trend").replaceChildren(...(known.length ? [drawTrend(trend)] : []));
+    at("trend-words").textContent = known.length
+      ? `${trend.title}: ${known[0].said} on ${known[0].date}, ${known.at(-1).said} on ${known.at(-1).date}. ${age(trend)}`
+      : `${trend.title}: the backend knows of nothing in these days`;
+  }
+  const refused = (part, place) => part.error && place.replaceChildren(element("p", part.error, "warn"));
+  if (!refused(rankings, at("rankings"))) table(at("rankings"), ["Vehicle", rankings.title], rankings.rows ?? [], "none yet", [1]);
+  if (!refused(alerts, at("alerts")))
+    table(at("alerts"), ["When", "Vehicle", "Severity", "Message"], (alerts.rows ?? []).map(([when, ...rest]) => [moment(when), ...rest]), "none");
+}
+
+async function quietly(showing) {
+  try {
+    await showing();
+  } catch (error) {
+    if (!(error instanceof TypeError)) say(error.message); // a TypeError is the agent being away: the pill says so
+  }
+}
+
+// --- life ---
+
+at("sync").addEventListener("click", (event) => act("api/sync", {}, event.currentTarget));
+at("consent").addEventListener("click", (event) => act("api/consent", { granted: !shown?.scenarios?.consent }, event.currentTarget));
+at("trend-form").addEventListener("change", () => quietly(showFleet));
+at("token-form").addEventListener("submit", (event) => {
+  event.preventDefault();
+  sessionStorage.setItem(TOKEN_KEY, at("token").value.trim());
+  at("token").value = "";
+  at("token-form").hidden = true;
+  say("");
+});
+
+let before = "";
+
+function live(text, state) {
+  at("live").textContent = text;
+  at("live").className = `pill ${state}`;
+}
+
+const events = new EventSource("api/events");
+events.addEventListener("open", () => {
+  live("live", "good");
+  quietly(showFleet);
+});
+events.addEventListener("error", () => live("the agent is away; trying again", "bad"));
+events.addEventListener("status", (event) => {
+  live("live", "good");
+  const said = JSON.parse(event.data);
+  showStatus(said);
+  const now = JSON.stringify([said.outbox, said.connectivity.status, said.scenarios?.uploaded]);
+  if (now !== before) {
+    before = now;
+    quietly(showItems);
+    quietly(showHistory);
+  }
+});
+setInterval(() => document.hidden || quietly(showFleet), FLEET_EVERY);

@@ -1,0 +1,263 @@
+"""The console over a real socket: what it shows, who may change something, and what becomes of bad input."""
+
+import asyncio
+import json
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from sentinel_sync.adapters.store.outbox import NewItem
+from sentinel_sync.agent import SyncAgent
+from sentinel_sync.console import ConsoleAddress, running_console
+from sentinel_sync.errors import ConfigurationError
+from sentinel_sync.settings import Settings
+from tests.fakes.cloud import Answer, FakeCloud, json_answer, settings_for
+
+PATIENCE = 10.0
+
+
+@asynccontextmanager
+async def _console(folder: Path, cloud: FakeCloud, **overrides: Any) -> AsyncIterator[tuple[SyncAgent, ConsoleAddress]]:
+    known = {
+        "enabled": True,
+        "state_dir": folder / "state",
+        "trip_queue_file": folder / "trip_queue.json",
+        "scenarios_dir": folder / "scenarios",
+        "profiles_dir": folder / "profiles",
+        "models_dir": folder / "models",
+    }
+    settings = Settings(cloud=settings_for(cloud, **(known | overrides)))
+    async with SyncAgent(settings) as agent, running_console(agent, "127.0.0.1", 0) as address:
+        yield agent, address
+
+
+@pytest.fixture
+async def console(tmp_path: Path, cloud: FakeCloud) -> AsyncIterator[tuple[SyncAgent, ConsoleAddress]]:
+    async with _console(tmp_path, cloud) as both:
+        yield both
+
+
+@pytest.fixture
+async def page(console: tuple[SyncAgent, ConsoleAddress]) -> AsyncIterator[httpx.AsyncClient]:
+    """A browser without the token."""
+    async with httpx.AsyncClient(base_url=console[1].url, trust_env=False, timeout=PATIENCE) as client:
+        yield client
+
+
+def _token(address: ConsoleAddress) -> dict[str, str]:
+    return {"Authorization": f"Bearer {address.url_with_token.partition('token=')[2]}"}
+
+
+class TestLooking:
+    async def test_the_page_and_its_files_come_with_a_strict_policy(self, page: httpx.AsyncClient) -> None:
+        for path, kind in (("/", "text/html"), ("/console.js", "text/javascript"), ("/console.css", "text/css")):
+            answer = await page.get(path)
+            assert answer.status_code == 200
+            assert answer.headers["Content-Type"].startswith(kind)
+            policy = answer.headers["Content-Security-Policy"]
+            assert "default-src 'none'" in policy
+            assert "unsafe" not in policy
+
+    async def test_no_page_asks_another_host(self, page: httpx.AsyncClient) -> None:
+        for path in ("/", "/console.js", "/console.css", "/chart.js"):
+            text = (await page.get(path)).text.replace("http://www.w3.org/2000/svg", "")
+            assert "http:" not in text
+            assert "https:" not in text
+            assert "//cdn" not in text
+
+    async def test_no_secret_is_in_any_answer(
+        self, page: httpx.AsyncClient, console: tuple[SyncAgent, ConsoleAddress]
+    ) -> None:
+        token = _token(console[1])["Authorization"].removeprefix("Bearer ")
+        for path in ("/", "/console.js", "/api/status", "/api/outbox", "/api/connectivity", "/api/fleet"):
+            text = (await page.get(path)).text
+            assert token not in text
+            assert "key-of-the-tests" not in text
+
+    async def test_events_begin_with_the_status_and_go_on_with_what_changes(
+        self, page: httpx.AsyncClient, console: tuple[SyncAgent, ConsoleAddress]
+    ) -> None:
+        agent, _ = console
+        async with asyncio.timeout(PATIENCE), page.stream("GET", "/api/events") as stream:
+            statuses = (json.loads(line[6:]) async for line in stream.aiter_lines() if line.startswith("data: "))
+            assert (await anext(statuses))["vehicle_id"] == "vehicle_001"
+            trip_id = await agent.trips.start_trip()
+            async for status in statuses:
+                if status["trip_id"] == trip_id:
+                    break
+
+    async def test_a_status_is_looked_at_once_for_all_viewers(
+        self, page: httpx.AsyncClient, console: tuple[SyncAgent, ConsoleAddress], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        agent, _ = console
+        looks = 0
+        look = agent.status
+
+        async def counted() -> Any:
+            nonlocal looks
+            looks += 1
+            return await look()
+
+        monkeypatch.setattr(agent, "status", counted)
+        async with asyncio.timeout(PATIENCE), asyncio.TaskGroup() as group:
+            for _ in range(5):
+                group.create_task(_first_event(page))
+        assert looks < 5
+
+
+class TestChanging:
+    @pytest.mark.parametrize("path", ["/api/consent", "/api/outbox/retry", "/api/models/rollback", "/api/sync"])
+    async def test_without_the_token_nothing_changes(self, page: httpx.AsyncClient, path: str) -> None:
+        answer = await page.post(path, json={"granted": True})
+        assert answer.status_code == 401
+        assert "token" in answer.json()["error"]
+
+    async def test_another_origin_changes_nothing_even_with_the_token(
+        self, page: httpx.AsyncClient, console: tuple[SyncAgent, ConsoleAddress]
+    ) -> None:
+        agent, address = console
+        headers = {**_token(address), "Origin": "https://evil.example"}
+        answer = await page.post("/api/consent", json={"granted": True}, headers=headers)
+        assert answer.status_code == 403
+        assert await agent.scenarios.get_consent() is None
+
+    @pytest.mark.parametrize("host", ["evil.example", "evil.example:80", ""])
+    async def test_a_name_that_somebody_points_here_is_refused(self, page: httpx.AsyncClient, host: str) -> None:
+        assert (await page.get("/api/status", headers={"Host": host})).status_code in {400, 421}
+
+    async def test_consent_is_given_and_withdrawn(
+        self, page: httpx.AsyncClient, console: tuple[SyncAgent, ConsoleAddress]
+    ) -> None:
+        agent, address = console
+        for granted in (True, False):
+            answer = await page.post("/api/consent", json={"granted": granted}, headers=_token(address))
+            assert answer.status_code == 200
+            consent = await agent.scenarios.get_consent()
+            assert consent is not None
+            assert consent.granted is granted
+            shown = (await page.get("/api/status")).json()
+            assert shown["scenarios"]["consent"] is granted
+
+    async def test_an_item_set_aside_is_shown_and_tried_again(
+        self, page: httpx.AsyncClient, console: tuple[SyncAgent, ConsoleAddress]
+    ) -> None:
+        agent, address = console
+        await agent.store.outbox.put(NewItem("other", "item-1", b"{}"))
+        (item,) = await agent.store.outbox.items(kind="other")
+        await agent.store.outbox.set_aside(item.seq, "answered 422")
+        (shown,) = (await page.get("/api/outbox")).json()["set_aside"]
+        assert (shown["key"], shown["reason"]) == ("item-1", "answered 422")
+        answer = await page.post("/api/outbox/retry", json={"key": "item-1"}, headers=_token(address))
+        assert answer.json() == {"retried": 1}
+        assert (await page.get("/api/outbox")).json()["set_aside"] == []
+        answer = await page.post("/api/outbox/retry", json={"key": "nobody"}, headers=_token(address))
+        assert answer.status_code == 404
+
+    async def test_a_rollback_that_leads_nowhere_says_why(
+        self, page: httpx.AsyncClient, console: tuple[SyncAgent, ConsoleAddress]
+    ) -> None:
+        answer = await page.post("/api/models/rollback", json={"name": "nobody"}, headers=_token(console[1]))
+        assert answer.status_code == 409
+        assert answer.json()["error"]
+
+    async def test_sync_now_asks_the_backend(
+        self, page: httpx.AsyncClient, console: tuple[SyncAgent, ConsoleAddress], cloud: FakeCloud
+    ) -> None:
+        before = len(cloud.to("GET", "/health"))
+        answer = await page.post("/api/sync", json={}, headers=_token(console[1]))
+        assert answer.json() == {"online": True}
+        assert len(cloud.to("GET", "/health")) > before
+
+    @pytest.mark.parametrize(
+        "body", [b"", b"[]", b"null", b"{", b'{"granted": "yes"}', b"[" * 4000, b"x" * 5000], ids=len
+    )
+    async def test_bad_words_are_refused_and_the_console_goes_on(
+        self, page: httpx.AsyncClient, console: tuple[SyncAgent, ConsoleAddress], body: bytes
+    ) -> None:
+        answer = await page.post("/api/consent", content=body, headers=_token(console[1]))
+        assert answer.status_code in {400, 413}
+        assert answer.json()["error"]
+        assert (await page.get("/api/status")).status_code == 200
+
+
+class TestFleet:
+    async def test_figures_come_with_units_and_what_failed_says_why(
+        self, page: httpx.AsyncClient, cloud: FakeCloud
+    ) -> None:
+        cloud.script("GET", "/fleet/fleet_alpha/statistics", json_answer(data={"total_distance": 2_500.0}))
+        fleet = (await page.get("/api/fleet")).json()
+        assert ["Total distance", "2.5 km"] in fleet["statistics"]["figures"]
+        assert fleet["alerts"]["error"]
+
+    @pytest.mark.parametrize("query", ["days=0", "days=x", "days=1000000000", "metric=a/b", "metric="])
+    async def test_a_question_that_cannot_be_is_refused(self, page: httpx.AsyncClient, query: str) -> None:
+        assert (await page.get(f"/api/fleet?{query}")).status_code == 400
+
+    @pytest.mark.parametrize("body", [b"<html>", b"null", b'{"alerts": 5}', b'{"rankings": {}}'])
+    async def test_a_backend_out_of_its_mind_leaves_the_page_alive(
+        self, page: httpx.AsyncClient, cloud: FakeCloud, body: bytes
+    ) -> None:
+        for path in ("statistics", "trends", "rankings", "alerts"):
+            cloud.script("GET", f"/fleet/fleet_alpha/{path}", Answer(200, body))
+        fleet = (await page.get("/api/fleet")).json()
+        # An object without any known figure is an answer about the fleet as a whole, which may leave out every field.
+        assert all("error" in fleet[part] for part in ("trend", "rankings", "alerts"))
+        assert (await page.get("/api/status")).status_code == 200
+
+
+class TestItsAddress:
+    async def test_the_token_lies_in_a_file_for_its_owner_and_outlives_a_restart(
+        self, tmp_path: Path, cloud: FakeCloud
+    ) -> None:
+        seen = []
+        for _ in range(2):
+            async with _console(tmp_path, cloud) as (_, address):
+                assert address.token_file.stat().st_mode & 0o777 == 0o600
+                seen.append(_token(address))
+        assert seen[0] == seen[1]
+
+    async def test_a_token_that_others_can_read_is_replaced(self, tmp_path: Path, cloud: FakeCloud) -> None:
+        async with _console(tmp_path, cloud) as (_, address):
+            before, file = _token(address), address.token_file
+        file.chmod(0o644)
+        async with _console(tmp_path, cloud) as (_, address):
+            assert _token(address) != before
+
+    @pytest.mark.parametrize("host", ["0.0.0.0", "192.168.1.1", "example.com"])
+    async def test_only_this_machine_is_served(self, tmp_path: Path, cloud: FakeCloud, host: str) -> None:
+        async with _console(tmp_path, cloud) as (agent, _):
+            with pytest.raises(ConfigurationError, match="loopback"):
+                async with running_console(agent, host, 0):
+                    pytest.fail("it serves others")
+
+    async def test_a_taken_port_is_said(self, tmp_path: Path, cloud: FakeCloud) -> None:
+        with socket.socket() as taken:
+            taken.bind(("127.0.0.1", 0))
+            taken.listen()
+            async with _console(tmp_path, cloud) as (agent, _):
+                with pytest.raises(ConfigurationError, match="another port"):
+                    async with running_console(agent, "127.0.0.1", taken.getsockname()[1]):
+                        pytest.fail("two on one port")
+
+    async def test_leaving_ends_a_stream_that_is_being_read(self, tmp_path: Path, cloud: FakeCloud) -> None:
+        async with _console(tmp_path, cloud) as (_, address):
+            client = httpx.AsyncClient(base_url=address.url, trust_env=False)
+            stream = await client.send(client.build_request("GET", "/api/events"), stream=True)
+            assert stream.status_code == 200
+            lines = stream.aiter_lines()
+            assert await anext(lines)
+        # Ended in order, not cut off: nothing is raised.
+        assert all([not line.startswith("garbage") async for line in lines])
+        await client.aclose()
+
+
+async def _first_event(page: httpx.AsyncClient) -> None:
+    async with page.stream("GET", "/api/events") as stream:
+        async for line in stream.aiter_lines():
+            if line.startswith("data: "):
+                return

@@ -1,0 +1,169 @@
+"""The console's page in a real Chromium: it loads without errors, is live, is used, and survives the agent's restart.
+
+With SCREENSHOTS=1 the pictures in docs/screenshots are taken anew.
+"""
+
+import os
+import shutil
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from playwright.async_api import Browser, Page, async_playwright, expect
+
+from sentinel_sync.adapters.store.outbox import NewItem
+from sentinel_sync.agent import SyncAgent
+from sentinel_sync.backend import BackendSettings, running_server
+from sentinel_sync.console import running_console
+from sentinel_sync.settings import CloudSettings, Settings
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+KEY = "key-of-the-browser-tests"
+SCREENSHOTS = Path(__file__).parents[2] / "docs" / "screenshots"
+#: No sandbox, because CI runs as root; no traffic of the browser's own.
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium: install Debian's package chromium")
+
+
+@pytest.fixture
+async def browser() -> AsyncIterator[Browser]:
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield browser
+        await browser.close()
+
+
+@pytest.fixture
+async def backend(tmp_path: Path) -> AsyncIterator[str]:
+    async with running_server(BackendSettings(folder=tmp_path / "backend", api_keys=(KEY,))) as url:
+        yield url
+
+
+@pytest.fixture
+async def page(browser: Browser) -> AsyncIterator[Page]:
+    """A page that fails its test where anything went wrong on it."""
+    page = await browser.new_page(viewport={"width": 1200, "height": 900}, color_scheme="light")
+    wrong: list[str] = []
+    page.on("console", lambda message: wrong.append(message.text) if message.type == "error" else None)
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    yield page
+    away = [text for text in wrong if "ERR_CONNECTION_REFUSED" in text or "ERR_INCOMPLETE_CHUNKED" in text]
+    assert [text for text in wrong if text not in away] == []
+
+
+def _settings(folder: Path, url: str) -> Settings:
+    return Settings(
+        cloud=CloudSettings.model_validate(
+            {
+                "enabled": True,
+                "api_url": url,
+                "api_key": KEY,
+                "vehicle_id": "vehicle_001",
+                "fleet_id": "fleet_alpha",
+                "rate_limit": 0,
+                "state_dir": folder / "state",
+                "trip_queue_file": folder / "trip_queue.json",
+                "scenarios_dir": folder / "scenarios",
+                "profiles_dir": folder / "profiles",
+                "models_dir": folder / "models",
+            }
+        )
+    )
+
+
+async def _picture(page: Page, name: str) -> None:
+    if os.environ.get("SCREENSHOTS"):
+        SCREENSHOTS.mkdir(exist_ok=True)
+        await page.screenshot(path=SCREENSHOTS / f"{name}.png", full_page=True)
+
+
+async def _drive(agent: SyncAgent) -> None:
+    await agent.trips.start_trip()
+    agent.trips.update_trip(distance_delta=12_000.0, speed=15.0, risk_score=0.2, alert_urgency="warning")
+    await agent.trips.end_trip()
+    await agent.flush(timeout=20)
+
+
+async def test_a_technicians_visit(tmp_path: Path, backend: str, page: Page) -> None:
+    """What it shows, consent, a failed item tried again: by mouse and by keyboard."""
+    async with SyncAgent(_settings(tmp_path, backend)) as agent, running_console(agent, "127.0.0.1", 0) as console:
+        await _drive(agent)
+        await page.goto(console.url_with_token, wait_until="domcontentloaded")
+        await expect(page.locator("#live")).to_have_text("live")
+        await expect(page.locator("#connectivity")).to_contain_text("online")
+        assert "token" not in page.url
+
+        await expect(page.locator("#outbox")).to_contain_text("Sent so far1")
+        await page.locator("#metric").select_option("total_distance")
+        await expect(page.locator("svg.chart .point")).to_have_count(1)
+        await expect(page.locator("#statistics")).to_contain_text("12.0 km")
+        await _picture(page, "console")
+
+        consent = page.get_by_role("switch")
+        await expect(consent).to_have_attribute("aria-checked", "false")
+        await consent.focus()
+        await page.keyboard.press("Space")
+        await expect(consent).to_have_attribute("aria-checked", "true")
+        given = await agent.scenarios.get_consent()
+        assert given is not None
+        assert given.granted
+        await expect(consent).to_be_focused()
+
+        await agent.store.outbox.put(NewItem("other", "item-1", b"{}"))
+        (item,) = await agent.store.outbox.items(kind="other")
+        await agent.store.outbox.set_aside(item.seq, "answered 422 (<b>markup</b> is text here)")
+        await expect(page.locator("#set-aside")).to_contain_text("<b>markup</b>")
+        await _picture(page, "console-set-aside")
+        await page.get_by_role("button", name="Retry item-1").click()
+        await expect(page.locator("#set-aside")).to_have_text("nothing is set aside")
+
+
+async def test_without_the_token_it_shows_and_asks_for_it(tmp_path: Path, backend: str, browser: Browser) -> None:
+    page = await browser.new_page(viewport={"width": 390, "height": 844}, color_scheme="dark")
+    async with SyncAgent(_settings(tmp_path, backend)) as agent, running_console(agent, "127.0.0.1", 0) as console:
+        await page.goto(console.url, wait_until="domcontentloaded")
+        await page.get_by_role("switch").click()
+        await expect(page.locator("#notice")).to_contain_text("changes take the token")
+        assert await agent.scenarios.get_consent() is None
+        # Nothing is wider than a phone.
+        assert await page.evaluate("document.documentElement.scrollWidth") <= 390
+        await _picture(page, "console-phone-dark")
+        await page.locator("#token").fill(console.token_file.read_text().strip())
+        await page.keyboard.press("Enter")
+        await page.get_by_role("switch").click()
+        await expect(page.get_by_role("switch")).to_have_attribute("aria-checked", "true")
+    await page.close()
+
+
+async def test_it_works_with_the_backend_away(tmp_path: Path, page: Page) -> None:
+    settings = _settings(tmp_path, "http://127.0.0.1:9")
+    async with SyncAgent(settings) as agent, running_console(agent, "127.0.0.1", 0) as console:
+        await agent.connectivity.probe_now()
+        await page.goto(console.url, wait_until="domcontentloaded")
+        await expect(page.locator("#connectivity")).to_contain_text("cannot connect")
+        await expect(page.locator("#fleet-age")).to_contain_text("GET /fleet")
+        await _picture(page, "console-offline")
+
+
+async def test_it_survives_the_agents_restart(tmp_path: Path, backend: str, page: Page) -> None:
+    async with SyncAgent(_settings(tmp_path, backend)) as agent, running_console(agent, "127.0.0.1", 0) as console:
+        port = int(console.url.rpartition(":")[2].strip("/"))
+        await page.goto(console.url_with_token, wait_until="domcontentloaded")
+        await expect(page.locator("#live")).to_have_text("live")
+    await expect(page.locator("#live")).to_contain_text("away")
+    await _picture(page, "console-agent-away")
+    async with SyncAgent(_settings(tmp_path, backend)) as agent, running_console(agent, "127.0.0.1", port):
+        await expect(page.locator("#live")).to_have_text("live", timeout=15_000)
+        # The page's token is still good.
+        await page.get_by_role("switch").click()
+        await expect(page.get_by_role("switch")).to_have_attribute("aria-checked", "true")
