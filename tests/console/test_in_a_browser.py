@@ -5,8 +5,10 @@ With SCREENSHOTS=1 the pictures in docs/screenshots are taken anew.
 
 import os
 import shutil
+import subprocess
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from playwright.async_api import Browser, Page, async_playwright, expect
@@ -19,6 +21,7 @@ from sentinel_sync.settings import CloudSettings, Settings
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 KEY = "key-of-the-browser-tests"
+AXE = Path(__file__).parent / "axe"
 SCREENSHOTS = Path(__file__).parents[2] / "docs" / "screenshots"
 #: No sandbox, because CI runs as root; no traffic of the browser's own.
 FLAGS = [
@@ -94,6 +97,23 @@ async def _drive(agent: SyncAgent) -> None:
     await agent.flush(timeout=20)
 
 
+@pytest.fixture(scope="module")
+def axe(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The source of axe-core, brought by npm from its lock file."""
+    npm = shutil.which("npm")
+    if npm is None:
+        pytest.skip("there is no npm to bring axe-core: install Node.js")
+    folder = tmp_path_factory.mktemp("axe")
+    for name in ("package.json", "package-lock.json"):
+        shutil.copy(AXE / name, folder)
+    brought = subprocess.run(
+        [npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund"], cwd=folder, capture_output=True, check=False
+    )
+    if brought.returncode != 0:
+        pytest.skip("npm cannot bring axe-core: is there a registry within reach?")
+    return (folder / "node_modules" / "axe-core" / "axe.min.js").read_text(encoding="utf-8")
+
+
 async def test_a_technicians_visit(tmp_path: Path, backend: str, page: Page) -> None:
     """What it shows, consent, a failed item tried again: by mouse and by keyboard."""
     async with SyncAgent(_settings(tmp_path, backend)) as agent, running_console(agent, "127.0.0.1", 0) as console:
@@ -167,3 +187,25 @@ async def test_it_survives_the_agents_restart(tmp_path: Path, backend: str, page
         # The page's token is still good.
         await page.get_by_role("switch").click()
         await expect(page.get_by_role("switch")).to_have_attribute("aria-checked", "true")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+async def test_nothing_serious_keeps_anybody_from_using_it(
+    tmp_path: Path, backend: str, browser: Browser, axe: str, scheme: Literal["light", "dark"]
+) -> None:
+    page = await browser.new_page(viewport={"width": 1200, "height": 900}, color_scheme=scheme)
+    async with SyncAgent(_settings(tmp_path, backend)) as agent, running_console(agent, "127.0.0.1", 0) as console:
+        await _drive(agent)
+        await agent.store.outbox.put(NewItem("other", "item-1", b"{}"))
+        (item,) = await agent.store.outbox.items(kind="other")
+        await agent.store.outbox.set_aside(item.seq, "answered 422")
+        await page.goto(console.url, wait_until="domcontentloaded")
+        await expect(page.locator("#set-aside")).to_contain_text("item-1")
+        await expect(page.locator("svg.chart .point")).to_have_count(1)
+        await page.get_by_role("switch").click()  # the form for the token is part of the page too
+        await expect(page.locator("#token-form")).to_be_visible()
+        await page.evaluate(axe)
+        found = await page.evaluate("axe.run()")
+    await page.close()
+    assert found["passes"]
+    assert [(rule["id"], rule["impact"], rule["nodes"][0]["html"]) for rule in found["violations"]] == []
