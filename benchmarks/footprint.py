@@ -63,10 +63,10 @@ def _idle() -> tuple[float, int]:
         try:
             process.stdout.readline()
             time.sleep(SETTLING_SECONDS)
-            before = _cpu_seconds(process.pid)
+            before = cpu_seconds(process.pid)
             time.sleep(IDLE_SECONDS)
-            share = (_cpu_seconds(process.pid) - before) / IDLE_SECONDS
-            resident = _resident_bytes(process.pid)
+            share = (cpu_seconds(process.pid) - before) / IDLE_SECONDS
+            resident = resident_bytes(process.pid)
         finally:
             process.terminate()
             process.wait()
@@ -74,12 +74,12 @@ def _idle() -> tuple[float, int]:
     return share, resident
 
 
-def _cpu_seconds(pid: int) -> float:
+def cpu_seconds(pid: int) -> float:
     fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def _resident_bytes(pid: int) -> int:
+def resident_bytes(pid: int) -> int:
     for line in Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines():
         if line.startswith("VmRSS:"):
             return int(line.split()[1]) * 1024
