@@ -277,6 +277,18 @@ class SyncAgent:
             self.client.resume("power")
             self.wake()
 
+    async def set_network(self, choice: str, link: str | None = None) -> None:
+        """The host's word on the network: 'metered' lets trips and profiles through only.
+
+        Args:
+            choice: 'metered', 'unmetered', or 'auto' to leave it to the settings and NetworkManager.
+            link: 'wifi', 'cellular', 'ethernet' or 'other': whose data budget counts.
+
+        Raises:
+            ValueError: None of these.
+        """
+        await self._built.traffic.set_network(choice, link)
+
     def wake(self) -> None:
         """Have every part look now for what there is to do: for a host that has changed something outside the API."""
         for duty in self._built.duties:

@@ -11,7 +11,9 @@ import httpx
 from sentinel_sync.adapters.cloud.cloud_api_client import CloudAPIClient
 from sentinel_sync.adapters.store.store import Store
 from sentinel_sync.adapters.timekeeper import Timekeeper
+from sentinel_sync.adapters.traffic.desk import TrafficDesk
 from sentinel_sync.clock import Clock
+from sentinel_sync.rules.traffic import Traffic
 from sentinel_sync.services.fleet_manager import FleetManager
 from sentinel_sync.services.legacy_queue import take_over
 from sentinel_sync.services.model_downloader import ModelDownloader
@@ -34,6 +36,7 @@ class Parts:
     client: CloudAPIClient
     store: Store
     timekeeper: Timekeeper
+    traffic: TrafficDesk
     connectivity: OfflineManager
     trips: TripUploader
     scenarios: ScenarioUploader
@@ -45,6 +48,7 @@ class Parts:
     def duties(self) -> tuple[Duty, ...]:
         """What the supervisor keeps doing, for all services."""
         return (
+            self.traffic.duty,
             self.connectivity.monitor,
             self.trips.upload,
             self.trips.checkpoint,
@@ -59,8 +63,9 @@ class Parts:
         return (self.trips.sync_now, self.profiles.sync_now, self.scenarios.sync_now)
 
     async def held_kinds(self) -> list[str]:
-        """Kinds of the outbox that the settings, or a missing consent, keep from being sent."""
-        held = [] if self.client.settings.upload_trips else [TRIP]
+        """Kinds of the outbox that the settings, a missing consent or the network keep from being sent."""
+        trips_wait = not self.client.settings.upload_trips or await self.traffic.why_held(Traffic.TRIPS) is not None
+        held = [TRIP] if trips_wait else []
         return held if await self.scenarios.why_held() is None else [*held, SCENARIO]
 
 
@@ -84,11 +89,15 @@ async def build(
     await stack.enter_async_context(client)
     await client.refresh_credential()
     timekeeper = Timekeeper(store.documents, clock)
+    traffic = TrafficDesk(store.documents, settings, clock=clock, timekeeper=timekeeper, supervised=True)
+    stack.push_async_callback(traffic.close)
+    client.on_traffic(traffic.count)
     connectivity = OfflineManager(client, on_probe=timekeeper.observe, clock=clock, rng=rng)
     trips = TripUploader(
         client,
         store,
         timekeeper=timekeeper,
+        traffic=traffic,
         supervised=True,
         ask_time=connectivity.probe_now,
         clock=clock,
@@ -104,12 +113,14 @@ async def build(
         pseudonym_of=trips.pseudonym_of,
         clock=clock,
     )
-    scenarios = ScenarioUploader(client, store=store, supervised=True, clock=clock, rng=rng)
-    models = ModelDownloader(client, store=store, supervised=True, clock=clock, rng=rng)
-    profiles = ProfileSynchronizer(client, store, timekeeper=timekeeper, supervised=True, clock=clock, rng=rng)
+    scenarios = ScenarioUploader(client, store=store, traffic=traffic, supervised=True, clock=clock, rng=rng)
+    models = ModelDownloader(client, store=store, traffic=traffic, supervised=True, clock=clock, rng=rng)
+    profiles = ProfileSynchronizer(
+        client, store, timekeeper=timekeeper, traffic=traffic, supervised=True, clock=clock, rng=rng
+    )
     for service in (scenarios, models, profiles):
         await service.prepare()
-    fleet = FleetManager(client, store, clock=clock)
+    fleet = FleetManager(client, store, traffic=traffic, clock=clock)
     stack.push_async_callback(fleet.close)
     stack.push_async_callback(connectivity.close)
-    return Parts(client, store, timekeeper, connectivity, trips, scenarios, models, profiles, fleet)
+    return Parts(client, store, timekeeper, traffic, connectivity, trips, scenarios, models, profiles, fleet)

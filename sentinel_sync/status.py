@@ -65,6 +65,36 @@ class TransferShown(Shown):
     time_left: float | None
 
 
+class BudgetShown(Shown):
+    """How much of a data budget is used, bytes.
+
+    Attributes:
+        link: The class of link that it is for, or `any`.
+        period: `day` or `month`.
+    """
+
+    link: str
+    period: str
+    used_bytes: int
+    limit_bytes: int
+
+
+class TrafficShown(Shown):
+    """What the network may cost now.
+
+    Attributes:
+        link: Class of the link: wifi, cellular, ethernet, other.
+        source: Whose word that is.
+        held: Why which kind of traffic waits, by kind.
+    """
+
+    link: str
+    metered: bool
+    source: str
+    budgets: list[BudgetShown]
+    held: dict[str, str]
+
+
 class ScenariosShown(Shown):
     """Recordings.
 
@@ -124,5 +154,6 @@ class AgentStatus(Shown):
     duties: list[DutyShown]
     salvaged_from: str | None
     updated_at: datetime
+    traffic: TrafficShown | None = None
     scenarios: ScenariosShown | None = None
     models: list[ModelShown] = []

@@ -13,11 +13,13 @@ from sentinel_sync.parts import Parts
 from sentinel_sync.status import (
     STATUS_NAME,
     AgentStatus,
+    BudgetShown,
     ConnectivityShown,
     DutyShown,
     ModelShown,
     OutboxShown,
     ScenariosShown,
+    TrafficShown,
     TransferShown,
 )
 from sentinel_sync.supervisor import Supervisor
@@ -79,6 +81,7 @@ class StatusBoard:
             ],
             salvaged_from=None if salvaged is None else salvaged.moved_to.name,
             updated_at=datetime.fromtimestamp(self._clock.now(), UTC),
+            traffic=self._traffic(),
             scenarios=await self._scenarios(),
             models=await self._models(),
         )
@@ -95,6 +98,24 @@ class StatusBoard:
         except OSError as error:
             # A full disk must not stop the agent: the status is for people, and they see the error in the log.
             logger.warning("agent.status: cannot write %s (%s)", path.name, error.strerror)
+
+    def _traffic(self) -> TrafficShown:
+        seen = self._parts.traffic.snapshot()
+        return TrafficShown(
+            link=seen.link,
+            metered=seen.metered,
+            source=seen.source,
+            budgets=[
+                BudgetShown(
+                    link=budget.link,
+                    period=budget.period,
+                    used_bytes=budget.used_bytes,
+                    limit_bytes=budget.limit_bytes,
+                )
+                for budget in seen.budgets
+            ],
+            held={str(traffic): why for traffic, why in seen.held.items()},
+        )
 
     async def _scenarios(self) -> ScenariosShown:
         scenarios = self._parts.scenarios
@@ -170,5 +191,9 @@ class StatusBoard:
 def _steady(shown: AgentStatus) -> dict[str, object]:
     """What of a status is news; durations and stamps change by themselves."""
     return shown.model_dump(
-        exclude={"updated_at": True, "connectivity": {"offline_duration", "since", "clock_skew"}},
+        exclude={
+            "updated_at": True,
+            "connectivity": {"offline_duration", "since", "clock_skew"},
+            "traffic": {"budgets"},  # a probe moves them by some bytes
+        },
     )

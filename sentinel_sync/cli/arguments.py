@@ -40,6 +40,7 @@ COMMANDS: dict[str, Command] = {
     "status": Command("sentinel_sync.cli.status", "show what the agent does and what waits"),
     "queue": Command("sentinel_sync.cli.outbox", "list, show, retry, drop or verify what waits to be sent"),
     "trips": Command("sentinel_sync.cli.replay", "replay a recorded drive as a trip"),
+    "network": Command("sentinel_sync.cli.network", "show or say what the network may cost"),
     "fleet": Command("sentinel_sync.cli.fleet", "fleet statistics, rankings, trends and alerts"),
     "doctor": Command("sentinel_sync.cli.doctor", "check settings, disk, network, clock and credential"),
     "demo": Command("sentinel_sync.cli.demo", "a drive, an outage and a recovery, on this machine alone"),

@@ -2,7 +2,7 @@
 
 from sentinel_sync.adapters.store.outbox import OutboxCounts
 from sentinel_sync.cli.words import count, duration, size
-from sentinel_sync.status import AgentStatus, ConnectivityShown, DutyShown, OutboxShown
+from sentinel_sync.status import AgentStatus, ConnectivityShown, DutyShown, OutboxShown, TrafficShown
 
 #: A clock that differs by less is right, as far as anybody can tell over a mobile network (seconds).
 _CLOCK_NOISE = 2.0
@@ -30,6 +30,8 @@ def facts_of(said: AgentStatus, outbox: OutboxCounts | OutboxShown, *, age: floa
         ("trip", f"{said.trip_id} is under way" if said.trip_id else "none under way"),
         ("parts", duties(said.duties)),
     ]
+    if said.traffic is not None:
+        facts.insert(3, ("network", network(said.traffic)))
     if said.connectivity.clock_skew is not None:
         facts.append(("clock", clock(said.connectivity.clock_skew)))
     if said.salvaged_from is not None:
@@ -65,6 +67,12 @@ def permission(said: AgentStatus) -> str:
     if shown.gate == "open":
         return "allowed" if said.power == "normal" else f"allowed, power is {said.power}"
     return f"{shown.gate}: {shown.gate_reason}" if shown.gate_reason else shown.gate
+
+
+def network(shown: TrafficShown) -> str:
+    """What the network may cost, and what waits for that."""
+    words = f"{shown.link}, {'metered' if shown.metered else 'not metered'} ({shown.source})"
+    return "; ".join([words, *dict.fromkeys(shown.held.values())])
 
 
 def duties(shown: list[DutyShown]) -> str:

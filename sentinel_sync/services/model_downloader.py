@@ -18,8 +18,16 @@ from sentinel_sync.adapters.models.keys import read_trust
 from sentinel_sync.adapters.models.shelf import ModelShelf
 from sentinel_sync.adapters.store.store import Store
 from sentinel_sync.adapters.threads import run_to_end
+from sentinel_sync.adapters.traffic.desk import TrafficDesk
 from sentinel_sync.clock import Clock, SystemClock
-from sentinel_sync.errors import CloudError, ConfigurationError, SentinelSyncError, StoreFullError, VerificationError
+from sentinel_sync.errors import (
+    CloudError,
+    ConfigurationError,
+    HeldError,
+    SentinelSyncError,
+    StoreFullError,
+    VerificationError,
+)
 from sentinel_sync.payloads import ModelRelease
 from sentinel_sync.rules.releases.choice import Choice, check_genuine, choose, is_history
 from sentinel_sync.rules.releases.installed import (
@@ -39,7 +47,8 @@ from sentinel_sync.rules.releases.releases import (
     newest,
 )
 from sentinel_sync.rules.releases.schedule import CheckSchedule, is_passing
-from sentinel_sync.services.standalone import store_of
+from sentinel_sync.rules.traffic import Traffic
+from sentinel_sync.services.standalone import desk_of, store_of
 from sentinel_sync.settings import is_loopback
 from sentinel_sync.supervisor import Duty, Supervisor
 
@@ -75,6 +84,7 @@ class ModelDownloader:
         models_dir: Where models lie; by default as the settings say.
         trusted_keys: Base64 of the raw public keys that may sign, instead of the settings'.
         allow_unsigned: For a bench: take what nobody has signed; by default as the settings say.
+        traffic: Says whether models may be fetched now; by default the client's own.
         supervised: True where somebody else (the agent) sees to `check`.
         clock: The seam for time.
         rng: The seam for chance.
@@ -92,6 +102,7 @@ class ModelDownloader:
         models_dir: Path | None = None,
         trusted_keys: Sequence[str] | None = None,
         allow_unsigned: bool | None = None,
+        traffic: TrafficDesk | None = None,
         supervised: bool = False,
         clock: Clock | None = None,
         rng: Random | None = None,
@@ -107,6 +118,7 @@ class ModelDownloader:
         self._clock = clock or SystemClock()
         self._rng = rng or SystemRandom()
         self._store = store or store_of(api_client, self._clock)
+        self._traffic = traffic or desk_of(api_client, self._store, self._clock)
         self._offers = ModelOffers(api_client, self._store.documents, self._clock)
         self._shelf = ModelShelf(models_dir or settings.models_dir, self._store.documents, self._clock)
         self._supervised = supervised
@@ -120,6 +132,7 @@ class ModelDownloader:
         self._refusals: dict[str, str] = {}
         self._schedule = CheckSchedule(settings.model_check_interval, self._rng)
         self.check = Duty("models.check", self.step)
+        self._traffic.subscribe(self.check.wake.set)
 
     async def prepare(self) -> None:
         """Open what is needed and finish an installation that was cut off; done by itself at first use.
@@ -389,6 +402,8 @@ class ModelDownloader:
         await self._clean()
 
     async def _fetch(self, release: ModelRelease, staging: Path, activity: _Activity) -> None:
+        if (held := await self._traffic.why_held(Traffic.MODELS)) is not None:
+            raise HeldError(f"{release.name} {release.version}: not fetched: {held}")
         target = Target(staging, release.size, release.checksum)
         download = FileDownload(self._client, target, clock=self._clock, on_progress=activity.progress)
         for attempt in range(1, _MOST_ADDRESSES + 1):

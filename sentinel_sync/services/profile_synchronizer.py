@@ -17,6 +17,7 @@ from sentinel_sync.adapters.profiles.keys import KeyProvider, LegacyKeys, key_pr
 from sentinel_sync.adapters.profiles.records import ProfileRecord, ProfileRecords, reference
 from sentinel_sync.adapters.store.store import Store
 from sentinel_sync.adapters.timekeeper import Timekeeper
+from sentinel_sync.adapters.traffic.desk import TrafficDesk
 from sentinel_sync.clock import Clock, SystemClock
 from sentinel_sync.errors import (
     CloudError,
@@ -29,7 +30,8 @@ from sentinel_sync.errors import (
 )
 from sentinel_sync.rules.profiles.envelope import detached
 from sentinel_sync.rules.profiles.fields import canonical, checked_id, read_profile
-from sentinel_sync.services.standalone import store_of
+from sentinel_sync.rules.traffic import Traffic
+from sentinel_sync.services.standalone import desk_of, store_of
 from sentinel_sync.supervisor import Duty, Supervisor
 
 logger = logging.getLogger(__name__)
@@ -69,6 +71,7 @@ class ProfileSynchronizer:
         *,
         keys: KeyProvider | None = None,
         timekeeper: Timekeeper | None = None,
+        traffic: TrafficDesk | None = None,
         supervised: bool = False,
         clock: Clock | None = None,
         rng: Random | None = None,
@@ -77,6 +80,8 @@ class ProfileSynchronizer:
         self._settings = settings = api_client.settings
         self._clock = clock or SystemClock()
         self._store = store or store_of(api_client, self._clock)
+        self._traffic = traffic or desk_of(api_client, self._store, self._clock)
+        self._traffic.subscribe(self._on_traffic)
         self._records = ProfileRecords(self._store)
         self._cloud = ProfileCloud(api_client)
         self._timekeeper = timekeeper
@@ -206,7 +211,7 @@ class ProfileSynchronizer:
 
     async def sync_now(self) -> int:
         """Sync the profiles that changed since they were last synced; returns how many are now as the backend's."""
-        if not self._settings.sync_profiles:
+        if not self._settings.sync_profiles or await self._traffic.why_held(Traffic.PROFILES) is not None:
             return 0
         files = await self._aside(self._folder.signatures)
         self._forget_missing(files)
@@ -216,6 +221,9 @@ class ProfileSynchronizer:
             if signature not in {self._synced.get(driver_id), self._unusable.get(driver_id)}
         }
         return await self._sync_files(changed)
+
+    def _on_traffic(self) -> None:
+        self.synchronize.wake.set()
 
     def start_background_sync(self) -> "asyncio.Future[None]":
         """Sync every `sync_interval` seconds and after a profile changes, in the running loop; may be awaited."""

@@ -18,12 +18,14 @@ from sentinel_sync.adapters.scenarios.recordings import Recording, absolute, rea
 from sentinel_sync.adapters.store.outbox import ItemState, NewItem, OutboxItem
 from sentinel_sync.adapters.store.store import Store
 from sentinel_sync.adapters.threads import run_to_end
+from sentinel_sync.adapters.traffic.desk import TrafficDesk
 from sentinel_sync.clock import Clock, SystemClock, wait_first
 from sentinel_sync.errors import CloudError, ConsentError, HeldError, ScenarioError, StoreError
 from sentinel_sync.rules.scenarios.plan import Consent, Priority, ScenarioPlan, missing_consent
 from sentinel_sync.rules.scenarios.status import ScenarioStatus, status_of
+from sentinel_sync.rules.traffic import Traffic
 from sentinel_sync.rules.verdict import Defer, Release, SetAside, Verdict, verdict_on
-from sentinel_sync.services.standalone import store_of
+from sentinel_sync.services.standalone import desk_of, store_of
 from sentinel_sync.supervisor import Duty, Supervisor
 
 logger = logging.getLogger(__name__)
@@ -78,6 +80,7 @@ class ScenarioUploader:
         upload_consent: True where the host knows that the driver consents: recorded at first use, unless the driver
             has withdrawn it on this vehicle, which only `set_consent(True)` undoes.
         store: Where the queue and the decision lie; by default as `TripUploader`.
+        traffic: Says whether recordings may go now; by default the client's own.
         supervised: True where somebody else (the agent) sees to `upload`.
         clock: The seam for time.
         rng: The seam for chance.
@@ -89,6 +92,7 @@ class ScenarioUploader:
         upload_consent: bool = False,
         store: Store | None = None,
         *,
+        traffic: TrafficDesk | None = None,
         supervised: bool = False,
         clock: Clock | None = None,
         rng: Random | None = None,
@@ -99,6 +103,7 @@ class ScenarioUploader:
         self._clock = clock or SystemClock()
         self._rng = rng or SystemRandom()
         self._store = store or store_of(api_client, self._clock)
+        self._traffic = traffic or desk_of(api_client, self._store, self._clock)
         self._consent = ConsentRecord(self._store.documents, self._clock)
         self._sender = PartSender(api_client, self._store.state_dir / DERIVED_NAME)
         self._supervised = supervised
@@ -111,6 +116,7 @@ class ScenarioUploader:
         self._transfer: _Transfer | None = None
         self._consent_changed = asyncio.Event()
         self.upload = Duty("scenarios.upload", self.step)
+        self._traffic.subscribe(self.upload.wake.set)
 
     async def prepare(self) -> None:
         """Open what is needed, and record the consent that the constructor was given; done by itself at first use.
@@ -249,7 +255,8 @@ class ScenarioUploader:
         """Why no recording may leave now, or None. Asked before each request: the place for every further policy."""
         if not self._settings.upload_scenarios:
             return "cloud.upload_scenarios is false"
-        return missing_consent(await self._consent.load(), self._settings.policy_version)
+        missing = missing_consent(await self._consent.load(), self._settings.policy_version)
+        return missing or await self._traffic.why_held(Traffic.SCENARIOS)
 
     def start_background_upload(self) -> "asyncio.Future[None]":
         """Upload every `sync_interval` seconds and after each queueing, in the running loop; may be awaited."""

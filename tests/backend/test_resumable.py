@@ -53,7 +53,7 @@ async def test_discovery(recorded: Vehicle) -> None:
         assert response.headers["tus-version"] == "1.0.0"
         assert response.headers["tus-extension"] == "creation,checksum,termination,expiration"
         assert response.headers["tus-checksum-algorithm"] == "sha256,sha1"
-        assert response.headers["tus-max-size"] == "3000000"
+        assert response.headers["tus-max-size"] == "16000000"
 
 
 async def test_an_upload_in_three_pieces(recorded: Vehicle, backend_settings: BackendSettings) -> None:
@@ -158,7 +158,7 @@ async def test_refuses_a_bad_creation(recorded: Vehicle) -> None:
         ({"Upload-Length": None}, 400, "headers"),
         ({"Upload-Length": "many"}, 400, "headers"),
         ({"Upload-Length": "0"}, 422, "empty-part"),
-        ({"Upload-Length": "3000001"}, 413, "too-large"),
+        ({"Upload-Length": "16000001"}, 413, "too-large"),
         ({"Tus-Resumable": "2.0.0"}, 412, "tus-version"),
         ({"Upload-Metadata": None}, 400, "upload-metadata"),
         ({"Upload-Metadata": "filename ???"}, 400, "upload-metadata"),

@@ -15,7 +15,7 @@ import httpx
 from sentinel_sync.adapters.cloud.api_response import Probe
 from sentinel_sync.adapters.cloud.credential import Credential, credential_of
 from sentinel_sync.adapters.cloud.download_stream import open_download
-from sentinel_sync.adapters.cloud.exchange import Content, Reply, exchange
+from sentinel_sync.adapters.cloud.exchange import Content, Count, Reply, exchange, head_bytes
 from sentinel_sync.adapters.cloud.http import build_http_client, warm_up
 from sentinel_sync.adapters.cloud.in_flight import Deadline, InFlight
 from sentinel_sync.adapters.cloud.judge import Judge, Listener
@@ -80,6 +80,7 @@ class AttemptClient:
         self._budget = RetryBudget()
         self.gate = Gate(self._rng, credential_retry_interval=settings.credential_retry_interval)
         self._judge = Judge(self.gate, self._budget, self._clock, settings.max_retry_after)
+        self._traffic_listeners: list[Count] = []
         mute()
 
     async def request(
@@ -156,7 +157,13 @@ class AttemptClient:
                     timeout=self._patience.phases,
                 ) as response,
             ):
-                yield Download(response, deadline)
+                try:
+                    yield Download(response, deadline)
+                finally:
+                    self._count(
+                        head_bytes(response.request.headers),
+                        head_bytes(response.headers) + response.num_bytes_downloaded,
+                    )
         except TimeoutError:
             why = f"{asked.what}: nothing came for {self._patience.deadline:g} s"
             raise UnreachableError(why, request_id=request_id) from None
@@ -184,6 +191,14 @@ class AttemptClient:
                 logger.info("cloud.credential: a new key is in use")
         return changed
 
+    def on_traffic(self, listener: Count) -> None:
+        """Have `listener(sent_bytes, received_bytes)` told what goes over the wire, TLS and TCP left out.
+
+        Bodies of requests are told piece by piece, answers and downloads when they have ended. A plain function that
+        returns at once.
+        """
+        self._traffic_listeners.append(listener)
+
     def subscribe(self, listener: Listener) -> None:
         """Have every attempt's lesson told to `listener(contact, why)`: a plain function that returns at once."""
         self._judge.subscribe(listener)
@@ -196,6 +211,10 @@ class AttemptClient:
     def resume(self, cause: str) -> None:
         """Lift what `halt(cause)` forbade."""
         self.gate.resume(cause)
+
+    def _count(self, sent_bytes: int, received_bytes: int) -> None:
+        for listener in self._traffic_listeners:
+            listener(sent_bytes, received_bytes)
 
     async def _close_http(self) -> None:
         http = self._http
@@ -261,6 +280,7 @@ class AttemptClient:
                     content=asked.body(deadline),
                     clock=self._clock,
                     timeout=patience.phases,
+                    count=self._count,
                 )
         except TimeoutError:
             why = f"{asked.what}: no whole answer within {patience.deadline:g} s"

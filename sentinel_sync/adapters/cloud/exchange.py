@@ -1,6 +1,6 @@
 """One HTTP request and its whole answer: redirects by the contract, httpx's errors put into ours."""
 
-from collections.abc import AsyncIterable, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from http import HTTPMethod
 from typing import Any
@@ -28,6 +28,8 @@ NO_AUTH = httpx.Auth()
 _SPENT = httpx.ByteStream(b"")
 
 Content = bytes | AsyncIterable[bytes] | None
+#: Told how many bytes have been sent and received, as it happens.
+Count = Callable[[int, int], None]
 
 
 class ElsewhereError(UnreachableError):
@@ -79,6 +81,7 @@ async def exchange(
     content: Content,
     clock: Clock,
     timeout: httpx.Timeout,
+    count: Count,
 ) -> Reply:
     """Send one request and read its answer.
 
@@ -93,6 +96,7 @@ async def exchange(
         content: The body.
         clock: To say when it was sent and received.
         timeout: Seconds for each phase.
+        count: Told what goes over the wire, TLS and TCP left out.
 
     Raises:
         UnreachableError: No whole, readable answer; whether the work was done is unknown.
@@ -107,12 +111,13 @@ async def exchange(
             method,
             url,
             headers={"Accept-Encoding": ACCEPT_ENCODING, **headers, **(secret_headers if at_home else {})},
-            content=content,
+            content=content if content is None or isinstance(content, bytes) else _counted(content, count),
             extensions={"timeout": timeout.as_dict()},
         )
+        count(head_bytes(request.headers) + (len(content) if isinstance(content, bytes) else 0), 0)
         sent = clock.monotonic()
         try:
-            response, body = await _send(http, request)
+            response, body = await _send(http, request, count)
         except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError) as error:
             raise failure(f"{what}: {fault(error)}", request_id=request_id) from None
         except (OversizedError, UnreadableError) as error:
@@ -137,6 +142,17 @@ async def exchange(
     raise UnreachableError(f"{what}: redirected more than {MAX_REDIRECTS} times", request_id=request_id)
 
 
+def head_bytes(headers: httpx.Headers) -> int:
+    """What headers take on the wire (HTTP/1.1: name, colon, blank, value, line end), the first line left out."""
+    return sum(len(name) + len(value) + 4 for name, value in headers.raw)
+
+
+async def _counted(pieces: AsyncIterable[bytes], count: Count) -> AsyncIterator[bytes]:
+    async for piece in pieces:
+        count(len(piece), 0)
+        yield piece
+
+
 def fault(error: Exception) -> str:
     """Name a network fault for a person: what happened, without addresses or bodies."""
     match error:
@@ -155,7 +171,7 @@ def fault(error: Exception) -> str:
     return f"the connection broke ({type(error).__name__})"
 
 
-async def _send(http: httpx.AsyncClient, request: httpx.Request) -> tuple[httpx.Response, bytes]:
+async def _send(http: httpx.AsyncClient, request: httpx.Request, count: Count) -> tuple[httpx.Response, bytes]:
     with unlogged():
         response = await http.send(request, stream=True, auth=NO_AUTH, follow_redirects=False)
         try:
@@ -163,6 +179,7 @@ async def _send(http: httpx.AsyncClient, request: httpx.Request) -> tuple[httpx.
                 return response, await read_answer(response)
             return response, await read_reason(response)
         finally:
+            count(0, head_bytes(response.headers) + response.num_bytes_downloaded)
             await response.aclose()
             # httpx makes the stream refer to its response. Broken, a request leaves no cycle behind: else every few
             # thousand of them the collector would walk the whole heap, for tens of milliseconds, on the host's loop.

@@ -147,6 +147,7 @@ function showStatus(said) {
   showWork(said);
   showScenarios(said.scenarios);
   showModels(said.models);
+  showTraffic(said.traffic);
   at("foot").textContent = `sentinel-sync ${said.version}, process ${said.process_id}`;
 }
 
@@ -233,6 +234,19 @@ function showModels(models) {
       : "",
   ]);
   table(at("models"), ["Model", "Installed", "Available", "State", "Roll back"], rows, "no model is known yet");
+}
+
+function showTraffic(said) {
+  if (!said) return;
+  facts(at("traffic"), [
+    ["Link", `${said.link}, ${said.metered ? "metered" : "not metered"} (${said.source})`],
+    ...said.budgets.map((budget) => [
+      `Budget: ${budget.link}, ${budget.period}`,
+      `${size(budget.used_bytes)} of ${size(budget.limit_bytes)} used`,
+      budget.used_bytes >= budget.limit_bytes ? "warn" : "",
+    ]),
+    ...Object.entries(said.held).map(([kind, why]) => [`Waiting: ${kind}`, why, "warn"]),
+  ]);
 }
 
 // --- what is asked for besides ---
