@@ -188,6 +188,7 @@ class SyncAgent:
                 parts.client.halt("power", _LOW_POWER)
             parts.connectivity.register_sync_callback(self._on_return)
             parts.client.subscribe(self._on_contact)
+            parts.traffic.subscribe(self._on_network)
             self._parts = parts
             try:
                 await self._supervisor.start([*parts.duties, self._watch, self._housekeeping])
@@ -333,6 +334,11 @@ class SyncAgent:
     def _on_contact(self, contact: Contact, _: str) -> None:
         if contact is Contact.UNAUTHORIZED:
             self._refused = True
+
+    def _on_network(self) -> None:
+        """The network changed, or something waits for it: say so now, whoever changed it is looking."""
+        self._watches = 0
+        self._watch.wake.set()
 
     async def _on_return(self) -> None:
         """The backend is back: what only the network held up is due now."""

@@ -67,7 +67,7 @@ def add_parser(subparsers: Subparsers) -> None:
         (Metering.UNMETERED, "the network is not metered: everything may go"),
         (Metering.AUTO, "take it back: the host, the settings or NetworkManager know"),
     ):
-        saying = _action(actions, metering, text, _say)
+        saying = _action(actions, metering.value, text, _say)
         links = [str(link) for link in Link]
         saying.add_argument("--link", choices=links, metavar="LINK", help=f"what carries it: {', '.join(links)}")
 
