@@ -27,3 +27,9 @@ def rng() -> Random:
 async def store(tmp_path: Path, clock: FakeClock) -> AsyncIterator[Store]:
     async with Store(tmp_path / "state", clock=clock) as opened:
         yield opened
+
+
+@pytest.fixture(autouse=True)
+def _no_bus_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A developer's own NetworkManager has no say in a test."""
+    monkeypatch.setenv("DBUS_SYSTEM_BUS_ADDRESS", "unix:path=/nowhere/bus")

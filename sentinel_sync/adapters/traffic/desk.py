@@ -165,6 +165,7 @@ class TrafficDesk:
             if not self._prepared:
                 await self._read(first=True)
                 self._note()
+                self._warn_of_a_budget_for_nothing()
 
     async def step(self) -> float:
         """See what others said, write what is due; returns the seconds until the next look."""
@@ -276,6 +277,18 @@ class TrafficDesk:
             logger.info("traffic.released: %s may go", NAMES[traffic])
         for listener in self._listeners:
             listener()
+
+    def _warn_of_a_budget_for_nothing(self) -> None:
+        """Whoever set a budget for a modem and runs where nobody knows the link has no budget at all: say so."""
+        named = sorted({limit.link for limit in self._limits} - {ANY, Link.OTHER})
+        sight = None if self._watch is None else self._watch.sight
+        if not named or self._condition.link is not Link.OTHER or (sight is not None and sight.link is not None):
+            return
+        logger.warning(
+            "network.link_unknown: cloud.data_budget for %s does not count as long as nobody says what the link is: "
+            "NetworkManager, the host (set_network) or the command line (network … --link)",
+            ", ".join(named),
+        )
 
     def _on_news(self) -> None:
         self.duty.wake.set()

@@ -1,62 +1,20 @@
-"""The traffic desk on a real store: whose word counts, what waits, and what it remembers over restarts and kills."""
+"""The traffic desk on a real store: whose word on the network counts, what waits, and for how long."""
 
 import asyncio
-import os
-import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 
 from sentinel_sync.adapters.store.store import Store
 from sentinel_sync.adapters.timekeeper import Timekeeper
-from sentinel_sync.adapters.traffic.desk import TrafficDesk
 from sentinel_sync.adapters.traffic.operator_word import save_word
 from sentinel_sync.adapters.traffic.snapshot import LinkUse
-from sentinel_sync.errors import StoreFullError
-from sentinel_sync.rules.budget import DAY, Period
+from sentinel_sync.rules.budget import DAY
 from sentinel_sync.rules.timekeeping import Sighting
 from sentinel_sync.rules.traffic import BULK, Link, Metering, Traffic
-from sentinel_sync.settings import CloudSettings
+from tests.adapters.traffic.desks import A_MOMENT, MEGABYTE, desk_on, held, opened, used
 from tests.fakes.clock import FakeClock
-
-NO_BUS = "unix:path=/nowhere/bus"
-MEGABYTE = 1_000_000
-#: Longer than what other processes say is remembered, seconds.
-A_MOMENT = 0.5
-
-
-def desk_on(store: Store, clock: FakeClock, timekeeper: Timekeeper | None = None, **settings: Any) -> TrafficDesk:
-    owner = settings.pop("owner", True)
-    return TrafficDesk(
-        store.documents,
-        CloudSettings.model_validate(settings),
-        clock=clock,
-        timekeeper=timekeeper,
-        owner=owner,
-        bus_address=NO_BUS,
-    )
-
-
-async def held(desk: TrafficDesk) -> set[Traffic]:
-    return {traffic for traffic in Traffic if await desk.why_held(traffic) is not None}
-
-
-def used(desk: TrafficDesk, link: str = "any", period: Period = Period.DAY) -> int:
-    (use,) = [use for use in desk.snapshot().budgets if (use.link, use.period) == (link, period)]
-    return use.used_bytes
-
-
-@asynccontextmanager
-async def opened(state: Path, clock: FakeClock, **settings: Any) -> AsyncIterator[TrafficDesk]:
-    """One life of an agent, as far as its desk is concerned."""
-    async with Store(state, clock=clock) as store:
-        desk = desk_on(store, clock, **settings)
-        await desk.prepare()
-        yield desk
-        await desk.close()
 
 
 class TestTheNetwork:
@@ -198,6 +156,29 @@ class TestTheBudget:
             LinkUse(Link.CELLULAR, MEGABYTE, MEGABYTE),
         )
 
+    @pytest.mark.parametrize(
+        ("budget", "link", "warns"),
+        [
+            ({"cellular": {"day": 1}}, None, True),
+            ({"cellular": {"day": 1}}, "wifi", False),
+            ({"any": {"day": 1}}, None, False),
+            ({"other": {"day": 1}}, None, False),
+        ],
+    )
+    async def test_a_budget_for_a_link_that_nobody_names_is_said_to_be_of_no_use(
+        self,
+        store: Store,
+        clock: FakeClock,
+        caplog: pytest.LogCaptureFixture,
+        budget: dict[str, Any],
+        link: str | None,
+        warns: bool,
+    ) -> None:
+        desk = desk_on(store, clock, data_budget=budget)
+        await desk.set_network("auto", link)
+        await desk.prepare()
+        assert ("data_budget for cellular does not count" in caplog.text) is warns
+
     async def test_the_duty_looks_again_when_the_day_turns_and_tells_who_waits(
         self, store: Store, clock: FakeClock
     ) -> None:
@@ -226,166 +207,6 @@ class TestTheBudget:
         assert await held(desk) == set(Traffic)
 
 
-class TestItsMemory:
-    BUDGET: ClassVar[dict[str, Any]] = {"data_budget": {"any": {"day": 10 * MEGABYTE, "month": 20 * MEGABYTE}}}
-
-    async def test_after_an_orderly_end_it_is_exact(self, tmp_path: Path, clock: FakeClock) -> None:
-        async with opened(tmp_path, clock, **self.BUDGET) as desk:
-            desk.count(1234, 1)
-        async with opened(tmp_path, clock, **self.BUDGET) as desk:
-            assert used(desk) == 1235
-            clock.tick(DAY)
-            desk.count(0, 65)
-            assert (used(desk), used(desk, period=Period.MONTH)) == (65, 1300)
-        clock.reboot("boot-2")
-        async with opened(tmp_path, clock, **self.BUDGET) as desk:
-            assert (used(desk), used(desk, period=Period.MONTH)) == (65, 1300)
-
-    async def test_what_was_counted_before_the_store_was_read_counts(self, tmp_path: Path, clock: FakeClock) -> None:
-        async with opened(tmp_path, clock, **self.BUDGET) as desk:
-            desk.count(100, 0)
-        async with Store(tmp_path, clock=clock) as store:
-            desk = desk_on(store, clock, **self.BUDGET)
-            desk.count(11, 0)
-            await desk.prepare()
-            assert used(desk) == 111
-
-    async def test_it_writes_seldom(self, store: Store, clock: FakeClock) -> None:
-        desk, writes = desk_on(store, clock, **self.BUDGET), 0
-        await desk.prepare()
-        for _ in range(10_000):
-            desk.count(1000, 0)
-            if desk.duty.wake.is_set():
-                desk.duty.wake.clear()
-                before = await version(store)
-                await desk.step()
-                writes += await version(store) - before
-        assert used(desk) == 10 * MEGABYTE
-        assert 256 <= writes <= 520
-
-    async def test_where_there_is_no_budget_it_hardly_writes_at_all(self, store: Store, clock: FakeClock) -> None:
-        desk = desk_on(store, clock)
-        await desk.prepare()
-        wakes = 0
-        for _ in range(2000):
-            desk.count(64 << 10, 0)
-            wakes += desk.duty.wake.is_set()
-            desk.duty.wake.clear()
-            await desk.step()
-        assert 1 <= wakes <= 5
-
-    async def test_a_kill_hides_nothing_and_costs_little(self, tmp_path: Path, clock: FakeClock) -> None:
-        limit, chunk, lives, said = 10 * MEGABYTE, 1000, 4, 0
-        margin = limit // 256
-        for life in range(lives):
-            said += await use_until_killed(tmp_path, limit, chunk, after=20 + 61 * life)
-        async with Store(tmp_path) as store:
-            from_disk = desk_on(store, clock, data_budget={"any": {"day": limit}})
-            await from_disk.prepare()
-            assert said <= used(from_disk) <= said + lives * (margin + chunk)
-
-    async def test_while_the_disk_is_full_it_counts_on_and_says_so_once(
-        self, store: Store, clock: FakeClock, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-    ) -> None:
-        desk, tries = desk_on(store, clock, **self.BUDGET), 0
-        await desk.prepare()
-        whole = store.documents.save
-
-        async def full(*_: object) -> None:
-            nonlocal tries
-            tries += 1
-            raise StoreFullError("the disk is full")
-
-        monkeypatch.setattr(store.documents, "save", full)
-        for _ in range(1000):
-            desk.count(10_000, 0)
-            if desk.duty.wake.is_set():
-                desk.duty.wake.clear()
-                await desk.step()
-        assert await held(desk) == set(Traffic)
-        assert tries == 1
-        assert caplog.text.count("traffic.usage") == 1
-        monkeypatch.setattr(store.documents, "save", whole)
-        clock.tick(61.0)
-        desk.count(1, 0)
-        await desk.step()
-        again = desk_on(store, clock, **self.BUDGET)
-        await again.prepare()
-        assert used(again) >= 10 * MEGABYTE
-
-    async def test_without_a_store_it_goes_by_what_the_others_say(
-        self, tmp_path: Path, clock: FakeClock, caplog: pytest.LogCaptureFixture
-    ) -> None:
-        closed = Store(tmp_path / "state", clock=clock)
-        desk = desk_on(closed, clock, network="metered", **self.BUDGET)
-        desk.count(9 * MEGABYTE, MEGABYTE)
-        for _ in range(3):
-            clock.tick(A_MOMENT)
-            assert await held(desk) == set(Traffic)
-        assert caplog.text.count("network.store") == 1
-        async with closed:
-            desk.count(5, 0)
-            assert await held(desk) == set(Traffic)
-            await desk.close()
-            again = desk_on(closed, clock, **self.BUDGET)
-            await again.prepare()
-            assert used(again) == 10 * MEGABYTE + 5
-
-    async def test_a_store_that_was_closed_first_costs_the_last_figures_only(
-        self, tmp_path: Path, clock: FakeClock, caplog: pytest.LogCaptureFixture
-    ) -> None:
-        async with Store(tmp_path, clock=clock) as store:
-            desk = desk_on(store, clock)
-            await desk.prepare()
-        desk.count(1, 1)
-        await desk.close()
-        assert "cannot be written" in caplog.text
-        never_asked = desk_on(store, clock)
-        never_asked.count(1, 1)
-        await never_asked.close()
-        assert "what was used at last is not known any more" in caplog.text
-
-
-class TestBesideAnAgent:
-    BUDGET: ClassVar[dict[str, Any]] = {"data_budget": {"any": {"day": 10 * MEGABYTE}}}
-
-    async def test_what_a_command_used_is_booked_by_the_agent(self, store: Store, clock: FakeClock) -> None:
-        agent = desk_on(store, clock, **self.BUDGET)
-        agent.count(1000, 0)
-        await agent.step()
-        async with Store(store.state_dir, clock=clock, exclusive=False) as other:
-            command = desk_on(other, clock, owner=False, **self.BUDGET)
-            assert await command.why_held(Traffic.FLEET) is None
-            assert used(command) == 1000
-            command.count(70, 7)
-            await command.close()
-        await agent.step()
-        assert used(agent) == 1077
-        await agent.step()
-        assert used(agent) == 1077
-        await agent.close()
-        again = desk_on(store, clock, **self.BUDGET)
-        await again.prepare()
-        assert used(again) == 1077
-
-    async def test_a_command_that_used_nothing_leaves_nothing(self, store: Store, clock: FakeClock) -> None:
-        before = await version(store)
-        command = desk_on(store, clock, owner=False)
-        await command.prepare()
-        await command.close()
-        assert await version(store) == before
-
-    async def test_commands_without_an_agent_do_not_fill_the_disk(
-        self, store: Store, clock: FakeClock, caplog: pytest.LogCaptureFixture
-    ) -> None:
-        for _ in range(1005):
-            command = desk_on(store, clock, owner=False)
-            command.count(1, 0)
-            await command.close()
-        assert len(await store.documents.keys("data_usage.handed_in")) == 1000
-        assert "no agent has run for a long time" in caplog.text
-
-
 async def test_asking_costs_next_to_nothing(store: Store, clock: FakeClock) -> None:
     """Each trip asks: with nothing new it must not go to the disk."""
     desk = desk_on(store, clock, data_budget={"any": {"day": MEGABYTE, "month": MEGABYTE}})
@@ -398,32 +219,3 @@ async def test_asking_costs_next_to_nothing(store: Store, clock: FakeClock) -> N
     clock.tick(A_MOMENT)
     await asyncio.gather(*(desk.why_held(Traffic.TRIPS) for _ in range(8)))
     assert len(statements) == 1
-
-
-async def version(store: Store) -> int:
-    """How many rows were changed on the store's connection."""
-    return await store._database.run(lambda connection: connection.total_changes, writes=False)
-
-
-async def use_until_killed(state: Path, limit: int, chunk: int, *, after: int) -> int:
-    """Have a process use data, kill it when it has said `after` times how much, and return what it said last."""
-    root = str(Path(__file__).parents[3])
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "tests.adapters.traffic.usage_worker",
-        str(state),
-        str(limit),
-        str(chunk),
-        stdout=asyncio.subprocess.PIPE,
-        env={"PATH": os.environ["PATH"], "PYTHONPATH": root},
-    )
-    assert process.stdout is not None
-    async with asyncio.timeout(30.0):
-        for _ in range(after):
-            await process.stdout.readline()
-        process.kill()
-        rest = (await process.stdout.read()).decode().splitlines()
-        await process.wait()
-    whole = [line for line in rest if line]
-    return int(whole[-2]) if len(whole) > 1 else after * chunk
