@@ -27,10 +27,11 @@ ACKNOWLEDGE_WITHIN = 0.25
 LOOK_AGAIN = 1.0
 
 Send = Callable[[OutboxItem], Awaitable[None]]
+WhyHeld = Callable[[], Awaitable[str | None]]
 
 
 class OutboxSender:
-    """Sends what is due, until nothing is or the gate closes.
+    """Sends what is due, until nothing is, the gate closes or it is held.
 
     Args:
         client: Bounds what is in flight, and holds the gate.
@@ -39,6 +40,7 @@ class OutboxSender:
         send: Sends one; raises CloudError where it was not taken, ValueError where it cannot be sent at all.
         clock: For the age of acknowledgements.
         rng: For backoff.
+        why_held: Says why nothing of this kind may go now, or None where it may; asked before each item is taken up.
     """
 
     def __init__(
@@ -50,6 +52,7 @@ class OutboxSender:
         *,
         clock: Clock,
         rng: Random,
+        why_held: WhyHeld | None = None,
     ) -> None:
         self._client = client
         self._outbox = outbox
@@ -57,6 +60,7 @@ class OutboxSender:
         self._send = send
         self._clock = clock
         self._rng = rng
+        self._why_held = why_held
         self._draining = asyncio.Lock()
         self._claimed: deque[OutboxItem] = deque()
         self._in_flight: set[int] = set()
@@ -118,6 +122,8 @@ class OutboxSender:
 
     async def _next(self, group: asyncio.TaskGroup) -> OutboxItem | None:
         while self._client.gate.passage(self._clock.monotonic()).open:
+            if self._why_held is not None and await self._why_held() is not None:
+                return None
             idle = self._refill is None or self._refill.done()
             if idle and not self._exhausted and len(self._claimed) < LOW:
                 self._refill = group.create_task(self._claim())

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from sentinel_sync.adapters.answer_cache import AnswerCache, KeptAnswer
 from sentinel_sync.adapters.cloud.cloud_api_client import CloudAPIClient, quote_id
 from sentinel_sync.adapters.store.store import Store
+from sentinel_sync.adapters.traffic.desk import TrafficDesk
 from sentinel_sync.clock import Clock, SystemClock
 from sentinel_sync.errors import CloudError, HeldError, RejectedError, UnreachableError
 from sentinel_sync.rules.fleet.answers import (
@@ -28,7 +29,8 @@ from sentinel_sync.rules.fleet.answers import (
 )
 from sentinel_sync.rules.fleet.queries import MAX_DAYS, MAX_LIMIT, aggregate, bounded, compared, identifier, word
 from sentinel_sync.rules.privacy import loggable_path
-from sentinel_sync.services.standalone import store_of
+from sentinel_sync.rules.traffic import Traffic
+from sentinel_sync.services.standalone import desk_of, store_of
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +62,7 @@ class FleetManager:
     Args:
         api_client: The backend.
         store: Where answers are kept over a restart; by default that of the client's `state_dir`.
+        traffic: Says whether fleet statistics may be asked for now; by default the client's own.
         clock: The seam for time.
         max_age: Seconds for which an answer counts as fresh.
     """
@@ -69,6 +72,7 @@ class FleetManager:
         api_client: CloudAPIClient,
         store: Store | None = None,
         *,
+        traffic: TrafficDesk | None = None,
         clock: Clock | None = None,
         max_age: float = MAX_AGE,
     ) -> None:
@@ -78,7 +82,9 @@ class FleetManager:
         settings = api_client.settings
         self._vehicle_id = settings.vehicle_id
         self._fleet = f"/fleet/{quote_id(settings.fleet_id)}"
-        self._cache = AnswerCache(store or store_of(api_client, self._clock), settings.api_url, self._clock)
+        store = store or store_of(api_client, self._clock)
+        self._traffic = traffic or desk_of(api_client, store, self._clock)
+        self._cache = AnswerCache(store, settings.api_url, self._clock)
         self._flights: dict[_Key, _Flight] = {}
         self._registered = False
 
@@ -188,6 +194,9 @@ class FleetManager:
         kept = await self._cache.load(path, query)
         if kept is not None and _read(shape, kept.body) is None:
             kept = None  # kept by another version, in a form that this one cannot give out
+        held = await self._traffic.why_held(Traffic.FLEET)
+        if held is not None:
+            raise HeldError(f"GET {loggable_path(path)}: not sent: {held}")
         headers = {} if kept is None or kept.etag is None else {"If-None-Match": kept.etag}
         reply = await self._client.request(HTTPMethod.GET, path, params=query, headers=headers)
         if reply.status != HTTPStatus.NOT_MODIFIED:

@@ -2,6 +2,7 @@
 
 from sentinel_sync.adapters.cloud.cloud_api_client import CloudAPIClient
 from sentinel_sync.adapters.store.store import Store
+from sentinel_sync.adapters.traffic.desk import TrafficDesk
 from sentinel_sync.clock import Clock
 
 
@@ -12,3 +13,18 @@ def store_of(client: CloudAPIClient, clock: Clock) -> Store:
     """
     settings = client.settings
     return client.shared(Store, lambda: Store(settings.state_dir, clock=clock, max_bytes=settings.outbox_max_bytes))
+
+
+def desk_of(client: CloudAPIClient, store: Store, clock: Clock) -> TrafficDesk:
+    """The traffic desk of a client's components: it charges all that the client sends and receives, and ends with it.
+
+    Only on the client's own store it keeps the accounts: on one that was handed in, an agent may be running.
+    """
+
+    def make() -> TrafficDesk:
+        owner = store is store_of(client, clock)
+        desk = TrafficDesk(store.documents, client.settings, clock=clock, owner=owner)
+        client.on_traffic(desk.count)
+        return desk
+
+    return client.shared(TrafficDesk, make)

@@ -14,13 +14,15 @@ from sentinel_sync.adapters.sender import OutboxSender
 from sentinel_sync.adapters.store.outbox import OutboxItem
 from sentinel_sync.adapters.store.store import Store
 from sentinel_sync.adapters.timekeeper import Timekeeper
+from sentinel_sync.adapters.traffic.desk import TrafficDesk
 from sentinel_sync.adapters.trips.trip_log import TripLog
 from sentinel_sync.clock import Clock, SystemClock
 from sentinel_sync.errors import CloudError, StoreFullError, TripStateError
 from sentinel_sync.payloads import TripSummary
 from sentinel_sync.rules.privacy import Place, coarse_place, pseudonym
+from sentinel_sync.rules.traffic import Traffic
 from sentinel_sync.rules.trips.trips import OpenTrip, moment, new_trip_id
-from sentinel_sync.services.standalone import store_of
+from sentinel_sync.services.standalone import desk_of, store_of
 from sentinel_sync.supervisor import Duty, Supervisor
 
 logger = logging.getLogger(__name__)
@@ -51,6 +53,7 @@ class TripUploader:
         store: Where trips lie until they are acknowledged; by default a `Store` on the client's `state_dir`, shared by
             all components of that client and closed with it.
         timekeeper: What is known of the true time.
+        traffic: Says whether trips may go now, and is told when a trip is under way; by default the client's own.
         supervised: True where somebody else (the agent) sees to `upload` and `checkpoint`.
         recoverable: False for trips that could be recorded again (a replayed drive): no checkpoint is written, and none
             that lies there is touched, so that it gets along with an agent that has a trip under way.
@@ -66,6 +69,7 @@ class TripUploader:
         store: Store | None = None,
         *,
         timekeeper: Timekeeper | None = None,
+        traffic: TrafficDesk | None = None,
         supervised: bool = False,
         recoverable: bool = True,
         ask_time: Callable[[], Awaitable[object]] | None = None,
@@ -78,7 +82,17 @@ class TripUploader:
         self._rng = rng or SystemRandom()
         self._store = store or store_of(api_client, self._clock)
         self._timekeeper = timekeeper or Timekeeper(self._store.documents, self._clock)
-        self._sender = OutboxSender(api_client, self._store.outbox, KIND, self._send, clock=self._clock, rng=self._rng)
+        self._traffic = traffic or desk_of(api_client, self._store, self._clock)
+        self._traffic.follow_trips(lambda: self._trip is not None)
+        self._sender = OutboxSender(
+            api_client,
+            self._store.outbox,
+            KIND,
+            self._send,
+            clock=self._clock,
+            rng=self._rng,
+            why_held=self._why_held,
+        )
         self._supervised = supervised
         self._log = TripLog(self._store, KIND, recoverable=recoverable)
         self._ask_time = ask_time or self._probe
@@ -94,6 +108,7 @@ class TripUploader:
         self._preparing = asyncio.Lock()
         self.upload = Duty("trips.upload", self.step)
         self.checkpoint = Duty("trips.checkpoint", self.checkpoint_step)
+        self._traffic.subscribe(self.upload.wake.set)
 
     @property
     def trip_id(self) -> str | None:
@@ -166,6 +181,7 @@ class TripUploader:
             if not self._supervised:
                 self._recording.start([self.checkpoint])
         self.checkpoint.wake.set()
+        self._traffic.duty.wake.set()
         logger.info("trip.started: %s", trip.trip_id)
         return trip.trip_id
 
@@ -222,7 +238,7 @@ class TripUploader:
     async def sync_now(self) -> int:
         """Send what is due now; returns how many trips the backend took."""
         await self.prepare()
-        if not self._settings.upload_trips:
+        if not self._settings.upload_trips or await self._why_held() is not None:
             return 0
         await self._learn_time()
         return await self._sender.drain()
@@ -265,6 +281,10 @@ class TripUploader:
         passage = self._client.gate.passage(self._clock.monotonic())
         if not passage.open:
             return self._settings.sync_interval if passage.wait is None else passage.wait
+        if await self._why_held() is not None:
+            # Until the budget's day turns; where something else ends it, the desk wakes us.
+            wait = self._traffic.wait_of(Traffic.TRIPS)
+            return self._settings.sync_interval if wait is None else min(self._settings.sync_interval, wait)
         due = await self._store.outbox.next_due(KIND)
         return self._settings.sync_interval if due is None else min(self._settings.sync_interval, max(due, MIN_WAIT))
 
@@ -297,6 +317,7 @@ class TripUploader:
             self._ignored_updates += trip.updates - updates
             await self._recording.stop(grace=1.0)
         self.upload.wake.set()
+        self._traffic.duty.wake.set()
         logger.info("trip.ended: %s, %.0f m in %.0f s", trip.trip_id, summary.distance, summary.duration)
         return summary
 
@@ -321,6 +342,9 @@ class TripUploader:
             logger.info("trips.time: the backend's time is not known: %s", error)
             return
         await self._timekeeper.observe(probe)
+
+    async def _why_held(self) -> str | None:
+        return await self._traffic.why_held(Traffic.TRIPS)
 
     def _reach(self, trip: OpenTrip) -> None:
         trip.reach(self._clock.monotonic(), self._timekeeper.stamp().offset)

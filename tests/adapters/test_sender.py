@@ -325,3 +325,40 @@ async def test_one_request_that_hangs_holds_up_nobody(
     draining.cancel()
     await asyncio.gather(draining, return_exceptions=True)
     assert await states(store) == {"hangs": ItemState.WAITING}
+
+
+async def test_what_is_held_is_not_even_claimed(
+    client: CloudAPIClient, cloud: FakeCloud, store: Store, clock: FakeClock, rng: Random
+) -> None:
+    why: list[str | None] = ["the data budget is used up"]
+
+    async def why_held() -> str | None:
+        return why[0]
+
+    sender = OutboxSender(client, store.outbox, "trip", poster(client), clock=clock, rng=rng, why_held=why_held)
+    await put(store, *numbered(3))
+    assert await sender.drain() == 0
+    assert {(item.state, item.attempts) for item in await store.outbox.items()} == {(ItemState.WAITING, 0)}
+    assert cloud.requests == []
+    why[0] = None
+    assert await sender.drain() == 3
+
+
+async def test_what_is_held_in_the_middle_costs_no_attempt_and_overshoots_by_what_is_in_flight(
+    client: CloudAPIClient, cloud: FakeCloud, store: Store, clock: FakeClock, rng: Random
+) -> None:
+    allowed = 50
+
+    async def why_held() -> str | None:
+        return "the data budget is used up" if len(cloud.requests) >= allowed else None
+
+    sender = OutboxSender(client, store.outbox, "trip", poster(client), clock=clock, rng=rng, why_held=why_held)
+    await put(store, *numbered(3 * CLAIM))
+    sent = await sender.drain()
+    assert allowed <= sent <= allowed + client.settings.max_in_flight
+    left = await store.outbox.items(limit=10_000)
+    assert len(left) == 3 * CLAIM - sent
+    assert {(item.state, item.attempts) for item in left} == {(ItemState.WAITING, 0)}
+    allowed = 10_000
+    assert await sender.drain() == len(left)
+    assert len(cloud.requests) == 3 * CLAIM, "each was sent once"

@@ -11,10 +11,12 @@ import pytest
 from sentinel_sync.adapters.answer_cache import MAX_ANSWERS
 from sentinel_sync.adapters.cloud.cloud_api_client import CloudAPIClient
 from sentinel_sync.adapters.store.store import Store
+from sentinel_sync.adapters.traffic.desk import TrafficDesk
 from sentinel_sync.backend import BackendSettings, running_server
-from sentinel_sync.errors import CloudError, NotNowError, RejectedError, UnreachableError
+from sentinel_sync.errors import CloudError, HeldError, NotNowError, RejectedError, UnreachableError
 from sentinel_sync.services.fleet_manager import MAX_AGE, FleetManager
 from sentinel_sync.settings import CloudSettings
+from sentinel_sync.settings.blocks import DataBudget
 from tests.fakes.clock import FakeClock
 from tests.fakes.scripted_server import Answerer, Asked, Said, ScriptedServer, scripted
 
@@ -282,3 +284,46 @@ async def test_every_question_against_the_reference_backend(tmp_path: Path) -> N
             await fleet.get_vehicle_rankings(metric="charm")
         with pytest.raises(RejectedError, match="404"):
             await fleet.get_vehicle_status("../nobody")
+
+
+@asynccontextmanager
+async def budgeted(
+    store: Store, clock: FakeClock, rng: Random
+) -> AsyncIterator[tuple[FleetManager, TrafficDesk, ScriptedServer]]:
+    """A manager with a data budget of 1,000 bytes a day."""
+    async with (
+        scripted(lambda _: Said.json(STATISTICS)) as server,
+        CloudAPIClient(settings=settings(server.url, store.state_dir), clock=clock, rng=rng) as client,
+    ):
+        budget = client.settings.model_copy(update={"data_budget": {"any": DataBudget(day=1000)}})
+        desk = TrafficDesk(store.documents, budget, clock=clock, bus_address="unix:path=/nowhere")
+        yield FleetManager(client, store, traffic=desk, clock=clock), desk, server
+        await desk.close()
+
+
+async def test_with_the_budget_used_up_the_last_known_comes_back_as_stale(
+    store: Store, clock: FakeClock, rng: Random
+) -> None:
+    async with budgeted(store, clock, rng) as (fleet, desk, server):
+        assert not (await fleet.get_fleet_statistics()).stale
+        desk.count(0, 950)
+        clock.tick(MAX_AGE + 1.0)
+        again = await fleet.get_fleet_statistics()
+        assert (again.stale, again["total_vehicles"]) == (True, 3)
+        assert len(server.asked) == 1
+
+
+async def test_with_the_budget_used_up_and_nothing_known_the_caller_is_told_why(
+    store: Store, clock: FakeClock, rng: Random
+) -> None:
+    async with budgeted(store, clock, rng) as (fleet, desk, server):
+        desk.count(950, 0)
+        with pytest.raises(HeldError, match=r"not sent: 950 B of the 1 kB per day .* fleet statistics wait until"):
+            await fleet.get_fleet_statistics()
+        assert server.asked == []
+
+
+async def test_on_a_metered_network_people_are_answered(store: Store, clock: FakeClock, rng: Random) -> None:
+    async with budgeted(store, clock, rng) as (fleet, desk, _):
+        await desk.set_network("metered")
+        assert not (await fleet.get_fleet_statistics()).stale

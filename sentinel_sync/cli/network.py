@@ -1,0 +1,177 @@
+"""`network`: what the network is like, by whose word, and how much data was used; and a technician's own word."""
+
+import argparse
+import asyncio
+import json
+import sys
+import time
+from collections.abc import Callable, Coroutine
+from dataclasses import asdict, replace
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from sentinel_sync.adapters.traffic.desk import TrafficDesk
+from sentinel_sync.adapters.traffic.operator_word import load_word, save_word
+from sentinel_sync.adapters.traffic.snapshot import TrafficSnapshot
+from sentinel_sync.cli.arguments import Subparsers, program
+from sentinel_sync.cli.configuration import load_settings
+from sentinel_sync.cli.exit_codes import ExitCode
+from sentinel_sync.cli.state_folder import opened, runs
+from sentinel_sync.cli.terminal import width
+from sentinel_sync.cli.words import from_now, pairs, table
+from sentinel_sync.clock import SystemClock
+from sentinel_sync.rules.budget import Period, data_size
+from sentinel_sync.rules.traffic import Link, Metering, NetworkWord, Traffic
+from sentinel_sync.settings import CloudSettings
+from sentinel_sync.status import STATUS_NAME
+
+_HEAD = ("LINK", "PERIOD", "USED", "BUDGET", "LEFT", "BEGINS ANEW")
+_RIGHT = frozenset({2, 3, 4})
+_EPILOG = """\
+Your word goes before the host's, the settings' (cloud.network) and NetworkManager's. It stands, also over a restart,
+until `network auto` takes it back. The data budget (cloud.data_budget) holds whatever is said here.
+"""
+
+
+class TrafficSaid(BaseModel):
+    """What a running agent says of the network, as its status has it."""
+
+    link: Link
+    metered: bool
+    source: str
+    held: dict[str, str]
+
+
+class StatusSaid(BaseModel):
+    """What of an agent's status is of interest here."""
+
+    traffic: TrafficSaid | None = None
+
+
+Answer = Callable[[CloudSettings, argparse.Namespace], Coroutine[Any, Any, int]]
+
+
+def add_parser(subparsers: Subparsers) -> None:
+    """Add `network` and what can be said of it."""
+    parser = subparsers.add_parser(
+        "network",
+        help="show or say what the network may cost",
+        description="What the network is like and what that holds up. Works while the agent runs.",
+        epilog=_EPILOG,
+    )
+    actions: Subparsers = parser.add_subparsers(title="actions", metavar="ACTION", required=True, dest="action")
+    _action(actions, "show", "show the network, the data used, and what waits for what", _show)
+    for metering, text in (
+        (Metering.METERED, "the network is metered: recordings and models wait"),
+        (Metering.UNMETERED, "the network is not metered: everything may go"),
+        (Metering.AUTO, "take it back: the host, the settings or NetworkManager know"),
+    ):
+        saying = _action(actions, metering, text, _say)
+        links = [str(link) for link in Link]
+        saying.add_argument("--link", choices=links, metavar="LINK", help=f"what carries it: {', '.join(links)}")
+
+
+def _action(actions: Subparsers, name: str, text: str, answer: Answer) -> argparse.ArgumentParser:
+    def execute(arguments: argparse.Namespace) -> int:
+        return asyncio.run(answer(load_settings(arguments).cloud, arguments))
+
+    parser = actions.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+    parser.set_defaults(execute=execute)
+    return parser
+
+
+async def _say(settings: CloudSettings, arguments: argparse.Namespace) -> int:
+    metering, link = Metering(arguments.action), None if arguments.link is None else Link(arguments.link)
+    async with opened(settings, writable=True) as folder:
+        await save_word(folder.documents, metering, link)
+    running = await asyncio.to_thread(runs, settings)
+    if arguments.json:
+        _print([json.dumps({"metering": metering, "link": link, "agent_running": running})])
+        return ExitCode.DONE
+    said = "nothing is said of its price" if metering is Metering.AUTO else f"the network counts as {metering}"
+    carried = "" if link is None else f", the link as {link}"
+    then = "the running agent notices at once" if running else "the next agent goes by it"
+    until = f"until `{program()} network auto`"
+    taken_back = metering is Metering.AUTO and link is None
+    _print([f"taken back: {then}" if taken_back else f"{said}{carried}, {until}: {then}"])
+    return ExitCode.DONE
+
+
+async def _show(settings: CloudSettings, arguments: argparse.Namespace) -> int:
+    async with opened(settings, writable=False) as folder:
+        word = await load_word(folder.documents)
+        desk = TrafficDesk(folder.documents, settings, clock=SystemClock(), owner=False)
+        await desk.prepare()
+        snapshot = desk.snapshot()
+        await desk.close()
+    running = await asyncio.to_thread(runs, settings)
+    said = await asyncio.to_thread(_last_said, settings) if running else None
+    if said is not None:
+        snapshot = _as_said(snapshot, said)
+    if arguments.json:
+        _print([_json(snapshot, word, running=running)])
+    else:
+        _print([*pairs(_facts(snapshot, running=running)), "", *_table(snapshot)])
+    return ExitCode.DONE
+
+
+def _last_said(settings: CloudSettings) -> TrafficSaid | None:
+    try:
+        return StatusSaid.model_validate_json((settings.state_dir / STATUS_NAME).read_bytes()).traffic
+    except (OSError, ValidationError):
+        return None
+
+
+def _as_said(snapshot: TrafficSnapshot, said: TrafficSaid) -> TrafficSnapshot:
+    """What a running agent knows better: it hears its host, and knows whether a trip is under way."""
+    held = {Traffic(traffic): why for traffic, why in said.held.items() if traffic in set(Traffic)}
+    return replace(snapshot, link=said.link, metered=said.metered, source=said.source, held=held)
+
+
+def _facts(snapshot: TrafficSnapshot, *, running: bool) -> list[tuple[str, str]]:
+    metered = "metered" if snapshot.metered else "not metered"
+    facts = [
+        ("network", f"{metered} ({snapshot.source})"),
+        ("link", snapshot.link),
+        ("agent", "running" if running else "not running: as this command sees it"),
+    ]
+    waiting = list(snapshot.held.values()) or ["nothing has to"]
+    return facts + [("" if number else "waits", why) for number, why in enumerate(waiting)]
+
+
+def _table(snapshot: TrafficSnapshot) -> list[str]:
+    now = time.time()
+    rows = [
+        (
+            use.link,
+            use.period,
+            data_size(use.used_bytes),
+            data_size(use.limit_bytes),
+            data_size(max(0, use.limit_bytes - use.used_bytes)),
+            from_now(use.resets_at - now),
+        )
+        for use in snapshot.budgets
+    ]
+    bounded = {(use.link, use.period) for use in snapshot.budgets}
+    rows += [
+        (use.link, period, data_size(used), "none", "", "")
+        for use in snapshot.usage
+        for period, used in ((Period.DAY, use.day_bytes), (Period.MONTH, use.month_bytes))
+        if (use.link, period) not in bounded
+    ]
+    return table(_HEAD, rows, width=width(), right=_RIGHT) if rows else ["no data was used in this month"]
+
+
+def _json(snapshot: TrafficSnapshot, word: NetworkWord | None, *, running: bool) -> str:
+    return json.dumps(
+        {
+            "agent_running": running,
+            **asdict(replace(snapshot, held=dict(snapshot.held))),
+            "word": None if word is None else {"metering": word.metering, "link": word.link},
+        }
+    )
+
+
+def _print(lines: list[str]) -> None:
+    sys.stdout.write("\n".join(lines) + "\n")
