@@ -91,6 +91,11 @@ def _or_none(value: object, validate: ValidatorFunctionWrapHandler) -> object:
         return None
 
 
+def _or_nothing(value: object, validate: ValidatorFunctionWrapHandler) -> object:
+    """The same for what there may be several of."""
+    return _or_none(value, validate) or ()
+
+
 class Health(Answer):
     """Answer to `GET /health`."""
 
@@ -124,8 +129,18 @@ class ScenarioAnnouncement(Payload):
     consent: ConsentGiven
 
 
+class ModelSignature(Answer):
+    """One signature over a release's manifest: base64, and the key that made it where that is said."""
+
+    signature: str
+    key_id: str | None = None
+
+
 class ModelRelease(Answer):
-    """One version of a model, as `GET /models` lists it. `size` in bytes, `checksum` SHA-256 in lower-case hex."""
+    """One version of a model, as `GET /models` lists it. `size` in bytes, `checksum` SHA-256 in lower-case hex.
+
+    `signatures` is an extension (docs/models.md): further ones beside `signature`, or all of them.
+    """
 
     name: str
     version: str
@@ -136,6 +151,7 @@ class ModelRelease(Answer):
     released_at: str | None = None
     rollout: Fraction | None = None
     filename: str | None = None
+    signatures: Annotated[tuple[ModelSignature, ...], WrapValidator(_or_nothing)] = ()
 
 
 class ModelCatalogue(Answer):
@@ -144,12 +160,29 @@ class ModelCatalogue(Answer):
     models: list[JsonValue]
 
 
+class DeltaOffer(Answer):
+    """What leads from a file that the vehicle has to the one that it asked for (docs/deltas.md).
+
+    Attributes:
+        download_url: Where the delta is for a while.
+        format: How it is written.
+        size: Of the delta itself, bytes.
+        checksum: Of the delta itself, SHA-256 in lower-case hex.
+    """
+
+    download_url: str
+    format: str
+    size: Annotated[int, Field(gt=0)]
+    checksum: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
 class ModelAddress(Answer):
-    """Answer to `GET /models/{name}/download`: where the file is for a while."""
+    """Answer to `GET /models/{name}/download`: where the file is for a while, and perhaps a shorter way to it."""
 
     download_url: str
     version: str | None = None
     checksum: str | None = None
+    delta: Annotated[DeltaOffer | None, WrapValidator(_or_none)] = None
 
 
 # --- driver profiles ---

@@ -15,6 +15,7 @@ import anyio.to_thread
 from fastapi import Depends, Request
 
 from sentinel_sync.backend.database import Database
+from sentinel_sync.backend.deltas import Deltas
 from sentinel_sync.backend.settings import BackendSettings
 from sentinel_sync.backend.sightings import Sightings
 from sentinel_sync.backend.storage import Folders
@@ -30,6 +31,7 @@ class Backend:
     database: Database
     sightings: Sightings
     uploads: UploadSessions
+    deltas: Deltas
     secret: bytes
     key_digests: frozenset[bytes]
     publisher_digests: frozenset[bytes]
@@ -63,12 +65,15 @@ async def open_backend(settings: BackendSettings) -> AsyncIterator[Backend]:
         await anyio.to_thread.run_sync(folders.clean, known)
         uploads = UploadSessions(folders.uploads)
         stack.push_async_callback(uploads.close)
+        deltas = Deltas(folders.root / "deltas")
+        stack.push_async_callback(deltas.close)
         yield Backend(
             settings=settings,
             folders=folders,
             database=database,
             sightings=sightings,
             uploads=uploads,
+            deltas=deltas,
             secret=await anyio.to_thread.run_sync(folders.load_secret),
             key_digests=_digests(*settings.api_keys, *settings.publisher_keys),
             publisher_digests=_digests(*(settings.publisher_keys or settings.api_keys)),

@@ -31,7 +31,10 @@ TAGS = [
     {"name": "trips", "description": "Summaries of finished trips, one row each, exactly once."},
     {"name": "scenarios", "description": "Recorded scenarios: metadata, videos, annotations."},
     {"name": "resumable uploads", "description": "Extension: tus 1.0.0 for the parts of a scenario."},
-    {"name": "models", "description": "Signed models: list, download, and (reference only) publish."},
+    {
+        "name": "models",
+        "description": "Signed models: list, download (deltas: extension), and (reference only) publish.",
+    },
     {"name": "profiles", "description": "Driver profiles, encrypted by the vehicles."},
     {"name": "fleet", "description": "Computed from the trips that arrived."},
     {"name": "vehicles", "description": "When a vehicle was last heard."},

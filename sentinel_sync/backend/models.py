@@ -13,7 +13,8 @@ from pydantic import BaseModel
 from sentinel_sync.backend.callers import CallerHere, authorize_publisher, check_announced_size, too_large
 from sentinel_sync.backend.conditional import revalidated
 from sentinel_sync.backend.context import Backend, BackendHere
-from sentinel_sync.backend.documentation import REFERENCE_ONLY, operation
+from sentinel_sync.backend.delta_offers import DeltaOffer, offered_delta, outside
+from sentinel_sync.backend.documentation import EXTENSION, REFERENCE_ONLY, operation
 from sentinel_sync.backend.downloads import check_signature, send_file, sign
 from sentinel_sync.backend.problems import FieldError, Problem
 from sentinel_sync.backend.publishing import (
@@ -57,13 +58,14 @@ class Models(BaseModel):
 
 
 class Download(BaseModel):
-    """Where the file is for a while."""
+    """Where the file is for a while. `delta` is there only where one was asked for, and is worth it."""
 
     download_url: str
     version: str
     checksum: str
     size: int
     expires_at: float
+    delta: DeltaOffer | None = None
 
 
 class Published(BaseModel):
@@ -97,7 +99,9 @@ async def list_models(request: Request, _: CallerHere, backend: BackendHere) -> 
     "/models/{name}/download",
     response_model=Download,
     summary="Ask where a model's file is",
-    description="The address needs no other credential, and expires: 403 or 410 there means to ask again here.",
+    description="The address needs no other credential, and expires: 403 or 410 there means to ask again here. "
+    f"{EXTENSION}With `from`, the answer may hold a `delta`: a file that leads from what the vehicle has to what it "
+    "asked for. What is verified in the end is the whole file, by its signed size and checksum.",
     **operation(404),
 )
 async def download_model(
@@ -105,19 +109,26 @@ async def download_model(
     _: CallerHere,
     backend: BackendHere,
     version: Annotated[str | None, Query(description="The newest where absent.")] = None,
+    has: Annotated[
+        str | None,
+        Query(
+            alias="from", description="Extension: SHA-256 in hex of the file that the vehicle has; ignored if unknown."
+        ),
+    ] = None,
 ) -> Response:
     """Ask where a model's file is."""
     row = await _find(backend, name, version)
     expires = int(backend.now() + backend.settings.download_url_lifetime)
+    offer = await offered_delta(backend, row, has, expires) if has is not None else {}
     token = sign(backend.secret, row["name"], row["version"], str(expires))
     path = "/".join(quote(row[column], safe="") for column in ("name", "version", "filename"))
-    base = (backend.settings.public_url or "").rstrip("/")
     answer = {
-        "download_url": f"{base}/model-files/{path}?expires={expires}&token={token}",
+        "download_url": f"{outside(backend)}/model-files/{path}?expires={expires}&token={token}",
         "version": row["version"],
         "checksum": row["checksum"],
         "size": row["size"],
         "expires_at": expires,
+        **offer,
     }
     return JSONResponse(answer, headers={"Cache-Control": "no-store"})
 

@@ -26,7 +26,7 @@ SIGNATURE_BYTES = 64
 KEY_ID_DIGITS = 16
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
-_VERSION = re.compile(r"v?\d{1,9}(\.\d{1,9}){0,3}(?P<suffix>[-+][0-9A-Za-z.-]{1,60})?")
+_VERSION = re.compile(r"v?[0-9]{1,9}(\.[0-9]{1,9}){0,3}(?P<suffix>[-+][0-9A-Za-z.-]{1,60})?")
 _KEY_ID = re.compile(r"[0-9a-f]{16}")
 
 

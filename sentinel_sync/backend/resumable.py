@@ -1,12 +1,13 @@
 """The extension for resumable uploads: tus 1.0.0 with creation, checksum, termination and expiration.
 
-The address that takes a whole video takes the creation of a resumable upload too. Three things go beyond the
+The address that takes a whole video takes the creation of a resumable upload too. Four things go beyond the
 protocol, and are documented in the OpenAPI text:
 
 - a creation that is repeated with its `Idempotency-Key` gets the address of the upload it made before, because
   409 would say that the part is here;
 - `Upload-Metadata` must carry the SHA-256 of the whole part, so whatever a cut connection left is kept, and
   still nothing that is damaged is ever stored as a part;
+- annotations may come packed, as `application/gzip`, and OPTIONS says so with `Accept-Encoding` (RFC 7694);
 - the PATCH that completes an upload is answered when the part is stored; a retry of it, or a HEAD, completes an
   upload that a crash left at its last byte.
 """
@@ -58,15 +59,23 @@ _TUS_HEADER = {"Tus-Resumable": "`1.0.0`; required."}
     status_code=204,
     response_class=Response,
     summary="Ask whether uploads are resumable",
-    description=EXTENSION + "As for videos.",
+    description=EXTENSION + "As for videos. `Accept-Encoding: gzip` (RFC 7694) says that they may come packed, as "
+    "`application/gzip`.",
     **operation(),
 )
-async def discover(scenario_id: str, _: CallerHere, backend: BackendHere) -> Response:  # noqa: ARG001  # in the path
+async def discover(
+    request: Request,
+    scenario_id: str,  # noqa: ARG001  # in the path
+    _: CallerHere,
+    backend: BackendHere,
+) -> Response:
     """Ask whether uploads are resumable."""
+    packed = {"Accept-Encoding": "gzip"} if request.url.path.endswith("/annotations") else {}
     return Response(
         status_code=204,
         headers={
             **_TUS,
+            **packed,
             "Tus-Version": VERSION,
             "Tus-Extension": TUS_EXTENSIONS,
             "Tus-Checksum-Algorithm": ",".join(ALGORITHMS),

@@ -33,6 +33,7 @@ class Extensions:
     resumable_uploads: bool = True
     profile_etags: bool = True
     profile_deletion: bool = True
+    model_deltas: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

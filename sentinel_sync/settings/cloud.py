@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 
-from sentinel_sync.settings.blocks import DataBudget
+from sentinel_sync.settings.blocks import DataBudget, ModelSource
 from sentinel_sync.settings.values import Identifier, Seconds, is_key, is_loopback
 
 #: Classes of link that a budget may be set for: what carries the data, or `any`, for all together.
@@ -80,7 +80,28 @@ class CloudSettings(BaseModel):
     # The network: what it may cost.
     network: Literal["auto", "metered", "unmetered"] = "auto"
     data_budget: dict[LinkName, DataBudget] = {}
+    upload_bandwidth_limit: Annotated[int, Field(ge=0)] = 0
+    mark_background: bool = False
     quiet_during_trip: bool = False
+
+    # Recorded scenarios.
+    compress_videos: bool = True
+    video_codec: Literal["h264", "hevc", "av1"] = "h264"
+    ffmpeg_path: Path | None = None
+    derived_max_bytes: Annotated[int, Field(ge=0)] = 2 << 30
+    scenario_scan_interval: Seconds = 10.0
+    scenario_settle_time: Annotated[float, Field(ge=0.0, le=86_400.0)] = 5.0
+    keep_uploaded_days: Annotated[float, Field(ge=0.0)] | None = None
+    keep_unsent_days: Annotated[float, Field(ge=0.0)] | None = None
+
+    # Models: where they come from, who tries them, how slow a download may be.
+    models: ModelSource = ModelSource()
+    model_signature_threshold: Annotated[int, Field(ge=1, le=16)] = 1
+    model_validator_command: tuple[str, ...] = ()
+    model_validator_timeout: Seconds = 60.0
+    model_probation: Annotated[float, Field(ge=0.0, le=30 * 86_400.0)] = 0.0
+    model_deltas: bool = True
+    download_min_rate: Annotated[int, Field(ge=0)] = 1000
 
     @model_validator(mode="before")
     @classmethod
@@ -118,7 +139,7 @@ class CloudSettings(BaseModel):
                 raise ValueError("each of profile_keys must be a Fernet key: 32 bytes in URL-safe base64")
         return keys
 
-    @field_validator("profile_keys_command", mode="before")
+    @field_validator("profile_keys_command", "model_validator_command", mode="before")
     @classmethod
     def _command_in_a_text(cls, command: Any) -> Any:
         """Read a text as a command line; no shell is involved."""

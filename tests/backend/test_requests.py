@@ -114,6 +114,7 @@ async def test_the_document_describes_every_route(backend: httpx.AsyncClient) ->
         "PATCH /uploads/{upload_id}",
         "DELETE /uploads/{upload_id}",
         "DELETE /drivers/{driver_id}/profile",
+        "GET /model-deltas/{old_checksum}/{new_checksum}",
     }
     reference_only = {
         "GET /trips",

@@ -13,12 +13,9 @@ from sentinel_sync.errors import NotNowError, RejectedError, UnreachableError, V
 from sentinel_sync.payloads import ModelRelease
 from sentinel_sync.rules.releases.choice import choose
 from sentinel_sync.rules.releases.releases import (
-    Standing,
     Trust,
     check_name,
     check_version,
-    check_version_allowed,
-    in_rollout,
     key_id,
     live_name,
     manifest,
@@ -28,6 +25,7 @@ from sentinel_sync.rules.releases.releases import (
     version_order,
 )
 from sentinel_sync.rules.releases.schedule import CheckSchedule
+from sentinel_sync.rules.releases.standing import Standing, check_version_allowed, in_rollout
 from sentinel_sync.rules.transfer import (
     AskForAddress,
     AskForAll,
@@ -142,8 +140,8 @@ class TestSignatures:
 
     def test_a_genuine_release_passes_with_and_without_its_key_named(self) -> None:
         trust = Trust.of([OTHER_RAW, RAW])
-        assert verify(release(), trust) == key_id(RAW)
-        assert verify(release(key_id=key_id(RAW)), trust) == key_id(RAW)
+        assert verify(release(), trust) == (key_id(RAW),)
+        assert verify(release(key_id=key_id(RAW)), trust) == (key_id(RAW),)
 
     @pytest.mark.parametrize(
         "changed", [{"name": "n"}, {"version": "v9.0.0"}, {"size": 101}, {"checksum": "cd" * 32}], ids=str
@@ -179,7 +177,7 @@ class TestSignatures:
                 verify(release(), Trust.of([RAW], [revoked]))
 
     def test_on_a_bench_unsigned_passes_but_wrongly_signed_does_not(self) -> None:
-        assert verify(release(by=None), TRUST, allow_unsigned=True) is None
+        assert verify(release(by=None), TRUST, allow_unsigned=True) == ()
         with pytest.raises(VerificationError):
             verify(release(by=OTHER_KEY), TRUST, allow_unsigned=True)
 

@@ -1,174 +1,48 @@
 """Signed releases are installed whole or not at all, and can be taken back."""
 
-import asyncio
 import base64
-import hashlib
 import json
-import shutil
-import signal
-import sys
-from collections.abc import AsyncIterator, Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
-from random import Random
 from typing import Any
 
 import pytest
-from blockbuster import blockbuster_ctx
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from pydantic import SecretStr
 
 from sentinel_sync import CloudAPIClient, CloudError, ConfigurationError, ModelDownloader, StoreError, VerificationError
-from sentinel_sync.adapters.store.store import Store
 from sentinel_sync.backend import BackendSettings, ModelSignature, publish_model, running_server
 from sentinel_sync.backend.publishing import ModelRelease as Published
 from sentinel_sync.rules.releases.releases import key_id, manifest, raw_key
 from sentinel_sync.settings import CloudSettings
-from tests.conftest import FIXTURES
 from tests.fakes.clock import FakeClock
-from tests.fakes.cloud import (
-    API_KEY,
-    FLEET,
-    VEHICLE,
-    Answer,
-    FakeCloud,
-    cloud_fixture,
-    json_answer,
-    problem,
-    stranger_fixture,
+from tests.fakes.cloud import API_KEY, Answer, FakeCloud, cloud_fixture, json_answer, problem, stranger_fixture
+from tests.services.model_vehicle import (
+    KEY,
+    NAME,
+    OLD,
+    OTHER_KEY,
+    TRUSTED,
+    Build,
+    ModelHost,
+    build_fixture,
+    content_of,
+    fetched,
+    host_fixture,
+    leftovers,
+    listed,
+    live,
+    models_fixture,
+    off_the_loop_fixture,
+    registry,
+    sign,
 )
-from tests.fakes.wire_rules import Seen
 
-__all__ = ["cloud_fixture", "stranger_fixture"]
-
-KEY, OTHER_KEY = Ed25519PrivateKey.from_private_bytes(b"k" * 32), Ed25519PrivateKey.from_private_bytes(b"o" * 32)
-TRUSTED = base64.b64encode(raw_key(KEY.public_key())).decode()
-NAME = "yolov8m_automotive"
-OLD = (FIXTURES / "models" / f"{NAME}.pt").read_bytes()
-
-
-@pytest.fixture(autouse=True)
-def _no_blocking_call_on_the_loop() -> Iterator[None]:
-    with blockbuster_ctx("sentinel_sync", excluded_modules=["sentinel_sync.backend"]):
-        yield
-
-
-def content_of(version: str, size: int = 300_000) -> bytes:
-    return Random(version).randbytes(size)
-
-
-def sign(name: str, version: str, content: bytes, by: Ed25519PrivateKey = KEY) -> str:
-    checksum = hashlib.sha256(content).hexdigest()
-    return base64.b64encode(by.sign(manifest(name, version, len(content), checksum))).decode()
-
-
-def listed(version: str, *, name: str = NAME, by: Ed25519PrivateKey | None = KEY, **more: Any) -> dict[str, Any]:
-    """An entry of the listing."""
-    content = content_of(version)
-    entry = {
-        "name": name,
-        "version": version,
-        "size": len(content),
-        "checksum": hashlib.sha256(content).hexdigest(),
-        "filename": f"{name}.pt",
-    }
-    if by is not None:
-        entry["signature"] = sign(name, version, content, by)
-    return entry | more
-
-
-@dataclass
-class ModelHost:
-    """A backend with models; `spoil` has the first word."""
-
-    entries: list[dict[str, Any]] = field(default_factory=list)
-    spoil: Callable[[Seen], Answer | None] = lambda _: None
-    base: str = ""
-    addresses: int = 0
-
-    def __call__(self, seen: Seen) -> Answer:
-        return self.spoil(seen) or self.answer(seen)
-
-    def answer(self, seen: Seen) -> Answer:
-        if seen.path == "/models":
-            etag = f'"{hashlib.sha256(json.dumps(self.entries).encode()).hexdigest()[:8]}"'
-            if seen.headers.get("if-none-match") == etag:
-                return Answer(304, headers={"ETag": etag})
-            return json_answer(200, {"models": self.entries}, {"ETag": etag})
-        if seen.path.endswith("/download"):
-            self.addresses += 1
-            version = seen.query["version"]
-            entry = next(entry for entry in self.entries if entry["version"] == version)
-            address = f"{self.base}/files/{version}/{self.addresses}"
-            return json_answer(200, {"download_url": address, "version": version, "checksum": entry["checksum"]})
-        content = content_of(seen.path.split("/")[2])
-        start = int(seen.headers.get("range", "bytes=0-").removeprefix("bytes=").removesuffix("-"))
-        if start:
-            return Answer(206, content[start:], {"Content-Range": f"bytes {start}-{len(content) - 1}/{len(content)}"})
-        return Answer(200, content)
-
-
-@pytest.fixture
-def host(cloud: FakeCloud) -> ModelHost:
-    cloud.handler = host = ModelHost()
-    return host
-
-
-@pytest.fixture
-def models(tmp_path: Path) -> Path:
-    """The models folder of a deployed vehicle."""
-    folder = tmp_path / "models"
-    shutil.copytree(FIXTURES / "models", folder)
-    return folder
-
-
-Build = Callable[..., ModelDownloader]
-
-
-@pytest.fixture
-async def build(tmp_path: Path, cloud: FakeCloud, store: Store, clock: FakeClock, models: Path) -> AsyncIterator[Build]:
-    """Makes downloaders on one store and folder, as restarts of one vehicle's agent would."""
-    clients: list[CloudAPIClient] = []
-
-    def make(
-        *, url: str = cloud.url, auto_install: bool | None = None, folder: Path = models, **more: Any
-    ) -> ModelDownloader:
-        settings = CloudSettings(
-            **{
-                "api_url": url,
-                "api_key": SecretStr(API_KEY),
-                "vehicle_id": VEHICLE,
-                "fleet_id": FLEET,
-                "rate_limit": 0.0,
-                "state_dir": tmp_path / "state",
-                "models_dir": folder,
-                "model_trusted_keys": (TRUSTED,),
-            }
-            | more
-        )
-        clients.append(CloudAPIClient(settings=settings, clock=clock, rng=Random(1)))
-        return ModelDownloader(clients[-1], auto_install, store, clock=clock, rng=Random(1))
-
-    yield make
-    for client in clients:
-        await client.close()
-
-
-def registry(models: Path) -> Any:
-    return json.loads((models / "registry.json").read_text())
-
-
-def live(models: Path) -> bytes:
-    return (models / f"{NAME}.pt").read_bytes()
-
-
-def leftovers(models: Path) -> list[str]:
-    """What is half done, by name."""
-    return sorted(path.name for path in models.rglob(".*"))
-
-
-def fetched(cloud: FakeCloud) -> list[str]:
-    return [seen.path for seen in cloud.to("GET") if seen.path != "/models"]
+__all__ = [
+    "build_fixture",
+    "cloud_fixture",
+    "host_fixture",
+    "models_fixture",
+    "off_the_loop_fixture",
+    "stranger_fixture",
+]
 
 
 class TestWithTheReferenceBackend:
@@ -631,66 +505,3 @@ class TestByItself:
         clock.tick(3600.0)
         await downloader.step()
         assert len(cloud.requests) == count
-
-
-DRIVER = """
-import asyncio, sys
-from pathlib import Path
-from sentinel_sync import CloudAPIClient, ModelDownloader
-from sentinel_sync.settings import CloudSettings
-
-async def main(url, folder, trusted, api_key, vehicle, fleet):
-    settings = CloudSettings(api_url=url, api_key=api_key, vehicle_id=vehicle, fleet_id=fleet, rate_limit=0.0,
-        state_dir=Path(folder, "state"), models_dir=Path(folder, "models"), model_trusted_keys=(trusted,))
-    async with CloudAPIClient(settings=settings) as client:
-        downloader = ModelDownloader(client)
-        while True:
-            for update in await downloader.check_for_updates():
-                await downloader.download_and_install_model(update["name"], update["version"])
-
-asyncio.run(main(*sys.argv[1:]))
-"""
-
-
-class TestKilled:
-    async def test_the_live_file_is_always_one_whole_version_and_the_next_start_sets_all_right(
-        self, cloud: FakeCloud, host: ModelHost, models: Path, build: Build, store: Store, tmp_path: Path
-    ) -> None:
-        await store.close()
-        rng, number = Random(7), 0
-        contents = {"v2.0.0": OLD}
-        usual = host.answer
-
-        def ever_newer(seen: Seen) -> Answer:
-            nonlocal number
-            if seen.path == "/models":
-                number += 1
-                version = f"v3.{number}"
-                contents[version] = content_of(version)
-                host.entries = [listed(version)]
-            return usual(seen)
-
-        host.spoil = ever_newer
-        arguments = (cloud.url, str(tmp_path), TRUSTED, API_KEY, VEHICLE, FLEET)
-        switched = set()
-        for _ in range(6):
-            asked = len(cloud.requests)
-            process = await asyncio.create_subprocess_exec(sys.executable, "-c", DRIVER, *arguments)
-            # Listing, address, file: from here on it is somewhere between the first byte and a later installation.
-            await cloud.received(asked + 3)
-            await asyncio.sleep(rng.uniform(0.0, 0.06))
-            process.send_signal(signal.SIGKILL)
-            await process.wait()
-            present = live(models)
-            version = next(version for version, content in contents.items() if content == present)
-            switched.add(version)
-        host.entries, host.spoil = [], lambda _: None
-        await store.open()
-        downloader = build()
-        await downloader.check_for_updates()
-        installed = (await downloader.get_installed_models())[NAME]
-        assert live(models) == contents[installed["version"]]
-        assert registry(models)[NAME]["version"] == installed["version"]
-        assert leftovers(models) == []
-        assert len(list((models / "versions" / NAME).iterdir())) <= 2
-        assert len(switched) > 2

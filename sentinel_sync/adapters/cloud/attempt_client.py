@@ -1,10 +1,8 @@
 """One attempt at one request, by the wire contract: what our own services send with. Retrying is their outbox's."""
 
-import asyncio
 import logging
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager
 from http import HTTPMethod
 from random import Random, SystemRandom
 from typing import Any
@@ -12,15 +10,13 @@ from uuid import uuid4
 
 import httpx
 
+from sentinel_sync.adapters.cloud.addresses import address_in
 from sentinel_sync.adapters.cloud.api_response import Probe
-from sentinel_sync.adapters.cloud.credential import Credential, credential_of
-from sentinel_sync.adapters.cloud.download_stream import open_download
-from sentinel_sync.adapters.cloud.exchange import Content, Count, Reply, exchange, head_bytes
-from sentinel_sync.adapters.cloud.http import build_http_client, warm_up
-from sentinel_sync.adapters.cloud.in_flight import Deadline, InFlight
+from sentinel_sync.adapters.cloud.connection import Connection, Download
+from sentinel_sync.adapters.cloud.credential import Credential
+from sentinel_sync.adapters.cloud.exchange import Content, Reply
 from sentinel_sync.adapters.cloud.judge import Judge, Listener
-from sentinel_sync.adapters.cloud.request_form import Asked, Caller, Patience
-from sentinel_sync.adapters.cloud.transport_logs import mute
+from sentinel_sync.adapters.cloud.request_form import Asked, Patience
 from sentinel_sync.adapters.cloud.turns import Turns
 from sentinel_sync.clock import Clock, SystemClock
 from sentinel_sync.errors import HeldError, UnreachableError
@@ -30,23 +26,17 @@ from sentinel_sync.rules.backoff import RetryBudget
 from sentinel_sync.rules.gate import Gate, GateState
 from sentinel_sync.settings import CloudSettings
 
+__all__ = ["AttemptClient", "Download"]
+
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Download:
-    """An answer whose body is still to be read, and the deadline to be moved while it is."""
-
-    response: httpx.Response
-    deadline: Deadline
-
-
-class AttemptClient:
+class AttemptClient(Connection):
     """Makes single attempts: bounded, paced, authenticated, behind the gate. Constructing it does no I/O.
 
     Args:
         settings: Where to, as whom, how fast.
-        http: A client to share; it is not closed then.
+        http: A client to share, used as it is: with the connections that it makes, unmarked; it is not closed.
         credential: Where the key comes from, if not from the settings.
         clock: The seam for time.
         rng: The seam for chance.
@@ -64,24 +54,14 @@ class AttemptClient:
         clock: Clock | None = None,
         rng: Random | None = None,
     ) -> None:
-        self.settings = settings
-        self._clock = clock or SystemClock()
+        super().__init__(settings, http=http, credential=credential, clock=clock or SystemClock())
         self._rng = rng or SystemRandom()
-        self._http = http
-        self._owns_http = http is None
-        self._ready = False
-        self._opening = asyncio.Lock()
-        self._credential = credential or credential_of(settings)
-        self._caller = Caller(settings)
         self._patience = Patience.of(settings.timeout)
         self._probe_patience = Patience.of_a_probe(settings.timeout)
-        self._in_flight = InFlight()
         self._turns = Turns(settings.max_in_flight, settings.rate_limit, self._in_flight)
         self._budget = RetryBudget()
         self.gate = Gate(self._rng, credential_retry_interval=settings.credential_retry_interval)
         self._judge = Judge(self.gate, self._budget, self._clock, settings.max_retry_after)
-        self._traffic_listeners: list[Count] = []
-        mute()
 
     async def request(
         self,
@@ -92,6 +72,7 @@ class AttemptClient:
         params: Mapping[str, Any] | None = None,
         headers: Mapping[str, str] | None = None,
         idempotency_key: str | None = None,
+        bulk: bool = False,
     ) -> Reply:
         """Make one attempt.
 
@@ -103,6 +84,7 @@ class AttemptClient:
             params: The query.
             headers: Further ones.
             idempotency_key: Required on POST: the same on every attempt at the same work.
+            bulk: It is large and in no hurry: it takes nobody's place or connection who is.
 
         Returns:
             The answer to keep: 2xx, 304 where it was asked for, or 409 on a POST.
@@ -114,19 +96,38 @@ class AttemptClient:
             RejectedError: This request can't succeed (PreconditionError: another writer was faster).
             HeldError: Not sent, or cut off: the gate is closed.
         """
-        if method == HTTPMethod.POST and not idempotency_key:
-            raise ValueError("a POST needs an idempotency_key: without it a retry could do the work twice")
-        asked = Asked.of(method, path, content=content, params=params, headers=headers, idempotency_key=idempotency_key)
+        return await self.ask(
+            Asked.of(
+                method,
+                path,
+                content=content,
+                params=params,
+                headers=headers,
+                idempotency_key=idempotency_key,
+                bulk=bulk,
+            )
+        )
+
+    async def ask(self, asked: Asked) -> Reply:
+        """Make one attempt at a request that says more of itself; as `request`.
+
+        Its path may be a whole URL that the backend gave, also on another host: the credential goes only to the origin
+        of `api_url`, and what another host says moves no gate. An answer whose status is in `asked.takes` is returned
+        as it is.
+        """
         if self.gate.passage(self._clock.monotonic()).state is GateState.REFUSED:
             await self.refresh_credential()
         self._refuse_if_closed(asked)
-        async with self._turns.turn(asked.what):
+        async with self._turns.turn(asked.what, bulk=asked.bulk):
             self._refuse_if_closed(asked)
             reply, key_in_use = await self._attempt(asked, self._patience)
-        return self._judge.answer(reply, method, asked.what, conditional=asked.is_conditional, key_in_use=key_in_use)
+        return self._judge.answer(reply, asked, key_in_use=key_in_use)
 
-    @asynccontextmanager
-    async def download(self, address: str, headers: Mapping[str, str]) -> AsyncIterator[Download]:
+    def address_of(self, path: str, location: str) -> str | None:
+        """The address that the answer to a request of `path` named in `Location`; None where it must not be followed."""
+        return address_in(location, self._caller.url(Asked(HTTPMethod.POST, path, "")))
+
+    def download(self, address: str, headers: Mapping[str, str]) -> AbstractAsyncContextManager[Download]:
         """Open a file at an address that the backend gave, perhaps on another host; the caller judges its status.
 
         It moves neither the gate nor the retry budget: another host says nothing about this backend. Nor does it take
@@ -140,33 +141,8 @@ class AttemptClient:
             UnreachableError: No answer, or it broke off; or the address is not to be followed.
             HeldError: Not sent, or cut off: the gate is closed.
         """
-        asked = Asked(HTTPMethod.GET, "", "GET a file", headers={"Accept": "*/*", **headers})
-        self._refuse_if_closed(asked)
-        http = await self._open()
-        key = self._credential.key()
-        request_id = str(uuid4())
-        try:
-            async with (
-                self._in_flight.within(self._patience.deadline, asked.what) as deadline,
-                open_download(
-                    http,
-                    self._caller.base,
-                    address,
-                    headers=self._caller.headers(request_id, asked),
-                    secret_headers={"Authorization": f"Bearer {key}"} if key else {},
-                    timeout=self._patience.phases,
-                ) as response,
-            ):
-                try:
-                    yield Download(response, deadline)
-                finally:
-                    self._count(
-                        head_bytes(response.request.headers),
-                        head_bytes(response.headers) + response.num_bytes_downloaded,
-                    )
-        except TimeoutError:
-            why = f"{asked.what}: nothing came for {self._patience.deadline:g} s"
-            raise UnreachableError(why, request_id=request_id) from None
+        self._refuse_if_closed(Asked(HTTPMethod.GET, "", "GET a file"))
+        return self._downloading(str(uuid4()), address, headers, self._patience)
 
     async def probe(self) -> Probe:
         """Ask `GET /health`; passes our own pause and a refusal.
@@ -191,14 +167,6 @@ class AttemptClient:
                 logger.info("cloud.credential: a new key is in use")
         return changed
 
-    def on_traffic(self, listener: Count) -> None:
-        """Have `listener(sent_bytes, received_bytes)` told what goes over the wire, TLS and TCP left out.
-
-        Bodies of requests are told piece by piece, answers and downloads when they have ended. A plain function that
-        returns at once.
-        """
-        self._traffic_listeners.append(listener)
-
     def subscribe(self, listener: Listener) -> None:
         """Have every attempt's lesson told to `listener(contact, why)`: a plain function that returns at once."""
         self._judge.subscribe(listener)
@@ -211,29 +179,6 @@ class AttemptClient:
     def resume(self, cause: str) -> None:
         """Lift what `halt(cause)` forbade."""
         self.gate.resume(cause)
-
-    def _count(self, sent_bytes: int, received_bytes: int) -> None:
-        for listener in self._traffic_listeners:
-            listener(sent_bytes, received_bytes)
-
-    async def _close_http(self) -> None:
-        http = self._http
-        if http is not None and self._owns_http:
-            self._http, self._ready = None, False
-            await http.aclose()
-
-    async def _open(self) -> httpx.AsyncClient:
-        if self._http is not None and self._ready:
-            return self._http
-        async with self._opening:
-            if self._http is None:
-                # Reading certificates blocks.
-                self._http = await asyncio.to_thread(build_http_client, self.settings)
-            if not self._ready:
-                await asyncio.to_thread(warm_up)
-                await self._credential.refresh()
-                self._ready = True
-            return self._http
 
     def _refuse_if_closed(self, asked: Asked) -> None:
         passage = self.gate.passage(self._clock.monotonic())
@@ -259,29 +204,8 @@ class AttemptClient:
         logger.log(
             level, "cloud.attempt: %s answered %d (request %s)", asked.what, reply.status, request_id, extra=facts
         )
-        if reply.from_api and meaning_of(reply.status, asked.method) is Meaning.REFUSED:
+        refused = reply.from_api and meaning_of(reply.status, asked.method) is Meaning.REFUSED
+        if refused and reply.status not in asked.takes:
             # Perhaps it was rotated while nobody looked: then this was the old key's refusal.
             await self.refresh_credential()
         return reply, self._credential.key() == key
-
-    async def _exchange(
-        self, http: httpx.AsyncClient, key: str, request_id: str, asked: Asked, patience: Patience
-    ) -> Reply:
-        try:
-            async with self._in_flight.within(patience.deadline, asked.what) as deadline:
-                return await exchange(
-                    http,
-                    asked.method,
-                    self._caller.url(asked),
-                    asked.what,
-                    headers=self._caller.headers(request_id, asked),
-                    # Without a key none is claimed: the backend says 401, and all that follows from it.
-                    secret_headers={"Authorization": f"Bearer {key}"} if key else {},
-                    content=asked.body(deadline),
-                    clock=self._clock,
-                    timeout=patience.phases,
-                    count=self._count,
-                )
-        except TimeoutError:
-            why = f"{asked.what}: no whole answer within {patience.deadline:g} s"
-            raise UnreachableError(why, request_id=request_id) from None

@@ -31,9 +31,7 @@ from sentinel_sync.rules.transfer import (
 
 #: Written and hashed at once: large enough that the hop to a thread is no cost, small enough that no time is lost.
 BUFFER_BYTES = 512 << 10
-#: A host that is slower than this over a whole window only keeps us busy ("slow retrieval"): bytes per second, and …
-MIN_RATE = 256
-#: … the window, seconds.
+#: A host that is slower than `download_min_rate` over so many seconds only keeps us busy ("slow retrieval").
 RATE_WINDOW = 60.0
 
 
@@ -60,7 +58,7 @@ class FileDownload:
     """One file on its way. What is on disk after a failure is gone on from, also by the next process.
 
     Args:
-        client: Opens addresses.
+        client: Opens addresses; its settings have the lowest rate.
         target: What is wanted.
         clock: For the rate.
         on_progress: Told how many bytes are on disk.
@@ -72,6 +70,7 @@ class FileDownload:
         self._client = client
         self._target = target
         self._clock = clock
+        self._min_rate = client.settings.download_min_rate
         self._on_progress = on_progress
         self._staging = _Staging(target.staging)
 
@@ -160,8 +159,8 @@ class FileDownload:
             received += len(chunk)
             now = self._clock.monotonic()
             if now - since >= RATE_WINDOW:
-                if received < MIN_RATE * (now - since):
-                    raise UnreachableError(f"GET a file: only {received} bytes came in {now - since:.0f} s")
+                if received < self._min_rate * (now - since):
+                    raise UnreachableError(f"GET a file: only {received} bytes came in {now - since:.0f} s: too slow")
                 since, received = now, 0
             yield chunk
 

@@ -5,7 +5,9 @@ from contextlib import asynccontextmanager
 
 import httpx
 
-from sentinel_sync.adapters.cloud.exchange import NO_AUTH, REDIRECTS, Origin, fault, next_url
+from sentinel_sync.adapters.cloud.exchange import REDIRECTS, Origin, fault, next_url, opened
+from sentinel_sync.adapters.cloud.lanes import BULK
+from sentinel_sync.adapters.cloud.meter import CountedStream, Meter
 from sentinel_sync.adapters.cloud.transport_logs import unlogged
 from sentinel_sync.errors import UnreachableError
 from sentinel_sync.rules.answers import MAX_REDIRECTS
@@ -22,6 +24,7 @@ async def open_download(
     *,
     headers: Mapping[str, str],
     secret_headers: Mapping[str, str],
+    meter: Meter,
     timeout: httpx.Timeout,
 ) -> AsyncIterator[httpx.Response]:
     """Ask for a file, and give the answer with its body unread.
@@ -32,6 +35,7 @@ async def open_download(
         address: Absolute or relative.
         headers: Sent to whoever answers; with `X-Request-ID`.
         secret_headers: The credential.
+        meter: Counts what comes, as it does.
         timeout: Seconds for each phase.
 
     Raises:
@@ -41,14 +45,19 @@ async def open_download(
     url = _absolute(base, address, request_id)
     for _ in range(MAX_REDIRECTS + 1):
         secret = secret_headers if Origin.of(url) == Origin.of(base) else {}
-        request = httpx.Request("GET", url, headers={**headers, **secret}, extensions={"timeout": timeout.as_dict()})
+        request = httpx.Request(
+            "GET", url, headers={**headers, **secret}, extensions={"timeout": timeout.as_dict(), BULK: True}
+        )
         try:
             with unlogged():
-                response = await http.send(request, stream=True, auth=NO_AUTH, follow_redirects=False)
+                response = await opened(http, request, meter)
         except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError) as error:
             raise UnreachableError(f"{_WHAT}: {fault(error)}", request_id=request_id) from None
         except (ValueError, OverflowError):
             raise UnreachableError(f"{_WHAT}: its address cannot be used", request_id=request_id) from None
+        meter.count_answer(response, 0)
+        if isinstance(response.stream, httpx.AsyncByteStream):
+            response.stream = CountedStream(response.stream, meter)
         try:
             if response.status_code not in REDIRECTS:
                 yield response

@@ -1,6 +1,6 @@
 """One HTTP request and its whole answer: redirects by the contract, httpx's errors put into ours."""
 
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterable, Mapping
 from dataclasses import dataclass
 from http import HTTPMethod
 from typing import Any
@@ -15,6 +15,8 @@ from sentinel_sync.adapters.cloud.answer_body import (
     read_answer,
     read_reason,
 )
+from sentinel_sync.adapters.cloud.lanes import BULK
+from sentinel_sync.adapters.cloud.meter import Meter
 from sentinel_sync.adapters.cloud.transport_logs import unlogged
 from sentinel_sync.clock import Clock
 from sentinel_sync.errors import UnreachableError
@@ -27,9 +29,10 @@ NO_AUTH = httpx.Auth()
 
 _SPENT = httpx.ByteStream(b"")
 
+#: Nothing of the request has left then.
+_NEVER_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError, httpx.UnsupportedProtocol)
+
 Content = bytes | AsyncIterable[bytes] | None
-#: Told how many bytes have been sent and received, as it happens.
-Count = Callable[[int, int], None]
 
 
 class ElsewhereError(UnreachableError):
@@ -70,54 +73,69 @@ class Origin:
         return cls(url.scheme, url.host.lower(), url.port or {"http": 80, "https": 443}.get(url.scheme))
 
 
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """One request as it goes out.
+
+    Attributes:
+        method: The method; only GET is redirected.
+        url: Absolute.
+        what: Names the request in errors.
+        headers: Sent to whoever answers; with `X-Request-ID`.
+        secret_headers: The credential, and …
+        home: … the origin that alone gets it.
+        content: The body.
+        proof: Headers that a 2xx answer has, where it lies in them: then its body is no JSON. None: it is JSON.
+        bulk: Whether it travels with the videos.
+    """
+
+    method: HTTPMethod
+    url: httpx.URL
+    what: str
+    headers: Mapping[str, str]
+    secret_headers: Mapping[str, str]
+    home: Origin
+    content: Content = None
+    proof: tuple[str, ...] | None = None
+    bulk: bool = False
+
+
 async def exchange(
-    http: httpx.AsyncClient,
-    method: HTTPMethod,
-    url: httpx.URL,
-    what: str,
-    *,
-    headers: Mapping[str, str],
-    secret_headers: Mapping[str, str],
-    content: Content,
-    clock: Clock,
-    timeout: httpx.Timeout,
-    count: Count,
+    http: httpx.AsyncClient, outgoing: Outgoing, *, meter: Meter, clock: Clock, timeout: httpx.Timeout
 ) -> Reply:
     """Send one request and read its answer.
 
     Args:
         http: The shared client; of it only the transport counts: its default headers, cookies, auth and redirects
             do not take part.
-        method: The method; only GET is redirected.
-        url: Absolute; `secret_headers` go to its origin only.
-        what: Names the request in errors.
-        headers: Sent to whoever answers; with `X-Request-ID`.
-        secret_headers: The credential.
-        content: The body.
+        outgoing: The request.
+        meter: Counts it.
         clock: To say when it was sent and received.
         timeout: Seconds for each phase.
-        count: Told what goes over the wire, TLS and TCP left out.
 
     Raises:
         UnreachableError: No whole, readable answer; whether the work was done is unknown.
     """
-    request_id = headers["X-Request-ID"]
-    home = Origin.of(url)
+    what, url = outgoing.what, outgoing.url
+    request_id = outgoing.headers["X-Request-ID"]
     for _ in range(MAX_REDIRECTS + 1):
-        at_home = Origin.of(url) == home
+        at_home = Origin.of(url) == outgoing.home
         failure = UnreachableError if at_home else ElsewhereError
         # Not http.build_request(): that would add the shared client's cookies and default headers.
         request = httpx.Request(
-            method,
+            outgoing.method,
             url,
-            headers={"Accept-Encoding": ACCEPT_ENCODING, **headers, **(secret_headers if at_home else {})},
-            content=content if content is None or isinstance(content, bytes) else _counted(content, count),
-            extensions={"timeout": timeout.as_dict()},
+            headers={
+                "Accept-Encoding": ACCEPT_ENCODING,
+                **outgoing.headers,
+                **(outgoing.secret_headers if at_home else {}),
+            },
+            content=outgoing.content,
+            extensions={"timeout": timeout.as_dict(), BULK: outgoing.bulk},
         )
-        count(head_bytes(request.headers) + (len(content) if isinstance(content, bytes) else 0), 0)
         sent = clock.monotonic()
         try:
-            response, body = await _send(http, request, count)
+            response, body = await _send(http, request, meter)
         except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError) as error:
             raise failure(f"{what}: {fault(error)}", request_id=request_id) from None
         except (OversizedError, UnreadableError) as error:
@@ -131,26 +149,15 @@ async def exchange(
             if not http.is_closed:
                 raise
             raise failure(f"{what}: the client was closed", request_id=request_id) from None
-        if meaning_of(response.status_code, method) is Meaning.REDIRECT and response.status_code in REDIRECTS:
+        if meaning_of(response.status_code, outgoing.method) is Meaning.REDIRECT and response.status_code in REDIRECTS:
             url = next_url(response, url, what, request_id)
             continue
         try:
-            data = _parse(response, body, method)
+            data = _parse(response, body, outgoing)
         except ValueError as error:
             raise failure(f"{what}: {error}", request_id=request_id) from None
         return Reply(response.status_code, response.headers, data, request_id, sent, clock.monotonic(), at_home)
     raise UnreachableError(f"{what}: redirected more than {MAX_REDIRECTS} times", request_id=request_id)
-
-
-def head_bytes(headers: httpx.Headers) -> int:
-    """What headers take on the wire (HTTP/1.1: name, colon, blank, value, line end), the first line left out."""
-    return sum(len(name) + len(value) + 4 for name, value in headers.raw)
-
-
-async def _counted(pieces: AsyncIterable[bytes], count: Count) -> AsyncIterator[bytes]:
-    async for piece in pieces:
-        count(len(piece), 0)
-        yield piece
 
 
 def fault(error: Exception) -> str:
@@ -171,19 +178,33 @@ def fault(error: Exception) -> str:
     return f"the connection broke ({type(error).__name__})"
 
 
-async def _send(http: httpx.AsyncClient, request: httpx.Request, count: Count) -> tuple[httpx.Response, bytes]:
+async def _send(http: httpx.AsyncClient, request: httpx.Request, meter: Meter) -> tuple[httpx.Response, bytes]:
     with unlogged():
-        response = await http.send(request, stream=True, auth=NO_AUTH, follow_redirects=False)
+        response = await opened(http, request, meter)
         try:
             if response.is_success:
                 return response, await read_answer(response)
             return response, await read_reason(response)
         finally:
-            count(0, head_bytes(response.headers) + response.num_bytes_downloaded)
+            meter.count_answer(response, response.num_bytes_downloaded)
             await response.aclose()
             # httpx makes the stream refer to its response. Broken, a request leaves no cycle behind: else every few
             # thousand of them the collector would walk the whole heap, for tens of milliseconds, on the host's loop.
             response.stream = _SPENT
+
+
+async def opened(http: httpx.AsyncClient, request: httpx.Request, meter: Meter) -> httpx.Response:
+    """Send a request, and give the answer with its body unread; the request is counted, its pieces of a file apart."""
+    body_bytes = len(request.content) if isinstance(request.stream, httpx.ByteStream) else 0
+    try:
+        response = await http.send(request, stream=True, auth=NO_AUTH, follow_redirects=False)
+    except _NEVER_SENT:
+        raise
+    except httpx.HTTPError:
+        meter.count_request(request, body_bytes)
+        raise
+    meter.count_request(request, body_bytes)
+    return response
 
 
 def next_url(response: httpx.Response, url: httpx.URL, what: str, request_id: str) -> httpx.URL:
@@ -205,14 +226,19 @@ def next_url(response: httpx.Response, url: httpx.URL, what: str, request_id: st
     return target
 
 
-def _parse(response: httpx.Response, body: bytes, method: HTTPMethod) -> Any:
+def _parse(response: httpx.Response, body: bytes, outgoing: Outgoing) -> Any:
     status = response.status_code
     if not response.is_success:
         try:
             return pydantic_core.from_json(body) if body else None
         except ValueError:
             return None
-    if not body and may_lack_a_body(status, method, response.headers.get("Content-Length")):
+    if outgoing.proof is not None:
+        missing = [name for name in outgoing.proof if name not in response.headers]
+        if missing:
+            raise ValueError(f"answered {status} without {', '.join(missing)}: a login page in between?")
+        return None
+    if not body and may_lack_a_body(status, outgoing.method, response.headers.get("Content-Length")):
         return None
     try:
         return pydantic_core.from_json(body)

@@ -1,4 +1,4 @@
-"""The one shared `httpx.AsyncClient`: TLS, proxy, pool. The only place that builds one."""
+"""The one shared `httpx.AsyncClient`: TLS, proxy, pools. The only place that builds one."""
 
 import ssl
 from contextlib import suppress
@@ -8,12 +8,15 @@ from pathlib import Path
 
 import httpx
 
+from sentinel_sync.adapters.cloud.lanes import LaneTransport
 from sentinel_sync.errors import ConfigurationError
 from sentinel_sync.settings import CloudSettings
 
 #: Connections beyond the requests in flight: one for the health probe, one for a file from another host. The pool gets
 #: slower the more wait for it (encode/httpx#3215), so nobody is let to wait: the client bounds what is in flight.
 SPARE_CONNECTIONS = 2
+#: Connections for videos and models: two uploads (`turns.py`), and downloads beside them.
+BULK_CONNECTIONS = 6
 #: A keep-alive connection is given up after so many idle seconds: most load balancers cut it after 60.
 KEEPALIVE_EXPIRY = 50.0
 #: Seconds to set up a connection: beyond it a vehicle is better off trying again.
@@ -36,29 +39,42 @@ def build_http_client(settings: CloudSettings) -> httpx.AsyncClient:
 
     No default credential (it would go to every host), no redirects (the client follows them by the contract), no
     environment (a vehicle's proxy is configured, not inherited), HTTP/1.1 (under HTTP/2 httpx waits out the whole read
-    time-out where a server answers before the upload ends).
+    time-out where a server answers before the upload ends). Bulk has connections of its own, marked as background where
+    `mark_background` says so.
 
     Raises:
         ConfigurationError: A certificate, key or proxy cannot be used.
     """
-    proxy = settings.proxy.get_secret_value() if settings.proxy else None
+    context = tls_context(settings)
     try:
-        return httpx.AsyncClient(
-            verify=tls_context(settings),
-            timeout=timeouts(settings.timeout),
-            limits=httpx.Limits(
-                max_connections=settings.max_in_flight + SPARE_CONNECTIONS,
-                max_keepalive_connections=settings.max_in_flight,
-                keepalive_expiry=KEEPALIVE_EXPIRY,
-            ),
-            proxy=proxy,
-            # No cookies: nothing in the contract needs them, and a login page's would travel along.
-            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),
-            trust_env=False,
-            follow_redirects=False,
+        transport = LaneTransport(
+            _lane(settings, context, settings.max_in_flight + SPARE_CONNECTIONS, settings.max_in_flight),
+            _lane(settings, context, BULK_CONNECTIONS, BULK_CONNECTIONS),
+            marked=settings.mark_background,
         )
     except (ValueError, ImportError, httpx.InvalidURL):  # httpx imports what SOCKS needs, and we do not bring it
         raise ConfigurationError("cloud.proxy must be a URL such as http://proxy.example.com:3128") from None
+    return httpx.AsyncClient(
+        transport=transport,
+        timeout=timeouts(settings.timeout),
+        # No cookies: nothing in the contract needs them, and a login page's would travel along.
+        cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),
+        trust_env=False,
+        follow_redirects=False,
+    )
+
+
+def _lane(
+    settings: CloudSettings, context: ssl.SSLContext, connections: int, kept_alive: int
+) -> httpx.AsyncHTTPTransport:
+    return httpx.AsyncHTTPTransport(
+        verify=context,
+        trust_env=False,
+        limits=httpx.Limits(
+            max_connections=connections, max_keepalive_connections=kept_alive, keepalive_expiry=KEEPALIVE_EXPIRY
+        ),
+        proxy=settings.proxy.get_secret_value() if settings.proxy else None,
+    )
 
 
 def tls_context(settings: CloudSettings) -> ssl.SSLContext:

@@ -6,13 +6,14 @@ an object store says nothing about our credential.
 
 import logging
 from collections.abc import Callable
-from http import HTTPMethod
+from http import HTTPMethod, HTTPStatus
 from typing import Any
 
 from pydantic import ValidationError
 
 from sentinel_sync.adapters.cloud.api_response import Contact, Probe
 from sentinel_sync.adapters.cloud.exchange import ElsewhereError, Reply
+from sentinel_sync.adapters.cloud.request_form import Asked
 from sentinel_sync.clock import Clock
 from sentinel_sync.errors import CredentialError, NotNowError, PreconditionError, RejectedError, UnreachableError
 from sentinel_sync.payloads import Health, Problem
@@ -56,22 +57,22 @@ class Judge:
             self._tell(Contact.UNREACHABLE, str(error))
         return error
 
-    def answer(self, reply: Reply, method: HTTPMethod, what: str, *, conditional: bool, key_in_use: bool) -> Reply:
+    def answer(self, reply: Reply, asked: Asked, *, key_in_use: bool) -> Reply:
         """Take in an answer; return it where the work is done, else raise what it means.
 
         Args:
             reply: The answer.
-            method: Of the request.
-            what: Names the request.
-            conditional: Whether it was sent with `If-None-Match`, so that a 304 is an answer.
+            asked: The request.
             key_in_use: Whether the credential that it was sent with is still the one in use.
         """
-        what = f"{what}: {_words(reply)}"
-        match meaning_of(reply.status, method):
+        if reply.status in asked.takes and not (reply.status == HTTPStatus.UNAUTHORIZED and reply.from_api):
+            return reply
+        what = f"{asked.what}: {_words(reply)}"
+        match meaning_of(reply.status, asked.method):
             case Meaning.DONE:
                 self._served(reply)
                 return reply
-            case Meaning.NOT_MODIFIED if conditional:
+            case Meaning.NOT_MODIFIED if asked.is_conditional:
                 self._served(reply)
                 return reply
             case Meaning.REFUSED if reply.from_api:

@@ -8,9 +8,10 @@ from typing import Any
 import httpx
 
 from sentinel_sync import __version__
-from sentinel_sync.adapters.cloud.exchange import Content
+from sentinel_sync.adapters.cloud.exchange import Content, Origin, Outgoing
 from sentinel_sync.adapters.cloud.http import timeouts
 from sentinel_sync.adapters.cloud.in_flight import Deadline
+from sentinel_sync.adapters.cloud.meter import Meter
 from sentinel_sync.errors import ConfigurationError
 from sentinel_sync.payloads import Payload
 from sentinel_sync.rules.privacy import loggable_path
@@ -63,9 +64,12 @@ class Asked:
     """What is asked of the backend.
 
     Attributes:
-        path: Below `api_url`, ids percent-encoded.
+        path: Below `api_url`, ids percent-encoded; or a whole URL, where the backend gave one.
         what: Names it in logs and errors: no id of a person, no query.
         headers: Those of this request alone, spelled as they are here.
+        takes: Statuses that the caller judges itself; they move neither the gate nor the retry budget.
+        proof: Headers of a 2xx answer that lies in them (see `Outgoing.proof`); None where it is JSON.
+        bulk: Whether it travels with the videos.
     """
 
     method: HTTPMethod
@@ -74,6 +78,9 @@ class Asked:
     content: Payload | Content = None
     params: Mapping[str, Any] | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
+    takes: frozenset[int] = frozenset()
+    proof: tuple[str, ...] | None = None
+    bulk: bool = False
 
     @classmethod
     def of(
@@ -85,24 +92,33 @@ class Asked:
         params: Mapping[str, Any] | None = None,
         headers: Mapping[str, str] | None = None,
         idempotency_key: str | None = None,
+        takes: frozenset[int] = frozenset(),
+        proof: tuple[str, ...] | None = None,
+        bulk: bool = False,
     ) -> "Asked":
-        """Take what a caller gave."""
+        """Take what a caller gave.
+
+        Raises:
+            ValueError: A POST without a key.
+        """
+        if method == HTTPMethod.POST and not idempotency_key:
+            raise ValueError("a POST needs an idempotency_key: without it a retry could do the work twice")
         own = {_SPELLING.get(name.lower(), name): value for name, value in (headers or {}).items()}
         if idempotency_key is not None:
             own["Idempotency-Key"] = idempotency_key
-        return cls(method, path, f"{method} {loggable_path(path)}", content, params, own)
+        return cls(method, path, f"{method} {loggable_path(path)}", content, params, own, takes, proof, bulk)
 
     @property
     def is_conditional(self) -> bool:
         """Whether a 304 is an answer to it."""
         return "If-None-Match" in self.headers
 
-    def body(self, deadline: Deadline) -> Content:
-        """The body as it goes out; while pieces of a file do, they move the deadline along."""
+    def body(self, deadline: Deadline, meter: Meter) -> Content:
+        """The body as it goes out; while pieces of a file do, they are counted, and move the deadline along."""
         if isinstance(self.content, Payload):
             return self.content.model_dump_json().encode()
         if isinstance(self.content, AsyncIterable):
-            return _moving(self.content, deadline)
+            return _moving(self.content, deadline, meter)
         return self.content
 
 
@@ -118,6 +134,7 @@ class Caller:
             self.base = httpx.URL(settings.api_url)
         except httpx.InvalidURL as error:
             raise ConfigurationError(f"cloud.api_url is no URL: {error}") from None
+        self.home = Origin.of(self.base)
         self._urls: dict[str, httpx.URL] = {}
         self._headers = {
             "User-Agent": f"sentinel-sync/{__version__} (vehicle {settings.vehicle_id})",
@@ -135,8 +152,25 @@ class Caller:
         headers.update(asked.headers)
         return headers
 
+    def outgoing(self, asked: Asked, request_id: str, key: str, content: Content) -> Outgoing:
+        """One attempt as it goes out."""
+        return Outgoing(
+            asked.method,
+            self.url(asked),
+            asked.what,
+            self.headers(request_id, asked),
+            # Without a key none is claimed: the backend says 401, and all that follows from it.
+            {"Authorization": f"Bearer {key}"} if key else {},
+            self.home,
+            content,
+            asked.proof,
+            asked.bulk,
+        )
+
     def url(self, asked: Asked) -> httpx.URL:
         """The whole URL, every place in its query coarsened."""
+        if not asked.path.startswith("/"):
+            return httpx.URL(asked.path)
         url = self._urls.get(asked.path)
         if url is None:
             if len(self._urls) >= _KNOWN_URLS:
@@ -146,9 +180,10 @@ class Caller:
         return url.copy_merge_params(coarse_query(asked.params)) if asked.params else url
 
 
-async def _moving(content: AsyncIterable[bytes], deadline: Deadline) -> AsyncIterator[bytes]:
+async def _moving(content: AsyncIterable[bytes], deadline: Deadline, meter: Meter) -> AsyncIterator[bytes]:
     """Yield the pieces of a body, moving the deadline with each: a large file over a thin link takes its time."""
     async for piece in content:
         deadline.extend()
+        meter.count(len(piece), 0)
         yield piece
     deadline.extend()

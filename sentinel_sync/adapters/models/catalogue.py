@@ -3,6 +3,7 @@
 import logging
 from dataclasses import dataclass
 from http import HTTPMethod
+from typing import Any, Protocol
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -10,7 +11,7 @@ from sentinel_sync.adapters.cloud.cloud_api_client import CloudAPIClient, quote_
 from sentinel_sync.adapters.store.documents import Documents
 from sentinel_sync.clock import Clock
 from sentinel_sync.errors import UnreachableError, VerificationError
-from sentinel_sync.payloads import ModelAddress, ModelCatalogue, ModelRelease
+from sentinel_sync.payloads import DeltaOffer, ModelAddress, ModelCatalogue, ModelRelease
 from sentinel_sync.rules.privacy import loggable_text
 
 logger = logging.getLogger(__name__)
@@ -35,6 +36,63 @@ class Offer:
     etag: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class FileAddress:
+    """Where a release's file is for a while.
+
+    Attributes:
+        url: Absolute, or relative to `api_url`.
+        delta: A shorter way to it from the file that is here, or None.
+    """
+
+    url: str
+    delta: DeltaOffer | None = None
+
+
+class ReleaseSource(Protocol):
+    """Where releases come from.
+
+    Attributes:
+        vouches: Whether it has itself verified that a release is genuine, so that no signature of its own is asked for.
+        last: What it said last, also in an earlier life, or None.
+    """
+
+    vouches: bool
+    last: Offer | None
+
+    async def open(self) -> None:
+        """Read what was last seen.
+
+        Raises:
+            StoreError: It cannot be read.
+        """
+        ...
+
+    async def ask(self) -> Offer:
+        """Ask for what there is now, and remember it.
+
+        Raises:
+            CloudError: There was no answer.
+            VerificationError: The answer is not to be believed.
+            ConfigurationError: What it needs is missing on this vehicle.
+            StoreError: It cannot be written down.
+        """
+        ...
+
+    async def address(self, release: ModelRelease, have: str | None = None) -> FileAddress:
+        """Ask where a release's file is for a while.
+
+        Args:
+            release: Which.
+            have: SHA-256 in hex of the file that a delta could begin from, or None.
+
+        Raises:
+            CloudError: There was no answer.
+            VerificationError: It is another release's.
+        """
+        ...
+
+
 _SHAPE = TypeAdapter(Offer)
 
 
@@ -46,6 +104,9 @@ class ModelOffers:
         documents: Where the listing is kept.
         clock: For the time of the check.
     """
+
+    #: Anybody may answer in the backend's name: each release brings signatures of its own.
+    vouches = False
 
     def __init__(self, client: CloudAPIClient, documents: Documents, clock: Clock) -> None:
         self._client = client
@@ -75,16 +136,21 @@ class ModelOffers:
         self.last = offer
         return offer
 
-    async def address(self, release: ModelRelease) -> str:
+    async def address(self, release: ModelRelease, have: str | None = None) -> FileAddress:
         """Ask where a release's file is for a while.
+
+        Args:
+            release: Which.
+            have: SHA-256 in hex of the file that a delta could begin from, or None.
 
         Raises:
             CloudError: The backend did not say.
             VerificationError: It named another version or checksum.
         """
-        reply = await self._client.request(
-            HTTPMethod.GET, f"/models/{quote_id(release.name)}/download", params={"version": release.version}
-        )
+        params: dict[str, Any] = {"version": release.version}
+        if have is not None:
+            params["from"] = have
+        reply = await self._client.request(HTTPMethod.GET, f"/models/{quote_id(release.name)}/download", params=params)
         try:
             address = ModelAddress.model_validate(reply.data)
         except ValidationError:
@@ -93,7 +159,7 @@ class ModelOffers:
             ) from None
         if address.version not in {None, release.version} or address.checksum not in {None, release.checksum}:
             raise VerificationError(f"{release.name} {release.version} is refused: its address is another release's")
-        return address.download_url
+        return FileAddress(address.download_url, address.delta)
 
 
 def _releases(data: object, request_id: str) -> tuple[ModelRelease, ...]:

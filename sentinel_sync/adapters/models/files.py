@@ -6,29 +6,22 @@ same bytes on disk by a hard link, and, while it is downloaded, `models/versions
 
 import errno
 import hashlib
-import json
 import os
-import re
 import shutil
 from collections.abc import Collection
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from sentinel_sync.adapters.files import replace_file, sync_folder
+from sentinel_sync.adapters.files import sync_folder
 from sentinel_sync.errors import StoreError, StoreFullError
 
-REGISTRY_NAME = "registry.json"
 VERSIONS_NAME = "versions"
 PART_ENDING = ".part"
 ETAG_ENDING = ".part.etag"
 #: What a switch that was cut off leaves.
 _SWITCH_ENDING = ".switch"
-#: What `replace_file` leaves of the registry when it is killed.
-_REGISTRY_LEFTOVER = re.compile(r"\.registry\.json\.[0-9a-f]{8}\.new")
 #: The runtime, another user perhaps, reads models.
-_MODEL_MODE = 0o644
+MODEL_MODE = 0o644
 _HASH_CHUNK = 1 << 20
 #: Space that a download leaves to others.
 RESERVE_BYTES = 16 << 20
@@ -37,15 +30,6 @@ _NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EMLIN
 
 class ModelFolderError(StoreError):
     """The models folder cannot be read or written."""
-
-
-@dataclass(frozen=True, slots=True)
-class RegistryEntry:
-    """What registry.json says of a model, in the older module's form."""
-
-    version: str
-    installed_at: float
-    path: str
 
 
 class ModelFiles:
@@ -98,8 +82,12 @@ class ModelFiles:
 
     # --- changing it ---
 
-    def make_room(self, staging: Path, size: int) -> None:
-        """Make the staging file's folder, and see whether the disk has room for what is missing of `size` bytes."""
+    def make_room(self, staging: Path, size: int) -> int:
+        """Make the staging file's folder, and see whether the disk has room for what is missing of `size` bytes.
+
+        Returns:
+            How many bytes are there already.
+        """
         try:
             staging.parent.mkdir(parents=True, exist_ok=True)
             there = staging.stat().st_size if staging.exists() else 0
@@ -109,13 +97,14 @@ class ModelFiles:
         missing = max(0, size - there) + RESERVE_BYTES
         if free < missing:
             raise StoreFullError(f"the disk of the models folder has {free} bytes free, and {missing} are needed")
+        return there
 
     def keep(self, staging: Path, kept: Path) -> None:
         """Make a whole staging file a version: durable before it has its name."""
         try:
             descriptor = os.open(staging, os.O_RDONLY | os.O_NOFOLLOW)
             try:
-                os.fchmod(descriptor, _MODEL_MODE)
+                os.fchmod(descriptor, MODEL_MODE)
                 os.fsync(descriptor)
             finally:
                 os.close(descriptor)
@@ -142,60 +131,39 @@ class ModelFiles:
         except OSError as error:
             raise told(error, live) from None
 
+    def is_there(self, live: Path) -> bool:
+        """Whether the runtime finds a file."""
+        try:
+            return live.is_file()
+        except OSError as error:
+            raise told(error, live) from None
+
+    def remove(self, live: Path) -> bool:
+        """Take a live file away whose model is opened under another name now; False where there is none."""
+        try:
+            live.unlink()
+            sync_folder(live.parent)
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            raise told(error, live) from None
+        return True
+
     def clean(self, wanted: Collection[Path]) -> None:
         """Delete what was left half done, and versions and staging files that are not in `wanted`."""
         try:
             for leftover in self._folder.glob(".*"):
-                if leftover.name.endswith(_SWITCH_ENDING) or _REGISTRY_LEFTOVER.fullmatch(leftover.name):
+                if leftover.name.endswith(_SWITCH_ENDING):
                     leftover.unlink(missing_ok=True)
             for path in self._folder.glob(f"{VERSIONS_NAME}/*/*"):
                 owner = path.with_name(path.name.removesuffix(".etag")) if path.name.endswith(ETAG_ENDING) else path
-                if owner not in wanted:
+                if owner not in wanted and not path.is_dir():  # a folder is none of ours
                     path.unlink(missing_ok=True)
             for folder in self._folder.glob(f"{VERSIONS_NAME}/*/"):
                 with suppress(OSError):  # it is not empty
                     folder.rmdir()
         except OSError as error:
             raise told(error, self._folder) from None
-
-    # --- the registry ---
-
-    def read_registry(self) -> dict[str, RegistryEntry]:
-        """What registry.json says; one that is broken is set aside under another name."""
-        path = self._folder / REGISTRY_NAME
-        try:
-            entries = _raw_registry(path)
-        except FileNotFoundError:
-            return {}
-        except ValueError:
-            with suppress(OSError):  # a folder that cannot be written is said when something is to be installed
-                path.replace(path.with_name(f"{REGISTRY_NAME}.damaged"))
-            return {}
-        except OSError as error:
-            raise told(error, path) from None
-        return {name: entry for name, raw in entries.items() if (entry := _entry(raw)) is not None}
-
-    def write_registry(self, entries: dict[str, RegistryEntry]) -> None:
-        """Put these entries into registry.json, in one step; what it says besides stays."""
-        path = self._folder / REGISTRY_NAME
-        try:
-            document = _raw_registry(path)
-        except (FileNotFoundError, ValueError):
-            document = {}
-        except OSError as error:
-            raise told(error, path) from None
-        for name, entry in entries.items():
-            before = document.get(name)
-            document[name] = {
-                **(before if isinstance(before, dict) else {}),
-                "version": entry.version,
-                "installed_at": entry.installed_at,
-                "path": entry.path,
-            }
-        try:
-            replace_file(path, json.dumps(document, indent=2).encode(), durable=True, mode=_MODEL_MODE)
-        except OSError as error:
-            raise told(error, path) from None
 
 
 def checksum_of(path: Path) -> str:
@@ -224,27 +192,12 @@ def _link_or_copy(source: Path, beside: Path, target: Path) -> None:
         # A file system without hard links (FAT on an SD card).
         shutil.copyfile(source, beside)
         with beside.open("rb") as file:
+            os.fchmod(file.fileno(), MODEL_MODE)
             os.fsync(file.fileno())
     beside.replace(target)
     # Renaming one name of a file to another of its names does nothing (POSIX), so the first would stay.
     beside.unlink(missing_ok=True)
     sync_folder(target.parent)
-
-
-def _raw_registry(path: Path) -> dict[str, Any]:
-    document = json.loads(path.read_bytes())
-    if not isinstance(document, dict):
-        raise ValueError("not an object")
-    return document
-
-
-def _entry(raw: Any) -> RegistryEntry | None:
-    match raw:
-        case {"version": str(version), "installed_at": float() | int() as installed_at, "path": str(path)}:
-            return RegistryEntry(version, float(installed_at), path)
-        case {"version": str(version)}:
-            return RegistryEntry(version, 0.0, "")
-    return None
 
 
 def told(error: OSError, path: Path) -> StoreError:

@@ -12,13 +12,14 @@ from sentinel_sync.rules.releases.releases import Trust, raw_key
 _LARGEST_FILE = 8 << 10
 
 
-def read_trust(keys: Sequence[str], folder: Path | None, revoked: Collection[str]) -> Trust:
+def read_trust(keys: Sequence[str], folder: Path | None, revoked: Collection[str], *, threshold: int = 1) -> Trust:
     """Read all trusted keys. Blocks: reads files.
 
     Args:
         keys: Base64 of 32 raw bytes each.
         folder: Of files that hold the same, or PEM; those that begin with a dot are left alone. None is none.
         revoked: Key ids, or keys in base64, that are trusted no more.
+        threshold: So many different keys must have signed a release.
 
     Raises:
         ConfigurationError: A key or the folder cannot be read: a key that is silently missing would go unnoticed.
@@ -30,7 +31,7 @@ def read_trust(keys: Sequence[str], folder: Path | None, revoked: Collection[str
             raw += [_from_file(path) for path in files]
         except OSError as error:
             raise ConfigurationError(f"cannot read the trusted keys in {folder}: {error.strerror}") from None
-    return Trust.of(raw, revoked)
+    return Trust.of(raw, revoked, threshold=threshold)
 
 
 def _from_file(path: Path) -> bytes:

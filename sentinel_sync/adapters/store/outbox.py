@@ -26,6 +26,8 @@ from sentinel_sync.adapters.store.outbox_items import (
     NewItem,
     OutboxItem,
     claim_due,
+    claim_in_turn,
+    first_in_turn,
     insert,
     item_of,
     next_due_in,
@@ -105,6 +107,21 @@ class Outbox:
         """Mark up to `limit` due items as being sent, most important and longest due first; counts their attempt."""
         now = self._clock.now()
         return await self._database.run(lambda connection: claim_due(connection, kind, now, limit), frees=True)
+
+    async def claim_in_turn(self, kind: str, head_start: float) -> OutboxItem | None:
+        """Mark the due item whose turn it is as being sent; counts its attempt.
+
+        Oldest first, but each priority is ahead of the next by `head_start` seconds: none waits for ever.
+        """
+        now = self._clock.now()
+        return await self._database.run(lambda connection: claim_in_turn(connection, kind, now, head_start), frees=True)
+
+    async def first_in_turn(self, kind: str, head_start: float) -> OutboxItem | None:
+        """Show the item that `claim_in_turn` would claim now, or None."""
+        now = self._clock.now()
+        return await self._database.run(
+            lambda connection: first_in_turn(connection, kind, now, head_start), writes=False
+        )
 
     async def acknowledge(self, kind: str, seqs: Sequence[int]) -> None:
         """Forget items that the backend has taken; returns when that is on disk."""

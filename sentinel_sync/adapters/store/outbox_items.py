@@ -3,7 +3,7 @@
 import json
 import sqlite3
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from sentinel_sync.rules.backoff import CAP
@@ -25,6 +25,13 @@ SELECT json_group_array(json_array(
 _CLAIM = """
 UPDATE item SET state = 'sending', attempts = attempts + 1 WHERE seq IN (SELECT value FROM json_each(?))
 """
+#: The one whose turn it is, where importance is an advantage in time and not a rule: a kind has few items that are
+#: sent so, and all of them are looked at.
+_IN_TURN = f"""
+SELECT {COLUMNS} FROM item
+WHERE state = 'waiting' AND kind = ? AND (due_at <= ? OR due_at > ?)
+ORDER BY created_at + priority * ?, seq LIMIT 1
+"""  # noqa: S608 # the columns are a constant
 
 #: Below SQLite's smallest integer but one.
 _BELOW_ALL = -(1 << 63)
@@ -106,6 +113,24 @@ def claim_due(connection: sqlite3.Connection, kind: str, now: float, limit: int)
             if len(claimed) < limit:
                 claimed += _claim(connection, (kind, priority, earliest, latest, limit - len(claimed)))
     return claimed
+
+
+def first_in_turn(connection: sqlite3.Connection, kind: str, now: float, head_start: float) -> OutboxItem | None:
+    """Find the due item whose turn it is: oldest first, but each priority is ahead of the next by `head_start` seconds.
+
+    So nothing important waits long, and nothing else waits for ever.
+    """
+    row = connection.execute(_IN_TURN, (kind, now, now + CAP, head_start)).fetchone()
+    return None if row is None else item_of(row)
+
+
+def claim_in_turn(connection: sqlite3.Connection, kind: str, now: float, head_start: float) -> OutboxItem | None:
+    """Mark that item as being sent; counts its attempt."""
+    item = first_in_turn(connection, kind, now, head_start)
+    if item is None:
+        return None
+    connection.execute(_CLAIM, (json.dumps([item.seq]),))
+    return replace(item, state=ItemState.SENDING, attempts=item.attempts + 1)
 
 
 def next_due_in(connection: sqlite3.Connection, kind: str, now: float) -> float | None:

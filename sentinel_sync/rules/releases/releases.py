@@ -1,4 +1,4 @@
-"""Which release of a model to take, and whether it is genuine: names, versions, signatures, rollout.
+"""Whether a release of a model is genuine: names, versions, signatures.
 
 `cryptography` is imported when the first key is read: it takes 6 MB, which a vehicle without models need not hold.
 """
@@ -8,12 +8,12 @@ import binascii
 import hashlib
 import json
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from sentinel_sync.errors import VerificationError
-from sentinel_sync.payloads import ModelRelease
+from sentinel_sync.payloads import ModelRelease, ModelSignature
 
 #: What the runtime opens (wire contract, Models).
 EXTENSIONS = (".pt", ".pth", ".onnx", ".engine", ".tflite", ".safetensors", ".bin")
@@ -24,7 +24,8 @@ UNKNOWN_VERSION = "v0"
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _VERSION = re.compile(
-    r"v?(?P<numbers>\d{1,9}(?:\.\d{1,9}){0,3})(?:-(?P<pre>[0-9A-Za-z.-]{1,60}))?(?:\+[0-9A-Za-z.-]{1,60})?"
+    # [0-9], not \\d: that takes the digits of every script, and a version is part of a file's name.
+    r"v?(?P<numbers>[0-9]{1,9}(?:\.[0-9]{1,9}){0,3})(?:-(?P<pre>[0-9A-Za-z.-]{1,60}))?(?:\+[0-9A-Za-z.-]{1,60})?"
 )
 #: Names that some file systems take for devices, whatever follows the first dot.
 _DEVICES = frozenset(
@@ -33,6 +34,8 @@ _DEVICES = frozenset(
 _KEY_BYTES = 32
 _SIGNATURE_BYTES = 64
 _KEY_ID_DIGITS = 16
+#: A release with more signatures than this is not looked at: each costs a tenth of a millisecond per trusted key.
+_MOST_SIGNATURES = 32
 
 
 class VersionOrder(NamedTuple):
@@ -57,12 +60,18 @@ class VerifyingKey(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Trust:
-    """The public keys whose signatures count, by key id; revoked ones are not among them."""
+    """Whose signatures count.
+
+    Attributes:
+        keys: The public keys by key id; revoked ones are not among them.
+        threshold: So many different ones of them must have signed a release.
+    """
 
     keys: Mapping[str, VerifyingKey]
+    threshold: int = 1
 
     @classmethod
-    def of(cls, keys: Iterable[bytes], revoked: Collection[str] = ()) -> "Trust":
+    def of(cls, keys: Iterable[bytes], revoked: Collection[str] = (), *, threshold: int = 1) -> "Trust":
         """Trust these raw keys, but those that are revoked (named by key id, or by the key itself in base64).
 
         Raises:
@@ -73,7 +82,7 @@ class Trust:
             name = key_id(raw)
             if name not in revoked and base64.b64encode(raw).decode() not in revoked:
                 trusted[name] = _verifying_key(raw)
-        return cls(trusted)
+        return cls(trusted, threshold)
 
 
 # --- names and versions ---
@@ -119,6 +128,11 @@ def version_order(version: str) -> VersionOrder:
     return VersionOrder((*numbers, 0, 0, 0)[:4], not match["pre"], pre)
 
 
+def newest(versions: Iterable[str | None]) -> str | None:
+    """The newest of these versions, or None where there is none."""
+    return max((version for version in versions if version is not None), key=version_order, default=None)
+
+
 def live_name(name: str, filename: str | None) -> str:
     """File name, below `models_dir`, that the runtime opens (wire contract, Models).
 
@@ -161,38 +175,67 @@ def raw_key(key: VerifyingKey) -> bytes:
     return key.public_bytes_raw()
 
 
-def verify(release: ModelRelease, trust: Trust, *, allow_unsigned: bool = False) -> str | None:
-    """Let a release pass that somebody trusted has signed: name, version, size and checksum, all at once.
+def verify(release: ModelRelease, trust: Trust, *, allow_unsigned: bool = False) -> tuple[str, ...]:
+    """Let a release pass that enough of those trusted have signed: name, version, size and checksum, all at once.
 
     Returns:
-        The id of the key, or None where the release is unsigned and that is allowed.
+        The ids of the keys; none where the release is unsigned and that is allowed.
 
     Raises:
-        VerificationError: It is unsigned, or nobody trusted has signed just this.
+        VerificationError: It is unsigned, or too few of those trusted have signed just this.
     """
     what = f"{release.name} {release.version}"
-    if release.signature is None:
+    signed = _signatures(release)
+    if not signed:
         if allow_unsigned:
-            return None
+            return ()
         raise VerificationError(f"{what} is refused: it is not signed")
     if not trust.keys:
         raise VerificationError(f"{what} is refused: no key is trusted: set cloud.model_trusted_keys")
+    if len(signed) > _MOST_SIGNATURES:
+        raise VerificationError(f"{what} is refused: it has {len(signed)} signatures, more than {_MOST_SIGNATURES}")
+    body = manifest(release.name, release.version, release.size, release.checksum)
+    faults: list[str] = []
+    # By key, not by signature: one key that signs twice, or is listed twice, is still one signer.
+    signers: dict[str, None] = {}
+    for signature in signed:
+        try:
+            signers[_signer(signature, trust, body)] = None
+        except VerificationError as error:
+            faults.append(str(error))
+    if not signers:
+        raise VerificationError(f"{what} is refused: {faults[0]}")
+    if len(signers) < trust.threshold:
+        raise VerificationError(
+            f"{what} is refused: {len(signers)} of the trusted keys signed it, and {trust.threshold} must"
+        )
+    return tuple(signers)
+
+
+def _signatures(release: ModelRelease) -> tuple[ModelSignature, ...]:
+    """All that a release brings: the contract's one, and those of the extension."""
+    first = () if release.signature is None else (ModelSignature(signature=release.signature, key_id=release.key_id),)
+    # A backend may list the first one among the others as well.
+    return tuple(dict.fromkeys((*first, *release.signatures)))
+
+
+def _signer(signature: ModelSignature, trust: Trust, body: bytes) -> str:
+    """The id of the trusted key that made a signature."""
     from cryptography.exceptions import InvalidSignature  # noqa: PLC0415 - see the top; a key is there, so it is loaded
 
-    signature = _signature(release.signature, what)
+    raw = _signature(signature.signature)
     candidates: Iterable[tuple[str, VerifyingKey]] = trust.keys.items()
-    if release.key_id is not None:
-        if release.key_id not in trust.keys:
-            raise VerificationError(f"{what} is refused: it is signed by a key that is not trusted")
-        candidates = [(release.key_id, trust.keys[release.key_id])]
-    signed = manifest(release.name, release.version, release.size, release.checksum)
+    if signature.key_id is not None:
+        if signature.key_id not in trust.keys:
+            raise VerificationError("it is signed by a key that is not trusted")
+        candidates = [(signature.key_id, trust.keys[signature.key_id])]
     for name, key in candidates:
         try:
-            key.verify(signature, signed)
+            key.verify(raw, body)
         except InvalidSignature:
             continue
         return name
-    raise VerificationError(f"{what} is refused: the signature is not one of a trusted key over this release")
+    raise VerificationError("the signature is not one of a trusted key over this release")
 
 
 def _verifying_key(raw: bytes) -> VerifyingKey:
@@ -201,64 +244,11 @@ def _verifying_key(raw: bytes) -> VerifyingKey:
     return Ed25519PublicKey.from_public_bytes(raw)
 
 
-def _signature(text: str, what: str) -> bytes:
+def _signature(text: str) -> bytes:
     try:
         signature = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
         signature = b""
     if len(signature) != _SIGNATURE_BYTES:
-        raise VerificationError(f"{what} is refused: its signature is not base64 of {_SIGNATURE_BYTES} bytes")
+        raise VerificationError(f"its signature is not base64 of {_SIGNATURE_BYTES} bytes")
     return signature
-
-
-# --- which one ---
-
-
-def in_rollout(release: ModelRelease, vehicle_id: str) -> bool:
-    """Whether this vehicle belongs to the share that a release is for: the same answer each time it is asked."""
-    if release.rollout is None:
-        return True
-    digest = hashlib.sha256(f"{vehicle_id}\0{release.name}\0{release.version}".encode()).digest()
-    # 53 bits: what a float holds exactly, so that 1.0 is never reached.
-    return (int.from_bytes(digest[:8]) >> 11) / 2.0**53 < release.rollout
-
-
-@dataclass(frozen=True, slots=True)
-class Standing:
-    """What counts against a release on this vehicle.
-
-    Attributes:
-        installed: The version in use, or None.
-        newest_seen: The newest that was ever offered to this vehicle with a trusted signature, or None.
-        pinned: The only version that the operator wants, or None.
-        skipped: Versions that the operator has rolled back from: not taken again without being asked for.
-    """
-
-    installed: str | None = None
-    newest_seen: str | None = None
-    pinned: str | None = None
-    skipped: Sequence[str] = ()
-
-
-def check_version_allowed(name: str, version: str, standing: Standing) -> None:
-    """Let a version pass that leads forward, or that the operator has pinned (rollback and freeze attacks).
-
-    Raises:
-        VerificationError: It is not newer than what is installed, older than what was seen, or not the pinned one.
-    """
-    if standing.pinned is not None:
-        if version == standing.pinned:
-            return
-        raise VerificationError(f"{name} {version} is refused: the operator has pinned {standing.pinned}")
-    order = version_order(version)
-    if standing.installed is not None and order <= version_order(standing.installed):
-        raise VerificationError(f"{name} {version} is refused: it is not newer than {standing.installed}, in use")
-    if standing.newest_seen is not None and order < version_order(standing.newest_seen):
-        raise VerificationError(
-            f"{name} {version} is refused: {standing.newest_seen} was offered before: a listing from the past?"
-        )
-
-
-def newest(versions: Iterable[str | None]) -> str | None:
-    """The newest of these versions, or None where there is none."""
-    return max((version for version in versions if version is not None), key=version_order, default=None)

@@ -10,6 +10,8 @@ RETRY_BASE = 30.0
 RETRY_CAP = 3600.0
 #: Checks vary by so much either way, so that a fleet does not ask at one instant.
 JITTER = 0.1
+#: So a check comes at the soonest after this share of the interval.
+LEAST_SHARE = 1.0 - JITTER
 #: Seconds before somebody's word that the network is back is believed.
 _WAKE_PAUSE = 1.0
 

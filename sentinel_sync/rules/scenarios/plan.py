@@ -76,8 +76,9 @@ class Part:
     Attributes:
         size_bytes: When it was queued.
         modified_ns: Its time of modification then: a file that changed since is not what was queued.
-        acknowledged_at: When the backend took it, seconds since the epoch, or None.
-        consent: The consent that it was sent under, or None.
+        began_at: When sending it was last begun, seconds since the epoch, or None.
+        acknowledged_at: When the backend took it, or None.
+        consent: The consent that it was sent under, set before its first byte goes; None where none has gone.
         file: What goes for it, once that was made; None for metadata, and before.
         upload_url: Where a resumable upload of `file` goes on, or None.
     """
@@ -90,6 +91,7 @@ class Part:
     consent: Consent | None = None
     file: PartFile | None = None
     upload_url: str | None = None
+    began_at: float | None = None
 
     def is_same_file(self, other: "Part") -> bool:
         """Whether both were queued of the same file, unchanged."""
@@ -111,6 +113,11 @@ class ScenarioPlan:
         parts: In the order in which they go.
         uploaded_at: When the last part was acknowledged, or None.
         refused: Why it cannot be queued at all, or None.
+        fingerprint: Of a refused folder (names, sizes and times of its files): it is looked at again once that changes.
+        in_queue: Whether its item was put into the outbox; False where that was cut off, and it has to be done again.
+        dropped: Why it was taken out of the queue, or was never to be in it, or None.
+        warning: What else a person should know, or None.
+        deleted_at: When the retention setting deleted the recording, or began to, or None.
     """
 
     scenario_id: str
@@ -120,6 +127,11 @@ class ScenarioPlan:
     parts: tuple[Part, ...]
     uploaded_at: float | None = None
     refused: str | None = None
+    fingerprint: str | None = None
+    in_queue: bool = True
+    dropped: str | None = None
+    warning: str | None = None
+    deleted_at: float | None = None
 
     def next_part(self) -> Part | None:
         """The part that goes next, or None where all have arrived."""
@@ -130,6 +142,16 @@ class ScenarioPlan:
         plan = self.with_part(replace(part, acknowledged_at=at, consent=consent, upload_url=None))
         whole = all(known.acknowledged_at is not None for known in plan.parts)
         return replace(plan, uploaded_at=at if whole else None)
+
+    def without_files(self) -> Self:
+        """The plan once nothing made of the recording is left: what was not acknowledged is made anew."""
+        return replace(
+            self,
+            parts=tuple(
+                part if part.acknowledged_at is not None else replace(part, file=None, upload_url=None)
+                for part in self.parts
+            ),
+        )
 
     def with_part(self, part: Part) -> Self:
         """The plan with what is known of one part now."""
@@ -144,6 +166,15 @@ class ScenarioPlan:
                 old if (old := known.get(part.name)) is not None and old.is_same_file(part) else part
                 for part in self.parts
             ),
+        )
+
+    @property
+    def derived_names(self) -> frozenset[str]:
+        """Files in the derived folder that are still to be sent."""
+        return frozenset(
+            part.file.derived_name
+            for part in self.parts
+            if part.acknowledged_at is None and part.file is not None and part.file.derived_name is not None
         )
 
     @property

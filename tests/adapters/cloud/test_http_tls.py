@@ -13,6 +13,7 @@ import trustme
 
 from sentinel_sync.adapters.cloud.cloud_api_client import CloudAPIClient
 from sentinel_sync.adapters.cloud.http import build_http_client, timeouts
+from sentinel_sync.adapters.cloud.lanes import LaneTransport
 from sentinel_sync.errors import ConfigurationError
 from sentinel_sync.settings import CloudSettings
 from tests.fakes.cloud import FakeCloud, PrivateCA, settings_for
@@ -167,9 +168,12 @@ def build_context(private_ca: PrivateCA) -> ssl.SSLContext:
 
 
 def context_of(http: httpx.AsyncClient) -> ssl.SSLContext:
-    """The TLS context of a client: httpx has no public way to it."""
-    context = http._transport._pool._ssl_context  # type: ignore[attr-defined]
+    """The TLS context of a client, the same for both of its lanes: httpx has no public way to it."""
+    lanes = http._transport
+    assert isinstance(lanes, LaneTransport)
+    context = lanes.quick._pool._ssl_context
     assert isinstance(context, ssl.SSLContext)
+    assert lanes.bulk._pool._ssl_context is context
     return context
 
 

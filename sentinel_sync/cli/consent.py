@@ -1,0 +1,193 @@
+"""`consent`: grant, withdraw and show the driver's consent to sending recordings, also while an agent runs."""
+
+import argparse
+import asyncio
+import json
+import sys
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
+
+from sentinel_sync.adapters.scenarios.derived import DerivedFiles
+from sentinel_sync.adapters.scenarios.ledger import DERIVED_NAME
+from sentinel_sync.adapters.store.store import DATABASE_NAME
+from sentinel_sync.cli.arguments import Subparsers, program
+from sentinel_sync.cli.configuration import load_settings
+from sentinel_sync.cli.exit_codes import ExitCode
+from sentinel_sync.cli.scenario_books import changed, read
+from sentinel_sync.cli.state_folder import runs
+from sentinel_sync.cli.terminal import width
+from sentinel_sync.cli.words import count, moment, pairs, size, table
+from sentinel_sync.rules.scenarios.consent import WITHDRAWN
+from sentinel_sync.rules.scenarios.plan import Consent, missing_consent
+from sentinel_sync.rules.scenarios.status import SentPart
+from sentinel_sync.settings import CloudSettings
+
+_LIMIT = 50
+_DECISIONS = ("DECIDED", "DECISION", "POLICY", "SENT UNDER IT")
+_SENT = ("SENT", "SCENARIO", "PART", "SIZE", "ACKNOWLEDGED", "CONSENT OF", "POLICY")
+_RIGHT = frozenset({3})
+_NO_DECISION = "no decision was ever made: no recording is sent"
+
+Answer = Callable[[CloudSettings, argparse.Namespace], Coroutine[Any, Any, int]]
+
+
+def add_parser(subparsers: Subparsers) -> None:
+    """Add `consent` and what can be done with it."""
+    parser = subparsers.add_parser(
+        "consent",
+        help="grant, withdraw or show the consent to sending recordings",
+        description="The driver's consent to sending recordings. Off by default. Works while the agent runs.",
+    )
+    actions: Subparsers = parser.add_subparsers(title="actions", metavar="ACTION", required=True, dest="action")
+    _action(actions, "grant", "record that the driver consents, to the policy in force", _grant)
+    _action(actions, "withdraw", "record that the driver does not: nothing is sent any more", _withdraw)
+    showing = _action(actions, "show", "show the decision, those before it, and what was sent under which", _show)
+    showing.add_argument(
+        "--limit", type=_limit, default=_LIMIT, metavar="N", help="at most so many sent parts (default: %(default)s)"
+    )
+
+
+def _action(actions: Subparsers, name: str, text: str, answer: Answer) -> argparse.ArgumentParser:
+    def execute(arguments: argparse.Namespace) -> int:
+        return asyncio.run(answer(load_settings(arguments).cloud, arguments))
+
+    parser = actions.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+    parser.set_defaults(execute=execute)
+    return parser
+
+
+async def _grant(settings: CloudSettings, arguments: argparse.Namespace) -> int:
+    async with changed(settings) as books:
+        decision = await books.record.record(granted=True, policy_version=settings.policy_version)
+    running = await asyncio.to_thread(runs, settings)
+    then = "the running agent takes it up" if running else f"an agent sends them: `{program()} run`"
+    _tell(
+        arguments,
+        {**_facts(decision), "agent_running": running},
+        [f"granted, to policy {decision.policy_version}: recordings may be sent, {then}"],
+    )
+    return ExitCode.DONE
+
+
+async def _withdraw(settings: CloudSettings, arguments: argparse.Namespace) -> int:
+    dropped: int | None = None
+    async with changed(settings) as books:
+        decision = await books.record.record(granted=False, policy_version=settings.policy_version)
+        running = await asyncio.to_thread(runs, settings)
+        # A running agent has the files and plans in hand, and asks twice a second whether it still may.
+        if not running:
+            dropped = await books.ledger.drop_all(WITHDRAWN)
+            derived = DerivedFiles(settings.state_dir / DERIVED_NAME, settings.derived_max_bytes)
+            await asyncio.to_thread(derived.sweep, ())
+    what = "the running agent stops and empties its queue" if dropped is None else f"{count(dropped, 'recording')} left"
+    _tell(
+        arguments,
+        {**_facts(decision), "agent_running": running, "dropped": dropped},
+        [f"withdrawn: {what}{'' if dropped is None else ' the queue'}; the recordings themselves stay where they are"],
+    )
+    return ExitCode.DONE
+
+
+async def _show(settings: CloudSettings, arguments: argparse.Namespace) -> int:
+    history: list[Consent] = []
+    sent: list[SentPart] = []
+    decision: Consent | None = None
+    # Where no agent has ever run, nobody has decided anything.
+    if await asyncio.to_thread((settings.state_dir / DATABASE_NAME).is_file):
+        async with read(settings) as books:
+            decision, history = await books.record.load(), await books.record.history()
+            sent = await books.overview.sent()
+    missing = missing_consent(decision, settings.policy_version)
+    if arguments.json:
+        _print_json(
+            {
+                "in_force": missing is None,
+                "reason": missing,
+                "policy_version": settings.policy_version,
+                "decision": None if decision is None else _facts(decision),
+                "history": [_facts(past) for past in history],
+                "sent": [_sent_facts(part) for part in sent[: arguments.limit]],
+                "sent_total": len(sent),
+            }
+        )
+        return ExitCode.DONE
+    facts = [
+        ("consent", _NO_DECISION if decision is None else _decision(decision)),
+        ("in force", "yes" if missing is None else f"no: {missing}"),
+        ("policy", settings.policy_version),
+    ]
+    _print(pairs(facts))
+    if history:
+        _print(["", *table(_DECISIONS, [_row(past, sent) for past in history], width=width(), right=frozenset())])
+    if sent:
+        rows = [_sent_row(part) for part in sent[: arguments.limit]]
+        _print(["", *table(_SENT, rows, width=width(), right=_RIGHT)])
+    if len(sent) > arguments.limit:
+        sys.stderr.write(f"{arguments.limit:,} of {count(len(sent), 'sent part')} shown: --limit shows more\n")
+    return ExitCode.DONE
+
+
+def _row(decision: Consent, sent: Sequence[SentPart]) -> tuple[str, ...]:
+    under = [part for part in sent if (part.granted_at, part.policy_version) == (decision.at, decision.policy_version)]
+    amount = f"{count(len(under), 'part')}, {size(sum(part.size_bytes for part in under))}"
+    return (
+        moment(decision.at),
+        "granted" if decision.granted else "withdrawn",
+        decision.policy_version,
+        amount if decision.granted and under else "nothing",
+    )
+
+
+def _sent_row(part: SentPart) -> tuple[str, ...]:
+    return (
+        moment(part.sent_at),
+        part.scenario_id,
+        part.part,
+        size(part.size_bytes),
+        "yes" if part.acknowledged else "no, begun",
+        moment(part.granted_at),
+        part.policy_version,
+    )
+
+
+def _decision(decision: Consent) -> str:
+    return f"{'granted' if decision.granted else 'withdrawn'} {moment(decision.at)}, policy {decision.policy_version}"
+
+
+def _facts(decision: Consent) -> dict[str, object]:
+    return {"granted": decision.granted, "at": decision.at, "policy_version": decision.policy_version}
+
+
+def _sent_facts(part: SentPart) -> dict[str, object]:
+    return {
+        "scenario_id": part.scenario_id,
+        "part": part.part,
+        "sent_at": part.sent_at,
+        "acknowledged": part.acknowledged,
+        "size_bytes": part.size_bytes,
+        "sha256": part.sha256,
+        "granted_at": part.granted_at,
+        "policy_version": part.policy_version,
+    }
+
+
+def _limit(text: str) -> int:
+    limit = int(text)
+    if limit < 1:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return limit
+
+
+def _tell(arguments: argparse.Namespace, facts: dict[str, object], lines: Sequence[str]) -> None:
+    if arguments.json:
+        _print_json(facts)
+    else:
+        _print(lines)
+
+
+def _print(lines: Sequence[str]) -> None:
+    sys.stdout.write("\n".join(lines) + "\n")
+
+
+def _print_json(value: object) -> None:
+    sys.stdout.write(json.dumps(value, indent=2) + "\n")

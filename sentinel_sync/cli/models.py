@@ -1,0 +1,269 @@
+"""`models`: what is installed on this vehicle, the operator's word on it, and the release side for whoever signs."""
+
+import argparse
+import asyncio
+import json
+import sys
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sentinel_sync.adapters.cloud.cloud_api_client import CloudAPIClient
+from sentinel_sync.adapters.models.orders import ModelOrders, Order, OrderOutcome
+from sentinel_sync.adapters.models.records import ModelRecords
+from sentinel_sync.adapters.store.store import Store
+from sentinel_sync.cli.arguments import Subparsers
+from sentinel_sync.cli.configuration import load_settings
+from sentinel_sync.cli.exit_codes import CommandError, ExitCode
+from sentinel_sync.cli.model_keys import add_keygen, add_sign, add_verify
+from sentinel_sync.cli.model_publishing import add_publish
+from sentinel_sync.cli.state_folder import last_said, opened, runs
+from sentinel_sync.cli.terminal import width
+from sentinel_sync.cli.words import moment, printable, size, table
+from sentinel_sync.errors import CloudError
+from sentinel_sync.rules.releases.answers import InstallResult, ModelUpdate
+from sentinel_sync.rules.releases.installed import ModelRecord
+from sentinel_sync.services.model_downloader import ModelDownloader
+from sentinel_sync.settings import CloudSettings
+from sentinel_sync.status import ModelShown
+
+_HEAD = ("MODEL", "INSTALLED", "SINCE", "AVAILABLE", "PREVIOUS", "PINNED", "NOTE")
+_UPDATE_HEAD = ("MODEL", "INSTALLED", "AVAILABLE", "SIZE", "RELEASED")
+#: Seconds between two looks for what became of an order.
+_LOOK = 0.2
+#: Seconds that `--wait` waits where it does not say.
+_WAIT = 600.0
+_EPILOG = """\
+Works while the agent runs: then an order is left for it, and `--wait` waits for what becomes of that. Without an agent
+the command does it by itself.
+"""
+
+Answer = Callable[[CloudSettings, argparse.Namespace], Coroutine[Any, Any, int]]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a command has come to.
+
+    Attributes:
+        done: Whether what was wanted is so now; None where it is left to the running agent.
+        message: For a person.
+        code: To exit with.
+        updates: Of `check`: what there is.
+    """
+
+    done: bool | None
+    message: str
+    code: ExitCode
+    updates: Sequence[ModelUpdate] = ()
+
+
+def add_parser(subparsers: Subparsers) -> None:
+    """Add `models` and what can be done with them."""
+    parser = subparsers.add_parser(
+        "models",
+        help="list, check, install, roll back and pin models; make keys, sign, verify and publish them",
+        description="The models of this vehicle, and the tools of whoever releases them.",
+        epilog=_EPILOG,
+    )
+    actions: Subparsers = parser.add_subparsers(title="actions", metavar="ACTION", required=True, dest="action")
+    _action(actions, "list", "show what is installed", _list)
+    _order(actions, "check", "ask the backend for newer ones")
+    _order(actions, "install", "fetch a version and let the runtime open it", "NAME", "VERSION")
+    _order(actions, "rollback", "let the runtime open the previous version again", "NAME")
+    _order(actions, "pin", "want just this version, older or newer, whatever is offered", "NAME", "VERSION")
+    _order(actions, "unpin", "take newer versions again", "NAME")
+    _order(actions, "forgive", "let a version that failed on this vehicle be tried again", "NAME", "VERSION")
+    for add in (add_keygen, add_sign, add_verify, add_publish):
+        add(actions)
+
+
+def _action(actions: Subparsers, name: str, text: str, answer: Answer) -> argparse.ArgumentParser:
+    def execute(arguments: argparse.Namespace) -> int:
+        return asyncio.run(answer(load_settings(arguments).cloud, arguments))
+
+    parser = actions.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+    parser.set_defaults(execute=execute)
+    return parser
+
+
+def _order(actions: Subparsers, name: str, text: str, *operands: str) -> None:
+    parser = _action(actions, name, text, _carry_out)
+    for operand in operands:
+        parser.add_argument(operand.lower(), metavar=operand)
+    parser.add_argument(
+        "--wait",
+        nargs="?",
+        metavar="SECONDS",
+        type=_positive,
+        const=_WAIT,
+        default=None,
+        help=f"wait for what the running agent makes of it (at most {_WAIT:.0f} seconds by default)",
+    )
+
+
+# --- what there is ---
+
+
+async def _list(settings: CloudSettings, arguments: argparse.Namespace) -> int:
+    async with opened(settings, writable=False) as folder:
+        records = ModelRecords(folder.documents)
+        await records.load()
+    running = await asyncio.to_thread(runs, settings)
+    said = await asyncio.to_thread(last_said, settings) if running else None
+    shown = {} if said is None else {model.name: model for model in said.models}
+    models = [_facts(record, shown.get(name)) for name, record in sorted(records.all.items())]
+    if arguments.json:
+        _print([json.dumps({"models": models, "agent_running": running}, indent=2)])
+    elif not models:
+        _print(["no model is known on this vehicle"])
+    else:
+        _print(table(_HEAD, [_row(model) for model in models], width=width(), right=frozenset()))
+    return ExitCode.DONE
+
+
+def _facts(record: ModelRecord, shown: ModelShown | None) -> dict[str, Any]:
+    """What is known of a model; what is only in the agent's memory is None without one."""
+    installed, previous = record.installed, record.previous
+    under_way = None if shown is None or shown.under_way is None else shown.under_way.phase
+    return {
+        "name": record.name,
+        "installed": None if installed is None else installed.version,
+        "installed_at": None if installed is None else installed.installed_at,
+        "checksum": None if installed is None else installed.checksum,
+        "available": None if shown is None else shown.available,
+        "under_way": under_way,
+        "previous": None if previous is None else previous.version,
+        "pinned": record.pinned,
+        "bad_versions": [bad.version for bad in record.bad],
+        "reason": record.failure,
+    }
+
+
+def _row(model: dict[str, Any]) -> tuple[str, ...]:
+    since = model["installed_at"]
+    bad = f"bad here: {', '.join(model['bad_versions'])}" if model["bad_versions"] else None
+    return (
+        model["name"],
+        model["installed"] or "none",
+        moment(since) if since else "",
+        model["available"] or "",
+        model["previous"] or "",
+        model["pinned"] or "",
+        "; ".join(filter(None, (model["under_way"], model["reason"], bad))),
+    )
+
+
+# --- the operator's word ---
+
+
+async def _carry_out(settings: CloudSettings, arguments: argparse.Namespace) -> int:
+    name, version = getattr(arguments, "name", ""), getattr(arguments, "version", None)
+    order = Order(arguments.action, name, version)
+    order.check()
+    running = await asyncio.to_thread(runs, settings)
+    if running:
+        outcome = await _leave(settings, order, arguments.wait)
+    else:
+        outcome = await _do(settings, order)
+    if arguments.json:
+        answer: dict[str, Any] = {"done": outcome.done, "message": outcome.message, "agent_running": running}
+        _print([json.dumps(answer | {"updates": list(outcome.updates)} if order.action == "check" else answer)])
+    elif outcome.updates:
+        rows = [_update_row(update) for update in outcome.updates]
+        _print(table(_UPDATE_HEAD, rows, width=width(), right=frozenset({3})))
+    elif outcome.done is False:
+        raise CommandError(outcome.message, outcome.code)
+    else:
+        _print([printable(outcome.message)])
+    return outcome.code
+
+
+async def _leave(settings: CloudSettings, order: Order, wait: float | None) -> Outcome:
+    """Place an order for the running agent."""
+    async with opened(settings, writable=True) as folder:
+        orders = ModelOrders(folder.documents)
+        key = await orders.place(order)
+        if wait is None:
+            return Outcome(None, "the running agent will do it", ExitCode.DONE)
+        found = await _awaited(settings, orders, key, wait)
+    if found is None:
+        return Outcome(None, f"the running agent has not done it within {wait:g} s, and will", ExitCode.LEFT)
+    return Outcome(found.done, found.message, ExitCode.DONE if found.done else ExitCode.FAILED)
+
+
+async def _awaited(settings: CloudSettings, orders: ModelOrders, key: str, wait: float) -> OrderOutcome | None:
+    try:
+        async with asyncio.timeout(wait):
+            while (found := await orders.outcome(key)) is None:
+                if not await asyncio.to_thread(runs, settings):
+                    raise CommandError("the agent has ended; the next one does it", ExitCode.LEFT)
+                await asyncio.sleep(_LOOK)
+            return found
+    except TimeoutError:
+        return None
+
+
+async def _do(settings: CloudSettings, order: Order) -> Outcome:
+    """Carry an order out without an agent; the state folder's lock keeps one from starting meanwhile."""
+    async with (
+        Store(settings.state_dir, max_bytes=settings.outbox_max_bytes) as store,
+        CloudAPIClient(settings=settings) as client,
+    ):
+        if not settings.enabled:
+            client.halt("disabled", "cloud.enabled is false")
+        models = ModelDownloader(client, False, store)
+        return await _obeyed(models, order)
+
+
+async def _obeyed(models: ModelDownloader, order: Order) -> Outcome:
+    name, version = order.name, order.version or ""
+    match order.action:
+        case "install":
+            return _outcome(await models.download_and_install_model(name, version))
+        case "rollback":
+            return _outcome(await models.rollback(name))
+        case "pin":
+            await models.pin(name, version)
+            return Outcome(True, f"{name} {version} is pinned: no other is taken", ExitCode.DONE)
+        case "unpin":
+            await models.pin(name, None)
+            return Outcome(True, f"{name} takes newer versions again", ExitCode.DONE)
+        case "forgive":
+            if not await models.forgive(name, version):
+                return Outcome(False, f"{name} {version} was not found bad on this vehicle", ExitCode.FAILED)
+            return Outcome(True, f"{name} {version} may be tried again", ExitCode.DONE)
+        case "check":
+            return await _checked(models)
+
+
+async def _checked(models: ModelDownloader) -> Outcome:
+    try:
+        updates = await models.check_for_updates()
+    except CloudError as error:
+        raise CommandError(str(error), ExitCode.LEFT) from None
+    return Outcome(True, "there is nothing newer", ExitCode.DONE, updates)
+
+
+def _outcome(result: InstallResult) -> Outcome:
+    if result:
+        return Outcome(True, f"{result.name} {result.version} is installed", ExitCode.DONE)
+    left = result.waiting or isinstance(result.error, CloudError)
+    why = result.reason or f"{result.name} {result.version} is not installed"
+    return Outcome(False, why, ExitCode.LEFT if left else ExitCode.FAILED)
+
+
+def _update_row(update: ModelUpdate) -> tuple[str, ...]:
+    installed, released = update["current_version"] or "none", update["released_at"] or ""
+    return (update["name"], installed, update["version"], size(update["size"]), released)
+
+
+def _print(lines: Sequence[str]) -> None:
+    sys.stdout.write("\n".join(lines) + "\n")
+
+
+def _positive(text: str) -> float:
+    seconds = float(text)
+    if not seconds > 0.0:
+        raise argparse.ArgumentTypeError("must be more than 0")
+    return seconds

@@ -1,0 +1,90 @@
+"""What is on record of scenarios, opened from outside, whether or not an agent runs."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from sentinel_sync.adapters.scenarios.consent import ConsentRecord
+from sentinel_sync.adapters.scenarios.ledger import Ledger
+from sentinel_sync.adapters.scenarios.overview import Overview
+from sentinel_sync.adapters.store.documents import Documents
+from sentinel_sync.adapters.store.outbox import Outbox
+from sentinel_sync.adapters.store.store import Store
+from sentinel_sync.cli.state_folder import last_said, opened, runs
+from sentinel_sync.clock import SystemClock
+from sentinel_sync.rules.scenarios.plan import missing_consent
+from sentinel_sync.rules.scenarios.status import Outlook, UploadProgress
+from sentinel_sync.settings import CloudSettings
+from sentinel_sync.status import TransferShown
+
+
+@dataclass(frozen=True, slots=True)
+class Books:
+    """The record of scenarios, and of the driver's decisions.
+
+    Attributes:
+        outbox: What is queued, of whatever kind.
+        ledger: Plans and items.
+        record: Decisions.
+        overview: All of it for people.
+    """
+
+    outbox: Outbox
+    ledger: Ledger
+    record: ConsentRecord
+    overview: Overview
+
+    @classmethod
+    def of(cls, outbox: Outbox, documents: Documents) -> "Books":
+        """Open them over a store."""
+        clock = SystemClock()
+        ledger = Ledger(documents, outbox, clock)
+        return cls(outbox, ledger, ConsentRecord(documents, clock), Overview(ledger))
+
+
+@asynccontextmanager
+async def read(settings: CloudSettings) -> AsyncIterator[Books]:
+    """Open them for a look; nothing is made or changed.
+
+    Raises:
+        CommandError: No agent has ever run there.
+    """
+    async with opened(settings, writable=False) as folder:
+        yield Books.of(folder.outbox, folder.documents)
+
+
+@asynccontextmanager
+async def changed(settings: CloudSettings) -> AsyncIterator[Books]:
+    """Open them for a change, beside a running agent or before the first one."""
+    async with Store(settings.state_dir, max_bytes=settings.outbox_max_bytes, exclusive=False) as store:
+        yield Books.of(store.outbox, store.documents)
+
+
+async def outlook(settings: CloudSettings, books: Books) -> Outlook:
+    """What concerns all scenarios now: a running agent's word, or what the record says."""
+    forbidden = missing_consent(await books.record.load(), settings.policy_version)
+    if not settings.upload_scenarios:
+        forbidden = "cloud.upload_scenarios is false"
+    if not await asyncio.to_thread(runs, settings):
+        return Outlook(held=forbidden, paused="no agent is running")
+    said = await asyncio.to_thread(last_said, settings)
+    if said is None:
+        return Outlook(held=forbidden)
+    shown = said.scenarios
+    paused = said.connectivity.gate_reason or None
+    if shown is None:
+        return Outlook(held=forbidden, paused=paused)
+    return Outlook(forbidden or shown.held, paused, None if shown.under_way is None else _going(shown.under_way))
+
+
+def _going(shown: TransferShown) -> UploadProgress:
+    return UploadProgress(
+        scenario_id=shown.name,
+        part=shown.part,
+        phase=shown.phase,
+        done_bytes=shown.done_bytes,
+        total_bytes=shown.total_bytes,
+        rate=shown.rate,
+        time_left=shown.time_left,
+    )

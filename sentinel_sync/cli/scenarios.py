@@ -1,0 +1,265 @@
+"""`scenarios`: list, show, queue and retry recordings, also while an agent runs."""
+
+import argparse
+import asyncio
+import json
+import sys
+from collections.abc import Callable, Coroutine, Sequence
+from pathlib import Path
+from typing import Any
+
+from sentinel_sync.adapters.scenarios.intake import Intake
+from sentinel_sync.adapters.scenarios.ledger import key_of
+from sentinel_sync.cli.arguments import Subparsers, program
+from sentinel_sync.cli.configuration import load_settings
+from sentinel_sync.cli.exit_codes import CommandError, ExitCode
+from sentinel_sync.cli.scenario_books import Books, changed, outlook, read
+from sentinel_sync.cli.state_folder import runs
+from sentinel_sync.cli.terminal import width
+from sentinel_sync.cli.words import count, duration, moment, pairs, size, table
+from sentinel_sync.errors import ConsentError, ScenarioError
+from sentinel_sync.rules.scenarios.plan import Part, Priority, ScenarioPlan
+from sentinel_sync.rules.scenarios.status import ScenarioStatus
+from sentinel_sync.settings import CloudSettings
+
+_LIMIT = 50
+_HEAD = ("SCENARIO", "STATUS", "PRIORITY", "SIZE", "SENT", "NOW", "REASON")
+_RIGHT = frozenset({3, 4})
+_PARTS = ("PART", "ON DISK", "TRAVELS AS", "SHA-256", "STATE", "NOTE")
+_PARTS_RIGHT = frozenset({1, 2})
+_STATUSES = ("queued", "held", "uploading", "uploaded", "set_aside", "dropped", "deleted")
+#: Digits of a hash that are shown in a table; `--json` has them all.
+_DIGITS = 12
+
+Answer = Callable[[CloudSettings, argparse.Namespace], Coroutine[Any, Any, int]]
+
+
+def add_parser(subparsers: Subparsers) -> None:
+    """Add `scenarios` and what can be done with it."""
+    parser = subparsers.add_parser(
+        "scenarios",
+        help="list, show, queue or retry recordings",
+        description="Look at recordings and their upload, queue one by name. Works while the agent runs.",
+    )
+    actions: Subparsers = parser.add_subparsers(title="actions", metavar="ACTION", required=True, dest="action")
+
+    listing = _action(actions, "list", "list all recordings that were ever heard of, newest first", _list)
+    listing.add_argument("--status", choices=_STATUSES, help="only those of a status")
+    listing.add_argument(
+        "--limit", type=_limit, default=_LIMIT, metavar="N", help="at most so many (default: %(default)s)"
+    )
+
+    showing = _action(actions, "show", "show one recording with its parts", _show)
+    showing.add_argument("scenario_id", metavar="SCENARIO")
+
+    queueing = _action(actions, "queue", "queue a recording for upload", _queue)
+    queueing.add_argument("path", metavar="PATH", type=Path)
+    queueing.add_argument(
+        "--priority",
+        choices=[priority.value for priority in Priority],
+        default=Priority.NORMAL.value,
+        help="how much it matters (default: %(default)s)",
+    )
+
+    retrying = _action(actions, "retry", "try recordings again that were set aside, or wait after a failure", _retry)
+    retrying.add_argument("scenario_ids", nargs="*", metavar="SCENARIO")
+    retrying.add_argument("--all", action="store_true", help="all of them")
+
+
+def _action(actions: Subparsers, name: str, text: str, answer: Answer) -> argparse.ArgumentParser:
+    def execute(arguments: argparse.Namespace) -> int:
+        return asyncio.run(answer(load_settings(arguments).cloud, arguments))
+
+    parser = actions.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+    # What is refused is said by the command itself.
+    parser.set_defaults(execute=execute, default_log_level="error")
+    return parser
+
+
+async def _list(settings: CloudSettings, arguments: argparse.Namespace) -> int:
+    async with read(settings) as books:
+        statuses = await books.overview.statuses(await outlook(settings, books))
+    found = [status for status in statuses if arguments.status in {None, status["status"]}]
+    shown = found[: arguments.limit]
+    if arguments.json:
+        _print_json({"total": len(found), "scenarios": shown})
+    elif not shown:
+        _print(["nothing there" if arguments.status else "no recording was ever queued"])
+    else:
+        _print(table(_HEAD, [_row(status) for status in shown], width=width(), right=_RIGHT))
+        if len(found) > len(shown):
+            sys.stderr.write(f"{len(shown):,} of {count(len(found), 'scenario')} shown: --limit shows more\n")
+    return ExitCode.DONE
+
+
+async def _show(settings: CloudSettings, arguments: argparse.Namespace) -> int:
+    async with read(settings) as books:
+        plan = await _known(books, arguments.scenario_id)
+        status = await books.overview.status(plan.scenario_id, await outlook(settings, books))
+    if arguments.json:
+        _print_json({**status, "folder": plan.folder, "files": [_part_facts(part) for part in plan.parts]})
+        return ExitCode.DONE
+    facts = [
+        ("scenario", plan.scenario_id),
+        ("folder", plan.folder),
+        ("status", _word(status["status"])),
+        ("reason", status["reason"] or "none"),
+        ("now", _now(status) or "nothing is done with it"),
+        ("priority", plan.priority.value),
+        ("queued", moment(plan.queued_at)),
+        ("uploaded", "no" if plan.uploaded_at is None else moment(plan.uploaded_at)),
+        ("sent", f"{size(status['sent_bytes'])} of {size(status['total_bytes'])}"),
+        ("consent", _consent(status)),
+    ]
+    if plan.deleted_at is not None:
+        facts.append(("deleted", moment(plan.deleted_at)))
+    if plan.warning is not None:
+        facts.append(("warning", plan.warning))
+    _print(pairs(facts))
+    if plan.parts:
+        _print(["", *table(_PARTS, [_part_row(part) for part in plan.parts], width=width(), right=_PARTS_RIGHT)])
+    return ExitCode.DONE
+
+
+async def _queue(settings: CloudSettings, arguments: argparse.Namespace) -> int:
+    async with changed(settings) as books:
+        scenario_id = await _take(settings, books, arguments.path, Priority(arguments.priority))
+        status = await books.overview.status(scenario_id, await outlook(settings, books))
+    running = await asyncio.to_thread(runs, settings)
+    if arguments.json:
+        _print_json({**status, "agent_running": running})
+    elif status["status"] == "uploaded":
+        _print([f"{scenario_id} was uploaded before: there is nothing to do"])
+    else:
+        _print([f"{scenario_id} is queued, {arguments.priority} priority: {_then(running=running)}"])
+    return ExitCode.DONE
+
+
+async def _retry(settings: CloudSettings, arguments: argparse.Namespace) -> int:
+    if bool(arguments.scenario_ids) == arguments.all:
+        raise CommandError("name the scenarios to retry, or say --all", ExitCode.USAGE)
+    async with changed(settings) as books:
+        if arguments.all:
+            plans = [plan async for plan in books.ledger.plans()]
+        else:
+            plans = [await _known(books, scenario_id) for scenario_id in dict.fromkeys(arguments.scenario_ids)]
+        retried = await books.outbox.retry([key_of(plan.scenario_id) for plan in plans])
+        faults: list[str] = []
+        for plan in plans:
+            # What was refused is not in the queue: its folder is looked at again.
+            if plan.refused is not None and plan.deleted_at is None:
+                try:
+                    await _take(settings, books, Path(plan.folder), plan.priority)
+                    retried += 1
+                except CommandError as error:
+                    faults.append(str(error))
+    running = await asyncio.to_thread(runs, settings)
+    if arguments.json:
+        _print_json({"retried": retried, "agent_running": running, "refused": faults})
+    else:
+        amount = f"{count(retried, 'scenario')} to be tried now: {_then(running=running)}"
+        _print([amount if retried else "there is nothing to retry", *faults])
+    return ExitCode.FAILED if faults else ExitCode.DONE
+
+
+async def _take(settings: CloudSettings, books: Books, path: Path, priority: Priority) -> str:
+    """Queue a recording.
+
+    Raises:
+        CommandError: It cannot be queued; the message says why.
+    """
+    try:
+        return await Intake(books.ledger, books.record, settings.policy_version).take(path, priority)
+    except ConsentError as error:
+        raise CommandError(f"{error}; `{program()} consent grant` records that") from None
+    except ScenarioError as error:
+        raise CommandError(str(error)) from None
+
+
+async def _known(books: Books, scenario_id: str) -> ScenarioPlan:
+    plan = await books.ledger.plan(scenario_id)
+    if plan is None:
+        raise CommandError(f"there is no scenario {scenario_id!r} on record: never queued, or mistyped?")
+    return plan
+
+
+def _row(status: ScenarioStatus) -> tuple[str, ...]:
+    return (
+        status["scenario_id"],
+        _word(status["status"]),
+        status["priority"] or "",
+        size(status["total_bytes"]),
+        size(status["sent_bytes"]),
+        _now(status),
+        status["reason"] or status["warning"] or "",
+    )
+
+
+def _word(status: str) -> str:
+    return status.replace("_", " ")
+
+
+def _now(status: ScenarioStatus) -> str:
+    """What is being done with it: `uploading bev.mp4 40 %, 1.2 MiB/s, 12 s left`."""
+    done, total = status["part_bytes"], status["part_total_bytes"]
+    if status["phase"] is None or status["part"] is None or done is None or total is None:
+        return ""
+    words = [f"{status['phase']} {status['part']} {100 * done // max(1, total)} %"]
+    if status["rate"] is not None:
+        words.append(f"{size(status['rate'])}/s")
+    if status["time_left"] is not None:
+        words.append(f"{duration(status['time_left'])} left")
+    return ", ".join(words)
+
+
+def _consent(status: ScenarioStatus) -> str:
+    if status["consent_granted_at"] is None:
+        return "nothing was sent"
+    return f"sent under that of {status['consent_granted_at']}, policy {status['policy_version']}"
+
+
+def _part_row(part: Part) -> tuple[str, ...]:
+    file = part.file
+    return (
+        part.name,
+        size(part.size_bytes),
+        "" if file is None else size(file.size_bytes),
+        "" if file is None else file.sha256[:_DIGITS],
+        "acknowledged" if part.acknowledged_at is not None else ("begun" if part.began_at is not None else "waiting"),
+        "" if file is None else file.note or "",
+    )
+
+
+def _part_facts(part: Part) -> dict[str, object]:
+    file = part.file
+    return {
+        "name": part.name,
+        "kind": part.kind.value,
+        "size_bytes": part.size_bytes,
+        "sent_bytes": None if file is None else file.size_bytes,
+        "sha256": None if file is None else file.sha256,
+        "derived": file is not None and file.derived_name is not None,
+        "note": None if file is None else file.note,
+        "acknowledged_at": part.acknowledged_at,
+        "granted_at": None if part.consent is None else part.consent.at,
+        "policy_version": None if part.consent is None else part.consent.policy_version,
+    }
+
+
+def _then(*, running: bool) -> str:
+    return "the running agent takes it up" if running else f"`{program()} once` or the next agent sends it"
+
+
+def _limit(text: str) -> int:
+    limit = int(text)
+    if limit < 1:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return limit
+
+
+def _print(lines: Sequence[str]) -> None:
+    sys.stdout.write("\n".join(lines) + "\n")
+
+
+def _print_json(value: object) -> None:
+    sys.stdout.write(json.dumps(value, indent=2) + "\n")

@@ -1,0 +1,263 @@
+"""What an answer of a tus 1.0.0 server says, and what goes next (https://tus.io/protocols/resumable-upload).
+
+Only the server knows how much it has: its offset is taken as it is, also where it went back, as after a power cut of
+the server's own. What may not be is a conversation without an end, so whatever leads nowhere is counted.
+"""
+
+from base64 import b64encode
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+VERSION = "1.0.0"
+PATCH_TYPE = "application/offset+octet-stream"
+#: Statuses of HEAD and PATCH that are about this upload, not about us or everybody (wire contract, "Scenarios"). 401
+#: counts only where another host says it; 423 is a server that has not noticed yet that an older connection is dead.
+ABOUT_THE_UPLOAD = frozenset({401, 403, 404, 409, 410, 423, 460})
+#: Statuses of OPTIONS that say that there is nothing of the kind: all of 4xx that are not "not now", and "no such
+#: method" (RFC 9110 section 15.6.2), which a server may well answer that never heard of OPTIONS.
+NOT_OFFERED = frozenset(range(400, 500)) - {408, 425, 429} | {501}
+
+#: Checksums that can be computed here, best first.
+_ALGORITHMS = ("sha256", "sha1")
+_GONE = frozenset({401, 403, 404, 410})
+#: So many uploads are created within one attempt at one part: the stored one may be gone, and the next be a bad one.
+_MOST_CREATIONS = 3
+#: So often in a row an answer may leave the offset where it was.
+_MOST_FRUITLESS = 4
+#: So often in a row a piece may arrive damaged: by then it is no bad luck.
+_MOST_DAMAGED = 3
+#: More than so many times its length is not sent for one part in one attempt.
+_MOST_TIMES = 4
+#: A tiny part may be sent more often.
+_SPARE_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """What a backend offers for parts of one kind.
+
+    Attributes:
+        algorithm: Of `Upload-Checksum`; None where it checks none that is known here.
+        largest: Bytes that an upload may have, or None.
+        takes_gzip: Whether a packed file may come as `application/gzip` (RFC 7694).
+    """
+
+    algorithm: str | None = None
+    largest: int | None = None
+    takes_gzip: bool = False
+
+    def takes(self, size_bytes: int, encoding: str | None) -> bool:
+        """Whether a file of this size and packing can come so."""
+        if encoding is not None and not (encoding == "gzip" and self.takes_gzip):
+            return False
+        return self.largest is None or size_bytes <= self.largest
+
+
+def offer_of(status: int, headers: Mapping[str, str]) -> Offer | None:
+    """Read the answer to OPTIONS; None where resumable uploads are not offered."""
+    if not 200 <= status < 300 or headers.get("Tus-Resumable", "").strip() != VERSION:
+        return None
+    extensions = _words(headers.get("Tus-Extension"))
+    if "creation" not in extensions:
+        return None
+    listed = _words(headers.get("Tus-Checksum-Algorithm")) if "checksum" in extensions else frozenset()
+    return Offer(
+        next((algorithm for algorithm in _ALGORITHMS if algorithm in listed), None),
+        _number(headers.get("Tus-Max-Size")) or None,
+        "gzip" in {word.partition(";")[0].strip() for word in _words(headers.get("Accept-Encoding"))},
+    )
+
+
+def creation_headers(size_bytes: int, metadata: Mapping[str, str]) -> dict[str, str]:
+    """Headers of the request that creates an upload."""
+    pairs = (f"{name} {b64encode(value.encode()).decode()}" for name, value in metadata.items())
+    return {"Tus-Resumable": VERSION, "Upload-Length": str(size_bytes), "Upload-Metadata": ",".join(pairs)}
+
+
+def patch_headers(offset: int, size_bytes: int, checksum: tuple[str, bytes] | None) -> dict[str, str]:
+    """Headers of the request that sends the next bytes."""
+    headers = {
+        "Tus-Resumable": VERSION,
+        "Upload-Offset": str(offset),
+        "Content-Type": PATCH_TYPE,
+        "Content-Length": str(size_bytes),
+    }
+    if checksum is not None:
+        algorithm, digest = checksum
+        headers["Upload-Checksum"] = f"{algorithm} {b64encode(digest).decode()}"
+    return headers
+
+
+@dataclass(frozen=True, slots=True)
+class Create:
+    """Ask for a new upload.
+
+    Attributes:
+        instead_of: The address that was given although it leads nowhere any more, or None.
+    """
+
+    instead_of: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AskOffset:
+    """Ask how much has arrived."""
+
+
+@dataclass(frozen=True, slots=True)
+class SendFrom:
+    """Send what comes at `offset`."""
+
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class Arrived:
+    """All of it has arrived."""
+
+
+@dataclass(frozen=True, slots=True)
+class ComeBack:
+    """Not now; what has arrived stays."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class GiveUp:
+    """It leads nowhere: the backend does not do what it offers."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Damaged:
+    """What is sent does not arrive as it was sent, again and again."""
+
+    reason: str
+
+
+class Upload:
+    """One attempt at one part: where it stands, and what goes next.
+
+    Args:
+        length: Bytes of the part.
+        address: Of the upload that was begun before, or None.
+    """
+
+    def __init__(self, length: int, address: str | None) -> None:
+        self._length = length
+        self.address = address
+        self._offset: int | None = None
+        self._farthest = -1
+        self._creations = 0
+        self._dead: set[str] = set()
+        self._revenant: str | None = None
+        self._fruitless = 0
+        self._damaged = 0
+        self._sent = 0
+        self._why = ""
+
+    def next_step(self) -> Create | AskOffset | SendFrom | Arrived | GiveUp:
+        """What goes next."""
+        if self.address is None:
+            if self._creations >= _MOST_CREATIONS:
+                return GiveUp(self._why)
+            return Create(self._revenant)
+        if self._offset is None:
+            return AskOffset()
+        if self._offset == self._length:
+            return Arrived()
+        if self._sent > _MOST_TIMES * self._length + _SPARE_BYTES:
+            return GiveUp(f"it has {self._offset} of {self._length} bytes, after {self._sent} were sent")
+        return SendFrom(self._offset)
+
+    def created(self, address: str) -> None:
+        """Take the address of a new upload."""
+        self._creations += 1
+        if address in self._dead:
+            # Somebody answers a repeated Idempotency-Key with what was said then.
+            self._revenant = address
+            return
+        self.address, self._offset = address, 0
+        self._farthest = 0
+
+    def asked(self, status: int, headers: Mapping[str, str]) -> ComeBack | None:
+        """Read the answer to HEAD; what ends this attempt, if it does."""
+        if status in _GONE:
+            self._abandon(f"the upload is gone (answered {status})")
+            return None
+        if not 200 <= status < 300:
+            return _come_back(status)
+        offset = _number(headers.get("Upload-Offset"))
+        length = headers.get("Upload-Length")
+        if offset is None or offset > self._length:
+            self._abandon(f"it says that {headers.get('Upload-Offset', '')[:20]!a} of {self._length} bytes are there")
+        elif length is not None and _number(length) != self._length:
+            self._abandon(f"it takes the part for {length[:20]!a} bytes long, not {self._length}")
+        else:
+            self._stands_at(offset)
+        return None
+
+    def patched(self, sent_bytes: int, status: int, headers: Mapping[str, str]) -> ComeBack | Damaged | None:
+        """Read the answer to a PATCH of so many bytes; what ends this attempt, if it does."""
+        begin = self._offset or 0
+        self._sent += sent_bytes
+        if status in _GONE:
+            self._abandon(f"the upload is gone (answered {status})")
+            return None
+        if status == 460:
+            self._damaged += 1
+            if self._damaged > _MOST_DAMAGED:
+                return Damaged(f"bytes {begin} to {begin + sent_bytes} do not arrive as they were sent (answered 460)")
+            return None
+        if status == 409:
+            self._ask_again("the backend stands at another offset than it said (answered 409)")
+            return None
+        if not 200 <= status < 300:
+            return _come_back(status)
+        self._damaged = 0
+        offset = _number(headers.get("Upload-Offset"))
+        if offset is None or not begin < offset <= begin + sent_bytes:
+            said = headers.get("Upload-Offset", "")[:20]
+            self._ask_again(f"after bytes {begin} to {begin + sent_bytes} it says that it has {said!a}")
+        else:
+            self._stands_at(offset)
+        return None
+
+    def _stands_at(self, offset: int) -> None:
+        self._offset = offset
+        if offset > self._farthest:
+            self._farthest, self._fruitless = offset, 0
+        else:
+            self._count_fruitless(f"it stays at {self._farthest} of {self._length} bytes")
+
+    def _ask_again(self, why: str) -> None:
+        self._offset = None
+        self._count_fruitless(why)
+
+    def _count_fruitless(self, why: str) -> None:
+        self._fruitless += 1
+        if self._fruitless > _MOST_FRUITLESS:
+            self._abandon(why)
+
+    def _abandon(self, why: str) -> None:
+        """Create another one, as far as that makes sense."""
+        if self.address is not None:
+            self._dead.add(self.address)
+        self._why = why
+        self.address = self._offset = None
+        self._farthest, self._fruitless, self._damaged = -1, 0, 0
+
+
+def _come_back(status: int) -> ComeBack:
+    return ComeBack("an earlier request still holds the upload" if status == 423 else f"answered {status}")
+
+
+def _words(header: str | None) -> frozenset[str]:
+    return frozenset(word.strip().lower() for word in (header or "").split(","))
+
+
+def _number(header: str | None) -> int | None:
+    text = (header or "").strip()
+    return int(text) if text.isascii() and text.isdecimal() and len(text) < 19 else None  # below 2**63

@@ -1,0 +1,1 @@
+"""Servers that nobody on this project wrote, started for a test: interoperability, not agreement with ourselves."""

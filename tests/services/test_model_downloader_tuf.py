@@ -1,0 +1,240 @@
+"""`models.source: tuf` from the settings to the file that the runtime opens; each attack leaves that file as it was."""
+
+import asyncio
+import shutil
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+
+import pytest
+from blockbuster import blockbuster_ctx
+from pydantic import SecretStr
+from securesystemslib.signer._crypto_signer import CryptoSigner
+
+from sentinel_sync import CloudAPIClient, ModelDownloader, UnreachableError, VerificationError
+from sentinel_sync.adapters.store.store import Store
+from sentinel_sync.settings import CloudSettings, ModelSource
+from tests.conftest import FIXTURES
+from tests.fakes.clock import FakeClock
+from tests.fakes.cloud import API_KEY, FLEET, VEHICLE, Answer, FakeCloud, cloud_fixture, stranger_fixture
+from tests.fakes.tuf_repository import DAY, TufRepository
+from tests.fakes.wire_rules import Seen
+
+__all__ = ["cloud_fixture", "stranger_fixture"]
+
+NAME = "yolov8m_automotive"
+
+
+@pytest.fixture(autouse=True)
+def _no_blocking_call_on_the_loop() -> Iterator[None]:
+    with blockbuster_ctx("sentinel_sync"):
+        yield
+
+
+def content_of(version: str) -> bytes:
+    return Random(version).randbytes(300_000)
+
+
+@pytest.fixture
+def repository(clock: FakeClock, stranger: FakeCloud) -> TufRepository:
+    stranger.handler = repository = TufRepository(clock.now())
+    return repository
+
+
+def offer(repository: TufRepository, version: str, **custom: str) -> None:
+    repository.add(f"{NAME}/{version}/{NAME}.pt", content_of(version), {"name": NAME, "version": version, **custom})
+    repository.publish()
+
+
+@dataclass
+class Vehicle:
+    """One whose models come from the repository; v9 is installed."""
+
+    downloader: ModelDownloader
+    models: Path
+
+    def live(self) -> bytes:
+        return (self.models / f"{NAME}.pt").read_bytes()
+
+    async def untouched(self) -> None:
+        """The runtime opens v9, and nothing half done lies beside it."""
+        assert await asyncio.to_thread(self.live) == content_of("v9")
+        assert (await self.downloader.get_installed_models())[NAME]["version"] == "v9"
+        parts = await asyncio.to_thread(lambda: [path for path in self.models.rglob("*") if ".part" in path.name])
+        assert parts == []
+
+
+@pytest.fixture
+async def vehicle(
+    repository: TufRepository, cloud: FakeCloud, stranger: FakeCloud, tmp_path: Path, store: Store, clock: FakeClock
+) -> AsyncIterator[Vehicle]:
+    models = tmp_path / "models"
+    shutil.copytree(FIXTURES / "models", models)
+    (tmp_path / "root.json").write_bytes(repository.anchor)
+    settings = CloudSettings(
+        api_url=cloud.url,
+        api_key=SecretStr(API_KEY),
+        vehicle_id=VEHICLE,
+        fleet_id=FLEET,
+        rate_limit=0.0,
+        timeout=2.0,
+        models_dir=models,
+        state_dir=tmp_path / "state",
+        models=ModelSource(source="tuf", metadata_url=f"{stranger.url}/metadata/", root_file=tmp_path / "root.json"),
+    )
+    offer(repository, "v9")
+    async with CloudAPIClient(settings=settings, clock=clock, rng=Random(1)) as client:
+        downloader = ModelDownloader(client, store=store, clock=clock, rng=Random(1))
+        assert await downloader.download_and_install_model(NAME, "v9")
+        yield Vehicle(downloader, models)
+    assert not [seen for seen in cloud.requests if "/models" in seen.path], "the backend's listing was asked"
+
+
+async def test_a_release_is_found_verified_and_installed(
+    vehicle: Vehicle, repository: TufRepository, stranger: FakeCloud
+) -> None:
+    offer(repository, "v10")
+    (update,) = await vehicle.downloader.check_for_updates()
+    assert (update["name"], update["version"], update["current_version"]) == (NAME, "v10", "v9")
+    assert await vehicle.downloader.download_and_install_model(NAME, "v10", update["checksum"])
+    assert vehicle.live() == content_of("v10")
+    # No key of the manifest's kind is trusted, and none was asked for; nor did our credential go to the repository.
+    assert all("authorization" not in seen.headers for seen in stranger.requests)
+
+
+async def test_a_rollout_is_honoured(vehicle: Vehicle, repository: TufRepository) -> None:
+    offer(repository, "v10", rollout="0")
+    assert await vehicle.downloader.check_for_updates() == []
+
+
+async def test_an_older_release_under_newer_metadata(vehicle: Vehicle, repository: TufRepository) -> None:
+    """Whoever has all online keys still brings no vehicle back to a version with a known fault."""
+    repository.targets.targets.clear()
+    offer(repository, "v8")
+    assert await vehicle.downloader.check_for_updates() == []
+    result = await vehicle.downloader.download_and_install_model(NAME, "v8")
+    assert isinstance(result.error, VerificationError)
+    await vehicle.untouched()
+
+
+Attack = Callable[[TufRepository, FakeClock], None]
+
+
+def wrong_key(repository: TufRepository, _: FakeClock) -> None:
+    repository.signers["targets"] = [CryptoSigner.generate_ed25519()]
+    offer(repository, "v10")
+
+
+def unsigned(repository: TufRepository, _: FakeClock) -> None:
+    repository.signers["timestamp"] = []
+    offer(repository, "v10")
+
+
+def threshold_not_met(repository: TufRepository, _: FakeClock) -> None:
+    repository.set_keys("targets", 2, threshold=2)
+    repository.publish_root()
+    del repository.signers["targets"][0]
+    offer(repository, "v10")
+
+
+def foreign_root(repository: TufRepository, _: FakeClock) -> None:
+    repository.set_keys("root", 1)
+    repository.set_keys("targets", 1)
+    repository.publish_root(signed_by=repository.signers["root"])
+    offer(repository, "v10")
+
+
+def rollback(repository: TufRepository, _: FakeClock) -> None:
+    repository.timestamp.version -= 2
+    repository.publish("timestamp")
+
+
+def freeze(repository: TufRepository, clock: FakeClock) -> None:
+    clock.set_wall(clock.now() + 2 * DAY)
+
+
+def mix_and_match(repository: TufRepository, _: FakeClock) -> None:
+    snapshot = repository.files[f"/metadata/{repository.snapshot.version}.snapshot.json"]
+    offer(repository, "v10")
+    repository.files[f"/metadata/{repository.snapshot.version}.snapshot.json"] = snapshot
+
+
+def endless_metadata(repository: TufRepository, _: FakeClock) -> None:
+    offer(repository, "v10")
+    repository.attack = only("/metadata/", Answer(endless=b" " * 65536))
+
+
+def only(part: str, answer: Answer) -> Callable[[Seen], Answer | None]:
+    return lambda seen: answer if part in seen.path else None
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [
+        wrong_key,
+        unsigned,
+        threshold_not_met,
+        foreign_root,
+        rollback,
+        freeze,
+        mix_and_match,
+        endless_metadata,
+    ],
+    ids=lambda attack: attack.__name__,
+)
+async def test_metadata_that_is_refused_touches_nothing(
+    vehicle: Vehicle, repository: TufRepository, clock: FakeClock, attack: Attack
+) -> None:
+    attack(repository, clock)
+    with pytest.raises(VerificationError, match="the TUF repository is refused"):
+        await vehicle.downloader.check_for_updates()
+    result = await vehicle.downloader.download_and_install_model(NAME, "v10")
+    assert isinstance(result.error, VerificationError)
+    assert (await vehicle.downloader.get_download_status(NAME))["reason"] == str(result.error)
+    await vehicle.untouched()
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        Answer(200, b"m" * 300_000),
+        Answer(200, content_of("v9")),
+        Answer(200, content_of("v10") + b"and more"),
+        Answer(endless=b"m" * 65536),
+    ],
+    ids=["arbitrary", "another version", "longer", "endless"],
+)
+async def test_a_file_that_is_not_the_signed_one_touches_nothing(
+    vehicle: Vehicle, repository: TufRepository, answer: Answer
+) -> None:
+    offer(repository, "v10")
+    (update,) = await vehicle.downloader.check_for_updates()
+    repository.attack = only("/targets/", answer)
+    result = await vehicle.downloader.download_and_install_model(NAME, update["version"])
+    assert isinstance(result.error, VerificationError)
+    await vehicle.untouched()
+    repository.attack = lambda _: None
+    assert await vehicle.downloader.download_and_install_model(NAME, "v10")
+    assert vehicle.live() == content_of("v10")
+
+
+async def test_a_repository_out_of_reach_touches_nothing(vehicle: Vehicle, stranger: FakeCloud) -> None:
+    await stranger.stop()
+    with pytest.raises(UnreachableError):
+        await vehicle.downloader.check_for_updates()
+    await vehicle.untouched()
+
+
+async def test_what_is_installed_stays_in_use_whatever_the_clock_says(
+    vehicle: Vehicle, repository: TufRepository, clock: FakeClock
+) -> None:
+    """Years without an update: all metadata has expired, and the model is what it was."""
+    await clock.advance(3 * 365 * DAY)
+    with pytest.raises(VerificationError, match="what is installed stays in use"):
+        await vehicle.downloader.check_for_updates()
+    await vehicle.untouched()
+    repository.now = clock.now()
+    repository.publish_root()
+    offer(repository, "v10")
+    assert await vehicle.downloader.download_and_install_model(NAME, "v10")

@@ -1,0 +1,311 @@
+"""Kill an agent in every step of an upload, and see that each recording arrives whole, and once.
+
+`python -m tests.soak.kill_scenarios --kills 100 --seed 1`: an agent process watches a folder of recordings, compresses
+and uploads them to the reference backend, a process too, which loses answers after doing the work and cuts connections.
+The agent is killed with SIGKILL while it compresses, announces, creates an upload, sends at a random offset, between
+parts, and when an answer is on its way; then it is started again. In the end the backend has every recording whole and
+once, each part as it was announced, and no step that was done for good was done again.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import hashlib
+import json
+import secrets
+import shutil
+import signal
+import sqlite3
+import sys
+import tempfile
+import time
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import httpx
+
+from sentinel_sync.adapters.store.store import DATABASE_NAME
+from sentinel_sync.demo.cloud import KEY_VARIABLE
+from sentinel_sync.demo.processes import Child
+from tests.soak.snare import Snare, Trap
+
+FIXTURES = Path(__file__).parents[1] / "fixtures" / "scenarios"
+VEHICLE = "soak_vehicle"
+#: Of the four, so that a run takes half the time.
+CAMERAS = {"interior": "interior.mp4", "bev": "bev.mp4"}
+#: Which requests fail, and how. `lose` does the work and then cuts the connection instead of answering.
+FAULTS: list[dict[str, object]] = [
+    {"kind": "lose", "method": "POST", "path": "/scenarios", "fraction": 0.05},
+    {"kind": "lose", "method": "PATCH", "path": "/scenarios", "fraction": 0.05},
+    {"kind": "drop", "path": "/scenarios", "fraction": 0.02},
+    {"kind": "status", "path": "/scenarios", "fraction": 0.02, "status": 503},
+]
+#: Seconds after which an agent is killed that did not come to the point that was chosen.
+AT_LATEST = 8.0
+#: A further recording is added so often, kills.
+RECORDING_EVERY = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """Where to kill.
+
+    Attributes:
+        phase: Of which an agent tells, where that is the point.
+        trap: What the wire lies in wait for, where that is.
+    """
+
+    name: str
+    phase: str | None = None
+    trap: Trap | None = None
+
+
+def points(rng: Random) -> list[Point]:
+    """One of each kind, with an offset at random."""
+    return [
+        Point("announcing", trap=Trap(b"POST /scenarios HTTP", "request")),
+        Point("announced, answer lost", trap=Trap(b"POST /scenarios HTTP", "answer")),
+        Point("compressing", phase="compressing"),
+        Point("creating", trap=Trap(b"/videos HTTP", "request", skip=1)),
+        Point("created, answer lost", trap=Trap(b"/videos HTTP", "answer", skip=1)),
+        Point("patching", trap=Trap(b"PATCH /", "body", after_bytes=rng.randint(1, 60_000))),
+        Point("patching further", trap=Trap(b"PATCH /", "body", after_bytes=rng.randint(1, 200_000))),
+        Point("patched, answer lost", trap=Trap(b"PATCH /", "answer")),
+        Point("between parts", trap=Trap(b"OPTIONS /scenarios", "request")),
+        Point("annotations", trap=Trap(b"/annotations HTTP", "request")),
+    ]
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What came of it.
+
+    Attributes:
+        kills: SIGKILLs, by point.
+        in_vain: Agents that were killed because they did not come to the point.
+        scenarios: That the backend has whole.
+        strikes: How often the backend failed on purpose, by kind.
+        seconds: All of it.
+        problems: What is not as promised; empty where all is.
+    """
+
+    kills: dict[str, int] = field(default_factory=dict)
+    in_vain: int = 0
+    scenarios: int = 0
+    strikes: dict[str, int] = field(default_factory=dict)
+    seconds: float = 0.0
+    problems: list[str] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Witness:
+    """Remembers what agents told, and finds what was done twice."""
+
+    made: set[tuple[str, str]] = field(default_factory=set)
+    arrived: set[tuple[str, str]] = field(default_factory=set)
+    under_way: dict[str, str] = field(default_factory=dict)
+    problems: set[str] = field(default_factory=set)
+
+    def hear(self, told: dict[str, Any]) -> None:
+        scenario, part = str(told["scenario"]), str(told["part"])
+        before = self.under_way.get(scenario)
+        if before is not None and before != part:
+            # The next part is begun only when the one before is acknowledged, and that is on disk.
+            self.arrived.add((scenario, before))
+        self.under_way[scenario] = part
+        if (scenario, part) in self.arrived:
+            self.problems.add(f"{scenario} {part} was acknowledged, and is sent again")
+        if told["phase"] == "uploading":
+            self.made.add((scenario, part))
+        elif (scenario, part) in self.made:
+            self.problems.add(f"{scenario} {part} was made, and is made again ({told['phase']})")
+
+
+class Soak:
+    """One run in a folder."""
+
+    def __init__(self, folder: Path, rng: Random) -> None:
+        self._folder = folder
+        self._rng = rng
+        self._recordings = folder / "scenarios"
+        self._witness = Witness()
+        self._number = 0
+        self.outcome = Outcome()
+
+    async def run(self, sequence: list[Point], faults: list[dict[str, object]]) -> Outcome:
+        """Kill at each of these points, then let it come to its end, and judge."""
+        began = time.monotonic()
+        key = secrets.token_urlsafe(16)
+        async with AsyncExitStack() as stack:
+            cloud = await Child.start(
+                "sentinel_sync.demo.cloud",
+                str(self._folder / "backend"),
+                "0",
+                json.dumps(faults),
+                name="the backend",
+                log=self._folder / "backend.log",
+                environment={KEY_VARIABLE: key},
+            )
+            stack.push_async_callback(cloud.kill)
+            url = (await cloud.expect("ready"))["url"]
+            snare = await stack.enter_async_context(Snare(url))
+            vehicle = await Child.start(
+                "tests.soak.scenario_vehicle",
+                str(self._configure(snare.url, key)),
+                name="the vehicle",
+                log=self._folder / "vehicle.log",
+                environment={},
+            )
+            stack.push_async_callback(vehicle.kill)
+            backend = await stack.enter_async_context(
+                httpx.AsyncClient(base_url=url, headers={"Authorization": f"Bearer {key}"}, trust_env=False)
+            )
+            for index, point in enumerate(sequence):
+                if index % RECORDING_EVERY == 0 or (index and point.name.startswith("announc")):
+                    await asyncio.to_thread(self._record)
+                await self._live_and_die(vehicle, snare, point)
+            self.outcome.strikes = (await backend.get("/_faults")).json()["strikes"]
+            (await backend.put("/_faults", json={"faults": []})).raise_for_status()
+            await self._finish(vehicle, snare)
+            self._judge((await backend.get("/scenarios", params={"limit": 1000})).json()["scenarios"])
+        self.outcome.problems += sorted(self._witness.problems)
+        self.outcome.seconds = time.monotonic() - began
+        return self.outcome
+
+    async def _live_and_die(self, vehicle: Child, snare: Snare, point: Point) -> None:
+        await vehicle.tell({})
+        snare.set(point.trap, (await vehicle.expect("forked"))["process_id"])
+        listening = asyncio.create_task(self._listen(vehicle, snare, point))
+        await asyncio.wait({listening, asyncio.create_task(snare.sprung.wait())}, timeout=AT_LATEST)
+        if not snare.sprung.is_set():
+            self.outcome.in_vain += 1
+            snare.kill()
+        if (code := await listening) != -signal.SIGKILL:
+            self.outcome.problems.append(f"an agent ended by itself with {code}, before it was killed ({point.name})")
+        self.outcome.kills[point.name] = self.outcome.kills.get(point.name, 0) + 1
+
+    async def _listen(self, vehicle: Child, snare: Snare | None, point: Point | None) -> int:
+        """Hear what an agent tells until it ends; returns its exit code."""
+        while (told := await vehicle.event(within=90.0))["event"] != "ended":
+            self._witness.hear(told)
+            if snare is not None and point is not None and told["phase"] == point.phase:
+                snare.kill()
+        return int(told["code"])
+
+    async def _finish(self, vehicle: Child, snare: Snare) -> None:
+        await vehicle.tell({"finish": True})
+        snare.set(None, (await vehicle.expect("forked"))["process_id"])
+        if (code := await self._listen(vehicle, None, None)) != 0:
+            self.outcome.problems.append(f"the last agent ended with {code}")
+
+    def _record(self) -> None:
+        """Leave a recording of two cameras as the recorder does: the metadata, which tells of the others, comes last."""
+        fixture = sorted(FIXTURES.iterdir())[self._number % 2]
+        self._number += 1
+        folder = self._recordings / f"{fixture.name}-{self._number}"
+        folder.mkdir()
+        for name in (*CAMERAS.values(), "annotations.json"):
+            shutil.copyfile(fixture / name, folder / name)
+        metadata = json.loads((fixture / "metadata.json").read_text(encoding="utf-8"))
+        (folder / "metadata.json").write_text(json.dumps({**metadata, "files": CAMERAS}), encoding="utf-8")
+
+    def _configure(self, url: str, key: str) -> Path:
+        self._recordings.mkdir()
+        cloud = {
+            "enabled": True,
+            "api_url": url,
+            "api_key": key,
+            "vehicle_id": VEHICLE,
+            "fleet_id": "soak_fleet",
+            "rate_limit": 0,
+            "timeout": 5,
+            "sync_interval": 1,
+            "scenario_scan_interval": 0.1,
+            "scenario_settle_time": 0.1,
+            "state_dir": str(self._folder / "state"),
+            "scenarios_dir": str(self._recordings),
+        }
+        path = self._folder / "config.yaml"
+        path.write_text(json.dumps({"cloud": cloud}), encoding="utf-8")
+        return path
+
+    def _judge(self, arrived: list[dict[str, Any]]) -> None:
+        """Compare what the backend has with what the vehicle has on record and on disk."""
+        problems = self.outcome.problems
+        recorded = {path.name for path in self._recordings.iterdir()}
+        names = [scenario["scenario_id"] for scenario in arrived]
+        self.outcome.scenarios = sum(scenario["complete"] for scenario in arrived)
+        problems += [f"{name} is missing" for name in sorted(recorded - set(names))]
+        problems += [f"{name} is there twice" for name in sorted({name for name in names if names.count(name) > 1})]
+        for scenario in arrived:
+            name = scenario["scenario_id"]
+            if not scenario["complete"]:
+                problems.append(f"{name} is not whole: {scenario['missing']} missing")
+            announced = self._announced(name)
+            there = {part["name"]: part for part in scenario["parts"]}
+            if len(there) != len(scenario["parts"]):
+                problems.append(f"{name} has a part twice")
+            for part_name, part in there.items():
+                if part["received_sha256"] != announced.get(part_name):
+                    problems.append(f"{name} {part_name} is not what was announced")
+            if there.get("annotations.json", {}).get("sha256") != self._sha256(name, "annotations.json"):
+                problems.append(f"{name}: the annotations are not those on disk")
+        if left := list((self._folder / "state" / "derived").glob("*")):
+            problems.append(f"{len(left)} derived files were left behind")
+
+    def _announced(self, scenario_id: str) -> dict[str, str]:
+        """The hash of what was to go for each part, by the vehicle's own record."""
+        with contextlib.closing(sqlite3.connect(self._folder / "state" / DATABASE_NAME)) as database:
+            (body,) = database.execute(
+                "SELECT body FROM document WHERE kind = 'scenario' AND key = ?", (scenario_id,)
+            ).fetchone()
+        parts = json.loads(body)["parts"]
+        return {part["name"]: part["file"]["sha256"] for part in parts if part["file"] is not None}
+
+    def _sha256(self, scenario_id: str, name: str) -> str:
+        return hashlib.sha256((self._recordings / scenario_id / name).read_bytes()).hexdigest()
+
+
+async def soak(kills: int, seed: int, folder: Path) -> Outcome:
+    """Kill at random points."""
+    rng = Random(seed)
+    sequence = [rng.choice(points(rng)) for _ in range(kills)]
+    return await Soak(folder, rng).run(sequence, FAULTS)
+
+
+def _as_text(outcome: Outcome) -> list[str]:
+    kills = ", ".join(f"{name} {number}" for name, number in sorted(outcome.kills.items()))
+    strikes = ", ".join(f"{kind} {number:,}" for kind, number in sorted(outcome.strikes.items())) or "none"
+    return [
+        f"{sum(outcome.kills.values())} kills in {outcome.seconds:.0f} s, {outcome.in_vain} of them anywhere",
+        f"  where     {kills}",
+        f"  failures  {strikes}",
+        f"  backend   {outcome.scenarios} scenarios, whole",
+        *(f"  PROBLEM   {problem}" for problem in outcome.problems[:20]),
+        f"{len(outcome.problems)} problems" if outcome.problems else "every recording is there, whole, exactly once",
+    ]
+
+
+def main() -> int:
+    """Parse the command line, run, and print what came of it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=100)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--keep", type=Path, help="work in this folder and keep it")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="sentinel-soak-") as temporary:
+        folder = arguments.keep or Path(temporary)
+        folder.mkdir(parents=True, exist_ok=True)
+        outcome = asyncio.run(soak(arguments.kills, arguments.seed, folder))
+        sys.stdout.write("\n".join(_as_text(outcome)) + "\n")
+        if outcome.problems and arguments.keep is None:
+            log = (folder / "vehicle.log").read_text(encoding="utf-8", errors="replace").splitlines()
+            sys.stdout.write("\n".join(["the end of the agents' log:", *log[-20:]]) + "\n")
+    return 1 if outcome.problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

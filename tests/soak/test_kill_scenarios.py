@@ -1,0 +1,22 @@
+"""The short form of the soak of recordings: killed once in every step."""
+
+import shutil
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from tests.soak.kill_scenarios import Soak, points
+
+pytestmark = pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="no ffmpeg on PATH: nothing is compressed")
+
+
+async def test_a_recording_arrives_whole_and_once_though_the_agent_is_killed_in_every_step(tmp_path: Path) -> None:
+    rng = Random(20261125)
+    sequence = points(rng)
+    outcome = await Soak(tmp_path, rng).run(sequence, [])
+    assert outcome.problems == []
+    assert outcome.kills == {point.name: 1 for point in sequence}
+    # Else the run would have shown nothing.
+    assert outcome.in_vain == 0
+    assert outcome.scenarios == 2
