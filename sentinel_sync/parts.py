@@ -53,7 +53,9 @@ class Parts:
             self.trips.upload,
             self.trips.checkpoint,
             self.profiles.synchronize,
+            self.scenarios.scan,
             self.scenarios.upload,
+            self.scenarios.retention,
             self.models.check,
         )
 
@@ -113,7 +115,16 @@ async def build(
         pseudonym_of=trips.pseudonym_of,
         clock=clock,
     )
-    scenarios = ScenarioUploader(client, store=store, traffic=traffic, supervised=True, clock=clock, rng=rng)
+    scenarios = ScenarioUploader(
+        client,
+        store=store,
+        traffic=traffic,
+        clock_is_trusted=lambda: timekeeper.trusted,
+        supervised=True,
+        clock=clock,
+        rng=rng,
+    )
+    stack.push_async_callback(scenarios.close)
     models = ModelDownloader(client, store=store, traffic=traffic, supervised=True, clock=clock, rng=rng)
     profiles = ProfileSynchronizer(
         client, store, timekeeper=timekeeper, traffic=traffic, supervised=True, clock=clock, rng=rng

@@ -102,7 +102,11 @@ class ScenariosShown(Shown):
         consent: Whether the driver consents, under the policy in force.
         consent_at: When the decision was made, or None where there is none.
         held: Why nothing may leave now, or None.
-        under_way: What is being compressed or sent now, or None.
+        under_way: What is being prepared, compressed or sent now, or None.
+        set_aside: How many need a person.
+        deleted: How many the retention settings deleted, and …
+        deleted_unsent: … how many of them had not been sent.
+        reasons: Why those that need a person do, by scenario: the first few.
     """
 
     consent: bool
@@ -114,6 +118,9 @@ class ScenariosShown(Shown):
     uploaded: int
     set_aside: int
     dropped: int
+    deleted: int = 0
+    deleted_unsent: int = 0
+    reasons: dict[str, str] = {}
 
 
 class ModelShown(Shown):

@@ -118,30 +118,31 @@ class StatusBoard:
         )
 
     async def _scenarios(self) -> ScenariosShown:
-        scenarios = self._parts.scenarios
-        statistics, consent = await scenarios.get_statistics(), await scenarios.get_consent()
-        under_way = None
-        if (uploading := statistics["uploading"]) is not None:
-            status = await scenarios.get_upload_status(uploading)
-            under_way = TransferShown(
-                name=uploading,
-                part=f"{sum(status['parts'].values())} of {len(status['parts'])} parts have arrived",
-                phase=status["status"],
-                done_bytes=status["sent_bytes"],
-                total_bytes=status["total_bytes"],
-                rate=None,
-                time_left=None,
-            )
+        seen = await self._parts.scenarios.snapshot()
+        going = seen.under_way
         return ScenariosShown(
-            consent=statistics["consent"],
-            consent_at=None if consent is None else datetime.fromtimestamp(consent.at, UTC),
-            policy_version=self._parts.client.settings.policy_version,
-            held=await scenarios.why_held(),
-            under_way=under_way,
-            queued=statistics["queued"],
-            uploaded=statistics["uploaded"],
-            set_aside=statistics["set_aside"],
-            dropped=statistics["dropped"],
+            consent=seen.in_force,
+            consent_at=None if seen.consent is None else datetime.fromtimestamp(seen.consent.at, UTC),
+            policy_version=seen.policy_version,
+            held=seen.held,
+            under_way=None
+            if going is None
+            else TransferShown(
+                name=going.scenario_id,
+                part=going.part,
+                phase=going.phase,
+                done_bytes=going.done_bytes,
+                total_bytes=going.total_bytes,
+                rate=going.rate,
+                time_left=going.time_left,
+            ),
+            queued=seen.queued,
+            uploaded=seen.uploaded,
+            set_aside=seen.set_aside,
+            dropped=seen.dropped,
+            deleted=seen.deleted,
+            deleted_unsent=seen.deleted_unsent,
+            reasons=seen.reasons,
         )
 
     async def _models(self) -> list[ModelShown]:

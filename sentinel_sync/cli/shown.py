@@ -2,7 +2,15 @@
 
 from sentinel_sync.adapters.store.outbox import OutboxCounts
 from sentinel_sync.cli.words import count, duration, size
-from sentinel_sync.status import AgentStatus, ConnectivityShown, DutyShown, OutboxShown, TrafficShown
+from sentinel_sync.status import (
+    AgentStatus,
+    ConnectivityShown,
+    DutyShown,
+    OutboxShown,
+    ScenariosShown,
+    TrafficShown,
+    TransferShown,
+)
 
 #: A clock that differs by less is right, as far as anybody can tell over a mobile network (seconds).
 _CLOCK_NOISE = 2.0
@@ -32,6 +40,9 @@ def facts_of(said: AgentStatus, outbox: OutboxCounts | OutboxShown, *, age: floa
     ]
     if said.traffic is not None:
         facts.insert(3, ("network", network(said.traffic)))
+    if said.scenarios is not None:
+        facts.insert(-1, ("recordings", recordings(said.scenarios)))
+    facts[-1:-1] = [("under way", transfer(going)) for going in under_way(said)]
     if said.connectivity.clock_skew is not None:
         facts.append(("clock", clock(said.connectivity.clock_skew)))
     if said.salvaged_from is not None:
@@ -73,6 +84,33 @@ def network(shown: TrafficShown) -> str:
     """What the network may cost, and what waits for that."""
     words = f"{shown.link}, {'metered' if shown.metered else 'not metered'} ({shown.source})"
     return "; ".join([words, *dict.fromkeys(shown.held.values())])
+
+
+def recordings(shown: ScenariosShown) -> str:
+    """How recordings stand, and why they wait where they do."""
+    words = [f"{shown.queued:,} queued, {shown.uploaded:,} uploaded, {shown.set_aside:,} set aside"]
+    if shown.deleted_unsent:
+        words.append(f"{shown.deleted_unsent:,} deleted unsent, by keep_unsent_days")
+    if shown.held is not None:
+        words.append(shown.held)
+    return "; ".join(words)
+
+
+def under_way(said: AgentStatus) -> list[TransferShown]:
+    """All transfers of this instant."""
+    recording = [] if said.scenarios is None else [said.scenarios.under_way]
+    return [going for going in (*recording, *(model.under_way for model in said.models)) if going is not None]
+
+
+def transfer(shown: TransferShown) -> str:
+    """How something under way goes: `uploading scenario_1 front_left.mp4: 40 % of 2.5 MiB, 1.2 MiB/s, 2 s left`."""
+    share = 100 * shown.done_bytes // shown.total_bytes if shown.total_bytes else 0
+    words = [f"{shown.phase} {shown.name} {shown.part}: {share} % of {size(shown.total_bytes)}"]
+    if shown.rate is not None and shown.phase != "compressing":  # of the original's bytes: nobody's rate
+        words.append(f"{size(shown.rate)}/s")
+    if shown.time_left is not None:
+        words.append(f"{duration(shown.time_left)} left")
+    return ", ".join(words)
 
 
 def duties(shown: list[DutyShown]) -> str:
