@@ -36,6 +36,8 @@ logger = logging.getLogger(__name__)
 WATCH_INTERVAL = 2.0
 #: The key file and the status file are looked at once in so many watches.
 _SLOW_WATCH = 2
+#: While something is under way somebody may be watching its progress: the status is written so often then, seconds.
+_BUSY_INTERVAL = 1.0
 #: The age bound is asked once an hour: it is a matter of months.
 _HOUSEKEEPING_INTERVAL = 3600.0
 #: Between two tries of `flush`, seconds, where nothing says when to come back.
@@ -355,13 +357,15 @@ class SyncAgent:
                 self.wake()
         if self._watches % _SLOW_WATCH == 0:
             await parts.client.refresh_credential()
-            await self._board(parts).write()
+        board = self._board(parts)
+        if self._watches % _SLOW_WATCH == 0 or parts.is_busy or board.shows_work:
+            await board.write()
         if self._refused and parts.client.gate.passage(self._clock.monotonic()).state is not GateState.REFUSED:
             # There is a new key, whoever was the first to notice: what waits for it need not wait any longer.
             self._refused = False
             self.wake()
         self._watches += 1
-        return WATCH_INTERVAL
+        return _BUSY_INTERVAL if parts.is_busy else WATCH_INTERVAL
 
     async def _housekeeping_step(self) -> float:
         """Apply the age bound, while the wall clock can be trusted."""

@@ -60,6 +60,11 @@ class Parts:
         )
 
     @property
+    def is_busy(self) -> bool:
+        """Whether something is under way that takes long enough to be watched."""
+        return self.scenarios.under_way() is not None
+
+    @property
     def syncs(self) -> tuple[Callable[[], Awaitable[object]], ...]:
         """What sends, most important first."""
         return (self.trips.sync_now, self.profiles.sync_now, self.scenarios.sync_now)

@@ -164,3 +164,9 @@ class AgentStatus(Shown):
     traffic: TrafficShown | None = None
     scenarios: ScenariosShown | None = None
     models: list[ModelShown] = []
+
+    @property
+    def transfers(self) -> list[TransferShown]:
+        """All that is under way."""
+        recording = [] if self.scenarios is None else [self.scenarios.under_way]
+        return [going for going in (*recording, *(model.under_way for model in self.models)) if going is not None]

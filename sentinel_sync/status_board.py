@@ -86,6 +86,11 @@ class StatusBoard:
             models=await self._models(),
         )
 
+    @property
+    def shows_work(self) -> bool:
+        """Whether what was written last tells of something under way."""
+        return self._written is not None and bool(self._written.transfers)
+
     async def write(self) -> None:
         """Write `status.json` where anything but the passing of time has changed."""
         shown = await self.look()

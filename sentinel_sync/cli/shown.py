@@ -42,7 +42,7 @@ def facts_of(said: AgentStatus, outbox: OutboxCounts | OutboxShown, *, age: floa
         facts.insert(3, ("network", network(said.traffic)))
     if said.scenarios is not None:
         facts.insert(-1, ("recordings", recordings(said.scenarios)))
-    facts[-1:-1] = [("under way", transfer(going)) for going in under_way(said)]
+    facts[-1:-1] = [("under way", transfer(going)) for going in said.transfers]
     if said.connectivity.clock_skew is not None:
         facts.append(("clock", clock(said.connectivity.clock_skew)))
     if said.salvaged_from is not None:
@@ -94,12 +94,6 @@ def recordings(shown: ScenariosShown) -> str:
     if shown.held is not None:
         words.append(shown.held)
     return "; ".join(words)
-
-
-def under_way(said: AgentStatus) -> list[TransferShown]:
-    """All transfers of this instant."""
-    recording = [] if said.scenarios is None else [said.scenarios.under_way]
-    return [going for going in (*recording, *(model.under_way for model in said.models)) if going is not None]
 
 
 def transfer(shown: TransferShown) -> str:

@@ -126,8 +126,7 @@ def _page_file(name: str) -> bytes:
 
 
 def _is_busy(said: AgentStatus) -> bool:
-    transfers = [said.scenarios.under_way if said.scenarios else None, *(model.under_way for model in said.models)]
-    return said.outbox.sending > 0 or any(transfers)
+    return said.outbox.sending > 0 or bool(said.transfers)
 
 
 def _shown(item: OutboxItem) -> dict[str, JsonValue]:

@@ -28,7 +28,7 @@ from sentinel_sync.adapters.traffic.desk import TrafficDesk
 from sentinel_sync.clock import Clock, SystemClock
 from sentinel_sync.rules.scenarios.consent import WITHDRAWN
 from sentinel_sync.rules.scenarios.plan import Consent, Priority, missing_consent
-from sentinel_sync.rules.scenarios.status import Outlook, ScenarioStatus, SentPart, Snapshot
+from sentinel_sync.rules.scenarios.status import Outlook, ScenarioStatus, SentPart, Snapshot, UploadProgress
 from sentinel_sync.services.standalone import desk_of, store_of
 from sentinel_sync.supervisor import Duty, Supervisor
 
@@ -256,6 +256,10 @@ class ScenarioUploader:
             deleted_unsent=statistics["deleted_unsent"],
             reasons=await self._ledger.reasons(_MOST_REASONS),
         )
+
+    def under_way(self) -> UploadProgress | None:
+        """What is being prepared, compressed or sent at this instant; a plain call."""
+        return self._courier.progress()
 
     def on_progress(self, listener: ProgressListener) -> None:
         """Have `listener(progress)` told a few times a second how what is under way goes.

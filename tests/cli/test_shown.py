@@ -9,7 +9,14 @@ from rich.console import Console
 from sentinel_sync.cli.live import draw
 from sentinel_sync.cli.progress import Lines, Pace, Quiet, choose_view
 from sentinel_sync.cli.shown import facts_of, line_of
-from sentinel_sync.status import AgentStatus, ConnectivityShown, DutyShown, OutboxShown
+from sentinel_sync.status import (
+    AgentStatus,
+    ConnectivityShown,
+    DutyShown,
+    OutboxShown,
+    ScenariosShown,
+    TransferShown,
+)
 
 ONLINE = ConnectivityShown(
     status="online",
@@ -54,6 +61,49 @@ def test_facts_of_an_agent_that_is_well() -> None:
         ("parts", "all well"),
         ("clock", "agrees with the backend's"),
     ]
+
+
+UPLOADING = TransferShown(
+    name="20241117_103045",
+    part="bev.mp4",
+    phase="uploading",
+    done_bytes=400_000,
+    total_bytes=1_000_000,
+    rate=100_000.0,
+    time_left=6.0,
+)
+RECORDINGS = ScenariosShown(
+    consent=True,
+    consent_at=None,
+    policy_version="1",
+    held=None,
+    under_way=UPLOADING,
+    queued=2,
+    uploaded=1,
+    set_aside=3,
+    dropped=0,
+)
+
+
+def test_recordings_and_what_is_under_way() -> None:
+    facts = dict(facts_of(_with(scenarios=RECORDINGS), OUTBOX, age=0.0))
+    assert facts["recordings"] == "2 queued, 1 uploaded, 3 set aside"
+    assert facts["under way"] == "uploading 20241117_103045 bev.mp4: 40 % of 977 KiB, 98 KiB/s, 6 s left"
+
+
+def test_why_recordings_wait_and_how_many_were_deleted_unsent() -> None:
+    held = RECORDINGS.model_copy(update={"held": "the network is metered", "deleted_unsent": 4, "under_way": None})
+    facts = dict(facts_of(_with(scenarios=held), OUTBOX, age=0.0))
+    assert facts["recordings"] == (
+        "2 queued, 1 uploaded, 3 set aside; 4 deleted unsent, by keep_unsent_days; the network is metered"
+    )
+    assert "under way" not in facts
+
+
+def test_compressing_has_a_share_but_no_rate() -> None:
+    compressing = UPLOADING.model_copy(update={"phase": "compressing", "time_left": None})
+    facts = dict(facts_of(_with(scenarios=RECORDINGS.model_copy(update={"under_way": compressing})), OUTBOX, age=0.0))
+    assert facts["under way"] == "compressing 20241117_103045 bev.mp4: 40 % of 977 KiB"
 
 
 def test_what_is_not_well_is_said() -> None:

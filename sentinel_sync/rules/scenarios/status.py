@@ -154,9 +154,13 @@ class Snapshot:
 def status_of(scenario_id: str, plan: ScenarioPlan | None, there: Whereabouts, outlook: Outlook) -> ScenarioStatus:
     """Put together what is known."""
     going = outlook.going
-    if going is not None and going.scenario_id != scenario_id:
+    # What another process heard from the agent may be some seconds old.
+    if going is not None and (going.scenario_id != scenario_id or (plan is not None and plan.uploaded_at is not None)):
         going = None
     status, reason = _standing(plan, there, outlook, is_going=going is not None)
+    if status != "uploading":
+        # Another process's word on what is under way may be some seconds old.
+        going = None
     consent = None if plan is None else plan.consent
     return ScenarioStatus(
         scenario_id=scenario_id,
