@@ -70,20 +70,19 @@ async def _grant(settings: CloudSettings, arguments: argparse.Namespace) -> int:
 
 
 async def _withdraw(settings: CloudSettings, arguments: argparse.Namespace) -> int:
-    dropped: int | None = None
     async with changed(settings) as books:
         decision = await books.record.record(granted=False, policy_version=settings.policy_version)
         running = await asyncio.to_thread(runs, settings)
-        # A running agent has the files and plans in hand, and asks twice a second whether it still may.
+        # What an agent is sending stays its own: it asks twice a second whether it still may, and drops it then.
+        dropped = await books.ledger.drop_all(WITHDRAWN)
         if not running:
-            dropped = await books.ledger.drop_all(WITHDRAWN)
             derived = DerivedFiles(settings.state_dir / DERIVED_NAME, settings.derived_max_bytes)
             await asyncio.to_thread(derived.sweep, ())
-    what = "the running agent stops and empties its queue" if dropped is None else f"{count(dropped, 'recording')} left"
+    stops = "the running agent stops what it is sending, " if running else ""
     _tell(
         arguments,
         {**_facts(decision), "agent_running": running, "dropped": dropped},
-        [f"withdrawn: {what}{'' if dropped is None else ' the queue'}; the recordings themselves stay where they are"],
+        [f"withdrawn: {stops}{count(dropped, 'recording')} left the queue; the recordings stay where they are"],
     )
     return ExitCode.DONE
 

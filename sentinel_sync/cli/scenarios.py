@@ -109,7 +109,7 @@ async def _show(settings: CloudSettings, arguments: argparse.Namespace) -> int:
         ("queued", moment(plan.queued_at)),
         ("uploaded", "no" if plan.uploaded_at is None else moment(plan.uploaded_at)),
         ("sent", f"{size(status['sent_bytes'])} of {size(status['total_bytes'])}"),
-        ("consent", _consent(status)),
+        ("consent", _consent(plan)),
     ]
     if plan.deleted_at is not None:
         facts.append(("deleted", moment(plan.deleted_at)))
@@ -212,10 +212,10 @@ def _now(status: ScenarioStatus) -> str:
     return ", ".join(words)
 
 
-def _consent(status: ScenarioStatus) -> str:
-    if status["consent_granted_at"] is None:
+def _consent(plan: ScenarioPlan) -> str:
+    if plan.consent is None:
         return "nothing was sent"
-    return f"sent under that of {status['consent_granted_at']}, policy {status['policy_version']}"
+    return f"sent under that of {moment(plan.consent.at)}, policy {plan.consent.policy_version}"
 
 
 def _part_row(part: Part) -> tuple[str, ...]:

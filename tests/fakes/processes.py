@@ -49,6 +49,20 @@ def children_of(parent: int | None = None) -> dict[int, str]:
     return found
 
 
+def marked_by(text: str, name: str) -> dict[int, str]:
+    """Living processes called `name` that have a text in the environment they were started with, by id."""
+    found = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if (folder / "comm").read_text(encoding="utf-8", errors="replace").strip() != name:
+                continue
+            if text.encode() in (folder / "environ").read_bytes():
+                found[int(folder.name)] = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:  # it has ended meanwhile, or is somebody else's
+            continue
+    return found
+
+
 def _fields(process: int) -> list[str] | None:
     """Of /proc/<id>/stat, from the state on (proc(5)); the name before it may hold anything."""
     try:

@@ -30,7 +30,8 @@ class FakeTus:
         algorithms: The checksums that it knows.
         options: More headers of OPTIONS.
         where: The `Location` of an upload.
-        on_patch: Asked first; its answer, where it has one, is given without anything being done.
+        on_create: Asked first; its answer, where it has one, is given without anything being done.
+        on_patch: So is this one.
         uploads: What it has, by id.
         keep: How many bytes of a PATCH it keeps.
     """
@@ -40,6 +41,7 @@ class FakeTus:
         self.algorithms = ""
         self.options: dict[str, str] = {}
         self.where: Callable[[str], str] = lambda upload_id: f"/uploads/{upload_id}"
+        self.on_create: Callable[[Seen], Answer | None] = lambda _: None
         self.on_patch: Callable[[Seen], Answer | None] = lambda _: None
         self.keep: Callable[[int], int] = lambda size: size
         self.uploads: dict[str, Stored] = {}
@@ -53,11 +55,15 @@ class FakeTus:
             checks = {"Tus-Checksum-Algorithm": self.algorithms} if self.algorithms else {}
             return Answer(204, headers={**VERSION, "Tus-Extension": self.extensions, **checks, **self.options})
         if "tus-resumable" in seen.headers:
-            return self._create(seen)
+            return self.on_create(seen) or self._create(seen)
         return json_answer(201)
 
     def contents(self) -> list[bytes]:
         return [bytes(upload.content) for upload in self.uploads.values()]
+
+    def begin(self, upload_id: str, length: int, content: bytes) -> None:
+        """Have an upload of which so much is there."""
+        self.uploads[upload_id] = Stored(length, {}, "", bytearray(content))
 
     def _create(self, seen: Seen) -> Answer:
         pairs = (pair.split(" ") for pair in seen.headers["upload-metadata"].split(","))

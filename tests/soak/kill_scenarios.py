@@ -4,7 +4,10 @@
 and uploads them to the reference backend, a process too, which loses answers after doing the work and cuts connections.
 The agent is killed with SIGKILL while it compresses, announces, creates an upload, sends at a random offset, between
 parts, and when an answer is on its way; then it is started again. In the end the backend has every recording whole and
-once, each part as it was announced, and no step that was done for good was done again.
+once, and no step that was done for good was done again. What was compressed is fetched back and decoded; what was not
+has the hash that it has on disk.
+
+It is done twice: compressed over resumable uploads, and as recorded over multipart.
 """
 
 import argparse
@@ -12,13 +15,16 @@ import asyncio
 import contextlib
 import hashlib
 import json
+import os
 import secrets
 import shutil
 import signal
 import sqlite3
+import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +36,7 @@ import httpx
 from sentinel_sync.adapters.store.store import DATABASE_NAME
 from sentinel_sync.demo.cloud import KEY_VARIABLE
 from sentinel_sync.demo.processes import Child
+from tests.fakes.processes import marked_by
 from tests.soak.snare import Snare, Trap
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "scenarios"
@@ -43,8 +50,14 @@ FAULTS: list[dict[str, object]] = [
     {"kind": "drop", "path": "/scenarios", "fraction": 0.02},
     {"kind": "status", "path": "/scenarios", "fraction": 0.02, "status": 503},
 ]
+#: A backend that has no resumable uploads.
+NO_RESUMABLE: dict[str, object] = {"kind": "status", "method": "OPTIONS", "path": "/scenarios", "status": 404}
+#: Seconds that the kernel may take to end the ffmpeg of an agent that was killed.
+GONE_WITHIN = 5.0
 #: Seconds after which an agent is killed that did not come to the point that was chosen.
 AT_LATEST = 8.0
+#: In each of the fixtures' videos.
+_FRAMES = 60
 #: A further recording is added so often, kills.
 RECORDING_EVERY = 10
 
@@ -63,8 +76,24 @@ class Point:
     trap: Trap | None = None
 
 
-def points(rng: Random) -> list[Point]:
-    """One of each kind, with an offset at random."""
+@dataclass(frozen=True, slots=True)
+class Way:
+    """How recordings go.
+
+    Attributes:
+        points: One of each kind, with an offset at random.
+        compresses: Whether videos are made small before.
+        faults: By which the backend is what it is to be.
+    """
+
+    name: str
+    points: Callable[[Random], list[Point]]
+    compresses: bool
+    faults: tuple[dict[str, object], ...] = ()
+
+
+def resumable_points(rng: Random) -> list[Point]:
+    """Where a compressing agent with a resumable backend can be killed."""
     return [
         Point("announcing", trap=Trap(b"POST /scenarios HTTP", "request")),
         Point("announced, answer lost", trap=Trap(b"POST /scenarios HTTP", "answer")),
@@ -77,6 +106,21 @@ def points(rng: Random) -> list[Point]:
         Point("between parts", trap=Trap(b"OPTIONS /scenarios", "request")),
         Point("annotations", trap=Trap(b"/annotations HTTP", "request")),
     ]
+
+
+def multipart_points(rng: Random) -> list[Point]:
+    """Where one can be killed that sends videos as they were recorded, each in one request."""
+    return [
+        Point("announced, answer lost", trap=Trap(b"POST /scenarios HTTP", "answer")),
+        Point("posting", trap=Trap(b"POST /scenarios/", "body", after_bytes=rng.randint(1, 300_000))),
+        Point("posted, answer lost", trap=Trap(b"POST /scenarios/", "answer")),
+        Point("between parts", trap=Trap(b"POST /scenarios/", "request", skip=1)),
+        Point("annotations, answer lost", trap=Trap(b"/annotations HTTP", "answer", skip=1)),
+    ]
+
+
+RESUMABLE = Way("resumable", resumable_points, compresses=True)
+MULTIPART = Way("multipart", multipart_points, compresses=False, faults=(NO_RESUMABLE,))
 
 
 @dataclass(slots=True)
@@ -125,11 +169,12 @@ class Witness:
 
 
 class Soak:
-    """One run in a folder."""
+    """One run in a folder, which is made."""
 
-    def __init__(self, folder: Path, rng: Random) -> None:
+    def __init__(self, folder: Path, way: Way) -> None:
+        folder.mkdir()
         self._folder = folder
-        self._rng = rng
+        self._way = way
         self._recordings = folder / "scenarios"
         self._witness = Witness()
         self._number = 0
@@ -144,7 +189,7 @@ class Soak:
                 "sentinel_sync.demo.cloud",
                 str(self._folder / "backend"),
                 "0",
-                json.dumps(faults),
+                json.dumps([*self._way.faults, *faults]),
                 name="the backend",
                 log=self._folder / "backend.log",
                 environment={KEY_VARIABLE: key},
@@ -157,7 +202,8 @@ class Soak:
                 str(self._configure(snare.url, key)),
                 name="the vehicle",
                 log=self._folder / "vehicle.log",
-                environment={},
+                # What is started by it, and by what is started by it, has the folder in its environment.
+                environment={"PATH": os.pathsep.join((os.environ["PATH"], str(self._folder)))},
             )
             stack.push_async_callback(vehicle.kill)
             backend = await stack.enter_async_context(
@@ -168,9 +214,11 @@ class Soak:
                     await asyncio.to_thread(self._record)
                 await self._live_and_die(vehicle, snare, point)
             self.outcome.strikes = (await backend.get("/_faults")).json()["strikes"]
-            (await backend.put("/_faults", json={"faults": []})).raise_for_status()
+            (await backend.put("/_faults", json={"faults": list(self._way.faults)})).raise_for_status()
             await self._finish(vehicle, snare)
-            self._judge((await backend.get("/scenarios", params={"limit": 1000})).json()["scenarios"])
+            arrived = (await backend.get("/scenarios", params={"limit": 1000})).json()["scenarios"]
+            self._judge(arrived)
+            await self._judge_content(backend, arrived)
         self.outcome.problems += sorted(self._witness.problems)
         self.outcome.seconds = time.monotonic() - began
         return self.outcome
@@ -186,6 +234,16 @@ class Soak:
         if (code := await listening) != -signal.SIGKILL:
             self.outcome.problems.append(f"an agent ended by itself with {code}, before it was killed ({point.name})")
         self.outcome.kills[point.name] = self.outcome.kills.get(point.name, 0) + 1
+        await self._see_ffmpeg_gone(point)
+
+    async def _see_ffmpeg_gone(self, point: Point) -> None:
+        """Nothing that the killed agent had started goes on."""
+        deadline = time.monotonic() + GONE_WITHIN
+        while left := await asyncio.to_thread(marked_by, str(self._folder), "ffmpeg"):
+            if time.monotonic() > deadline:
+                self.outcome.problems.append(f"ffmpeg goes on after its agent was killed ({point.name}): {left}")
+                return
+            await asyncio.sleep(0.01)
 
     async def _listen(self, vehicle: Child, snare: Snare | None, point: Point | None) -> int:
         """Hear what an agent tells until it ends; returns its exit code."""
@@ -227,6 +285,7 @@ class Soak:
             "scenario_settle_time": 0.1,
             "state_dir": str(self._folder / "state"),
             "scenarios_dir": str(self._recordings),
+            "compress_videos": self._way.compresses,
         }
         path = self._folder / "config.yaml"
         path.write_text(json.dumps({"cloud": cloud}), encoding="utf-8")
@@ -251,10 +310,28 @@ class Soak:
             for part_name, part in there.items():
                 if part["received_sha256"] != announced.get(part_name):
                     problems.append(f"{name} {part_name} is not what was announced")
-            if there.get("annotations.json", {}).get("sha256") != self._sha256(name, "annotations.json"):
-                problems.append(f"{name}: the annotations are not those on disk")
         if left := list((self._folder / "state" / "derived").glob("*")):
             problems.append(f"{len(left)} derived files were left behind")
+
+    async def _judge_content(self, backend: httpx.AsyncClient, arrived: list[dict[str, Any]]) -> None:
+        """Fetch everything back, and look at the bytes themselves."""
+        decodable: dict[str, bool] = {}
+        for scenario in arrived:
+            name, announced = scenario["scenario_id"], self._announced(scenario["scenario_id"])
+            for part in (*CAMERAS.values(), "annotations.json"):
+                content = (await backend.get(f"/scenarios/{name}/parts/{part}")).raise_for_status().content
+                sha256 = hashlib.sha256(content).hexdigest()
+                recorded = await asyncio.to_thread((self._recordings / name / part).read_bytes)
+                if part == "annotations.json" or not self._way.compresses:
+                    if content != recorded:
+                        self.outcome.problems.append(f"{name} {part} is not what was recorded")
+                elif sha256 != announced.get(part) or len(content) >= len(recorded):
+                    self.outcome.problems.append(f"{name} {part} is not what was made of it")
+                else:
+                    if sha256 not in decodable:
+                        decodable[sha256] = await asyncio.to_thread(_frames_of, content) == _FRAMES
+                    if not decodable[sha256]:
+                        self.outcome.problems.append(f"{name} {part} has not {_FRAMES} pictures that can be decoded")
 
     def _announced(self, scenario_id: str) -> dict[str, str]:
         """The hash of what was to go for each part, by the vehicle's own record."""
@@ -265,22 +342,30 @@ class Soak:
         parts = json.loads(body)["parts"]
         return {part["name"]: part["file"]["sha256"] for part in parts if part["file"] is not None}
 
-    def _sha256(self, scenario_id: str, name: str) -> str:
-        return hashlib.sha256((self._recordings / scenario_id / name).read_bytes()).hexdigest()
+
+def _frames_of(video: bytes) -> int:
+    """How many pictures come out of a video; 0 where decoding it fails. Blocks."""
+    with tempfile.NamedTemporaryFile(suffix=".mp4") as file:
+        file.write(video)
+        file.flush()
+        command = ["ffmpeg", "-nostdin", "-v", "error", "-xerror", "-i", file.name, "-map", "0:V"]
+        done = subprocess.run([*command, "-progress", "pipe:1", "-f", "null", "-"], capture_output=True, check=False)
+    counts = [line for line in done.stdout.decode().splitlines() if line.startswith("frame=")]
+    return int(counts[-1].removeprefix("frame=")) if done.returncode == 0 and counts else 0
 
 
-async def soak(kills: int, seed: int, folder: Path) -> Outcome:
+async def soak(way: Way, kills: int, seed: int, folder: Path) -> Outcome:
     """Kill at random points."""
     rng = Random(seed)
-    sequence = [rng.choice(points(rng)) for _ in range(kills)]
-    return await Soak(folder, rng).run(sequence, FAULTS)
+    sequence = [rng.choice(way.points(rng)) for _ in range(kills)]
+    return await Soak(folder / way.name, way).run(sequence, FAULTS)
 
 
-def _as_text(outcome: Outcome) -> list[str]:
+def _as_text(way: Way, outcome: Outcome) -> list[str]:
     kills = ", ".join(f"{name} {number}" for name, number in sorted(outcome.kills.items()))
     strikes = ", ".join(f"{kind} {number:,}" for kind, number in sorted(outcome.strikes.items())) or "none"
     return [
-        f"{sum(outcome.kills.values())} kills in {outcome.seconds:.0f} s, {outcome.in_vain} of them anywhere",
+        f"{way.name}: {sum(outcome.kills.values())} kills in {outcome.seconds:.0f} s, {outcome.in_vain} of them anywhere",
         f"  where     {kills}",
         f"  failures  {strikes}",
         f"  backend   {outcome.scenarios} scenarios, whole",
@@ -292,19 +377,22 @@ def _as_text(outcome: Outcome) -> list[str]:
 def main() -> int:
     """Parse the command line, run, and print what came of it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=100)
+    parser.add_argument("--kills", type=int, default=100, help="in each of the two ways (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--keep", type=Path, help="work in this folder and keep it")
     arguments = parser.parse_args()
+    problems = 0
     with tempfile.TemporaryDirectory(prefix="sentinel-soak-") as temporary:
         folder = arguments.keep or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
-        outcome = asyncio.run(soak(arguments.kills, arguments.seed, folder))
-        sys.stdout.write("\n".join(_as_text(outcome)) + "\n")
-        if outcome.problems and arguments.keep is None:
-            log = (folder / "vehicle.log").read_text(encoding="utf-8", errors="replace").splitlines()
-            sys.stdout.write("\n".join(["the end of the agents' log:", *log[-20:]]) + "\n")
-    return 1 if outcome.problems else 0
+        for way in (RESUMABLE, MULTIPART):
+            outcome = asyncio.run(soak(way, arguments.kills, arguments.seed, folder))
+            sys.stdout.write("\n".join(_as_text(way, outcome)) + "\n")
+            problems += len(outcome.problems)
+            if outcome.problems and arguments.keep is None:
+                log = (folder / way.name / "vehicle.log").read_text(encoding="utf-8", errors="replace").splitlines()
+                sys.stdout.write("\n".join(["the end of the agents' log:", *log[-20:]]) + "\n")
+    return 1 if problems else 0
 
 
 if __name__ == "__main__":

@@ -6,17 +6,19 @@ from random import Random
 
 import pytest
 
-from tests.soak.kill_scenarios import Soak, points
+from tests.soak.kill_scenarios import MULTIPART, RESUMABLE, Soak, Way
 
 pytestmark = pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="no ffmpeg on PATH: nothing is compressed")
 
 
-async def test_a_recording_arrives_whole_and_once_though_the_agent_is_killed_in_every_step(tmp_path: Path) -> None:
-    rng = Random(20261125)
-    sequence = points(rng)
-    outcome = await Soak(tmp_path, rng).run(sequence, [])
+@pytest.mark.parametrize(("way", "scenarios"), [(RESUMABLE, 2), (MULTIPART, 2)], ids=["resumable", "multipart"])
+async def test_a_recording_arrives_whole_and_once_though_the_agent_is_killed_in_every_step(
+    tmp_path: Path, way: Way, scenarios: int
+) -> None:
+    sequence = way.points(Random(20261125))
+    outcome = await Soak(tmp_path / way.name, way).run(sequence, [])
     assert outcome.problems == []
     assert outcome.kills == {point.name: 1 for point in sequence}
     # Else the run would have shown nothing.
     assert outcome.in_vain == 0
-    assert outcome.scenarios == 2
+    assert outcome.scenarios == scenarios

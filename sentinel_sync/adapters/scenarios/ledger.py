@@ -211,7 +211,7 @@ class Ledger:
 
     async def drop_all(self, reason: str) -> int:
         """Take everything out of the queue that is not being sent; returns how much that was."""
-        items = await self.items()
+        items = [item for item in await self.items() if item.state is not ItemState.SENDING]
         dropped = await self._outbox.drop([item.key for item in items], reason="consent") if items else 0
         plans = [replace(plan.without_files(), dropped=reason) async for plan in self.plans(map(id_of, items))]
         for some in _batched(plans, _CHUNK):

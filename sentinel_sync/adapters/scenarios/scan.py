@@ -9,7 +9,7 @@ import logging
 from pathlib import Path
 
 from sentinel_sync.adapters.scenarios.consent import ConsentRecord
-from sentinel_sync.adapters.scenarios.folders import Appearance, appearance_of, folder_names
+from sentinel_sync.adapters.scenarios.folders import appearance_of, folder_names
 from sentinel_sync.adapters.scenarios.ledger import Card, Ledger, storable
 from sentinel_sync.adapters.scenarios.recordings import absolute, read_recording
 from sentinel_sync.adapters.threads import run_to_end
@@ -104,19 +104,20 @@ class Scan:
             sight = self._sights[folder.name] = Sight(appearance.fingerprint, now)
         if settles_in := sight.settles_in(now, self._settings.scenario_settle_time):
             return False, settles_in
+        if appearance.is_link:
+            await self._ledger.refuse(folder, _IS_LINK, appearance.fingerprint)
+            return False, 0.0
         if made_while_withdrawn(history, appearance.changed_at):
             await self._ledger.decline(folder, MADE_WHILE_WITHDRAWN)
             return False, 0.0
         if sight.fault is None:
-            return await self._take(folder, appearance, sight), 0.0
+            return await self._take(folder, sight), 0.0
         if sight.is_given_up(now):
             await self._ledger.refuse(folder, sight.fault, appearance.fingerprint)
         return False, 0.0
 
-    async def _take(self, folder: Path, appearance: Appearance, sight: Sight) -> bool:
+    async def _take(self, folder: Path, sight: Sight) -> bool:
         try:
-            if appearance.is_link:
-                raise ScenarioError(_IS_LINK)
             recording = await run_to_end(read_recording, folder)
             return await self._ledger.queue(recording, priority_of(recording.metadata))
         except ScenarioError as error:

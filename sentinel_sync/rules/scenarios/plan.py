@@ -144,11 +144,16 @@ class ScenarioPlan:
         return replace(plan, uploaded_at=at if whole else None)
 
     def without_files(self) -> Self:
-        """The plan once nothing made of the recording is left: what was not acknowledged is made anew."""
+        """The plan once nothing made of the recording is left: what was not acknowledged is made anew.
+
+        Of a part whose sending was begun, what went stays on record.
+        """
         return replace(
             self,
             parts=tuple(
-                part if part.acknowledged_at is not None else replace(part, file=None, upload_url=None)
+                part
+                if part.acknowledged_at is not None
+                else replace(part, file=None if part.began_at is None else part.file, upload_url=None)
                 for part in self.parts
             ),
         )
