@@ -19,7 +19,7 @@ from sentinel_sync.cli.terminal import width
 from sentinel_sync.cli.words import count, moment, pairs, size, table
 from sentinel_sync.rules.scenarios.consent import WITHDRAWN
 from sentinel_sync.rules.scenarios.plan import Consent, missing_consent
-from sentinel_sync.rules.scenarios.status import SentPart
+from sentinel_sync.rules.scenarios.status import SentPart, sent_under
 from sentinel_sync.settings import CloudSettings
 
 _LIMIT = 50
@@ -127,7 +127,7 @@ async def _show(settings: CloudSettings, arguments: argparse.Namespace) -> int:
 
 
 def _row(decision: Consent, sent: Sequence[SentPart]) -> tuple[str, ...]:
-    under = [part for part in sent if (part.granted_at, part.policy_version) == (decision.at, decision.policy_version)]
+    under = sent_under(decision, sent)
     amount = f"{count(len(under), 'part')}, {size(sum(part.size_bytes for part in under))}"
     return (
         moment(decision.at),

@@ -75,7 +75,7 @@ def test_withdrawing_empties_the_queue_and_the_derived_files_and_leaves_the_reco
     before = {path: path.stat().st_mtime_ns for path in FIRST.iterdir()}
     said = vehicle.run("consent", "withdraw")
     assert said.code == 0
-    assert said.out == ("withdrawn: 2 recordings left the queue; the recordings themselves stay where they are\n")
+    assert said.out == "withdrawn: 2 recordings left the queue; the recordings stay where they are\n"
     assert list(derived.iterdir()) == []
     assert {path: path.stat().st_mtime_ns for path in FIRST.iterdir()} == before
     status = status_of(vehicle, FIRST)

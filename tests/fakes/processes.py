@@ -43,7 +43,7 @@ def children_of(parent: int | None = None) -> dict[int, str]:
         if fields is None or fields[0] in {"Z", "X"} or int(fields[1]) != parent:
             continue
         try:
-            found[process] = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            found[process] = _command_line(folder)
         except OSError:
             continue
     return found
@@ -57,10 +57,16 @@ def marked_by(text: str, name: str) -> dict[int, str]:
             if (folder / "comm").read_text(encoding="utf-8", errors="replace").strip() != name:
                 continue
             if text.encode() in (folder / "environ").read_bytes():
-                found[int(folder.name)] = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                found[int(folder.name)] = (
+                    (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                )
         except OSError:  # it has ended meanwhile, or is somebody else's
             continue
     return found
+
+
+def _command_line(folder: Path) -> str:
+    return (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
 
 
 def _fields(process: int) -> list[str] | None:

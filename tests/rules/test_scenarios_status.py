@@ -63,6 +63,11 @@ def test_what_is_under_way_is_shown_with_its_rate_and_counts_as_sent_in_proporti
     assert compressing["sent_bytes"] == 10
 
 
+def test_what_is_not_being_sent_any_more_is_not_under_way() -> None:
+    dropped = status_of("s1", replace(PLAN, dropped="withdrawn"), Whereabouts(), Outlook(going=GOING))
+    assert (dropped["status"], dropped["phase"], dropped["part"], dropped["sent_bytes"]) == ("dropped", None, None, 0)
+
+
 def test_the_reason_why_an_original_goes_is_shown() -> None:
     file = PartFile(None, 1000, "ab", note="there is no ffmpeg")
     status = status_of("s1", PLAN.with_part(replace(VIDEO, file=file)), QUEUED, Outlook())
@@ -92,6 +97,9 @@ def test_what_was_made_of_a_recording_is_forgotten_but_for_what_arrived() -> Non
     assert plan.derived_names == {"x.mp4"}
     (_, video) = plan.without_files().parts
     assert (video.file, video.upload_url) == (None, None)
+    # What has gone of it, in part, can still be shown.
+    begun = plan.with_part(replace(plan.parts[1], began_at=NOW, consent=CONSENT)).without_files()
+    assert (begun.parts[1].upload_url, [part.sha256 for part in sent_parts(begun)]) == (None, ["ab"])
     arrived = plan.acknowledged(plan.parts[1], NOW, CONSENT)
     assert arrived.derived_names == frozenset()
     assert arrived.without_files().parts[1].file == made

@@ -205,8 +205,6 @@ async def test_a_link_to_a_folder_is_refused_and_files_and_hidden_folders_are_no
     (recordings / "notes.txt").write_text("")
     uploader = build()
     await settle(uploader, clock)
-    clock.tick(PATIENCE)
-    await uploader.scan_step()
     assert await statuses(uploader) == {FIRST: "set_aside", SECOND: "queued"}
     assert "is a link" in str((await uploader.get_upload_status(FIRST))["reason"])
 

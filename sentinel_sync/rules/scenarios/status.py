@@ -1,5 +1,6 @@
 """Where a scenario stands, as it is shown to people and programs."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TypedDict
 
@@ -206,6 +207,11 @@ def sent_parts(plan: ScenarioPlan) -> list[SentPart]:
             )
         )
     return sent
+
+
+def sent_under(decision: Consent, sent: Iterable[SentPart]) -> list[SentPart]:
+    """Which parts went under one decision."""
+    return [part for part in sent if (part.granted_at, part.policy_version) == (decision.at, decision.policy_version)]
 
 
 def _standing(
