@@ -158,6 +158,11 @@ class Upload:
         self._sent = 0
         self._why = ""
 
+    @property
+    def is_new(self) -> bool:
+        """Whether it was created within this attempt."""
+        return self._creations > 0
+
     def next_step(self) -> Create | AskOffset | SendFrom | Arrived | GiveUp:
         """What goes next."""
         if self.address is None:

@@ -124,7 +124,7 @@ class AttemptClient(Connection):
         return self._judge.answer(reply, asked, key_in_use=key_in_use)
 
     def address_of(self, path: str, location: str) -> str | None:
-        """The address that the answer to a request of `path` named in `Location`; None where it must not be followed."""
+        """The address that the answer to a request of `path` named in `Location`; None where none may be followed."""
         return address_in(location, self._caller.url(Asked(HTTPMethod.POST, path, "")))
 
     def download(self, address: str, headers: Mapping[str, str]) -> AbstractAsyncContextManager[Download]:

@@ -14,7 +14,7 @@ from sentinel_sync.adapters.scenarios.pace import Pace
 from sentinel_sync.adapters.scenarios.part_file import open_what_goes
 from sentinel_sync.adapters.scenarios.resumable import ResumableUploads, Sending, UnworkableError
 from sentinel_sync.clock import Clock, SystemClock
-from sentinel_sync.errors import CredentialError, RejectedError, UnreachableError
+from sentinel_sync.errors import CredentialError, PreconditionError, RejectedError, UnreachableError
 from sentinel_sync.payloads import ConsentGiven, ScenarioAnnouncement
 from sentinel_sync.rules.resumable import Offer
 from sentinel_sync.rules.scenarios.plan import Consent, Part, PartFile, PartKind, ScenarioPlan, part_key
@@ -126,7 +126,8 @@ class PartSender:
         """Send it so; False where the backend offers that no longer, or does not do what it offers."""
         try:
             await self._resumable.send(sending, offer)
-        except UnworkableError as error:
+        except (UnworkableError, PreconditionError) as error:
+            # 412 says that the backend speaks another version than the one that it offered (tus, "Tus-Version").
             logger.warning("scenario.resumable: %s; sent in one request each for a while", error)
             self._resumable.do_without(sending.path)
             return False

@@ -9,6 +9,7 @@ from typing import Self
 from uuid import UUID, uuid5
 
 from sentinel_sync.adapters.cloud.attempt_client import AttemptClient
+from sentinel_sync.adapters.cloud.exchange import ElsewhereError
 from sentinel_sync.adapters.cloud.request_form import Asked
 from sentinel_sync.adapters.scenarios.bodies import FileBody
 from sentinel_sync.adapters.scenarios.pace import Pace
@@ -201,7 +202,13 @@ class ResumableUploads:
             bulk=True,
         )
         self._cut = (asked.path, body)
-        reply = await self._client.ask(asked)
+        try:
+            reply = await self._client.ask(asked)
+        except ElsewhereError as error:
+            if upload.is_new and body.reached == 0:
+                # The backend answered just now: it gave an address that is good inside its own walls only.
+                raise UnworkableError(f"the address that it gave cannot be reached: {error}") from None
+            raise
         self._cut = None
         if reply.status in _DONE:
             self._patch_size.went_through(end - offset, reply.received - reply.sent)
