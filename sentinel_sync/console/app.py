@@ -14,6 +14,7 @@ from sentinel_sync.adapters.store.outbox import ItemState, OutboxItem
 from sentinel_sync.agent import SyncAgent
 from sentinel_sync.console.feed import Feed
 from sentinel_sync.console.fleet import picture
+from sentinel_sync.console.recordings import consents, recordings
 from sentinel_sync.errors import SentinelSyncError
 from sentinel_sync.status import AgentStatus
 
@@ -49,6 +50,8 @@ class ConsoleApp:
                 Route("/api/outbox/retry", self._retry, methods=["POST"]),
                 Route("/api/connectivity", self._connectivity),
                 Route("/api/sync", self._sync, methods=["POST"]),
+                Route("/api/recordings", self._recordings),
+                Route("/api/consents", self._consents),
                 Route("/api/consent", self._consent, methods=["POST"]),
                 Route("/api/models/rollback", self._roll_back, methods=["POST"]),
                 Route("/api/fleet", self._fleet),
@@ -102,6 +105,12 @@ class ConsoleApp:
         await self._agent.scenarios.set_consent(granted)
         self.feed.hurry()
         return JSONResponse({"granted": granted})
+
+    async def _recordings(self, _: Request) -> Response:
+        return JSONResponse(await recordings(self._agent.scenarios))
+
+    async def _consents(self, _: Request) -> Response:
+        return JSONResponse(await consents(self._agent.scenarios))
 
     async def _roll_back(self, request: Request) -> Response:
         name = (await _words(request)).get("name")

@@ -34,6 +34,9 @@ from sentinel_sync.services.standalone import desk_of, store_of
 
 logger = logging.getLogger(__name__)
 
+#: Of a list in an answer so many entries are looked at: no question asks for more.
+_MOST_ENTRIES = max(MAX_LIMIT, MAX_DAYS)
+
 #: An answer counts as fresh for so many seconds; after it the backend is asked whether it still holds.
 MAX_AGE = 300.0
 
@@ -262,10 +265,13 @@ def _checked(shape: type[Answered], body: Any, path: str) -> Answered:
 
 
 def _validated(shape: type[Answered], body: Any) -> Answered:
-    # How old an answer is, is ours to say.
-    told = (
-        {name: value for name, value in body.items() if name not in FleetAnswer.model_fields}
-        if isinstance(body, dict)
-        else body
+    if not isinstance(body, dict):
+        return shape.model_validate(body)
+    # How old an answer is, is ours to say. More than anybody can ask for would only hold the loop up.
+    return shape.model_validate(
+        {
+            name: value[:_MOST_ENTRIES] if isinstance(value, list) else value
+            for name, value in body.items()
+            if name not in FleetAnswer.model_fields
+        }
     )
-    return shape.model_validate(told)

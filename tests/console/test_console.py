@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import shutil
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -14,8 +15,9 @@ import pytest
 from sentinel_sync.adapters.store.outbox import NewItem
 from sentinel_sync.agent import SyncAgent
 from sentinel_sync.console import ConsoleAddress, running_console
-from sentinel_sync.errors import ConfigurationError
+from sentinel_sync.errors import ConfigurationError, ScenarioError
 from sentinel_sync.settings import Settings
+from tests.conftest import FIXTURES
 from tests.fakes.cloud import Answer, FakeCloud, json_answer, settings_for
 
 PATIENCE = 10.0
@@ -30,6 +32,7 @@ async def _console(folder: Path, cloud: FakeCloud, **overrides: Any) -> AsyncIte
         "scenarios_dir": folder / "scenarios",
         "profiles_dir": folder / "profiles",
         "models_dir": folder / "models",
+        "compress_videos": False,
     }
     settings = Settings(cloud=settings_for(cloud, **(known | overrides)))
     async with SyncAgent(settings) as agent, running_console(agent, "127.0.0.1", 0) as address:
@@ -108,6 +111,39 @@ class TestLooking:
             for _ in range(5):
                 group.create_task(_first_event(page))
         assert looks < 5
+
+
+class TestRecordings:
+    async def test_each_recording_says_where_it_stands_and_why(
+        self, page: httpx.AsyncClient, console: tuple[SyncAgent, ConsoleAddress], tmp_path: Path
+    ) -> None:
+        scenarios = console[0].scenarios
+        await scenarios.set_consent(True)
+        empty = tmp_path / "scenarios" / "empty"
+        empty.mkdir(parents=True)
+        with pytest.raises(ScenarioError):
+            await scenarios.queue_scenario(empty)
+        shown = (await page.get("/api/recordings")).json()
+        assert shown["total"] == 1
+        ((name, status, _, size_bytes, why),) = shown["rows"]
+        assert (name, status, size_bytes) == ("empty", "set aside", 0)
+        assert "metadata.json" in why
+        assert str(tmp_path) not in why
+
+    async def test_decisions_come_with_what_was_sent_under_them(
+        self, page: httpx.AsyncClient, console: tuple[SyncAgent, ConsoleAddress], tmp_path: Path
+    ) -> None:
+        scenarios = console[0].scenarios
+        await scenarios.set_consent(True)
+        recording = shutil.copytree(min((FIXTURES / "scenarios").iterdir()), tmp_path / "scenarios" / "first")
+        await scenarios.queue_scenario(recording)
+        await scenarios.sync_now()
+        await scenarios.set_consent(False)
+        shown = (await page.get("/api/consents")).json()
+        assert [(one["granted"], one["parts"]) for one in shown["decisions"]] == [(False, 0), (True, 6)]
+        assert shown["total"] == 6
+        assert {(row[1], row[4]) for row in shown["sent"]} == {("first", True)}
+        assert {row[5] for row in shown["sent"]} == {shown["decisions"][1]["at"]}
 
 
 class TestChanging:
@@ -198,7 +234,17 @@ class TestFleet:
     async def test_a_question_that_cannot_be_is_refused(self, page: httpx.AsyncClient, query: str) -> None:
         assert (await page.get(f"/api/fleet?{query}")).status_code == 400
 
-    @pytest.mark.parametrize("body", [b"<html>", b"null", b'{"alerts": 5}', b'{"rankings": {}}'])
+    @pytest.mark.parametrize(
+        "body",
+        [
+            b"<html>",
+            b"null",
+            b'{"alerts": 5}',
+            b'{"rankings": {}}',
+            pytest.param(b'{"trend": "' + b"x" * 10_000_000 + b'"}', id="10 MB"),
+            pytest.param(b'{"alerts": [' + b"{}," * 2_000_000 + b"{}]}", id="two million alerts"),
+        ],
+    )
     async def test_a_backend_out_of_its_mind_leaves_the_page_alive(
         self, page: httpx.AsyncClient, cloud: FakeCloud, body: bytes
     ) -> None:
@@ -207,6 +253,8 @@ class TestFleet:
         fleet = (await page.get("/api/fleet")).json()
         # An object without any known figure is an answer about the fleet as a whole, which may leave out every field.
         assert all("error" in fleet[part] for part in ("trend", "rankings", "alerts"))
+        if len(body) > 1_000_000:
+            assert "100,000 values" in fleet["alerts"]["error"] or "8388608 bytes" in fleet["alerts"]["error"]
         assert (await page.get("/api/status")).status_code == 200
 
 

@@ -4,11 +4,12 @@ With SCREENSHOTS=1 the pictures in docs/screenshots are taken anew.
 """
 
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 from playwright.async_api import Browser, Page, async_playwright, expect
@@ -18,10 +19,13 @@ from sentinel_sync.agent import SyncAgent
 from sentinel_sync.backend import BackendSettings, running_server
 from sentinel_sync.console import running_console
 from sentinel_sync.settings import CloudSettings, Settings
+from tests.conftest import FIXTURES
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 KEY = "key-of-the-browser-tests"
 AXE = Path(__file__).parent / "axe"
+RECORDINGS = FIXTURES / "scenarios"
+SMALLEST = max(path.name for path in RECORDINGS.iterdir())
 SCREENSHOTS = Path(__file__).parents[2] / "docs" / "screenshots"
 #: No sandbox, because CI runs as root; no traffic of the browser's own.
 FLAGS = [
@@ -64,7 +68,7 @@ async def page(browser: Browser) -> AsyncIterator[Page]:
     assert [text for text in wrong if text not in away] == []
 
 
-def _settings(folder: Path, url: str) -> Settings:
+def _settings(folder: Path, url: str, **more: Any) -> Settings:
     return Settings(
         cloud=CloudSettings.model_validate(
             {
@@ -79,6 +83,7 @@ def _settings(folder: Path, url: str) -> Settings:
                 "scenarios_dir": folder / "scenarios",
                 "profiles_dir": folder / "profiles",
                 "models_dir": folder / "models",
+                **more,
             }
         )
     )
@@ -146,6 +151,37 @@ async def test_a_technicians_visit(tmp_path: Path, backend: str, page: Page) -> 
         await _picture(page, "console-set-aside")
         await page.get_by_role("button", name="Retry item-1").click()
         await expect(page.locator("#set-aside")).to_have_text("nothing is set aside")
+
+
+async def test_a_recording_on_its_way(tmp_path: Path, backend: str, page: Page) -> None:
+    """The progress of a real upload moves on the page; afterwards it says what was sent under which consent."""
+    # Slow enough to be watched: some eight seconds for the first video.
+    settings = _settings(tmp_path, backend, compress_videos=False, upload_bandwidth_limit=30_000)
+    async with SyncAgent(settings) as agent, running_console(agent, "127.0.0.1", 0) as console:
+        await page.goto(console.url_with_token, wait_until="domcontentloaded")
+        await page.get_by_role("switch").click()
+        await expect(page.get_by_role("switch")).to_have_attribute("aria-checked", "true")
+        recording = RECORDINGS / SMALLEST
+        await agent.scenarios.queue_scenario(recording, "high")
+        bar = page.locator("#under-way progress")
+        await expect(bar).to_have_attribute("aria-label", re.compile(rf"{SMALLEST}, .+\.mp4: uploading"))
+        await expect(page.locator("#under-way")).to_contain_text(re.compile(r"a second, \d+ s left"))
+        first = await bar.evaluate("bar => bar.value")
+        assert 0 < first < 1
+        await expect(bar).not_to_have_js_property("value", first)
+        assert await bar.evaluate("bar => bar.value") > first
+        await _picture(page, "console-upload")
+
+        await page.get_by_text("What was sent under which consent").click()
+        await expect(page.locator("#consents")).to_contain_text("granted")
+        await expect(page.locator("#uploads")).to_contain_text(f"{SMALLEST}metadata.json")
+        await page.get_by_text("Each recording").click()
+        await expect(page.locator("#recordings")).to_contain_text(f"{SMALLEST}uploadinghigh")
+        # The driver changes his mind: it ends at once, and the page says so.
+        await page.get_by_role("switch").click()
+        await expect(bar).to_have_count(0)
+        await expect(page.locator("#recordings")).to_contain_text("the driver withdrew the consent")
+        await expect(page.locator("#consents")).to_contain_text("withdrawn")
 
 
 async def test_without_the_token_it_shows_and_asks_for_it(tmp_path: Path, backend: str, browser: Browser) -> None:

@@ -14,6 +14,7 @@ from sentinel_sync.adapters.cloud.answer_body import (
     UnreadableError,
     read_answer,
     read_reason,
+    refuse_crowded,
 )
 from sentinel_sync.adapters.cloud.lanes import BULK
 from sentinel_sync.adapters.cloud.meter import Meter
@@ -240,6 +241,7 @@ def _parse(response: httpx.Response, body: bytes, outgoing: Outgoing) -> Any:
         return None
     if not body and may_lack_a_body(status, outgoing.method, response.headers.get("Content-Length")):
         return None
+    refuse_crowded(body)
     try:
         return pydantic_core.from_json(body)
     except ValueError:

@@ -211,6 +211,8 @@ function showScenarios(said) {
     ["Uploaded", said.uploaded.toLocaleString()],
     ["Set aside", said.set_aside.toLocaleString(), said.set_aside ? "warn" : ""],
     ["Dropped", said.dropped.toLocaleString()],
+    ...(said.deleted_unsent ? [["Deleted unsent", said.deleted_unsent.toLocaleString(), "warn"]] : []),
+    ...Object.entries(said.reasons).map(([name, why]) => [name, why, "warn"]),
   ]);
 }
 
@@ -273,6 +275,34 @@ async function showItems() {
   table(at("waiting"), ["Kind", "Item", "Reason", "Tries", "Next try"], waitingRows, "nothing waits", [3]);
 }
 
+const shownOf = (rows, total) => (total > rows.length ? `the newest ${rows.length} of ${total.toLocaleString()}` : "");
+
+async function showRecordings() {
+  if (!at("recordings-details").open) return;
+  const { rows, total } = await ask("api/recordings");
+  const cells = rows.map(([name, status, priority, bytes, why]) => [name, status, priority ?? "-", size(bytes), why || "-"]);
+  table(at("recordings"), ["Recording", "State", "Priority", "Size", "Why"], cells, "none is known yet", [3]);
+  at("recordings").append(element("p", shownOf(rows, total), "quiet"));
+}
+
+async function showConsents() {
+  if (!at("consents-details").open) return;
+  const { decisions, sent, total } = await ask("api/consents");
+  const decided = decisions.map((one) => [
+    seconds(one.at),
+    one.granted ? "granted" : "withdrawn",
+    one.policy_version,
+    one.parts ? `${one.parts.toLocaleString()} parts, ${size(one.size_bytes)}` : "nothing",
+  ]);
+  table(at("consents"), ["Decided", "Decision", "Policy", "Sent under it"], decided, "nobody has decided yet");
+  const parts = sent.map(([when, name, part, bytes, arrived, consent]) => [
+    seconds(when), name, part, size(bytes), arrived ? "yes" : "begun", seconds(consent),
+  ]);
+  const head = ["Sent", "Recording", "Part", "Size", "Acknowledged", "Consent of"];
+  table(at("uploads"), head, parts, "nothing was sent", [3]);
+  at("uploads").append(element("p", shownOf(sent, total), "quiet"));
+}
+
 async function showHistory() {
   const turns = await ask("api/connectivity");
   at("history").replaceChildren(
@@ -323,6 +353,8 @@ async function quietly(showing) {
 
 at("sync").addEventListener("click", (event) => act("api/sync", {}, event.currentTarget));
 at("consent").addEventListener("click", (event) => act("api/consent", { granted: !shown?.scenarios?.consent }, event.currentTarget));
+at("recordings-details").addEventListener("toggle", () => quietly(showRecordings));
+at("consents-details").addEventListener("toggle", () => quietly(showConsents));
 at("trend-form").addEventListener("change", () => quietly(showFleet));
 at("token-form").addEventListener("submit", (event) => {
   event.preventDefault();
@@ -333,6 +365,7 @@ at("token-form").addEventListener("submit", (event) => {
 });
 
 let before = "";
+let recordedBefore = "";
 
 function live(text, state) {
   at("live").textContent = text;
@@ -354,6 +387,13 @@ events.addEventListener("status", (event) => {
     before = now;
     quietly(showItems);
     quietly(showHistory);
+  }
+  const { under_way, ...recorded } = said.scenarios ?? {};
+  const news = JSON.stringify([recorded, under_way?.name, under_way?.part]);
+  if (news !== recordedBefore) {
+    recordedBefore = news;
+    quietly(showRecordings);
+    quietly(showConsents);
   }
 });
 setInterval(() => document.hidden || quietly(showFleet), FLEET_EVERY);

@@ -11,7 +11,12 @@ from http import HTTPMethod
 import httpx
 import pytest
 
-from sentinel_sync.adapters.cloud.answer_body import ERROR_BODY_TIMEOUT, MAX_ANSWER_BYTES, MAX_ERROR_BYTES
+from sentinel_sync.adapters.cloud.answer_body import (
+    ERROR_BODY_TIMEOUT,
+    MAX_ANSWER_BYTES,
+    MAX_ERROR_BYTES,
+    MAX_VALUES,
+)
 from sentinel_sync.adapters.cloud.cloud_api_client import CloudAPIClient
 from sentinel_sync.adapters.cloud.exchange import ElsewhereError, Origin, fault
 from sentinel_sync.errors import NotNowError, RejectedError, UnreachableError
@@ -215,6 +220,18 @@ class TestAnswers:
         with pytest.raises(UnreachableError, match="larger than"):
             await client.request(HTTPMethod.GET, "/x")
         assert _peak_memory() - before < _BOMB_BYTES // 4
+
+    async def test_one_that_would_take_long_to_parse_is_given_up(
+        self, client: CloudAPIClient, cloud: FakeCloud
+    ) -> None:
+        crowded = b"[" + b"{}," * MAX_VALUES + b"{}]"
+        cloud.script("GET", "/x", Answer(200, crowded))
+        with pytest.raises(UnreachableError, match="more than 100,000 values"):
+            await client.request(HTTPMethod.GET, "/x")
+
+    async def test_one_with_as_many_values_as_may_be_is_taken(self, client: CloudAPIClient, cloud: FakeCloud) -> None:
+        cloud.script("GET", "/x", Answer(200, b"[" + b"1," * (MAX_VALUES - 1) + b"1]"))
+        assert len((await client.get("/x")).data) == MAX_VALUES
 
     async def test_one_of_the_largest_size_is_taken(self, client: CloudAPIClient, cloud: FakeCloud) -> None:
         cloud.script("GET", "/x", Answer(200, b'"' + b"a" * (MAX_ANSWER_BYTES - 2) + b'"'))
