@@ -11,6 +11,9 @@ from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
 
+import aiofiles
+import aiofiles.os
+
 from sentinel_sync.adapters.store.outbox import NewItem
 from sentinel_sync.adapters.store.store import Store
 from sentinel_sync.clock import Clock
@@ -63,7 +66,7 @@ async def take_over(
     """
     reader = _Reader(kind, vehicle_id, pseudonym_of)
     try:
-        text = await asyncio.to_thread(_read, path)
+        text = await _read(path)
         if text is None:
             return None
         taken = 0
@@ -165,9 +168,9 @@ def _integer(digits: str) -> int | float:
     return int(digits) if len(digits) <= _MAX_DIGITS else float(digits)
 
 
-def _read(path: Path) -> str | None:
+async def _read(path: Path) -> str | None:
     try:
-        status = path.stat()
+        status = await aiofiles.os.stat(path)
     except FileNotFoundError:
         return None
     if not stat.S_ISREG(status.st_mode):
@@ -175,7 +178,8 @@ def _read(path: Path) -> str | None:
     if status.st_size > _MAX_BYTES:
         raise _BrokenFileError(f"it is larger than {_MAX_BYTES} bytes")
     try:
-        return path.read_text(encoding="utf-8-sig")
+        async with aiofiles.open(path, encoding="utf-8-sig") as file:
+            return await file.read()
     except UnicodeDecodeError:
         raise _BrokenFileError("its bytes are no text") from None
 

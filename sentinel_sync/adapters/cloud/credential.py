@@ -4,6 +4,8 @@ import asyncio
 from pathlib import Path
 from typing import Protocol
 
+import aiofiles
+
 from sentinel_sync.errors import ConfigurationError
 from sentinel_sync.settings import CloudSettings, is_key
 
@@ -99,7 +101,8 @@ async def read_pseudonym_key(value: str | None, path: Path | None) -> bytes | No
     if path is None:
         return value.strip().encode() if value else None
     try:
-        text = (await asyncio.to_thread(path.read_text, encoding="utf-8")).strip()
+        async with aiofiles.open(path, encoding="utf-8") as file:
+            text = (await file.read()).strip()
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "not UTF-8"
         raise ConfigurationError(f"cannot read the pseudonym key from {path}: {why}") from None

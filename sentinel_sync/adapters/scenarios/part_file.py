@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from pathlib import Path
 from threading import Lock
 from types import TracebackType
@@ -42,7 +42,7 @@ class OpenPart:
     ) -> None:
         await run_to_end(self._close)
 
-    async def pieces(self, begin: int, end: int) -> AsyncIterator[bytes]:
+    async def pieces(self, begin: int, end: int) -> AsyncGenerator[bytes, None]:
         """Give the bytes from `begin` to before `end`; the next piece is read while the one before is used.
 
         Raises:

@@ -21,8 +21,13 @@ _PERSONAL = re.compile(
     r"|.*embedding.*|(?:emergency_?)?contacts?|(?:.*_)?phone(?:_?(?:number|no))?|.*e_?mail.*|licen[cs]e(?:_?(?:plate|number))?",
     re.IGNORECASE,
 )
-#: A text that is nothing but a pair of coordinates, under whatever key.
-_PAIR = re.compile(r"\s*[-+]?\d{1,3}\.\d+\s*[,; ]\s*[-+]?\d{1,3}\.\d+\s*")
+#: Two numbers finer than may leave, side by side in a text, under whatever key.
+_PAIR = re.compile(r"(?<![\w.])[-+]?\d{1,3}\.\d{3,}[°\sNSns]*[,;/ ]\s*[-+]?\d{1,3}\.\d{3,}(?![\w.])")
+#: Degrees with minutes, and perhaps seconds: only whole degrees of them leave.
+_MINUTES = re.compile(r"(\d{1,3}\s*[°º])\s*\d{1,2}(?:\.\d+)?\s*['′’](?:\s*\d{1,2}(?:\.\d+)?\s*(?:[\"″”]|''))?")
+#: A key of one coordinate alone. In units of a degree's fraction (1e-7, minutes) it is nothing that can be rounded.
+_COORDINATE = re.compile(r".*(?:latitude|longitude).*|(?:.*[_-])?(?:lat|lon|lng)(?:[_-].*|E\d)?", re.IGNORECASE)
+_MOST_DEGREES = 180.0
 #: A path: absolute (two segments or more, so that "24 m/s" and "and/or" are none), home, relative by dots, a drive's,
 #: or a file URL.
 _PATH = re.compile(
@@ -71,23 +76,48 @@ def video_names(metadata: Mapping[str, JsonValue]) -> tuple[str, ...]:
 
 def outgoing_metadata(metadata: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
     """The metadata as it may leave: coarse places, no persons, no paths of this vehicle's file system."""
-    kept = _without_persons_and_paths(coarsen(dict(metadata)))
+    kept = _fit_to_leave(coarsen(dict(metadata)))
     return kept if isinstance(kept, dict) else {}
 
 
-def _without_persons_and_paths(value: JsonValue) -> JsonValue:
+def _fit_to_leave(value: JsonValue) -> JsonValue:
     match value:
         case str():
-            return str(coarsen(value, place=True)) if _PAIR.fullmatch(value) else _without_paths(value)
+            return _without_paths(_without_places(value))
         case dict():
             return {
-                _without_paths(key): _without_persons_and_paths(inner)
+                _without_paths(key): None if _is_scaled_coordinate(key, inner) else _fit_to_leave(inner)
                 for key, inner in value.items()
                 if not _PERSONAL.fullmatch(key)
             }
+        case list() if _is_place(value):
+            return [coarsen(number, place=True) for number in value]
         case list():
-            return [_without_persons_and_paths(inner) for inner in value]
+            return [_fit_to_leave(inner) for inner in value]
     return value
+
+
+def _without_places(text: str) -> str:
+    pairs_coarse = _PAIR.sub(lambda pair: str(coarsen(pair[0], place=True)), text)
+    return _MINUTES.sub(r"\1", pairs_coarse)
+
+
+def _is_place(values: list[JsonValue]) -> bool:
+    """Whether a list may be latitude and longitude, perhaps with a height: finer than may leave, and on Earth."""
+    if not 2 <= len(values) <= 3 or not all(isinstance(value, int | float) for value in values):
+        return False
+    return all(isinstance(value, float) and abs(value) <= _MOST_DEGREES for value in values[:2])
+
+
+def _is_scaled_coordinate(key: str, value: JsonValue) -> bool:
+    try:
+        return (
+            isinstance(value, int | float | str)
+            and _COORDINATE.fullmatch(key) is not None
+            and abs(float(value)) > _MOST_DEGREES
+        )
+    except ValueError:  # a text that is no number
+        return False
 
 
 def _without_paths(text: str) -> str:
