@@ -54,7 +54,7 @@ class Parts:
             self.trips.checkpoint,
             self.profiles.synchronize,
             self.scenarios.upload,
-            self.models.check,
+            *self.models.duties,
         )
 
     @property
@@ -114,12 +114,15 @@ async def build(
         clock=clock,
     )
     scenarios = ScenarioUploader(client, store=store, traffic=traffic, supervised=True, clock=clock, rng=rng)
-    models = ModelDownloader(client, store=store, traffic=traffic, supervised=True, clock=clock, rng=rng)
+    models = ModelDownloader(
+        client, store=store, timekeeper=timekeeper, traffic=traffic, supervised=True, clock=clock, rng=rng
+    )
     profiles = ProfileSynchronizer(
         client, store, timekeeper=timekeeper, traffic=traffic, supervised=True, clock=clock, rng=rng
     )
     for service in (scenarios, models, profiles):
         await service.prepare()
+    stack.push_async_callback(models.close)
     fleet = FleetManager(client, store, traffic=traffic, clock=clock)
     stack.push_async_callback(fleet.close)
     stack.push_async_callback(connectivity.close)

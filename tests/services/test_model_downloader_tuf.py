@@ -1,94 +1,34 @@
 """`models.source: tuf` from the settings to the file that the runtime opens; each attack leaves that file as it was."""
 
-import asyncio
-import shutil
-from collections.abc import AsyncIterator, Callable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
-from random import Random
+from collections.abc import Callable
 
 import pytest
-from blockbuster import blockbuster_ctx
-from pydantic import SecretStr
 from securesystemslib.signer._crypto_signer import CryptoSigner
 
-from sentinel_sync import CloudAPIClient, ModelDownloader, UnreachableError, VerificationError
-from sentinel_sync.adapters.store.store import Store
-from sentinel_sync.settings import CloudSettings, ModelSource
-from tests.conftest import FIXTURES
+from sentinel_sync import UnreachableError, VerificationError
 from tests.fakes.clock import FakeClock
-from tests.fakes.cloud import API_KEY, FLEET, VEHICLE, Answer, FakeCloud, cloud_fixture, stranger_fixture
+from tests.fakes.cloud import Answer, FakeCloud, cloud_fixture, stranger_fixture
 from tests.fakes.tuf_repository import DAY, TufRepository
 from tests.fakes.wire_rules import Seen
+from tests.services.model_vehicle_tuf import (
+    NAME,
+    Vehicle,
+    content_of,
+    off_the_loop_fixture,
+    offer,
+    repository_fixture,
+    trips_fixture,
+    vehicle_fixture,
+)
 
-__all__ = ["cloud_fixture", "stranger_fixture"]
-
-NAME = "yolov8m_automotive"
-
-
-@pytest.fixture(autouse=True)
-def _no_blocking_call_on_the_loop() -> Iterator[None]:
-    with blockbuster_ctx("sentinel_sync"):
-        yield
-
-
-def content_of(version: str) -> bytes:
-    return Random(version).randbytes(300_000)
-
-
-@pytest.fixture
-def repository(clock: FakeClock, stranger: FakeCloud) -> TufRepository:
-    stranger.handler = repository = TufRepository(clock.now())
-    return repository
-
-
-def offer(repository: TufRepository, version: str, **custom: str) -> None:
-    repository.add(f"{NAME}/{version}/{NAME}.pt", content_of(version), {"name": NAME, "version": version, **custom})
-    repository.publish()
-
-
-@dataclass
-class Vehicle:
-    """One whose models come from the repository; v9 is installed."""
-
-    downloader: ModelDownloader
-    models: Path
-
-    def live(self) -> bytes:
-        return (self.models / f"{NAME}.pt").read_bytes()
-
-    async def untouched(self) -> None:
-        """The runtime opens v9, and nothing half done lies beside it."""
-        assert await asyncio.to_thread(self.live) == content_of("v9")
-        assert (await self.downloader.get_installed_models())[NAME]["version"] == "v9"
-        parts = await asyncio.to_thread(lambda: [path for path in self.models.rglob("*") if ".part" in path.name])
-        assert parts == []
-
-
-@pytest.fixture
-async def vehicle(
-    repository: TufRepository, cloud: FakeCloud, stranger: FakeCloud, tmp_path: Path, store: Store, clock: FakeClock
-) -> AsyncIterator[Vehicle]:
-    models = tmp_path / "models"
-    shutil.copytree(FIXTURES / "models", models)
-    (tmp_path / "root.json").write_bytes(repository.anchor)
-    settings = CloudSettings(
-        api_url=cloud.url,
-        api_key=SecretStr(API_KEY),
-        vehicle_id=VEHICLE,
-        fleet_id=FLEET,
-        rate_limit=0.0,
-        timeout=2.0,
-        models_dir=models,
-        state_dir=tmp_path / "state",
-        models=ModelSource(source="tuf", metadata_url=f"{stranger.url}/metadata/", root_file=tmp_path / "root.json"),
-    )
-    offer(repository, "v9")
-    async with CloudAPIClient(settings=settings, clock=clock, rng=Random(1)) as client:
-        downloader = ModelDownloader(client, store=store, clock=clock, rng=Random(1))
-        assert await downloader.download_and_install_model(NAME, "v9")
-        yield Vehicle(downloader, models)
-    assert not [seen for seen in cloud.requests if "/models" in seen.path], "the backend's listing was asked"
+__all__ = [
+    "cloud_fixture",
+    "off_the_loop_fixture",
+    "repository_fixture",
+    "stranger_fixture",
+    "trips_fixture",
+    "vehicle_fixture",
+]
 
 
 async def test_a_release_is_found_verified_and_installed(
