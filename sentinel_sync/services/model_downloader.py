@@ -14,8 +14,7 @@ from sentinel_sync.adapters.cloud.cloud_api_client import CloudAPIClient
 from sentinel_sync.adapters.models.fetch import ReleaseFetch
 from sentinel_sync.adapters.models.installer import ModelInstaller
 from sentinel_sync.adapters.models.keeper import ModelKeeper
-from sentinel_sync.adapters.models.order_book import LONG_ORDERS, SHORT_ORDERS, OrderBook
-from sentinel_sync.adapters.models.orders import ModelOrders, Order, OrderOutcome
+from sentinel_sync.adapters.models.orders import LONG_ORDERS, SHORT_ORDERS, ModelOrders, Order, OrderBook, OrderOutcome
 from sentinel_sync.adapters.models.probation_watch import ProbationWatch
 from sentinel_sync.adapters.models.release_desk import ReleaseDesk
 from sentinel_sync.adapters.models.shelf import ModelShelf
@@ -48,6 +47,9 @@ from sentinel_sync.supervisor import Duty, Supervisor
 
 logger = logging.getLogger(__name__)
 
+#: An `async def` runs on the loop; a plain function runs in a thread of its own, where it may block.
+ProgressListener = Callable[[DownloadProgress], Any]
+
 #: A step that could do nothing is not repeated at once, seconds.
 _SHORTEST_WAIT = 1.0
 #: What waits for a cheaper network is looked at again after so many seconds, where nobody wakes us.
@@ -68,7 +70,6 @@ class ModelDownloader:
         allow_unsigned: For a bench: take what nobody has signed; by default as the settings say.
         validator: Tries a model before it is switched to, and while it is on probation: given the file, the name and
             the version; False, or anything raised, means that the model has failed. Beside the settings' command.
-        on_progress: Told how a download goes; an `async def` runs on the loop, a plain function in a thread.
         traffic: Knows what the network may cost, and of trips; by default one for this client.
         timekeeper: Knows the backend's time, for a TUF repository's dates.
         supervised: True where somebody else (the agent) sees to `duties`.
@@ -93,7 +94,6 @@ class ModelDownloader:
         trusted_keys: Sequence[str] | None = None,
         allow_unsigned: bool | None = None,
         validator: Validator | None = None,
-        on_progress: Callable[[DownloadProgress], Any] | None = None,
         traffic: TrafficDesk | None = None,
         timekeeper: Timekeeper | None = None,
         supervised: bool = False,
@@ -137,8 +137,6 @@ class ModelDownloader:
             probation=settings.model_probation,
             clock=self._clock,
         )
-        if on_progress is not None:
-            self._installer.news.subscribe(on_progress)
         self._keeper = ModelKeeper(
             self._shelf,
             self._releases,
@@ -181,7 +179,7 @@ class ModelDownloader:
             if self._allow_unsigned:
                 logger.critical("models.unsigned: allow_unsigned is on: whoever speaks for the backend drives this car")
             if not self._supervised:
-                self._client.close_with(self._close)
+                self._client.close_with(self.close)
             self._prepared = True
 
     def wake(self) -> None:
@@ -250,6 +248,20 @@ class ModelDownloader:
     async def stop_background_checks(self) -> None:
         """End what `start_background_checks` began; a download goes on where it was, the next time."""
         await self._background.stop(grace=self._settings.shutdown_timeout)
+
+    async def close(self) -> None:
+        """End the background and what listeners are being told; the store stays open."""
+        await self.stop_background_checks()
+        await self._installer.news.close()
+        self._prepared = False
+
+    def on_progress(self, listener: ProgressListener) -> None:
+        """Have `listener(progress)` told a few times a second how a download, and what follows, goes.
+
+        An `async def` runs on the loop; a plain function runs in a thread, where it may block. One that is slow or
+        raises disturbs nothing.
+        """
+        self._installer.news.subscribe(listener)
 
     # --- the operator's word ---
 
@@ -351,10 +363,15 @@ class ModelDownloader:
         return max(_SHORTEST_WAIT, wait if done else min(wait, _ORDERS_AGAIN))
 
     def snapshot(self) -> list[ModelShown]:
-        """What there is to show of each model; a plain call."""
+        """What there is to show of each model, also of one that only its refusal is known of; a plain call."""
         return [
-            model_shown(record, self._status(name), self._installer.progress(name), self._releases.available(name))
-            for name, record in sorted(self._shelf.records.items())
+            model_shown(
+                self._shelf.record(name),
+                self._status(name),
+                self._installer.progress(name),
+                self._releases.available(name),
+            )
+            for name in sorted({*self._shelf.records, *self._releases.refused()})
         ]
 
     async def order_outcomes(self) -> list[OrderOutcome]:
@@ -420,8 +437,3 @@ class ModelDownloader:
             refusal=self._releases.refusal(name),
             held=self._keeper.why_held(name),
         )
-
-    async def _close(self) -> None:
-        await self.stop_background_checks()
-        await self._installer.news.close()
-        self._prepared = False

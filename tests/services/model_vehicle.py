@@ -19,7 +19,6 @@ from sentinel_sync import CloudAPIClient, ModelDownloader
 from sentinel_sync.adapters.models.validation import Validator
 from sentinel_sync.adapters.store.store import Store
 from sentinel_sync.adapters.traffic.desk import TrafficDesk
-from sentinel_sync.rules.releases.answers import DownloadProgress
 from sentinel_sync.rules.releases.releases import manifest, raw_key
 from sentinel_sync.settings import CloudSettings
 from tests.conftest import FIXTURES
@@ -84,7 +83,9 @@ class ModelHost:
         if seen.path.endswith("/download"):
             self.addresses += 1
             version = seen.query["version"]
-            entry = next(entry for entry in self.entries if entry["version"] == version)
+            entry = next((entry for entry in self.entries if entry["version"] == version), None)
+            if entry is None:
+                return Answer(404)
             address = f"{self.base}/files/{version}/{self.addresses}"
             return json_answer(200, {"download_url": address, "version": version, "checksum": entry["checksum"]})
         content = content_of(seen.path.split("/")[2])
@@ -124,7 +125,6 @@ async def build_fixture(
         auto_install: bool | None = None,
         folder: Path = models,
         validator: Validator | None = None,
-        on_progress: Callable[[DownloadProgress], Any] | None = None,
         traffic: TrafficDesk | None = None,
         **more: Any,
     ) -> ModelDownloader:
@@ -143,14 +143,7 @@ async def build_fixture(
         )
         clients.append(CloudAPIClient(settings=settings, clock=clock, rng=Random(1)))
         return ModelDownloader(
-            clients[-1],
-            auto_install,
-            store,
-            validator=validator,
-            on_progress=on_progress,
-            traffic=traffic,
-            clock=clock,
-            rng=Random(1),
+            clients[-1], auto_install, store, validator=validator, traffic=traffic, clock=clock, rng=Random(1)
         )
 
     yield make

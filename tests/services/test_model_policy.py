@@ -228,7 +228,8 @@ class TestGoingOn:
         async def listen(progress: DownloadProgress) -> None:
             told.append(progress)
 
-        downloader = build(on_progress=listen)
+        downloader = build()
+        downloader.on_progress(listen)
         assert await downloader.download_and_install_model(NAME, "v2.1.0")
         await until(lambda: bool(told), "news of the download")
         assert (told[-1].name, told[-1].version, told[-1].total_bytes) == (NAME, "v2.1.0", 300_000)

@@ -73,6 +73,7 @@ class FileDownload:
         self._min_rate = client.settings.download_min_rate
         self._on_progress = on_progress
         self._staging = _Staging(target.staging)
+        self._watched_since, self._received = clock.monotonic(), 0
 
     async def fetch(self, address: str) -> None:
         """Fetch what is missing from `address`; returns once the staging file is whole and its checksum right.
@@ -87,6 +88,7 @@ class FileDownload:
         try:
             await run_to_end(self._staging.open, self._target.size)
             resumed = self._staging.size > 0
+            self._watched_since, self._received = self._clock.monotonic(), 0
             await self._fetch(address)
             if self._staging.checksum() != self._target.checksum and resumed:
                 # Perhaps only what was on disk was spoilt, by a power cut or a file that changed under its address.
@@ -153,16 +155,21 @@ class FileDownload:
             self._on_progress(self._staging.size)
 
     async def _paced(self, download: Download) -> AsyncIterator[bytes]:
-        since, received = self._clock.monotonic(), 0
         async for chunk in download.response.aiter_raw():
             download.deadline.extend()
-            received += len(chunk)
-            now = self._clock.monotonic()
-            if now - since >= RATE_WINDOW:
-                if received < self._min_rate * (now - since):
-                    raise UnreachableError(f"GET a file: only {received} bytes came in {now - since:.0f} s: too slow")
-                since, received = now, 0
+            self._note_pace(len(chunk))
             yield chunk
+
+    def _note_pace(self, count: int) -> None:
+        """Watch the rate over all answers: a host may give the file in many that are short."""
+        self._received += count
+        now = self._clock.monotonic()
+        elapsed = now - self._watched_since
+        if elapsed < RATE_WINDOW:
+            return
+        received, self._watched_since, self._received = self._received, now, 0
+        if received < self._min_rate * elapsed:
+            raise UnreachableError(f"GET a file: only {received} bytes came in {elapsed:.0f} s: too slow")
 
 
 class _Staging:

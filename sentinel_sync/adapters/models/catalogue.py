@@ -9,6 +9,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from sentinel_sync.adapters.cloud.cloud_api_client import CloudAPIClient, quote_id
 from sentinel_sync.adapters.store.documents import Documents
+from sentinel_sync.adapters.threads import run_to_end
 from sentinel_sync.clock import Clock
 from sentinel_sync.errors import UnreachableError, VerificationError
 from sentinel_sync.payloads import DeltaOffer, ModelAddress, ModelCatalogue, ModelRelease
@@ -131,7 +132,9 @@ class ModelOffers:
         if reply.status == 304 and self.last is not None:
             offer = Offer(self.last.releases, now, etag)
         else:
-            offer = Offer(_releases(reply.data, reply.request_id), now, reply.headers.get("ETag"))
+            # A thousand entries take longer to read than a loop can spare.
+            releases = await run_to_end(_releases, reply.data, reply.request_id)
+            offer = Offer(releases, now, reply.headers.get("ETag"))
         await self._documents.save(_KIND, _KEY, offer, _SHAPE)
         self.last = offer
         return offer
