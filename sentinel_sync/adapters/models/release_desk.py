@@ -197,7 +197,7 @@ class ReleaseDesk:
 
         What waits on disk may have come while another source, or another root file, was in the settings.
         """
-        offered = self.listed(release.name, release.version)
+        offered = self.listed(release.name, release.version, release.checksum)
         return offered is not None and (offered.size, offered.checksum) == (release.size, release.checksum)
 
     async def _trust(self) -> Trust | None:
