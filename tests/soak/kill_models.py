@@ -62,7 +62,7 @@ case "$3:$1" in
 esac
 """
 #: This share of the kills comes while something chosen is being done, within so many seconds of its beginning; …
-AIMED, WITHIN = 0.6, 0.03
+AIMED, WITHIN = 0.6, 0.02
 AIMS = ("downloading", "patching", "validating", "installing", "installing", "rollback", "rollback", "nothing")
 #: … or so many seconds after the fork where that is not done.
 AT_LATEST = 4.0

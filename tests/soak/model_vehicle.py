@@ -14,12 +14,13 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from sentinel_sync import CloudAPIClient, ModelDownloader
+from sentinel_sync.adapters.cloud.cloud_api_client import CloudAPIClient
 from sentinel_sync.adapters.models.records import ModelRecords
 from sentinel_sync.adapters.store.store import Store
 from sentinel_sync.errors import CloudError, VerificationError
 from sentinel_sync.rules.releases.answers import InstallResult
 from sentinel_sync.rules.releases.installed import ModelRecord
+from sentinel_sync.services.model_downloader import ModelDownloader
 from sentinel_sync.settings import CloudSettings, Settings
 from tests.soak.vehicle import Diary, tell
 
@@ -106,8 +107,8 @@ class Vehicle:
     async def finish(self, version: str) -> None:
         """Bring this version into use, and stay until it is proven."""
         self.models.start_background_checks()
-        while not (await self._install(version)) or (await self._record()).probation is not None:
-            await asyncio.sleep(REST)  # noqa: ASYNC110  # what the duties do tells nobody
+        while not (await self._install(version)) or (await self._record()).probation is not None:  # noqa: ASYNC110
+            await asyncio.sleep(REST)
         await self.models.stop_background_checks()
         # As a check does: what no listed release has of half-done files is deleted.
         await self.models.check_for_updates()

@@ -76,7 +76,12 @@ class Watcher:
 def main() -> None:
     folder, names, checksums = sys.argv[1:]
     watcher, asked = Watcher(Path(folder), json.loads(names), json.loads(checksums)), threading.Event()
-    threading.Thread(target=lambda: (sys.stdin.readline(), asked.set()), daemon=True).start()
+
+    def await_word() -> None:
+        sys.stdin.readline()
+        asked.set()
+
+    threading.Thread(target=await_word, daemon=True).start()
     tell("ready")
     while not asked.wait(PAUSE):
         watcher.look()
