@@ -16,8 +16,8 @@ __all__ = ["cloud_fixture", "stranger_fixture"]
 
 #: Seconds for one process to check.
 PATIENCE = 20.0
-#: A check changes at least so many things: a root and three files of the cache, a link, memory and listing.
-FEWEST_CHANGES = 10
+#: A check changes at least so many things: roots and other files, each written and renamed, links, documents.
+FEWEST_CHANGES = 20
 
 
 class Checker:
