@@ -150,6 +150,18 @@ class ModelShown(Shown):
     under_way: TransferShown | None
 
 
+class ModelCheckShown(Shown):
+    """The looking for new releases.
+
+    Attributes:
+        checked_at: When the source last answered, or None.
+        failure: Why it could not be asked after that, or None.
+    """
+
+    checked_at: datetime | None
+    failure: str | None
+
+
 class AgentStatus(Shown):
     """A running agent at one instant."""
 
@@ -169,3 +181,4 @@ class AgentStatus(Shown):
     traffic: TrafficShown | None = None
     scenarios: ScenariosShown | None = None
     models: list[ModelShown] = []
+    model_check: ModelCheckShown | None = None

@@ -80,6 +80,7 @@ class StatusBoard:
             traffic=self._traffic(),
             scenarios=await self._scenarios(),
             models=self._parts.models.snapshot(),
+            model_check=self._parts.models.last_check(),
         )
 
     async def write(self) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from random import Random, SystemRandom
 from typing import Any
@@ -42,7 +43,7 @@ from sentinel_sync.rules.releases.schedule import CheckSchedule
 from sentinel_sync.rules.traffic import Traffic
 from sentinel_sync.services.standalone import desk_of, store_of
 from sentinel_sync.settings import is_loopback
-from sentinel_sync.status import ModelShown
+from sentinel_sync.status import ModelCheckShown, ModelShown
 from sentinel_sync.supervisor import Duty, Supervisor
 
 logger = logging.getLogger(__name__)
@@ -153,6 +154,7 @@ class ModelDownloader:
         self._preparing = asyncio.Lock()
         self._checking = asyncio.Lock()
         self._resuming = True
+        self._check_failure: str | None = None
         self._schedule = CheckSchedule(settings.model_check_interval, self._rng)
         self.check = Duty("models.check", self.step)
         self.upkeep = Duty("models.upkeep", self.upkeep_step)
@@ -319,18 +321,15 @@ class ModelDownloader:
         """
         await self.prepare()
         if self._schedule.may_try(self._clock.now(), self._clock.monotonic(), self._releases.checked_at):
-            try:
-                releases = await self._ask()
-            except (CloudError, VerificationError) as error:
-                self._schedule.failed(error, self._clock.monotonic())
-                raise
-            self._schedule.succeeded()
+            releases = await self._check()
         elif self._resuming or (self._keeper.holds_downloads and await self._traffic.why_held(Traffic.MODELS) is None):
             releases = await self._releases.choose()
         else:
             return 0
         self._resuming = False
         if not self._auto_install:
+            # Whoever asked for what was held asks again, now that it may be.
+            self._keeper.let_go()
             return 0
         installed, failure = await self._keeper.take(releases)
         if failure is not None:
@@ -344,7 +343,7 @@ class ModelDownloader:
             await self.sync_now()
         except CloudError as error:
             logger.info("models.check: %s", error)
-        except VerificationError as error:
+        except (VerificationError, ConfigurationError) as error:
             logger.error("models.check: %s", error)
         waits = [self._schedule.due_in(self._clock.now(), self._clock.monotonic(), self._releases.checked_at)]
         if not await self._orders.carry_out(LONG_ORDERS, self._obey):
@@ -379,12 +378,30 @@ class ModelDownloader:
         await self.prepare()
         return await self._orders.outcomes()
 
+    def last_check(self) -> ModelCheckShown:
+        """When the source was last asked, and why the attempt after that failed; a plain call."""
+        at = self._releases.checked_at
+        return ModelCheckShown(
+            checked_at=None if at is None else datetime.fromtimestamp(at, UTC), failure=self._check_failure
+        )
+
     # --- how ---
+
+    async def _check(self) -> list[ModelRelease]:
+        try:
+            releases = await self._ask()
+        except (CloudError, VerificationError, ConfigurationError) as error:
+            self._schedule.failed(error, self._clock.monotonic())
+            self._check_failure = str(error)
+            raise
+        self._schedule.succeeded()
+        return releases
 
     async def _ask(self) -> list[ModelRelease]:
         await self.prepare()
         async with self._checking:
             releases = await self._releases.ask()
+        self._check_failure = None
         await self._keeper.clean()
         return releases
 

@@ -47,9 +47,16 @@ def sign(name: str, version: str, content: bytes, by: Ed25519PrivateKey = KEY) -
     return base64.b64encode(by.sign(manifest(name, version, len(content), checksum))).decode()
 
 
-def listed(version: str, *, name: str = NAME, by: Ed25519PrivateKey | None = KEY, **more: Any) -> dict[str, Any]:
+def listed(
+    version: str,
+    *,
+    name: str = NAME,
+    by: Ed25519PrivateKey | None = KEY,
+    content: bytes | None = None,
+    **more: Any,
+) -> dict[str, Any]:
     """An entry of the listing."""
-    content = content_of(version)
+    content = content_of(version) if content is None else content
     entry = {
         "name": name,
         "version": version,

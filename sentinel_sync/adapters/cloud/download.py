@@ -31,6 +31,9 @@ from sentinel_sync.rules.transfer import (
 
 #: Written and hashed at once: large enough that the hop to a thread is no cost, small enough that no time is lost.
 BUFFER_BYTES = 512 << 10
+#: … but what came over a thin link is not kept back longer than this, seconds: a power cut costs no more, and whoever
+#: looks sees it grow.
+_LONGEST_KEPT = 1.0
 #: A host that is slower than `download_min_rate` over so many seconds only keeps us busy ("slow retrieval").
 RATE_WINDOW = 60.0
 
@@ -133,14 +136,15 @@ class FileDownload:
     async def _receive(self, download: Download, progress: Progress) -> None:
         """Write the body down, and never more of it than was signed."""
         before = self._staging.size
-        buffer = bytearray()
+        buffer, written_at = bytearray(), self._clock.monotonic()
         try:
             async for chunk in self._paced(download):
                 if self._staging.size + len(buffer) + len(chunk) > self._target.size:
                     raise VerificationError(f"the file is refused: more than the {self._target.size} signed bytes came")
                 buffer += chunk
-                if len(buffer) >= BUFFER_BYTES:
+                if len(buffer) >= BUFFER_BYTES or self._clock.monotonic() - written_at >= _LONGEST_KEPT:
                     await self._write(buffer)
+                    written_at = self._clock.monotonic()
         finally:
             # Also what came before it broke off: it is not to be fetched again.
             await self._write(buffer)

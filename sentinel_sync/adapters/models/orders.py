@@ -178,6 +178,8 @@ class OrderBook:
 
     def __init__(self, orders: ModelOrders) -> None:
         self._orders = orders
+        #: Why an order was put off at last, by its key: said once.
+        self._put_off: dict[str, str] = {}
 
     async def waiting(self, actions: Collection[OrderAction]) -> bool:
         """Whether orders of these kinds wait."""
@@ -207,18 +209,23 @@ class OrderBook:
         try:
             order.check()
             result = await obey(order, placed.key)
-        except (CloudError, StoreError) as error:
-            logger.warning("model.order: %s %s is tried again: %s", order.action, order.name, error)
-            return False
         except SentinelSyncError as error:
+            if isinstance(error, CloudError | StoreError) and is_passing(error):
+                return self._put_it_off(placed, str(error))
             result = InstallResult(False, order.name, order.version or "", str(error), error)
         if result.error is not None and is_passing(result.error):
-            logger.warning("model.order: %s %s is tried again: %s", order.action, order.name, result.reason)
-            return False
+            return self._put_it_off(placed, str(result.error))
+        self._put_off.pop(placed.key, None)
         message = _words(order, result)
         logger.info("model.order: %s %s: %s", order.action, order.name, message)
         await self._orders.finish(placed, message, done=result.installed or result.waiting)
         return True
+
+    def _put_it_off(self, placed: PlacedOrder, why: str) -> bool:
+        if self._put_off.get(placed.key) != why:
+            self._put_off[placed.key] = why
+            logger.warning("model.order: %s %s is tried again: %s", placed.order.action, placed.order.name, why)
+        return False
 
 
 def _words(order: Order, result: InstallResult) -> str:

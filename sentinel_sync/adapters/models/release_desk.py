@@ -101,7 +101,7 @@ class ReleaseDesk:
         """
         offer = self._source.last
         if offer is None or not offer.releases:
-            self._refusals, self._available = {}, {}
+            self._refusals, self._available = {} if offer is None else dict(offer.left_out), {}
             return []
         trust = await self._trust()
         standings = {name: record.standing for name, record in self._shelf.records.items()}
@@ -113,7 +113,7 @@ class ReleaseDesk:
             self._settings.vehicle_id,
             allow_unsigned=self._allow_unsigned,
         )
-        self._refusals, self._available = {}, {}
+        self._refusals, self._available = dict(offer.left_out), {}
         return [update for name, choice in choices.items() if (update := await self._note(name, choice)) is not None]
 
     async def _note(self, name: str, choice: Choice) -> ModelRelease | None:
@@ -124,6 +124,7 @@ class ReleaseDesk:
             logger.warning("model.withdrawn: %s: %s", ascii(name), choice.withdrawn)
         if choice.update is not None:
             self._available[name] = choice.update.version
+            self._refusals.pop(name, None)
         elif choice.refusals:
             self._refusals[name] = choice.refusals[0]
         # Only what somebody trusted has named: others could fill the store with names.
@@ -215,7 +216,7 @@ class ReleaseDesk:
     # --- what may lie about ---
 
     def half_done(self) -> list[Path]:
-        """Where what was fetched of listed releases may lie, to be gone on from."""
+        """Where what was fetched of listed releases may lie, to be gone on from. Takes its time: call it off the loop."""
         paths: list[Path] = []
         for release in () if self._source.last is None else self._source.last.releases:
             record = self._shelf.record(release.name)
