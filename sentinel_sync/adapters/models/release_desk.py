@@ -216,7 +216,7 @@ class ReleaseDesk:
     # --- what may lie about ---
 
     def half_done(self) -> list[Path]:
-        """Where what was fetched of listed releases may lie, to be gone on from. Takes its time: call it off the loop."""
+        """Where what was fetched of listed releases may lie, to be gone on from; of many it takes long."""
         paths: list[Path] = []
         for release in () if self._source.last is None else self._source.last.releases:
             record = self._shelf.record(release.name)
