@@ -119,7 +119,7 @@ def model(shown: ModelShown) -> str:
         words.append(f"waits: {shown.reason}" if shown.status == "held" else shown.reason)
     elif shown.available is not None and shown.available != shown.installed:
         words.append(f"{shown.available} is available")
-    words += [f"{bad.version} is bad: {bad.reason}" for bad in shown.bad_versions if bad.reason != shown.reason]
+    words += [f"{bad.version} is bad: {bad.reason}" for bad in shown.bad_versions]
     return "; ".join(words)
 
 

@@ -9,7 +9,16 @@ from rich.console import Console
 from sentinel_sync.cli.live import draw
 from sentinel_sync.cli.progress import Lines, Pace, Quiet, choose_view
 from sentinel_sync.cli.shown import facts_of, line_of
-from sentinel_sync.status import AgentStatus, ConnectivityShown, DutyShown, OutboxShown
+from sentinel_sync.status import (
+    AgentStatus,
+    BadVersionShown,
+    ConnectivityShown,
+    DutyShown,
+    ModelCheckShown,
+    ModelShown,
+    OutboxShown,
+    TransferShown,
+)
 
 ONLINE = ConnectivityShown(
     status="online",
@@ -131,3 +140,64 @@ def test_views_fit_their_readers() -> None:
     assert isinstance(choose_view(as_json=True, json_log=True, lines=False), Quiet)
     assert choose_view(as_json=True, json_log=True, lines=True).interval is not None
     assert choose_view(as_json=False, json_log=False, lines=True).interval is not None
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({}, "v2.0.0 in use"),
+        ({"available": "v2.1.0"}, "v2.0.0 in use; v2.1.0 is available"),
+        ({"installed": None, "status": "idle"}, "none in use"),
+        (
+            {"pinned": "v2.0.0", "probation_left": 90.0},
+            "v2.0.0 in use; pinned to v2.0.0; on probation for 1 min 30 s more",
+        ),
+        ({"status": "held", "reason": "a trip is under way"}, "v2.0.0 in use; waits: a trip is under way"),
+        (
+            {
+                "status": "downloading",
+                "available": "v2.1.0",
+                "under_way": TransferShown(
+                    name="detector",
+                    part="v2.1.0",
+                    phase="downloading",
+                    done_bytes=2048,
+                    total_bytes=8192,
+                    rate=1024.0,
+                    time_left=6.0,
+                ),
+            },
+            "v2.0.0 in use; downloading v2.1.0, 2.0 KiB of 8.0 KiB, 1.0 KiB/s, 6 s left",
+        ),
+        (
+            {
+                "status": "failed",
+                "reason": "the validator says no",
+                "bad_versions": [
+                    BadVersionShown(version="v2.1.0", reason="it crashed"),
+                    BadVersionShown(version="v2.2.0", reason="the validator says no"),
+                ],
+            },
+            "v2.0.0 in use; the validator says no; v2.1.0 is bad: it crashed; v2.2.0 is bad: the validator says no",
+        ),
+    ],
+)
+def test_a_model_in_words(changes: dict[str, object], words: str) -> None:
+    shown = ModelShown(
+        name="detector",
+        status="installed",
+        installed="v2.0.0",
+        available=None,
+        previous=None,
+        pinned=None,
+        reason=None,
+        under_way=None,
+    ).model_copy(update=changes)
+    said = _with(models=[shown])
+    assert dict(facts_of(said, said.outbox, age=0.0))["model detector"] == words
+
+
+def test_a_check_that_failed_is_said() -> None:
+    said = _with(model_check=ModelCheckShown(checked_at=None, failure="the metadata has expired"))
+    facts = dict(facts_of(said, said.outbox, age=0.0))
+    assert facts["model check"] == "failed: the metadata has expired (last done: never)"

@@ -90,7 +90,7 @@ class ModelHost:
         if seen.path.endswith("/download"):
             self.addresses += 1
             version = seen.query["version"]
-            entry = next((entry for entry in self.entries if entry["version"] == version), None)
+            entry = next((entry for entry in reversed(self.entries) if entry["version"] == version), None)
             if entry is None:
                 return Answer(404)
             address = f"{self.base}/files/{version}/{self.addresses}"

@@ -440,6 +440,29 @@ class TestTheNetwork:
         host.entries = [{"name": NAME}, None, 7, listed("v2.1.0", size="large"), listed("v2.2.0")]  # type: ignore[list-item]
         assert [update["version"] for update in await build().check_for_updates()] == ["v2.2.0"]
 
+    @pytest.mark.parametrize("missing", ["version", "size", "checksum"])
+    async def test_why_an_entry_cannot_be_read_is_shown_also_after_a_restart(
+        self, cloud: FakeCloud, host: ModelHost, models: Path, build: Build, missing: str
+    ) -> None:
+        entry = listed("v2.1.0", name="other_model")
+        del entry[missing]
+        host.entries = [entry]
+        await build(auto_install=True).step()
+        downloader = build(auto_install=True)
+        await downloader.check_for_updates()
+        (shown, _) = downloader.snapshot()
+        reason = f"its entry in the listing cannot be read: {missing}"
+        assert (shown.name, shown.status, shown.reason) == ("other_model", "failed", reason)
+        assert fetched(cloud) == []
+        assert live(models) == OLD
+
+    async def test_a_second_entry_for_a_version_does_not_stand_in_the_genuine_ones_way(
+        self, host: ModelHost, models: Path, build: Build
+    ) -> None:
+        host.entries = [listed("v2.1.0", content=b"evil", by=None), listed("v2.1.0")]
+        assert await build(auto_install=True).sync_now() == 1
+        assert live(models) == content_of("v2.1.0")
+
     async def test_an_unchanged_listing_does_not_travel_again_also_after_a_restart(
         self, cloud: FakeCloud, host: ModelHost, build: Build
     ) -> None:
