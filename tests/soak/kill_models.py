@@ -241,7 +241,8 @@ class Soak:
         """After a start the record, the registry and the live file agree, and nothing of a switch is left."""
         record, problems = self._record(), self.outcome.problems
         if record.switching_to is not None or record.superseded:
-            problems.append(f"a switch was not finished by the next start: {record}")
+            wanted = None if record.switching_to is None else record.switching_to.version
+            problems.append(f"a switch to {wanted} was not finished by the next start; superseded: {record.superseded}")
         if record.installed is None:
             return
         live = self._models / record.installed.live_name

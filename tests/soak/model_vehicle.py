@@ -94,6 +94,7 @@ class Vehicle:
 
     async def drive(self, versions: list[str], rng: Random) -> None:
         """One thing after the other, until the end comes from outside."""
+        await self.models.prepare()
         watching = asyncio.create_task(self._watch())
         self.models.start_background_checks()
         while not watching.done():
