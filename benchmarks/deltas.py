@@ -13,7 +13,7 @@ from statistics import median
 from threading import Event
 
 from benchmarks.report import Figure, percentile, spread
-from benchmarks.sleeper import sleeper
+from benchmarks.sleeper import bare_naps, sleeper
 from sentinel_sync.adapters.cloud.download import Target
 from sentinel_sync.adapters.models.delta_file import apply_delta
 from sentinel_sync.backend.deltas import make_delta
@@ -24,6 +24,8 @@ TENSORS, REPLACED = 200, 2
 ROUNDS = 5
 #: Applied so often while a task sleeps: some thousand naps, so that their 99.9th percentile is one.
 REPEATS = 10
+#: The limit that this machine sets: a bare loop, measured so long beside each case.
+QUIET_SECONDS = 3.0
 FIFTY = 50e6
 
 _APPLY = """
@@ -97,9 +99,13 @@ def _case(path: Path, new: Callable[[], bytes]) -> Case:
 async def _figures(name: str, case: Case, bar: float) -> list[Figure]:
     seconds = [await asyncio.to_thread(case.apply) * FIFTY / case.target.size for _ in range(ROUNDS)]
     grown = await asyncio.to_thread(_growth, case)
+    quiet = await bare_naps(QUIET_SECONDS)
     lateness = await _lateness(case)
     size = f"{case.delta.stat().st_size:,} of {case.target.size:,} bytes, made in {case.made_in:.2f} s"
-    naps = f"{len(lateness):,} naps of 1 ms, worst {max(lateness) * 1e3:.2f} ms"
+    naps = (
+        f"{len(lateness):,} naps of 1 ms, worst {max(lateness) * 1e3:.1f} ms; "
+        f"a bare loop: {percentile(quiet, 0.999) * 1e3:.1f} ms, worst {max(quiet) * 1e3:.1f} ms"
+    )
     return [
         Figure(f"delta, {name}: of the full bytes", case.share, "×", bar, at_least=False, how=size),
         Figure(

@@ -25,7 +25,7 @@ async def sleeper(lateness: list[float], stop: asyncio.Event) -> None:
 
 
 async def measure() -> list[Figure]:
-    quiet = await _quiet()
+    quiet = await bare_naps(QUIET_SECONDS)
     busy = await _busy()
     limit = f"a bare loop: {percentile(quiet, 0.999) * 1e3:.2f} ms, worst {max(quiet) * 1e3:.2f} ms; {len(busy):,} naps"
     worst = max(busy) * 1e3
@@ -35,11 +35,12 @@ async def measure() -> list[Figure]:
     ]
 
 
-async def _quiet() -> list[float]:
+async def bare_naps(seconds: float) -> list[float]:
+    """How late a loop that does nothing else wakes."""
     lateness: list[float] = []
     stop = asyncio.Event()
     task = asyncio.create_task(sleeper(lateness, stop))
-    await asyncio.sleep(QUIET_SECONDS)
+    await asyncio.sleep(seconds)
     stop.set()
     await task
     return lateness

@@ -56,13 +56,14 @@ class Parts:
             self.scenarios.scan,
             self.scenarios.upload,
             self.scenarios.retention,
-            self.models.check,
+            *self.models.duties,
         )
 
     @property
     def is_busy(self) -> bool:
         """Whether something is under way that takes long enough to be watched."""
-        return self.scenarios.under_way() is not None
+        models = any(model.under_way is not None for model in self.models.snapshot())
+        return models or self.scenarios.under_way() is not None
 
     @property
     def syncs(self) -> tuple[Callable[[], Awaitable[object]], ...]:
@@ -130,12 +131,15 @@ async def build(
         rng=rng,
     )
     stack.push_async_callback(scenarios.close)
-    models = ModelDownloader(client, store=store, traffic=traffic, supervised=True, clock=clock, rng=rng)
+    models = ModelDownloader(
+        client, store=store, timekeeper=timekeeper, traffic=traffic, supervised=True, clock=clock, rng=rng
+    )
     profiles = ProfileSynchronizer(
         client, store, timekeeper=timekeeper, traffic=traffic, supervised=True, clock=clock, rng=rng
     )
     for service in (scenarios, models, profiles):
         await service.prepare()
+    stack.push_async_callback(models.close)
     fleet = FleetManager(client, store, traffic=traffic, clock=clock)
     stack.push_async_callback(fleet.close)
     stack.push_async_callback(connectivity.close)

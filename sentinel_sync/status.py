@@ -123,16 +123,26 @@ class ScenariosShown(Shown):
     reasons: dict[str, str] = {}
 
 
+class BadVersionShown(Shown):
+    """A version that failed on this vehicle, and why: it is never tried again, unless the operator forgives it."""
+
+    version: str
+    reason: str
+
+
 class ModelShown(Shown):
     """One model.
 
     Attributes:
         status: As `get_download_status` says it.
         installed: The version that the runtime opens, or None.
-        available: A newer one that was offered, or None.
+        available: One that may be taken, or None.
         previous: What a rollback leads to, or None.
         pinned: The version that is wanted whatever is offered, or None.
-        reason: Why it is not going well, or None.
+        bad_versions: What failed on this vehicle.
+        probation_left: Seconds until what is installed counts as proven; 0.0 where it does.
+        reason: Why it is not going well, or waits (`status` is "held" then), or None.
+        under_way: What is being fetched or put in place now, or None.
     """
 
     name: str
@@ -141,8 +151,22 @@ class ModelShown(Shown):
     available: str | None
     previous: str | None
     pinned: str | None
+    bad_versions: list[BadVersionShown] = []
+    probation_left: float = 0.0
     reason: str | None
     under_way: TransferShown | None
+
+
+class ModelCheckShown(Shown):
+    """The looking for new releases.
+
+    Attributes:
+        checked_at: When the source last answered, or None.
+        failure: Why it could not be asked after that, or None.
+    """
+
+    checked_at: datetime | None
+    failure: str | None
 
 
 class AgentStatus(Shown):
@@ -164,6 +188,7 @@ class AgentStatus(Shown):
     traffic: TrafficShown | None = None
     scenarios: ScenariosShown | None = None
     models: list[ModelShown] = []
+    model_check: ModelCheckShown | None = None
 
     @property
     def transfers(self) -> list[TransferShown]:

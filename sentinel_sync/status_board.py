@@ -16,7 +16,6 @@ from sentinel_sync.status import (
     BudgetShown,
     ConnectivityShown,
     DutyShown,
-    ModelShown,
     OutboxShown,
     ScenariosShown,
     TrafficShown,
@@ -25,9 +24,6 @@ from sentinel_sync.status import (
 from sentinel_sync.supervisor import Supervisor
 
 logger = logging.getLogger(__name__)
-
-#: What `get_download_status` calls a model that is being fetched or put in place.
-_MOVING = frozenset({"downloading", "installing"})
 
 
 class StatusBoard:
@@ -83,7 +79,8 @@ class StatusBoard:
             updated_at=datetime.fromtimestamp(self._clock.now(), UTC),
             traffic=self._traffic(),
             scenarios=await self._scenarios(),
-            models=await self._models(),
+            models=self._parts.models.snapshot(),
+            model_check=self._parts.models.last_check(),
         )
 
     @property
@@ -149,35 +146,6 @@ class StatusBoard:
             deleted_unsent=seen.deleted_unsent,
             reasons=seen.reasons,
         )
-
-    async def _models(self) -> list[ModelShown]:
-        models, shown = self._parts.models, []
-        for name, installed in (await models.get_installed_models()).items():
-            status = await models.get_download_status(name)
-            is_moving = status["status"] in _MOVING
-            shown.append(
-                ModelShown(
-                    name=name,
-                    status=status["status"],
-                    installed=installed["version"],
-                    available=status["version"] if is_moving else None,
-                    previous=installed["previous_version"],
-                    pinned=installed["pinned_version"],
-                    reason=status["reason"],
-                    under_way=TransferShown(
-                        name=name,
-                        part=status["version"] or "",
-                        phase=status["status"],
-                        done_bytes=status["received_bytes"],
-                        total_bytes=status["total_bytes"],
-                        rate=None,
-                        time_left=None,
-                    )
-                    if is_moving
-                    else None,
-                )
-            )
-        return shown
 
     def _connectivity(self) -> ConnectivityShown:
         report = self._parts.connectivity.report()

@@ -5,7 +5,7 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from sentinel_sync.backend.context import Backend, BackendHere
 from sentinel_sync.backend.deltas import FORMAT
@@ -19,10 +19,10 @@ router = APIRouter(tags=["models"])
 class DeltaOffer(BaseModel):
     """A shorter way to the file for a vehicle that has another version of it; docs/deltas.md has the format."""
 
-    download_url: str
-    format: str
-    size: int
-    checksum: str
+    download_url: str = Field(description="As the model's: absolute or relative, may expire, may be on another host.")
+    format: str = Field(description="`zstd-blocks`; a vehicle that does not know it takes the whole file.")
+    size: int = Field(description="Bytes of the delta.")
+    checksum: str = Field(description="SHA-256 in lower-case hex of the delta.")
 
 
 @router.get(

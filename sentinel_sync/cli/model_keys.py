@@ -1,6 +1,7 @@
 """`models keygen`, `sign` and `verify`: the release side, on a machine that is no vehicle. None needs a network."""
 
 import argparse
+import base64
 import json
 import sys
 from collections.abc import Mapping, Sequence
@@ -10,13 +11,12 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from sentinel_sync.adapters.files import replace_file
-from sentinel_sync.adapters.models.keys import read_trust
+from sentinel_sync.adapters.models.keys import key_in_file, key_in_text, read_trust
 from sentinel_sync.adapters.models.signing import (
     check_file,
     make_key,
     public_path,
     read_key,
-    read_public_key,
     sign_release,
 )
 from sentinel_sync.cli.arguments import Subparsers
@@ -201,8 +201,15 @@ def _trust(arguments: argparse.Namespace) -> Trust:
         threshold = arguments.threshold or cloud.model_signature_threshold
         folder = cloud.model_trusted_keys_dir
         return read_trust(cloud.model_trusted_keys, folder, cloud.model_revoked_keys, threshold=threshold)
-    keys = [read_public_key(Path(text)) if Path(text).is_file() else text for text in named]
+    keys = [_key(text) for text in named]
     return read_trust(keys, arguments.trusted_keys_dir, (), threshold=arguments.threshold or 1)
+
+
+def _key(text: str) -> str:
+    """The key that --trusted-key names, in base64."""
+    path = Path(text)
+    raw = key_in_file(path) if path.is_file() else key_in_text(text, f"--trusted-key {text} names no file, and")
+    return base64.b64encode(raw).decode()
 
 
 def _tell(facts: Mapping[str, object], arguments: argparse.Namespace) -> None:
@@ -222,7 +229,6 @@ def _word(name: str, value: object) -> str:
 
 
 def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError("must be at least 1")
-    return number
+    if not (text.isascii() and text.isdigit() and int(text)):
+        raise argparse.ArgumentTypeError("must be a whole number, at least 1")
+    return int(text)

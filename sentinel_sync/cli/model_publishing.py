@@ -5,6 +5,7 @@ import json
 import os
 import ssl
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -136,7 +137,7 @@ def _why(answer: httpx.Response) -> str:
 
 
 def _share(text: str) -> float:
-    share = float(text)
-    if not 0.0 <= share <= 1.0:
-        raise argparse.ArgumentTypeError("must be between 0 and 1")
-    return share
+    with suppress(ValueError):
+        if 0.0 <= (share := float(text)) <= 1.0:
+            return share
+    raise argparse.ArgumentTypeError("must be a number between 0 and 1")

@@ -5,6 +5,7 @@ import asyncio
 import json
 import sys
 from collections.abc import Callable, Coroutine, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,6 +34,7 @@ _UPDATE_HEAD = ("MODEL", "INSTALLED", "AVAILABLE", "SIZE", "RELEASED")
 _LOOK = 0.2
 #: Seconds that `--wait` waits where it does not say.
 _WAIT = 600.0
+_LONGEST_WAIT = 86_400.0
 _EPILOG = """\
 Works while the agent runs: then an order is left for it, and `--wait` waits for what becomes of that. Without an agent
 the command does it by itself.
@@ -95,7 +97,7 @@ def _order(actions: Subparsers, name: str, text: str, *operands: str) -> None:
         "--wait",
         nargs="?",
         metavar="SECONDS",
-        type=_positive,
+        type=_seconds,
         const=_WAIT,
         default=None,
         help=f"wait for what the running agent makes of it (at most {_WAIT:.0f} seconds by default)",
@@ -126,12 +128,15 @@ def _facts(record: ModelRecord, shown: ModelShown | None) -> dict[str, Any]:
     """What is known of a model; what is only in the agent's memory is None without one."""
     installed, previous = record.installed, record.previous
     under_way = None if shown is None or shown.under_way is None else shown.under_way.phase
+    available = None if shown is None else shown.available
+    if installed is not None and installed.version == available:
+        available = None  # as of the last check, before it was installed
     return {
         "name": record.name,
         "installed": None if installed is None else installed.version,
         "installed_at": None if installed is None else installed.installed_at,
         "checksum": None if installed is None else installed.checksum,
-        "available": None if shown is None else shown.available,
+        "available": available,
         "under_way": under_way,
         "previous": None if previous is None else previous.version,
         "pinned": record.pinned,
@@ -262,8 +267,8 @@ def _print(lines: Sequence[str]) -> None:
     sys.stdout.write("\n".join(lines) + "\n")
 
 
-def _positive(text: str) -> float:
-    seconds = float(text)
-    if not seconds > 0.0:
-        raise argparse.ArgumentTypeError("must be more than 0")
-    return seconds
+def _seconds(text: str) -> float:
+    with suppress(ValueError):
+        if 0.0 < (seconds := float(text)) <= _LONGEST_WAIT:
+            return seconds
+    raise argparse.ArgumentTypeError(f"must be a number of seconds, more than 0 and at most {_LONGEST_WAIT:.0f}")

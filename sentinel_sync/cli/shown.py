@@ -1,11 +1,13 @@
 """An agent's status in words: what the `status` command and the live display of `run` show."""
 
 from sentinel_sync.adapters.store.outbox import OutboxCounts
-from sentinel_sync.cli.words import count, duration, size
+from sentinel_sync.cli.words import count, duration, moment, size
 from sentinel_sync.status import (
     AgentStatus,
     ConnectivityShown,
     DutyShown,
+    ModelCheckShown,
+    ModelShown,
     OutboxShown,
     ScenariosShown,
     TrafficShown,
@@ -42,9 +44,11 @@ def facts_of(said: AgentStatus, outbox: OutboxCounts | OutboxShown, *, age: floa
         facts.insert(3, ("network", network(said.traffic)))
     if said.scenarios is not None:
         facts.insert(-1, ("recordings", recordings(said.scenarios)))
-    facts[-1:-1] = [("under way", transfer(going)) for going in said.transfers]
     if said.connectivity.clock_skew is not None:
         facts.append(("clock", clock(said.connectivity.clock_skew)))
+    facts += [(f"model {shown.name}", model(shown)) for shown in said.models]
+    if said.model_check is not None and said.model_check.failure is not None:
+        facts.append(("model check", model_check(said.model_check)))
     if said.salvaged_from is not None:
         facts.append(("damage", f"the outbox was damaged; the old file is {said.salvaged_from}"))
     return facts
@@ -91,20 +95,12 @@ def recordings(shown: ScenariosShown) -> str:
     words = [f"{shown.queued:,} queued, {shown.uploaded:,} uploaded, {shown.set_aside:,} set aside"]
     if shown.deleted_unsent:
         words.append(f"{shown.deleted_unsent:,} deleted unsent, by keep_unsent_days")
+    if shown.under_way is not None:
+        going = shown.under_way
+        words.append(f"{going.phase} {going.name} {going.part}, {transfer(going)}")
     if shown.held is not None:
         words.append(shown.held)
     return "; ".join(words)
-
-
-def transfer(shown: TransferShown) -> str:
-    """How something under way goes: `uploading scenario_1 front_left.mp4: 40 % of 2.5 MiB, 1.2 MiB/s, 2 s left`."""
-    share = 100 * shown.done_bytes // shown.total_bytes if shown.total_bytes else 0
-    words = [f"{shown.phase} {shown.name} {shown.part}: {share} % of {size(shown.total_bytes)}"]
-    if shown.rate is not None and shown.phase != "compressing":  # of the original's bytes: nobody's rate
-        words.append(f"{size(shown.rate)}/s")
-    if shown.time_left is not None:
-        words.append(f"{duration(shown.time_left)} left")
-    return ", ".join(words)
 
 
 def duties(shown: list[DutyShown]) -> str:
@@ -124,6 +120,37 @@ def clock(skew: float) -> str:
     if abs(skew) < _CLOCK_NOISE:
         return "agrees with the backend's"
     return f"{duration(abs(skew))} {'ahead of' if skew > 0.0 else 'behind'} the backend's"
+
+
+def model(shown: ModelShown) -> str:
+    """What the runtime opens, what is on its way, and what is wrong."""
+    words = [f"{shown.installed} in use" if shown.installed else "none in use"]
+    if shown.pinned is not None:
+        words.append(f"pinned to {shown.pinned}")
+    if shown.probation_left > 0.0:
+        words.append(f"on probation for {duration(shown.probation_left)} more")
+    if shown.under_way is not None:
+        words.append(f"{shown.under_way.phase} {shown.under_way.part}, {transfer(shown.under_way)}")
+    elif shown.reason is not None:
+        words.append(f"waits: {shown.reason}" if shown.status == "held" else shown.reason)
+    elif shown.available is not None and shown.available != shown.installed:
+        words.append(f"{shown.available} is available")
+    words += [f"{bad.version} is bad: {bad.reason}" for bad in shown.bad_versions]
+    return "; ".join(words)
+
+
+def model_check(shown: ModelCheckShown) -> str:
+    """Why nobody knows whether there is a newer model, and since when."""
+    since = "never" if shown.checked_at is None else moment(shown.checked_at.timestamp())
+    return f"failed: {shown.failure} (last done: {since})"
+
+
+def transfer(shown: TransferShown) -> str:
+    """How far something is, how fast it goes, and how long it will still take."""
+    words = f"{size(shown.done_bytes)} of {size(shown.total_bytes)}"
+    if shown.rate is not None and shown.phase != "compressing":  # of the original's bytes: nobody's rate
+        words += f", {size(shown.rate)}/s"
+    return words if shown.time_left is None else f"{words}, {duration(shown.time_left)} left"
 
 
 def line_of(said: AgentStatus) -> str:

@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from random import Random, SystemRandom
 from typing import Any
@@ -14,8 +15,7 @@ from sentinel_sync.adapters.cloud.cloud_api_client import CloudAPIClient
 from sentinel_sync.adapters.models.fetch import ReleaseFetch
 from sentinel_sync.adapters.models.installer import ModelInstaller
 from sentinel_sync.adapters.models.keeper import ModelKeeper
-from sentinel_sync.adapters.models.order_book import LONG_ORDERS, SHORT_ORDERS, OrderBook
-from sentinel_sync.adapters.models.orders import ModelOrders, Order, OrderOutcome
+from sentinel_sync.adapters.models.orders import LONG_ORDERS, SHORT_ORDERS, ModelOrders, Order, OrderBook, OrderOutcome
 from sentinel_sync.adapters.models.probation_watch import ProbationWatch
 from sentinel_sync.adapters.models.release_desk import ReleaseDesk
 from sentinel_sync.adapters.models.shelf import ModelShelf
@@ -43,10 +43,13 @@ from sentinel_sync.rules.releases.schedule import CheckSchedule
 from sentinel_sync.rules.traffic import Traffic
 from sentinel_sync.services.standalone import desk_of, store_of
 from sentinel_sync.settings import is_loopback
-from sentinel_sync.status import ModelShown
+from sentinel_sync.status import ModelCheckShown, ModelShown
 from sentinel_sync.supervisor import Duty, Supervisor
 
 logger = logging.getLogger(__name__)
+
+#: An `async def` runs on the loop; a plain function runs in a thread of its own, where it may block.
+ProgressListener = Callable[[DownloadProgress], Any]
 
 #: A step that could do nothing is not repeated at once, seconds.
 _SHORTEST_WAIT = 1.0
@@ -68,7 +71,6 @@ class ModelDownloader:
         allow_unsigned: For a bench: take what nobody has signed; by default as the settings say.
         validator: Tries a model before it is switched to, and while it is on probation: given the file, the name and
             the version; False, or anything raised, means that the model has failed. Beside the settings' command.
-        on_progress: Told how a download goes; an `async def` runs on the loop, a plain function in a thread.
         traffic: Knows what the network may cost, and of trips; by default one for this client.
         timekeeper: Knows the backend's time, for a TUF repository's dates.
         supervised: True where somebody else (the agent) sees to `duties`.
@@ -93,7 +95,6 @@ class ModelDownloader:
         trusted_keys: Sequence[str] | None = None,
         allow_unsigned: bool | None = None,
         validator: Validator | None = None,
-        on_progress: Callable[[DownloadProgress], Any] | None = None,
         traffic: TrafficDesk | None = None,
         timekeeper: Timekeeper | None = None,
         supervised: bool = False,
@@ -137,8 +138,6 @@ class ModelDownloader:
             probation=settings.model_probation,
             clock=self._clock,
         )
-        if on_progress is not None:
-            self._installer.news.subscribe(on_progress)
         self._keeper = ModelKeeper(
             self._shelf,
             self._releases,
@@ -155,6 +154,7 @@ class ModelDownloader:
         self._preparing = asyncio.Lock()
         self._checking = asyncio.Lock()
         self._resuming = True
+        self._check_failure: str | None = None
         self._schedule = CheckSchedule(settings.model_check_interval, self._rng)
         self.check = Duty("models.check", self.step)
         self.upkeep = Duty("models.upkeep", self.upkeep_step)
@@ -181,7 +181,7 @@ class ModelDownloader:
             if self._allow_unsigned:
                 logger.critical("models.unsigned: allow_unsigned is on: whoever speaks for the backend drives this car")
             if not self._supervised:
-                self._client.close_with(self._close)
+                self._client.close_with(self.close)
             self._prepared = True
 
     def wake(self) -> None:
@@ -251,6 +251,20 @@ class ModelDownloader:
         """End what `start_background_checks` began; a download goes on where it was, the next time."""
         await self._background.stop(grace=self._settings.shutdown_timeout)
 
+    async def close(self) -> None:
+        """End the background and what listeners are being told; the store stays open."""
+        await self.stop_background_checks()
+        await self._installer.news.close()
+        self._prepared = False
+
+    def on_progress(self, listener: ProgressListener) -> None:
+        """Have `listener(progress)` told a few times a second how a download, and what follows, goes.
+
+        An `async def` runs on the loop; a plain function runs in a thread, where it may block. One that is slow or
+        raises disturbs nothing.
+        """
+        self._installer.news.subscribe(listener)
+
     # --- the operator's word ---
 
     async def rollback(self, name: str) -> InstallResult:
@@ -307,18 +321,15 @@ class ModelDownloader:
         """
         await self.prepare()
         if self._schedule.may_try(self._clock.now(), self._clock.monotonic(), self._releases.checked_at):
-            try:
-                releases = await self._ask()
-            except (CloudError, VerificationError) as error:
-                self._schedule.failed(error, self._clock.monotonic())
-                raise
-            self._schedule.succeeded()
+            releases = await self._check()
         elif self._resuming or (self._keeper.holds_downloads and await self._traffic.why_held(Traffic.MODELS) is None):
             releases = await self._releases.choose()
         else:
             return 0
         self._resuming = False
         if not self._auto_install:
+            # Whoever asked for what was held asks again, now that it may be.
+            self._keeper.let_go()
             return 0
         installed, failure = await self._keeper.take(releases)
         if failure is not None:
@@ -332,7 +343,7 @@ class ModelDownloader:
             await self.sync_now()
         except CloudError as error:
             logger.info("models.check: %s", error)
-        except VerificationError as error:
+        except (VerificationError, ConfigurationError) as error:
             logger.error("models.check: %s", error)
         waits = [self._schedule.due_in(self._clock.now(), self._clock.monotonic(), self._releases.checked_at)]
         if not await self._orders.carry_out(LONG_ORDERS, self._obey):
@@ -351,10 +362,15 @@ class ModelDownloader:
         return max(_SHORTEST_WAIT, wait if done else min(wait, _ORDERS_AGAIN))
 
     def snapshot(self) -> list[ModelShown]:
-        """What there is to show of each model; a plain call."""
+        """What there is to show of each model, also of one that only its refusal is known of; a plain call."""
         return [
-            model_shown(record, self._status(name), self._installer.progress(name), self._releases.available(name))
-            for name, record in sorted(self._shelf.records.items())
+            model_shown(
+                self._shelf.record(name),
+                self._status(name),
+                self._installer.progress(name),
+                self._releases.available(name),
+            )
+            for name in sorted({*self._shelf.records, *self._releases.refused()})
         ]
 
     async def order_outcomes(self) -> list[OrderOutcome]:
@@ -362,12 +378,30 @@ class ModelDownloader:
         await self.prepare()
         return await self._orders.outcomes()
 
+    def last_check(self) -> ModelCheckShown:
+        """When the source was last asked, and why the attempt after that failed; a plain call."""
+        at = self._releases.checked_at
+        return ModelCheckShown(
+            checked_at=None if at is None else datetime.fromtimestamp(at, UTC), failure=self._check_failure
+        )
+
     # --- how ---
+
+    async def _check(self) -> list[ModelRelease]:
+        try:
+            releases = await self._ask()
+        except (CloudError, VerificationError, ConfigurationError) as error:
+            self._schedule.failed(error, self._clock.monotonic())
+            self._check_failure = str(error)
+            raise
+        self._schedule.succeeded()
+        return releases
 
     async def _ask(self) -> list[ModelRelease]:
         await self.prepare()
         async with self._checking:
             releases = await self._releases.ask()
+        self._check_failure = None
         await self._keeper.clean()
         return releases
 
@@ -420,8 +454,3 @@ class ModelDownloader:
             refusal=self._releases.refusal(name),
             held=self._keeper.why_held(name),
         )
-
-    async def _close(self) -> None:
-        await self.stop_background_checks()
-        await self._installer.news.close()
-        self._prepared = False

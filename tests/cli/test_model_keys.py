@@ -164,7 +164,8 @@ class TestWhatIsWrong:
         file.with_name("detector.onnx.manifest.json").write_text("{}")
         assert (verify(bench, *trusted).code, verify(bench, *trusted).out) == (ExitCode.FAILED, "")
         assert sign(bench).code == 0
-        assert verify(bench, "--trusted-key", "no key").code == ExitCode.USAGE
+        said = verify(bench, "--trusted-key", "no key")
+        assert (said.code, "--trusted-key no key names no file" in said.err) == (ExitCode.USAGE, True)
 
     def test_a_key_that_others_can_read_is_used_with_a_warning(self, bench: Vehicle) -> None:
         keygen(bench)

@@ -148,6 +148,7 @@ class TestPublishing:
             ((*publish, "http://fleet.example.com", *keys), ExitCode.USAGE, "use https"),
             ((*publish, "http://127.0.0.1:1", *keys), ExitCode.FAILED, "cannot be reached"),
             ((*publish, fleet.url, *keys, "--rollout", "2"), ExitCode.USAGE, "between 0 and 1"),
+            ((*publish, fleet.url, *keys, "--rollout", "half"), ExitCode.USAGE, "between 0 and 1"),
             ((*publish, fleet.url, *keys, "--manifest", "missing"), ExitCode.USAGE, "cannot read"),
         ):
             said = car.run(*words)
@@ -251,7 +252,9 @@ class TestWithAnAgent:
     def test_but_not_for_ever(self, car: Vehicle) -> None:
         said = car.run("models", "rollback", NAME, "--wait", "0.3")
         assert (said.code, "has not done it within 0.3 s" in said.out) == (ExitCode.LEFT, True)
-        assert car.run("models", "rollback", NAME, "--wait", "0").code == ExitCode.USAGE
+        for words in ("0", "nan", "inf", "soon"):
+            said = car.run("models", "rollback", NAME, "--wait", words)
+            assert (said.code, "a number of seconds" in said.err) == (ExitCode.USAGE, True)
 
 
 def orders_at(car: Vehicle) -> list[PlacedOrder]:

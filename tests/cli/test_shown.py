@@ -11,8 +11,11 @@ from sentinel_sync.cli.progress import Lines, Pace, Quiet, choose_view
 from sentinel_sync.cli.shown import facts_of, line_of
 from sentinel_sync.status import (
     AgentStatus,
+    BadVersionShown,
     ConnectivityShown,
     DutyShown,
+    ModelCheckShown,
+    ModelShown,
     OutboxShown,
     ScenariosShown,
     TransferShown,
@@ -87,8 +90,9 @@ RECORDINGS = ScenariosShown(
 
 def test_recordings_and_what_is_under_way() -> None:
     facts = dict(facts_of(_with(scenarios=RECORDINGS), OUTBOX, age=0.0))
-    assert facts["recordings"] == "2 queued, 1 uploaded, 3 set aside"
-    assert facts["under way"] == "uploading 20241117_103045 bev.mp4: 40 % of 977 KiB, 98 KiB/s, 6 s left"
+    assert facts["recordings"] == (
+        "2 queued, 1 uploaded, 3 set aside; uploading 20241117_103045 bev.mp4, 391 KiB of 977 KiB, 98 KiB/s, 6 s left"
+    )
 
 
 def test_why_recordings_wait_and_how_many_were_deleted_unsent() -> None:
@@ -97,13 +101,12 @@ def test_why_recordings_wait_and_how_many_were_deleted_unsent() -> None:
     assert facts["recordings"] == (
         "2 queued, 1 uploaded, 3 set aside; 4 deleted unsent, by keep_unsent_days; the network is metered"
     )
-    assert "under way" not in facts
 
 
 def test_compressing_has_a_share_but_no_rate() -> None:
     compressing = UPLOADING.model_copy(update={"phase": "compressing", "time_left": None})
     facts = dict(facts_of(_with(scenarios=RECORDINGS.model_copy(update={"under_way": compressing})), OUTBOX, age=0.0))
-    assert facts["under way"] == "compressing 20241117_103045 bev.mp4: 40 % of 977 KiB"
+    assert facts["recordings"].endswith("; compressing 20241117_103045 bev.mp4, 391 KiB of 977 KiB")
 
 
 def test_what_is_not_well_is_said() -> None:
@@ -181,3 +184,64 @@ def test_views_fit_their_readers() -> None:
     assert isinstance(choose_view(as_json=True, json_log=True, lines=False), Quiet)
     assert choose_view(as_json=True, json_log=True, lines=True).interval is not None
     assert choose_view(as_json=False, json_log=False, lines=True).interval is not None
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({}, "v2.0.0 in use"),
+        ({"available": "v2.1.0"}, "v2.0.0 in use; v2.1.0 is available"),
+        ({"installed": None, "status": "idle"}, "none in use"),
+        (
+            {"pinned": "v2.0.0", "probation_left": 90.0},
+            "v2.0.0 in use; pinned to v2.0.0; on probation for 1 min 30 s more",
+        ),
+        ({"status": "held", "reason": "a trip is under way"}, "v2.0.0 in use; waits: a trip is under way"),
+        (
+            {
+                "status": "downloading",
+                "available": "v2.1.0",
+                "under_way": TransferShown(
+                    name="detector",
+                    part="v2.1.0",
+                    phase="downloading",
+                    done_bytes=2048,
+                    total_bytes=8192,
+                    rate=1024.0,
+                    time_left=6.0,
+                ),
+            },
+            "v2.0.0 in use; downloading v2.1.0, 2.0 KiB of 8.0 KiB, 1.0 KiB/s, 6 s left",
+        ),
+        (
+            {
+                "status": "failed",
+                "reason": "the validator says no",
+                "bad_versions": [
+                    BadVersionShown(version="v2.1.0", reason="it crashed"),
+                    BadVersionShown(version="v2.2.0", reason="the validator says no"),
+                ],
+            },
+            "v2.0.0 in use; the validator says no; v2.1.0 is bad: it crashed; v2.2.0 is bad: the validator says no",
+        ),
+    ],
+)
+def test_a_model_in_words(changes: dict[str, object], words: str) -> None:
+    shown = ModelShown(
+        name="detector",
+        status="installed",
+        installed="v2.0.0",
+        available=None,
+        previous=None,
+        pinned=None,
+        reason=None,
+        under_way=None,
+    ).model_copy(update=changes)
+    said = _with(models=[shown])
+    assert dict(facts_of(said, said.outbox, age=0.0))["model detector"] == words
+
+
+def test_a_check_that_failed_is_said() -> None:
+    said = _with(model_check=ModelCheckShown(checked_at=None, failure="the metadata has expired"))
+    facts = dict(facts_of(said, said.outbox, age=0.0))
+    assert facts["model check"] == "failed: the metadata has expired (last done: never)"

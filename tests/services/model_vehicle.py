@@ -19,7 +19,6 @@ from sentinel_sync import CloudAPIClient, ModelDownloader
 from sentinel_sync.adapters.models.validation import Validator
 from sentinel_sync.adapters.store.store import Store
 from sentinel_sync.adapters.traffic.desk import TrafficDesk
-from sentinel_sync.rules.releases.answers import DownloadProgress
 from sentinel_sync.rules.releases.releases import manifest, raw_key
 from sentinel_sync.settings import CloudSettings
 from tests.conftest import FIXTURES
@@ -48,9 +47,16 @@ def sign(name: str, version: str, content: bytes, by: Ed25519PrivateKey = KEY) -
     return base64.b64encode(by.sign(manifest(name, version, len(content), checksum))).decode()
 
 
-def listed(version: str, *, name: str = NAME, by: Ed25519PrivateKey | None = KEY, **more: Any) -> dict[str, Any]:
+def listed(
+    version: str,
+    *,
+    name: str = NAME,
+    by: Ed25519PrivateKey | None = KEY,
+    content: bytes | None = None,
+    **more: Any,
+) -> dict[str, Any]:
     """An entry of the listing."""
-    content = content_of(version)
+    content = content_of(version) if content is None else content
     entry = {
         "name": name,
         "version": version,
@@ -84,7 +90,9 @@ class ModelHost:
         if seen.path.endswith("/download"):
             self.addresses += 1
             version = seen.query["version"]
-            entry = next(entry for entry in self.entries if entry["version"] == version)
+            entry = next((entry for entry in reversed(self.entries) if entry["version"] == version), None)
+            if entry is None:
+                return Answer(404)
             address = f"{self.base}/files/{version}/{self.addresses}"
             return json_answer(200, {"download_url": address, "version": version, "checksum": entry["checksum"]})
         content = content_of(seen.path.split("/")[2])
@@ -124,7 +132,6 @@ async def build_fixture(
         auto_install: bool | None = None,
         folder: Path = models,
         validator: Validator | None = None,
-        on_progress: Callable[[DownloadProgress], Any] | None = None,
         traffic: TrafficDesk | None = None,
         **more: Any,
     ) -> ModelDownloader:
@@ -143,14 +150,7 @@ async def build_fixture(
         )
         clients.append(CloudAPIClient(settings=settings, clock=clock, rng=Random(1)))
         return ModelDownloader(
-            clients[-1],
-            auto_install,
-            store,
-            validator=validator,
-            on_progress=on_progress,
-            traffic=traffic,
-            clock=clock,
-            rng=Random(1),
+            clients[-1], auto_install, store, validator=validator, traffic=traffic, clock=clock, rng=Random(1)
         )
 
     yield make

@@ -1,19 +1,26 @@
 """Signed releases are installed whole or not at all, and can be taken back."""
 
 import base64
+import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pytest
 
 from sentinel_sync import CloudAPIClient, CloudError, ConfigurationError, ModelDownloader, StoreError, VerificationError
 from sentinel_sync.backend import BackendSettings, ModelSignature, publish_model, running_server
+from sentinel_sync.backend.deltas import make_delta
 from sentinel_sync.backend.publishing import ModelRelease as Published
+from sentinel_sync.rules.releases.delta import FORMAT
 from sentinel_sync.rules.releases.releases import key_id, manifest, raw_key
 from sentinel_sync.settings import CloudSettings
 from tests.fakes.clock import FakeClock
 from tests.fakes.cloud import API_KEY, Answer, FakeCloud, cloud_fixture, json_answer, problem, stranger_fixture
+from tests.fakes.weights import all_moved, weights
+from tests.fakes.wire_rules import Seen
 from tests.services.model_vehicle import (
     KEY,
     NAME,
@@ -43,6 +50,8 @@ __all__ = [
     "off_the_loop_fixture",
     "stranger_fixture",
 ]
+
+WEIGHTS = weights(100_000, 1)
 
 
 class TestWithTheReferenceBackend:
@@ -431,6 +440,29 @@ class TestTheNetwork:
         host.entries = [{"name": NAME}, None, 7, listed("v2.1.0", size="large"), listed("v2.2.0")]  # type: ignore[list-item]
         assert [update["version"] for update in await build().check_for_updates()] == ["v2.2.0"]
 
+    @pytest.mark.parametrize("missing", ["version", "size", "checksum"])
+    async def test_why_an_entry_cannot_be_read_is_shown_also_after_a_restart(
+        self, cloud: FakeCloud, host: ModelHost, models: Path, build: Build, missing: str
+    ) -> None:
+        entry = listed("v2.1.0", name="other_model")
+        del entry[missing]
+        host.entries = [entry]
+        await build(auto_install=True).step()
+        downloader = build(auto_install=True)
+        await downloader.check_for_updates()
+        (shown, _) = downloader.snapshot()
+        reason = f"its entry in the listing cannot be read: {missing}"
+        assert (shown.name, shown.status, shown.reason) == ("other_model", "failed", reason)
+        assert fetched(cloud) == []
+        assert live(models) == OLD
+
+    async def test_a_second_entry_for_a_version_does_not_stand_in_the_genuine_ones_way(
+        self, host: ModelHost, models: Path, build: Build
+    ) -> None:
+        host.entries = [listed("v2.1.0", content=b"evil", by=None), listed("v2.1.0")]
+        assert await build(auto_install=True).sync_now() == 1
+        assert live(models) == content_of("v2.1.0")
+
     async def test_an_unchanged_listing_does_not_travel_again_also_after_a_restart(
         self, cloud: FakeCloud, host: ModelHost, build: Build
     ) -> None:
@@ -505,3 +537,90 @@ class TestByItself:
         clock.tick(3600.0)
         await downloader.step()
         assert len(cloud.requests) == count
+
+
+class TestDeltas:
+    """Only what changed travels, where the backend offers that; whatever is wrong with it, the whole file comes."""
+
+    @pytest.fixture
+    def wanted(self, models: Path) -> bytes:
+        """The next version of what is installed: weights that moved a little."""
+        (models / f"{NAME}.pt").write_bytes(WEIGHTS)
+        return all_moved(WEIGHTS, 2)
+
+    @pytest.fixture
+    def delta(self, tmp_path: Path, wanted: bytes) -> bytes:
+        (tmp_path / "old").write_bytes(WEIGHTS)
+        (tmp_path / "new").write_bytes(wanted)
+        make_delta(tmp_path / "old", tmp_path / "new", tmp_path / "delta", Event())
+        return (tmp_path / "delta").read_bytes()
+
+    @pytest.fixture
+    def offering(self, host: ModelHost, wanted: bytes, delta: bytes) -> Callable[[bytes], None]:
+        host.entries = [listed("v2.1.0", content=wanted)]
+
+        def offer(served: bytes) -> None:
+            """Offer the delta, and serve this where it lies."""
+
+            def answer(seen: Seen) -> Answer | None:
+                if seen.path.endswith("/download"):
+                    assert seen.query["from"] == hashlib.sha256(WEIGHTS).hexdigest()
+                    offered = {
+                        "download_url": "/delta",
+                        "format": FORMAT,
+                        "size": len(delta),
+                        "checksum": hashlib.sha256(delta).hexdigest(),
+                    }
+                    return json_answer(200, {"download_url": "/whole", "version": "v2.1.0", "delta": offered})
+                files = {"/delta": served, "/whole": wanted}
+                return Answer(200, files[seen.path]) if seen.path in files else None
+
+            host.spoil = answer
+
+        return offer
+
+    async def test_only_what_changed_travels(
+        self,
+        cloud: FakeCloud,
+        models: Path,
+        build: Build,
+        wanted: bytes,
+        delta: bytes,
+        offering: Callable[[bytes], None],
+    ) -> None:
+        offering(delta)
+        assert await build().download_and_install_model(NAME, "v2.1.0")
+        assert live(models) == wanted
+        assert fetched(cloud) == [f"/models/{NAME}/download", "/delta"]
+        assert len(delta) < 0.6 * len(wanted)
+        assert leftovers(models) == []
+
+    @pytest.mark.parametrize("doubt", ["damaged", "cut", "old"])
+    async def test_any_doubt_means_the_whole_file(
+        self,
+        cloud: FakeCloud,
+        models: Path,
+        build: Build,
+        wanted: bytes,
+        delta: bytes,
+        offering: Callable[[bytes], None],
+        doubt: str,
+    ) -> None:
+        offering({"damaged": bytes(len(delta)), "cut": delta[:-1], "old": delta}[doubt])
+        downloader = build()
+        assert (await downloader.get_installed_models())[NAME]["version"] == "v2.0.0"
+        if doubt == "old":
+            # Somebody changed what the runtime opens since it was hashed.
+            (models / f"{NAME}.pt").write_bytes(bytes(len(WEIGHTS)))
+        assert await downloader.download_and_install_model(NAME, "v2.1.0")
+        assert live(models) == wanted
+        assert fetched(cloud)[-1] == "/whole"
+        assert leftovers(models) == []
+
+    async def test_where_they_are_switched_off_none_is_asked_for(
+        self, cloud: FakeCloud, host: ModelHost, build: Build
+    ) -> None:
+        host.entries = [listed("v2.1.0")]
+        assert await build(model_deltas=False).download_and_install_model(NAME, "v2.1.0")
+        (asked,) = [seen for seen in cloud.requests if seen.path.endswith("/download")]
+        assert "from" not in asked.query

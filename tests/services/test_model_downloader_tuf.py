@@ -1,94 +1,42 @@
 """`models.source: tuf` from the settings to the file that the runtime opens; each attack leaves that file as it was."""
 
 import asyncio
-import shutil
-from collections.abc import AsyncIterator, Callable, Iterator
-from dataclasses import dataclass
+import json
+import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from random import Random
 
 import pytest
-from blockbuster import blockbuster_ctx
-from pydantic import SecretStr
 from securesystemslib.signer._crypto_signer import CryptoSigner
 
-from sentinel_sync import CloudAPIClient, ModelDownloader, UnreachableError, VerificationError
-from sentinel_sync.adapters.store.store import Store
-from sentinel_sync.settings import CloudSettings, ModelSource
-from tests.conftest import FIXTURES
+from sentinel_sync import ConfigurationError, UnreachableError, VerificationError
+from sentinel_sync.settings import Settings
 from tests.fakes.clock import FakeClock
-from tests.fakes.cloud import API_KEY, FLEET, VEHICLE, Answer, FakeCloud, cloud_fixture, stranger_fixture
+from tests.fakes.cloud import Answer, FakeCloud, cloud_fixture, stranger_fixture
 from tests.fakes.tuf_repository import DAY, TufRepository
 from tests.fakes.wire_rules import Seen
+from tests.services.model_vehicle_tuf import (
+    NAME,
+    Vehicle,
+    content_of,
+    off_the_loop_fixture,
+    offer,
+    repository_fixture,
+    trips_fixture,
+    vehicle_fixture,
+)
 
-__all__ = ["cloud_fixture", "stranger_fixture"]
+__all__ = [
+    "cloud_fixture",
+    "off_the_loop_fixture",
+    "repository_fixture",
+    "stranger_fixture",
+    "trips_fixture",
+    "vehicle_fixture",
+]
 
-NAME = "yolov8m_automotive"
-
-
-@pytest.fixture(autouse=True)
-def _no_blocking_call_on_the_loop() -> Iterator[None]:
-    with blockbuster_ctx("sentinel_sync"):
-        yield
-
-
-def content_of(version: str) -> bytes:
-    return Random(version).randbytes(300_000)
-
-
-@pytest.fixture
-def repository(clock: FakeClock, stranger: FakeCloud) -> TufRepository:
-    stranger.handler = repository = TufRepository(clock.now())
-    return repository
-
-
-def offer(repository: TufRepository, version: str, **custom: str) -> None:
-    repository.add(f"{NAME}/{version}/{NAME}.pt", content_of(version), {"name": NAME, "version": version, **custom})
-    repository.publish()
-
-
-@dataclass
-class Vehicle:
-    """One whose models come from the repository; v9 is installed."""
-
-    downloader: ModelDownloader
-    models: Path
-
-    def live(self) -> bytes:
-        return (self.models / f"{NAME}.pt").read_bytes()
-
-    async def untouched(self) -> None:
-        """The runtime opens v9, and nothing half done lies beside it."""
-        assert await asyncio.to_thread(self.live) == content_of("v9")
-        assert (await self.downloader.get_installed_models())[NAME]["version"] == "v9"
-        parts = await asyncio.to_thread(lambda: [path for path in self.models.rglob("*") if ".part" in path.name])
-        assert parts == []
-
-
-@pytest.fixture
-async def vehicle(
-    repository: TufRepository, cloud: FakeCloud, stranger: FakeCloud, tmp_path: Path, store: Store, clock: FakeClock
-) -> AsyncIterator[Vehicle]:
-    models = tmp_path / "models"
-    shutil.copytree(FIXTURES / "models", models)
-    (tmp_path / "root.json").write_bytes(repository.anchor)
-    settings = CloudSettings(
-        api_url=cloud.url,
-        api_key=SecretStr(API_KEY),
-        vehicle_id=VEHICLE,
-        fleet_id=FLEET,
-        rate_limit=0.0,
-        timeout=2.0,
-        models_dir=models,
-        state_dir=tmp_path / "state",
-        models=ModelSource(source="tuf", metadata_url=f"{stranger.url}/metadata/", root_file=tmp_path / "root.json"),
-    )
-    offer(repository, "v9")
-    async with CloudAPIClient(settings=settings, clock=clock, rng=Random(1)) as client:
-        downloader = ModelDownloader(client, store=store, clock=clock, rng=Random(1))
-        assert await downloader.download_and_install_model(NAME, "v9")
-        yield Vehicle(downloader, models)
-    assert not [seen for seen in cloud.requests if "/models" in seen.path], "the backend's listing was asked"
+V10 = (NAME, "v10")
 
 
 async def test_a_release_is_found_verified_and_installed(
@@ -238,3 +186,81 @@ async def test_what_is_installed_stays_in_use_whatever_the_clock_says(
     repository.publish_root()
     offer(repository, "v10")
     assert await vehicle.downloader.download_and_install_model(NAME, "v10")
+
+
+@pytest.mark.parametrize(
+    ("block", "why"),
+    [
+        ("source: tuf", "source tuf needs metadata_url and root_file"),
+        ('source: tuf, metadata_url: "https://models.example.com/metadata"', "needs metadata_url and root_file"),
+        ("source: tuf, root_file: /etc/root.json", "needs metadata_url and root_file"),
+        ('source: tuf, metadata_url: "http://models.example.com/", root_file: /r', "must be https"),
+        ('source: tuf, metadata_url: "file:///srv/metadata/", root_file: /r', "must be https"),
+        (
+            'source: tuf, metadata_url: "https://m.example.com/", targets_url: "ftp://m/", root_file: /r',
+            "must be https",
+        ),
+        ("source: uptane", "'api' or 'tuf'"),
+    ],
+)
+def test_settings_that_do_not_describe_a_repository(tmp_path: Path, block: str, why: str) -> None:
+    config = tmp_path / "sentinel.yaml"
+    config.write_text(f"cloud:\n  vehicle_id: v\n  fleet_id: f\n  models: {{{block}}}\n", encoding="utf-8")
+    with pytest.raises(ConfigurationError, match=why):
+        Settings.load(config)
+
+
+@pytest.mark.parametrize("spoil", ["no root file", "no JSON", "no python-tuf"])
+async def test_what_is_missing_on_the_vehicle_is_named_and_takes_nothing_out_of_use(
+    vehicle: Vehicle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spoil: str
+) -> None:
+    why = "cloud.models.root_file"
+    match spoil:
+        case "no root file":
+            (tmp_path / "root.json").unlink()
+        case "no JSON":
+            (tmp_path / "root.json").write_text("root", encoding="utf-8")
+        case _:
+            why = r"install sentinel-sync\[tuf\]"
+            monkeypatch.delitem(sys.modules, "sentinel_sync.adapters.models.tuf_refresh", raising=False)
+            monkeypatch.setitem(sys.modules, "tuf.api.exceptions", None)
+    vehicle.downloader = vehicle.build()
+    for attempt in (vehicle.downloader.check_for_updates, partial(vehicle.downloader.download_and_install_model, *V10)):
+        with pytest.raises(ConfigurationError, match=why):
+            await attempt()
+    await vehicle.untouched()
+
+
+#: Builds a downloader as an agent does before its first check, and names what of python-tuf is loaded by then.
+_IDLE = """
+import asyncio, sys
+from sentinel_sync import CloudAPIClient, ModelDownloader, SyncAgent
+from sentinel_sync.settings import CloudSettings
+async def idle():
+    settings = CloudSettings.model_validate_json(sys.argv[1])
+    async with CloudAPIClient(settings=settings) as client:
+        await ModelDownloader(client).prepare()
+        print([name for name in ("tuf", "securesystemslib", "urllib3", "cryptography") if name in sys.modules])
+asyncio.run(idle())
+"""
+
+
+@pytest.mark.parametrize("source", ["api", "tuf"])
+async def test_nothing_of_python_tuf_is_loaded_before_a_check_needs_it(tmp_path: Path, source: str) -> None:
+    """It takes some 14 MB of memory for good."""
+    models = {"source": source, "metadata_url": "https://m.example.com/", "root_file": str(tmp_path / "root.json")}
+    settings = {
+        "api_url": "https://fleet.example.com",
+        "api_key": "k",
+        "vehicle_id": "v",
+        "fleet_id": "f",
+        "models": models,
+        "state_dir": str(tmp_path / "state"),
+        "models_dir": str(tmp_path / "models"),
+    }
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", _IDLE, json.dumps(settings), stdout=asyncio.subprocess.PIPE
+    )
+    told, _ = await process.communicate()
+    assert process.returncode == 0
+    assert told.decode().strip() == "[]"

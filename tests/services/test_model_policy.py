@@ -5,15 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from sentinel_sync import HeldError, VerificationError
+from sentinel_sync import HeldError, ModelDownloader, VerificationError
 from sentinel_sync.adapters.models.orders import ModelOrders, Order
 from sentinel_sync.adapters.store.store import Store
 from sentinel_sync.adapters.traffic.desk import TrafficDesk
 from sentinel_sync.rules.releases.answers import DownloadProgress
 from tests.fakes.clock import FakeClock
 from tests.fakes.cloud import Answer, FakeCloud, cloud_fixture, settings_for, stranger_fixture
-from tests.fakes.patience import until
-from tests.fakes.wire_rules import Seen
+from tests.fakes.patience import until, until_true
 from tests.services.model_vehicle import (
     NAME,
     OLD,
@@ -39,6 +38,10 @@ __all__ = [
     "off_the_loop_fixture",
     "stranger_fixture",
 ]
+
+
+async def _came(downloader: ModelDownloader, count: int) -> bool:
+    return (await downloader.get_download_status(NAME))["received_bytes"] >= count
 
 
 class Trips:
@@ -87,36 +90,60 @@ class TestTheNetworksPrice:
         assert live(models) == content_of("v2.1.0")
         assert len(cloud.to("GET", "/models")) == 2
 
-    async def test_one_under_way_is_cut_off_and_goes_on_later(
+    async def test_one_under_way_is_cut_off_within_a_second_and_goes_on_from_where_it_was(
         self, cloud: FakeCloud, host: ModelHost, models: Path, build: Build, desk: TrafficDesk, clock: FakeClock
     ) -> None:
+        size = 2_000_000
+        content = content_of("v2.1.0", size)
+        host.entries = [listed("v2.1.0", size=size, content=content)]
+        served: asyncio.Queue[int] = asyncio.Queue()
+
+        async def stall(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            """Most of the file, and then nothing for as long as anybody listens; the second time, what is asked for."""
+            head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
+            start = int(head.partition("range: bytes=")[2].partition("-")[0] or 0)
+            if start:
+                part = f"Content-Range: bytes {start}-{size - 1}/{size}\r\nContent-Length: {size - start}"
+                writer.write(f"HTTP/1.1 206 Partial Content\r\n{part}\r\n\r\n".encode() + content[start:])
+            else:
+                writer.write(f"HTTP/1.1 200 OK\r\nContent-Length: {size}\r\n\r\n".encode() + content[:1_500_000])
+            await writer.drain()
+            await served.put(start)
+            await reader.read()
+            writer.close()
+
+        async with await asyncio.start_server(stall, "127.0.0.1", 0) as server:
+            host.base = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+            downloader = build(auto_install=True, traffic=desk)
+            stepping = asyncio.create_task(downloader.step())
+            async with asyncio.timeout(10):
+                assert await served.get() == 0
+                await until_true(lambda: _came(downloader, 1_000_000), "what was sent")
+                await desk.set_network("metered")
+                await clock.advance(1.0)
+                await stepping
+            status = await downloader.get_download_status(NAME)
+            assert (status["status"], "was cut off" in str(status["reason"])) == ("held", True)
+            assert live(models) == OLD
+            # Neither a failure nor a reason to ask for the listing again: it goes on as soon as it may.
+            await desk.set_network("unmetered")
+            async with asyncio.timeout(10):
+                await downloader.step()
+                assert await served.get() >= 1_000_000
+        assert live(models) == content
+        assert len(cloud.to("GET", "/models")) == 1
+
+    async def test_nobody_is_said_to_wait_who_will_not_go_on(
+        self, host: ModelHost, build: Build, desk: TrafficDesk
+    ) -> None:
         host.entries = [listed("v2.1.0")]
-        half = content_of("v2.1.0")[:150_000]
-        head = b"HTTP/1.1 200 OK\r\nContent-Length: 300000\r\n\r\n"
-        never = asyncio.Event()
-        reached = asyncio.Event()
-
-        def stalling(seen: Seen) -> Answer | None:
-            if "/files/" not in seen.path:
-                return None
-            reached.set()
-            return Answer(200, half, declared=300_000, after=None) if never.is_set() else Answer(raw=head + half)
-
-        host.spoil = lambda seen: Answer(200, content_of("v2.1.0"), before_body=never) if stalling(seen) else None
-        downloader = build(traffic=desk)
-        installing = asyncio.create_task(downloader.download_and_install_model(NAME, "v2.1.0"))
-        async with asyncio.timeout(10):
-            await reached.wait()
         await desk.set_network("metered")
-        while not installing.done():
-            await clock.advance(0.5)
-        result = await installing
-        assert isinstance(result.error, HeldError)
-        assert "was cut off" in str(result.reason)
-        assert live(models) == OLD
+        downloader = build(traffic=desk)
+        assert not await downloader.download_and_install_model(NAME, "v2.1.0")
+        assert (await downloader.get_download_status(NAME))["status"] == "held"
         await desk.set_network("unmetered")
-        host.spoil = lambda _: None
-        assert await downloader.download_and_install_model(NAME, "v2.1.0")
+        await downloader.step()
+        assert (await downloader.get_download_status(NAME))["status"] == "installed"
 
 
 class TestTrips:
@@ -228,7 +255,8 @@ class TestGoingOn:
         async def listen(progress: DownloadProgress) -> None:
             told.append(progress)
 
-        downloader = build(on_progress=listen)
+        downloader = build()
+        downloader.on_progress(listen)
         assert await downloader.download_and_install_model(NAME, "v2.1.0")
         await until(lambda: bool(told), "news of the download")
         assert (told[-1].name, told[-1].version, told[-1].total_bytes) == (NAME, "v2.1.0", 300_000)
@@ -272,6 +300,7 @@ class TestOrders:
         host.entries = [listed("v2.1.0"), listed("v1.9.0")]
         downloader = build()
         await orders.place(Order("check"))
+        clock.tick(1.0)
         key = await orders.place(Order("install", NAME, "v2.1.0"))
         await downloader.upkeep_step()
         assert downloader.check.wake.is_set()
@@ -345,6 +374,30 @@ class TestOrders:
         host.spoil = lambda _: None
         await build().step()
         assert live(models) == content_of("v2.1.0")
+
+    async def test_one_that_the_backend_refuses_does_not_wait_for_ever(
+        self, host: ModelHost, build: Build, orders: ModelOrders, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        host.spoil = lambda _: Answer(404)
+        key = await orders.place(Order("check"))
+        await build().step()
+        outcome = await orders.outcome(key)
+        assert outcome is not None
+        assert (outcome.done, "404" in outcome.message) == (False, True)
+
+    async def test_why_one_waits_is_said_once(
+        self, host: ModelHost, build: Build, orders: ModelOrders, desk: TrafficDesk, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        host.entries = [listed("v2.1.0")]
+        await desk.set_network("metered")
+        downloader = build(traffic=desk)
+        await orders.place(Order("install", NAME, "v2.1.0"))
+        with caplog.at_level("INFO"):
+            for _ in range(3):
+                await downloader.step()
+        said = [record.message for record in caplog.records if record.message.startswith(("model.order", "model.held"))]
+        assert [line.partition(":")[0] for line in said] == ["model.held", "model.order"]
+        assert len(await orders.waiting()) == 1
 
     async def test_a_rollback_that_was_carried_out_before_a_kill_is_not_so_twice(
         self, host: ModelHost, models: Path, build: Build, orders: ModelOrders, store: Store

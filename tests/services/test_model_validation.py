@@ -12,13 +12,17 @@ import pytest
 
 from sentinel_sync import VerificationError
 from sentinel_sync.adapters.models.validation import Validation
+from sentinel_sync.adapters.store.store import Store
+from sentinel_sync.adapters.traffic.desk import TrafficDesk
 from sentinel_sync.rules.releases.trial import Failed, Passed, Untried
+from sentinel_sync.settings import CloudSettings
 from tests.fakes.clock import FakeClock
 from tests.fakes.cloud import FakeCloud, cloud_fixture, stranger_fixture
 from tests.fakes.patience import until
 from tests.services.model_vehicle import (
     NAME,
     OLD,
+    TRUSTED,
     Build,
     ModelHost,
     build_fixture,
@@ -272,6 +276,33 @@ class TestProbation:
         assert [path.name for path in (models / "versions" / NAME).iterdir()] == ["v2.0.0.pt"]
         host.entries.append(listed("v2.2.0"))
         assert [update["version"] for update in await again.check_for_updates()] == ["v2.2.0"]
+
+    async def test_it_goes_on_where_keys_cannot_be_read_and_the_next_release_waits_for_them(
+        self, host: ModelHost, models: Path, build: Build, examiner: Examiner, tmp_path: Path, store: Store
+    ) -> None:
+        keys = tmp_path / "keys"
+        keys.mkdir()
+        (keys / "fleet.pub").write_text(TRUSTED)
+        trip = [False]
+        desk = TrafficDesk(store.documents, CloudSettings(network="unmetered"), clock=FakeClock(), supervised=True)
+        desk.follow_trips(lambda: trip[0])
+        host.entries = [listed("v2.1.0"), listed("v2.2.0")]
+        downloader = build(
+            validator=examiner, traffic=desk, model_probation=100.0, model_trusted_keys=(), model_trusted_keys_dir=keys
+        )
+        assert await downloader.download_and_install_model(NAME, "v2.1.0")
+        trip[0] = True
+        assert (await downloader.download_and_install_model(NAME, "v2.2.0")).waiting
+        keys.rename(tmp_path / "lost")
+        trip[0] = False
+        examiner.bad = {content_of("v2.1.0")}
+        await downloader.upkeep_step()
+        assert live(models) == OLD
+        status = await downloader.get_download_status(NAME)
+        assert (status["status"], "cannot read the trusted keys" in str(status["reason"])) == ("held", True)
+        (tmp_path / "lost").rename(keys)
+        await downloader.upkeep_step()
+        assert live(models) == content_of("v2.2.0")
 
     async def test_it_goes_on_after_a_restart_and_only_time_on_duty_counts(
         self, host: ModelHost, models: Path, build: Build, examiner: Examiner, clock: FakeClock

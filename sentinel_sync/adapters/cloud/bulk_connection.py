@@ -109,12 +109,15 @@ class BulkStream(httpcore.AsyncNetworkStream):
         if self._heard:
             heard, self._heard = self._heard[:max_bytes], self._heard[max_bytes:]
             return heard
-        if self._listening is None:
+        listening = self._listening
+        if listening is None:
             return await self._stream.read(max_bytes, timeout)
-        done, _ = await asyncio.wait({self._listening}, timeout=timeout)
+        done, _ = await asyncio.wait({listening}, timeout=timeout)
         if not done:
             raise httpcore.ReadTimeout
-        listening, self._listening = self._listening, None
+        if self._listening is not listening:
+            raise httpcore.ReadError("the connection was closed meanwhile")
+        self._listening = None
         self._heard, self._unanswered = listening.result(), False
         return await self.read(max_bytes, timeout) if self._heard else b""
 

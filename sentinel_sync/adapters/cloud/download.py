@@ -31,6 +31,9 @@ from sentinel_sync.rules.transfer import (
 
 #: Written and hashed at once: large enough that the hop to a thread is no cost, small enough that no time is lost.
 BUFFER_BYTES = 512 << 10
+#: … but what came over a thin link is not kept back longer than this, seconds: a power cut costs no more, and whoever
+#: looks sees it grow.
+_LONGEST_KEPT = 1.0
 #: A host that is slower than `download_min_rate` over so many seconds only keeps us busy ("slow retrieval").
 RATE_WINDOW = 60.0
 
@@ -73,6 +76,7 @@ class FileDownload:
         self._min_rate = client.settings.download_min_rate
         self._on_progress = on_progress
         self._staging = _Staging(target.staging)
+        self._watched_since, self._received = clock.monotonic(), 0
 
     async def fetch(self, address: str) -> None:
         """Fetch what is missing from `address`; returns once the staging file is whole and its checksum right.
@@ -87,6 +91,7 @@ class FileDownload:
         try:
             await run_to_end(self._staging.open, self._target.size)
             resumed = self._staging.size > 0
+            self._watched_since, self._received = self._clock.monotonic(), 0
             await self._fetch(address)
             if self._staging.checksum() != self._target.checksum and resumed:
                 # Perhaps only what was on disk was spoilt, by a power cut or a file that changed under its address.
@@ -131,14 +136,15 @@ class FileDownload:
     async def _receive(self, download: Download, progress: Progress) -> None:
         """Write the body down, and never more of it than was signed."""
         before = self._staging.size
-        buffer = bytearray()
+        buffer, written_at = bytearray(), self._clock.monotonic()
         try:
             async for chunk in self._paced(download):
                 if self._staging.size + len(buffer) + len(chunk) > self._target.size:
                     raise VerificationError(f"the file is refused: more than the {self._target.size} signed bytes came")
                 buffer += chunk
-                if len(buffer) >= BUFFER_BYTES:
+                if len(buffer) >= BUFFER_BYTES or self._clock.monotonic() - written_at >= _LONGEST_KEPT:
                     await self._write(buffer)
+                    written_at = self._clock.monotonic()
         finally:
             # Also what came before it broke off: it is not to be fetched again.
             await self._write(buffer)
@@ -153,16 +159,21 @@ class FileDownload:
             self._on_progress(self._staging.size)
 
     async def _paced(self, download: Download) -> AsyncIterator[bytes]:
-        since, received = self._clock.monotonic(), 0
         async for chunk in download.response.aiter_raw():
             download.deadline.extend()
-            received += len(chunk)
-            now = self._clock.monotonic()
-            if now - since >= RATE_WINDOW:
-                if received < self._min_rate * (now - since):
-                    raise UnreachableError(f"GET a file: only {received} bytes came in {now - since:.0f} s: too slow")
-                since, received = now, 0
+            self._note_pace(len(chunk))
             yield chunk
+
+    def _note_pace(self, count: int) -> None:
+        """Watch the rate over all answers: a host may give the file in many that are short."""
+        self._received += count
+        now = self._clock.monotonic()
+        elapsed = now - self._watched_since
+        if elapsed < RATE_WINDOW:
+            return
+        received, self._watched_since, self._received = self._received, now, 0
+        if received < self._min_rate * elapsed:
+            raise UnreachableError(f"GET a file: only {received} bytes came in {elapsed:.0f} s: too slow")
 
 
 class _Staging:

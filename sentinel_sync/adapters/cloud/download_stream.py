@@ -51,7 +51,11 @@ async def open_download(
         try:
             with unlogged():
                 response = await opened(http, request, meter)
-        except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError) as error:
+        except httpx.InvalidURL:  # of a redirect: httpx reads it although nobody asks it to follow
+            raise UnreachableError(
+                f"{_WHAT}: redirected to what is no http(s) URL; not followed", request_id=request_id
+            ) from None
+        except (httpx.HTTPError, httpx.StreamError) as error:
             raise UnreachableError(f"{_WHAT}: {fault(error)}", request_id=request_id) from None
         except (ValueError, OverflowError):
             raise UnreachableError(f"{_WHAT}: its address cannot be used", request_id=request_id) from None

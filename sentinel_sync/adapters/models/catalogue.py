@@ -1,7 +1,8 @@
 """What the backend offers: the listing, kept with its ETag and the time of the last check, and addresses of files."""
 
 import logging
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from http import HTTPMethod
 from typing import Any, Protocol
 
@@ -9,6 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from sentinel_sync.adapters.cloud.cloud_api_client import CloudAPIClient, quote_id
 from sentinel_sync.adapters.store.documents import Documents
+from sentinel_sync.adapters.threads import run_to_end
 from sentinel_sync.clock import Clock
 from sentinel_sync.errors import UnreachableError, VerificationError
 from sentinel_sync.payloads import DeltaOffer, ModelAddress, ModelCatalogue, ModelRelease
@@ -20,6 +22,9 @@ _KIND = "models"
 _KEY = "catalogue"
 #: More releases than this are no fleet's; they would only fill the store.
 _MOST_RELEASES = 1000
+#: So many entries that cannot be read are remembered, by so much of their names.
+_MOST_LEFT_OUT = 20
+_LONGEST_NAME = 80
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,11 +34,13 @@ class Offer:
     Attributes:
         checked_at: When the backend was last asked with success, seconds since the epoch.
         etag: What it called this listing, or None.
+        left_out: Why an entry cannot be read, by the name that it gives; of very many the first few.
     """
 
     releases: tuple[ModelRelease, ...]
     checked_at: float
     etag: str | None = None
+    left_out: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,9 +136,11 @@ class ModelOffers:
         reply = await self._client.request(HTTPMethod.GET, "/models", headers=headers)
         now = self._clock.now()
         if reply.status == 304 and self.last is not None:
-            offer = Offer(self.last.releases, now, etag)
+            offer = replace(self.last, checked_at=now)
         else:
-            offer = Offer(_releases(reply.data, reply.request_id), now, reply.headers.get("ETag"))
+            # A thousand entries take longer to read than a loop can spare.
+            releases, left_out = await run_to_end(_read, reply.data, reply.request_id)
+            offer = Offer(releases, now, reply.headers.get("ETag"), left_out)
         await self._documents.save(_KIND, _KEY, offer, _SHAPE)
         self.last = offer
         return offer
@@ -162,21 +171,22 @@ class ModelOffers:
         return FileAddress(address.download_url, address.delta)
 
 
-def _releases(data: object, request_id: str) -> tuple[ModelRelease, ...]:
+def _read(data: object, request_id: str) -> tuple[tuple[ModelRelease, ...], dict[str, str]]:
+    """The releases, and why what else is listed cannot be read."""
     try:
         catalogue = ModelCatalogue.model_validate(data)
     except ValidationError:
         raise UnreachableError("GET /models: the answer is no listing", request_id=request_id) from None
     releases: list[ModelRelease] = []
+    left_out: dict[str, str] = {}
     for entry in catalogue.models[:_MOST_RELEASES]:
         try:
             releases.append(ModelRelease.model_validate(entry))
         except ValidationError as error:
-            name = entry.get("name") if isinstance(entry, dict) else None
-            places = ", ".join(str(detail["loc"][0]) for detail in error.errors(include_input=False) if detail["loc"])
-            logger.warning(
-                "models.entry: %s is left out of the listing: %s",
-                loggable_text(str(name), 80),
-                places or "not an object",
-            )
-    return tuple(releases)
+            name = loggable_text(str(entry.get("name") if isinstance(entry, dict) else None), _LONGEST_NAME)
+            places = {str(detail["loc"][0]): None for detail in error.errors(include_input=False) if detail["loc"]}
+            why = f"its entry in the listing cannot be read: {', '.join(places) or 'not an object'}"
+            logger.warning("models.entry: %s is left out: %s", name, why)
+            if len(left_out) < _MOST_LEFT_OUT:
+                left_out.setdefault(name, why)
+    return tuple(releases), left_out

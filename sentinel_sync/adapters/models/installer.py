@@ -19,9 +19,8 @@ from sentinel_sync.errors import VerificationError
 from sentinel_sync.payloads import ModelRelease
 from sentinel_sync.rules.releases.answers import DownloadProgress
 from sentinel_sync.rules.releases.installed import StagedVersion
-from sentinel_sync.rules.releases.probation import Probation
 from sentinel_sync.rules.releases.releases import live_name
-from sentinel_sync.rules.releases.trial import Failed, Passed, Untried
+from sentinel_sync.rules.releases.trial import Failed, Passed, Probation, Untried
 
 logger = logging.getLogger(__name__)
 

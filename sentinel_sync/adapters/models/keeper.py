@@ -1,7 +1,7 @@
 """Gets releases into use and keeps them so: remembers what waits and why, what failed, and goes on by itself."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 from sentinel_sync.adapters.models.fetch import TransferHeldError
@@ -10,9 +10,17 @@ from sentinel_sync.adapters.models.installer import ModelInstaller
 from sentinel_sync.adapters.models.probation_watch import ProbationWatch
 from sentinel_sync.adapters.models.release_desk import ReleaseDesk
 from sentinel_sync.adapters.models.shelf import ModelShelf
+from sentinel_sync.adapters.threads import run_to_end
 from sentinel_sync.adapters.traffic.desk import TrafficDesk
 from sentinel_sync.clock import Clock
-from sentinel_sync.errors import CloudError, SentinelSyncError, StoreError, StoreFullError, VerificationError
+from sentinel_sync.errors import (
+    CloudError,
+    ConfigurationError,
+    SentinelSyncError,
+    StoreError,
+    StoreFullError,
+    VerificationError,
+)
 from sentinel_sync.payloads import ModelRelease
 from sentinel_sync.rules.releases.answers import InstallResult
 from sentinel_sync.rules.releases.schedule import LEAST_SHARE, is_passing
@@ -73,6 +81,10 @@ class ModelKeeper:
         """Why what is wanted of a model waits, or None."""
         return self._ready.get(name) or self._held.get(name)
 
+    def let_go(self, wanted: Collection[str] = ()) -> None:
+        """Nobody waits any more for a download of other models than these."""
+        self._held = {name: why for name, why in self._held.items() if name in wanted}
+
     async def install(
         self, name: str, version: str, expected_checksum: str | None, signature: str | None
     ) -> InstallResult:
@@ -108,12 +120,13 @@ class ModelKeeper:
         """
         before, now = self._in_use(), self._clock.now()
         await self._switch_to_what_is_ready()
-        self._held = {}
+        self.let_go({release.name for release in releases})
         passing: SentinelSyncError | None = None
         for release in releases:
             record = self._shelf.record(release.name)
             is_ready = record.staged is not None and record.staged.release.checksum == release.checksum
             if is_ready or record.is_given_up(release.checksum, now, LEAST_SHARE * self._interval):
+                self._held.pop(release.name, None)
                 continue
             error = (await self.install(release.name, release.version, release.checksum, None)).error
             if passing is None and error is not None and is_passing(error):
@@ -124,7 +137,6 @@ class ModelKeeper:
         """Finish, switch to what is ready, try what is on probation; returns the seconds until the next look.
 
         Raises:
-            ConfigurationError: A trusted key cannot be read.
             StoreError: The state folder cannot be used.
         """
         before = self._in_use()
@@ -135,7 +147,9 @@ class ModelKeeper:
 
     async def clean(self) -> None:
         """Keep what a listed release has of half-done files, and nothing else that is half done."""
-        await self._shelf.clean({*self._releases.half_done(), *self._installer.in_hand})
+        # In a thread: a thousand listed releases take some 50 ms, which is more than a loop can spare.
+        half_done = await run_to_end(self._releases.half_done)
+        await self._shelf.clean({*half_done, *self._installer.in_hand})
 
     def _in_use(self) -> set[tuple[str, str | None]]:
         return {(name, record.standing.installed) for name, record in self._shelf.records.items()}
@@ -154,8 +168,9 @@ class ModelKeeper:
     async def _failed(self, name: str, version: str, checksum: str | None, error: SentinelSyncError) -> None:
         what = (ascii(name), ascii(version), error)
         if isinstance(error, TransferHeldError):
-            logger.info("model.held: %s %s: %s", *what)
-            self._held[name] = str(error)
+            if self._held.get(name) != str(error):  # once, not at each look
+                logger.info("model.held: %s %s: %s", *what)
+                self._held[name] = str(error)
             return
         level = logging.ERROR if isinstance(error, VerificationError) else logging.WARNING
         logger.log(level, "model.failed: %s %s: %s", *what)
@@ -193,6 +208,11 @@ class ModelKeeper:
             try:
                 if await self._put_in_use(name) is not None:
                     wait = min(wait, _READY_AGAIN if self._traffic.trip_under_way else _AGAIN)
+            except ConfigurationError as error:
+                # It says nothing about this release, and must not keep what is on probation from being tried.
+                self._ready[name] = str(error)
+                logger.error("model.ready: %s", error)
+                wait = min(wait, _AGAIN)
             except (VerificationError, ModelFolderError, StoreFullError) as error:
                 await self._failed(name, release.version, release.checksum, error)
                 wait = min(wait, _AGAIN)

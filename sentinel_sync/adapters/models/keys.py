@@ -24,21 +24,29 @@ def read_trust(keys: Sequence[str], folder: Path | None, revoked: Collection[str
     Raises:
         ConfigurationError: A key or the folder cannot be read: a key that is silently missing would go unnoticed.
     """
-    raw = [_from_text(text, "cloud.model_trusted_keys") for text in keys]
+    raw = [key_in_text(text, "cloud.model_trusted_keys") for text in keys]
     if folder is not None:
         try:
             files = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
-            raw += [_from_file(path) for path in files]
+            raw += [key_in_file(path) for path in files]
         except OSError as error:
             raise ConfigurationError(f"cannot read the trusted keys in {folder}: {error.strerror}") from None
     return Trust.of(raw, revoked, threshold=threshold)
 
 
-def _from_file(path: Path) -> bytes:
-    with path.open("rb") as file:
-        content = file.read(_LARGEST_FILE)
+def key_in_file(path: Path) -> bytes:
+    """The 32 raw bytes of a public key out of a file, base64 or PEM.
+
+    Raises:
+        ConfigurationError: It cannot be read or is no Ed25519 public key.
+    """
+    try:
+        with path.open("rb") as file:
+            content = file.read(_LARGEST_FILE)
+    except OSError as error:
+        raise ConfigurationError(f"cannot read {path}: {error.strerror}") from None
     if b"-----BEGIN" not in content:
-        return _from_text(content.decode("ascii", "replace"), str(path))
+        return key_in_text(content.decode("ascii", "replace"), str(path))
     # Imported where a PEM is there to be read: see rules/releases/releases.py.
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey  # noqa: PLC0415
     from cryptography.hazmat.primitives.serialization import load_pem_public_key  # noqa: PLC0415
@@ -52,7 +60,12 @@ def _from_file(path: Path) -> bytes:
     return raw_key(key)
 
 
-def _from_text(text: str, where: str) -> bytes:
+def key_in_text(text: str, where: str) -> bytes:
+    """The 32 raw bytes of a public key out of its base64.
+
+    Raises:
+        ConfigurationError: It is none; `where` it stands.
+    """
     try:
         raw = base64.b64decode(text.strip(), validate=True)
     except (binascii.Error, ValueError):

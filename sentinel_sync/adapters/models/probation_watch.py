@@ -8,8 +8,7 @@ from sentinel_sync.adapters.models.validation import Validation
 from sentinel_sync.clock import Clock
 from sentinel_sync.errors import StoreError
 from sentinel_sync.rules.releases.installed import KeptVersion
-from sentinel_sync.rules.releases.probation import Probation
-from sentinel_sync.rules.releases.trial import Failed, Passed, Untried
+from sentinel_sync.rules.releases.trial import Failed, Passed, Probation, Untried
 
 logger = logging.getLogger(__name__)
 

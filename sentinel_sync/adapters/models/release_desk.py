@@ -21,6 +21,9 @@ from sentinel_sync.settings import CloudSettings
 
 logger = logging.getLogger(__name__)
 
+#: A listing that nobody signed may name any number of models; a person reads so many.
+_MOST_SHOWN = 20
+
 
 class ReleaseDesk:
     """Asks the source, and lets pass what is genuine and allowed.
@@ -63,6 +66,10 @@ class ReleaseDesk:
         """Why what was offered of a model was refused at the last choice, or None."""
         return self._refusals.get(name)
 
+    def refused(self) -> list[str]:
+        """Names of models that something was refused of at the last choice; of very many the first few."""
+        return sorted(self._refusals)[:_MOST_SHOWN]
+
     def refuse(self, name: str, why: str) -> None:
         """Remember why, for a model that this vehicle knows nothing else of."""
         self._refusals[name] = why
@@ -94,7 +101,7 @@ class ReleaseDesk:
         """
         offer = self._source.last
         if offer is None or not offer.releases:
-            self._refusals, self._available = {}, {}
+            self._refusals, self._available = {} if offer is None else dict(offer.left_out), {}
             return []
         trust = await self._trust()
         standings = {name: record.standing for name, record in self._shelf.records.items()}
@@ -106,7 +113,7 @@ class ReleaseDesk:
             self._settings.vehicle_id,
             allow_unsigned=self._allow_unsigned,
         )
-        self._refusals, self._available = {}, {}
+        self._refusals, self._available = dict(offer.left_out), {}
         return [update for name, choice in choices.items() if (update := await self._note(name, choice)) is not None]
 
     async def _note(self, name: str, choice: Choice) -> ModelRelease | None:
@@ -117,6 +124,7 @@ class ReleaseDesk:
             logger.warning("model.withdrawn: %s: %s", ascii(name), choice.withdrawn)
         if choice.update is not None:
             self._available[name] = choice.update.version
+            self._refusals.pop(name, None)
         elif choice.refusals:
             self._refusals[name] = choice.refusals[0]
         # Only what somebody trusted has named: others could fill the store with names.
@@ -134,10 +142,10 @@ class ReleaseDesk:
         """
         check_name(name, "the model's name")
         check_version(version)
-        release = self.listed(name, version)
+        release = self.listed(name, version, expected_checksum)
         if release is None:
             await self._source.ask()
-            release = self.listed(name, version)
+            release = self.listed(name, version, expected_checksum)
         if release is None:
             raise VerificationError(f"{name} {version} is not in the backend's listing")
         if expected_checksum is not None and expected_checksum.lower() != release.checksum:
@@ -172,13 +180,26 @@ class ReleaseDesk:
         check_not_bad(release, standing)
         check_version_allowed(release.name, release.version, standing)
 
-    def listed(self, name: str, version: str) -> ModelRelease | None:
-        """What the last listing says of a version, verified or not."""
-        releases = () if self._source.last is None else self._source.last.releases
-        return next((release for release in releases if (release.name, release.version) == (name, version)), None)
+    def listed(self, name: str, version: str, checksum: str | None = None) -> ModelRelease | None:
+        """What the last listing says of a version, verified or not; of several entries the one with this checksum."""
+        listing = () if self._source.last is None else self._source.last.releases
+        entries = [release for release in listing if (release.name, release.version) == (name, version)]
+        expected = (release for release in entries if checksum is not None and release.checksum == checksum.lower())
+        return next(expected, entries[0] if entries else None)
 
     async def _check_genuine(self, release: ModelRelease) -> None:
-        check_genuine(release, await self._trust(), allow_unsigned=self._allow_unsigned)
+        # Many signatures by many keys, as a hostile listing may have, take longer than a loop can spare.
+        await run_to_end(check_genuine, release, await self._trust(), allow_unsigned=self._allow_unsigned)
+        if self._source.vouches and not self._is_vouched_for(release):
+            raise VerificationError(f"{release.name} {release.version} is refused: it is not offered any more")
+
+    def _is_vouched_for(self, release: ModelRelease) -> bool:
+        """Whether the source still offers just these bytes: where it vouches, its listing is all the proof there is.
+
+        What waits on disk may have come while another source, or another root file, was in the settings.
+        """
+        offered = self.listed(release.name, release.version, release.checksum)
+        return offered is not None and (offered.size, offered.checksum) == (release.size, release.checksum)
 
     async def _trust(self) -> Trust | None:
         if self._source.vouches:
@@ -195,7 +216,7 @@ class ReleaseDesk:
     # --- what may lie about ---
 
     def half_done(self) -> list[Path]:
-        """Where what was fetched of listed releases may lie, to be gone on from."""
+        """Where what was fetched of listed releases may lie, to be gone on from; of many it takes long."""
         paths: list[Path] = []
         for release in () if self._source.last is None else self._source.last.releases:
             record = self._shelf.record(release.name)

@@ -21,7 +21,7 @@ from sentinel_sync.adapters.threads import run_to_end
 from sentinel_sync.clock import Clock
 from sentinel_sync.errors import StoreFullError, VerificationError
 from sentinel_sync.rules.releases.installed import BadVersion, KeptVersion, ModelRecord
-from sentinel_sync.rules.releases.probation import Probation
+from sentinel_sync.rules.releases.trial import Probation
 
 logger = logging.getLogger(__name__)
 

@@ -111,27 +111,6 @@ def read_key(path: Path, passphrase: Callable[[], bytes]) -> Signer:
     return Signer(key, PublicKey.of(key.public_key().public_bytes_raw()))
 
 
-def read_public_key(path: Path) -> str:
-    """A public key out of a file, base64 or PEM, as base64.
-
-    Raises:
-        ConfigurationError: It cannot be read or is no Ed25519 public key.
-    """
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey  # noqa: PLC0415 - see the top
-    from cryptography.hazmat.primitives.serialization import load_pem_public_key  # noqa: PLC0415
-
-    content = _read(path)
-    if b"-----BEGIN" not in content:
-        return content.decode("ascii", "replace").strip()
-    try:
-        key = load_pem_public_key(content)
-    except ValueError:
-        raise ConfigurationError(f"{path} is no PEM of a public key") from None
-    if not isinstance(key, Ed25519PublicKey):
-        raise ConfigurationError(f"{path} is no Ed25519 key")
-    return PublicKey.of(key.public_bytes_raw()).text
-
-
 def sign_release(
     file: Path, name: str, version: str, *, filename: str | None = None, signers: Sequence[Signer]
 ) -> ModelRelease:

@@ -6,7 +6,7 @@ from typing import TypedDict
 from sentinel_sync.errors import SentinelSyncError
 from sentinel_sync.payloads import ModelRelease
 from sentinel_sync.rules.releases.installed import KeptVersion, ModelRecord
-from sentinel_sync.status import ModelShown, TransferShown
+from sentinel_sync.status import BadVersionShown, ModelShown, TransferShown
 
 
 class ModelUpdate(TypedDict):
@@ -177,18 +177,17 @@ def model_shown(
         progress: What is being done about it now, or None.
         available: A version that may be taken, or None.
     """
-    return ModelShown.model_validate(
-        {
-            "name": record.name,
-            "status": status["status"],
-            "installed": status["installed_version"],
-            "available": available,
-            "previous": None if record.previous is None else record.previous.version,
-            "pinned": record.pinned,
-            "bad_versions": [bad.version for bad in record.bad],
-            "reason": status["reason"],
-            "under_way": None if progress is None else _transfer_shown(progress),
-        }
+    return ModelShown(
+        name=record.name,
+        status=status["status"],
+        installed=status["installed_version"],
+        available=available,
+        previous=None if record.previous is None else record.previous.version,
+        pinned=record.pinned,
+        bad_versions=[BadVersionShown(version=bad.version, reason=bad.reason) for bad in record.bad],
+        probation_left=0.0 if record.probation is None else record.probation.left,
+        reason=status["reason"],
+        under_way=None if progress is None else _transfer_shown(progress),
     )
 
 

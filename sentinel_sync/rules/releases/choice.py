@@ -83,7 +83,7 @@ def choose_each(
 ) -> dict[str, Choice]:
     """Choose for every model that is listed; `standings` has those that something is known of.
 
-    A signature takes a tenth of a millisecond, so a long listing is nothing for a host's loop.
+    A signature takes a tenth of a millisecond, so a long listing is no work for a host's loop.
     """
     by_name: dict[str, list[ModelRelease]] = {}
     for release in releases:

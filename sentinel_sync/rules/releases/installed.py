@@ -4,8 +4,8 @@ from dataclasses import dataclass, replace
 from typing import Self
 
 from sentinel_sync.payloads import ModelRelease
-from sentinel_sync.rules.releases.probation import Probation
 from sentinel_sync.rules.releases.standing import Standing
+from sentinel_sync.rules.releases.trial import Probation
 
 
 @dataclass(frozen=True, slots=True)

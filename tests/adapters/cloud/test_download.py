@@ -307,6 +307,20 @@ class TestHostileHosts:
             await slow.fetch("/files/m")
         assert 0 < target.staging.stat().st_size < 1000
 
+    async def test_nor_do_many_short_answers_keep_us_busy(
+        self, cloud: FakeCloud, client: CloudAPIClient, target: Target, clock: FakeClock
+    ) -> None:
+        def byte_by_byte(seen: Seen) -> Answer:
+            clock.tick(2.0)
+            start = int(seen.headers.get("range", "bytes=0-").removeprefix("bytes=").removesuffix("-"))
+            part = {"Content-Range": f"bytes {start}-{start}/{len(MODEL)}"}
+            return Answer(206, MODEL[start : start + 1], part)
+
+        cloud.handler = byte_by_byte
+        with pytest.raises(UnreachableError, match="too slow"):
+            await download(client, target, clock).fetch("/files/m")
+        assert len(cloud.requests) <= 31
+
     async def test_nobody_listens(
         self, cloud: FakeCloud, client: CloudAPIClient, target: Target, clock: FakeClock
     ) -> None:

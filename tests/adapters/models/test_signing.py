@@ -15,14 +15,13 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from sentinel_sync.adapters.models.keys import read_trust
+from sentinel_sync.adapters.models.keys import key_in_file, read_trust
 from sentinel_sync.adapters.models.signing import (
     PublicKey,
     check_file,
     make_key,
     public_path,
     read_key,
-    read_public_key,
     sign_release,
 )
 from sentinel_sync.errors import ConfigurationError, VerificationError
@@ -47,7 +46,7 @@ class TestKeys:
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
         assert (tmp_path / "key.pub").read_text() == f"{public.text}\n"
         assert read_key(path, never).public == public
-        assert read_public_key(tmp_path / "key.pub") == public.text
+        assert key_in_file(tmp_path / "key.pub") == base64.b64decode(public.text)
         assert PublicKey.of(base64.b64decode(public.text)).key_id == public.key_id
 
     def test_a_passphrase_encrypts_it(self, tmp_path: Path) -> None:
@@ -93,17 +92,17 @@ class TestKeys:
         with pytest.raises(ConfigurationError, match="no Ed25519 key"):
             read_key(path, never)
         path.write_bytes(other.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
-        with pytest.raises(ConfigurationError, match="no Ed25519 key"):
-            read_public_key(path)
+        with pytest.raises(ConfigurationError, match="no Ed25519 public key"):
+            key_in_file(path)
         path.write_bytes(b"-----BEGIN PUBLIC KEY-----\nx\n-----END PUBLIC KEY-----\n")
         with pytest.raises(ConfigurationError, match="no PEM of a public key"):
-            read_public_key(path)
+            key_in_file(path)
 
     def test_a_public_key_may_be_pem(self, tmp_path: Path) -> None:
         public = make_key(tmp_path / "key.pem", None)
         key = Ed25519PublicKey.from_public_bytes(base64.b64decode(public.text))
         (tmp_path / "public.pem").write_bytes(key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
-        assert read_public_key(tmp_path / "public.pem") == public.text
+        assert key_in_file(tmp_path / "public.pem") == base64.b64decode(public.text)
 
 
 class TestSigning:

@@ -1,0 +1,183 @@
+"""A vehicle that installs, validates and rolls back models for as long as it lives.
+
+`python -m tests.soak.model_vehicle CONFIG DIARY`: as `tests.soak.vehicle` it imports everything once, and forks a
+process for each line on its standard input. It tells what it is doing, for whoever wants to kill it just then. What is
+durable, by the word of the calls that have returned, it writes into the diary.
+"""
+
+import asyncio
+import json
+import logging
+import os
+import sys
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from sentinel_sync.adapters.cloud.cloud_api_client import CloudAPIClient
+from sentinel_sync.adapters.models.records import ModelRecords
+from sentinel_sync.adapters.store.store import Store
+from sentinel_sync.errors import CloudError, VerificationError
+from sentinel_sync.rules.releases.answers import InstallResult
+from sentinel_sync.rules.releases.installed import ModelRecord
+from sentinel_sync.services.model_downloader import ModelDownloader
+from sentinel_sync.settings import CloudSettings, Settings
+from tests.soak.vehicle import Diary, tell
+
+logger = logging.getLogger(__name__)
+
+NAME = "detector"
+#: Seconds after which nobody is left who would kill it.
+LIFE = 60.0
+#: What the network broke off is gone on with so often before something else is done.
+ATTEMPTS = 5
+#: This share of what is done are rollbacks.
+ROLLBACKS = 0.25
+#: Seconds of rest between two things to do, at most.
+REST = 0.1
+#: Seconds between two looks at what is under way.
+GLANCE = 0.001
+
+
+def main() -> None:
+    settings, diary = Settings.load(sys.argv[1]).cloud, sys.argv[2]
+    for line in iter(sys.stdin.readline, ""):
+        order = json.loads(line)
+        process = os.fork()
+        if process == 0:
+            run(settings, diary, order)
+        tell("forked", process_id=process)
+        _, status = os.waitpid(process, 0)
+        tell("ended", code=os.waitstatus_to_exitcode(status))
+
+
+def run(settings: CloudSettings, diary: str, order: dict[str, Any]) -> None:
+    """In the forked process: a downloader's whole life."""
+    code = 1
+    try:
+        # The orders are the parent's to read.
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        asyncio.run(live(settings, Diary(diary), order))
+        code = 0
+    except BaseException:
+        logger.exception("the vehicle's process failed")
+    finally:
+        os._exit(code)
+
+
+async def live(settings: CloudSettings, diary: Diary, order: dict[str, Any]) -> None:
+    async with (
+        asyncio.timeout(LIFE),
+        Store(settings.state_dir) as store,
+        CloudAPIClient(settings=settings) as client,
+    ):
+        vehicle = Vehicle(settings, store, client, diary)
+        match order:
+            case {"look": True}:
+                await vehicle.models.prepare()
+            case {"versions": [*versions], "seed": seed}:
+                await vehicle.drive(versions, Random(seed))
+            case {"finish": version}:
+                await vehicle.finish(version)
+
+
+class Vehicle:
+    """One life."""
+
+    def __init__(self, settings: CloudSettings, store: Store, client: CloudAPIClient, diary: Diary) -> None:
+        self._settings = settings
+        self._store = store
+        self._client = client
+        self._diary = diary
+        self._rolling_back = False
+        self.models = ModelDownloader(client, False, store)
+
+    async def drive(self, versions: list[str], rng: Random) -> None:
+        """One thing after the other, until the end comes from outside."""
+        await self.models.prepare()
+        watching = asyncio.create_task(self._watch())
+        self.models.start_background_checks()
+        while not watching.done():
+            if rng.random() < ROLLBACKS:
+                await self._roll_back()
+            else:
+                await self._install(rng.choice(versions))
+            await asyncio.sleep(rng.uniform(0.0, REST))
+        await watching
+
+    async def finish(self, version: str) -> None:
+        """Bring this version into use, and stay until it is proven."""
+        self.models.start_background_checks()
+        while not (await self._install(version)) or (await self._record()).probation is not None:  # noqa: ASYNC110
+            await asyncio.sleep(REST)
+        await self.models.stop_background_checks()
+        # As a check does: what no listed release has of half-done files is deleted.
+        await self.models.check_for_updates()
+
+    async def _install(self, version: str) -> bool:
+        if any(bad.version == version for bad in (await self._record()).bad):
+            await self.models.forgive(NAME, version)
+        try:
+            await self.models.pin(NAME, version)
+        except VerificationError:
+            return False  # it was found bad just now
+        self._diary.write(begun=version)
+        result = InstallResult(False, NAME, version)
+        for _ in range(ATTEMPTS):
+            # What fails on purpose need not wait for its backoff: only time would pass.
+            self._client.gate.on_reachable()
+            result = await self.models.download_and_install_model(NAME, version)
+            if not isinstance(result.error, CloudError):
+                break
+        await self._promise()
+        return result.installed
+
+    async def _roll_back(self) -> None:
+        self._diary.write(begun="the previous one")
+        self._rolling_back = True
+        await self.models.rollback(NAME)
+        self._rolling_back = False
+        await self._promise()
+
+    async def _promise(self) -> None:
+        """Write down what may be in use from now on, whenever this process is killed."""
+        record = await self._record()
+        if record.installed is None:
+            return
+        may_be = {record.installed.version}
+        if record.probation is not None and record.previous is not None:
+            may_be.add(record.previous.version)
+        if record.staged is not None:
+            may_be.add(record.staged.release.version)
+        self._diary.write(promised=sorted(may_be))
+
+    async def _record(self) -> ModelRecord:
+        records = ModelRecords(self._store.documents)
+        await records.load()
+        return records.of(NAME)
+
+    async def _watch(self) -> None:
+        """Tell what is being done, as soon as that changes."""
+        versions = self._settings.models_dir / "versions" / NAME
+        told = ""
+        while True:
+            doing = self._doing(versions)
+            if doing != told:
+                tell("doing", doing=doing)
+                told = doing
+            await asyncio.sleep(GLANCE)
+
+    def _doing(self, versions: Path) -> str:
+        if self._rolling_back:
+            return "rollback"
+        under_way = next((shown.under_way for shown in self.models.snapshot() if shown.under_way is not None), None)
+        if under_way is None:
+            return "nothing"
+        if under_way.phase == "downloading" and any(versions.glob(".*.patched.part")):
+            return "patching"
+        return under_way.phase
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.ERROR, format="%(asctime)s %(process)d %(levelname)s %(message)s")
+    main()
