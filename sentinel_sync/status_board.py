@@ -84,6 +84,7 @@ class StatusBoard:
             traffic=self._traffic(),
             scenarios=await self._scenarios(),
             models=await self._models(),
+            profiles=self._parts.profiles.snapshot(),
         )
 
     async def write(self) -> None:
