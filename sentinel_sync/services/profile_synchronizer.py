@@ -11,11 +11,11 @@ from weakref import WeakValueDictionary
 
 from sentinel_sync.adapters.cloud.cloud_api_client import CloudAPIClient
 from sentinel_sync.adapters.profiles.bench import Workbench
-from sentinel_sync.adapters.profiles.cipher import ProfileCipher
+from sentinel_sync.adapters.profiles.cipher import Keyring, ProfileCipher
 from sentinel_sync.adapters.profiles.cloud import ProfileCloud
 from sentinel_sync.adapters.profiles.desk import Instant, Need, ProfileDesk, open_profile
 from sentinel_sync.adapters.profiles.exchange import Errand, ProfileExchange
-from sentinel_sync.adapters.profiles.file_sync import FileSync
+from sentinel_sync.adapters.profiles.file_sync import FileSync, Outcome
 from sentinel_sync.adapters.profiles.files import ProfileFile, ProfileFolder
 from sentinel_sync.adapters.profiles.forgetter import Forgetter
 from sentinel_sync.adapters.profiles.keys import KeyProvider, LegacyKeys, key_provider
@@ -39,7 +39,7 @@ logger = logging.getLogger(__name__)
 
 #: The profiles' folder is looked at so often, seconds: a change is sent within it.
 WATCH_INTERVAL = 10.0
-#: So many profiles take each step together; what they take in memory, and what one of them may have to wait, is bounded.
+#: So many profiles take each step together: what they take in memory, and what each may have to wait, is bounded.
 _BATCH = 32
 
 
@@ -350,20 +350,24 @@ class ProfileSynchronizer:
                     await stack.enter_async_context(self._one_at_a_time(driver_id))
                 outcomes = await self._files.run(ids[start : start + _BATCH])
             for driver_id, outcome in outcomes.items():
-                self._watch.note(driver_id, outcome)
-                if isinstance(outcome, StoreError):
-                    raise outcome
-                if isinstance(outcome, SentinelSyncError):
-                    errors.append(outcome)
-                    if not isinstance(outcome, CloudError):
-                        logger.warning("profiles.unusable: profile %s: %s", keyring.reference(driver_id)[:8], outcome)
-                elif outcome is not None:
-                    synced += 1
+                self._note(keyring, driver_id, outcome)
+            errors += [outcome for outcome in outcomes.values() if isinstance(outcome, SentinelSyncError)]
+            synced += sum(isinstance(outcome, tuple) for outcome in outcomes.values())
             if await self._why_not() is not None:
                 break
         if errors:
             logger.warning("profiles.left: %d of %d not synced; the first: %s", len(errors), len(ids), errors[0])
         return synced
+
+    def _note(self, keyring: Keyring, driver_id: str, outcome: Outcome) -> None:
+        self._watch.note(driver_id, outcome)
+        match outcome:
+            case StoreError():
+                raise outcome
+            case CloudError():
+                return  # one line for all of them: it is the network's fault
+            case SentinelSyncError():
+                logger.warning("profiles.unusable: profile %s: %s", keyring.reference(driver_id)[:8], outcome)
 
     async def _sync_records(self) -> None:
         """Bring what is known of drivers who have no file here now: what was not sent yet, and a forgetting."""

@@ -138,9 +138,8 @@ class ProfileDesk:
         if forgotten is not None:
             # Only where nothing was begun since: what others began is not in what is kept, so it is fetched again.
             whole = cloud is not None and cloud.state.is_tombstone
-            return (
-                replace(forgotten, record=replace(forgotten.record, etag=copy.etag, cloud=held)) if whole else forgotten
-            )
+            record = replace(forgotten.record, etag=copy.etag, cloud=held) if whole else forgotten.record
+            return Forgotten(record)
         if known is not None and cloud is not None and known.state.forgotten < cloud.state.forgotten:
             known = forgotten_known(known, cloud.state.forgotten)
         return self._merged(copy, record, known, cloud, local, instant.now, (held, plain), keeps_local=keeps_local)
@@ -307,7 +306,7 @@ class ProfileDesk:
 
     def _cloud(
         self, copy: SealedCopy, record: ProfileRecord | None, known: Known | None, now: int
-    ) -> Cloud | None | Need:
+    ) -> Cloud | Need | None:
         if copy.gone:
             return Cloud(ProfileState(forgotten=_generation(copy, record, known, now)))
         if copy.sealed is None:

@@ -10,6 +10,7 @@ and while nothing but requests is made no connection lies idle, which httpcore w
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Any
 
 from sentinel_sync.adapters.profiles.bench import Workbench
@@ -17,10 +18,12 @@ from sentinel_sync.adapters.profiles.cipher import Keyring, ProfileCipher
 from sentinel_sync.adapters.profiles.cloud import ProfileCloud, SealedCopy
 from sentinel_sync.adapters.profiles.desk import Forgotten, Instant, Need, ProfileDesk, Woven
 from sentinel_sync.adapters.profiles.records import ProfileRecord, ProfileRecords
-from sentinel_sync.errors import HeldError, NotNowError, PreconditionError, SentinelSyncError
+from sentinel_sync.errors import HeldError, NotNowError, PreconditionError, RejectedError, SentinelSyncError
 
 #: Other vehicles may be faster so many times in a row before the profile waits for the next turn.
 MAX_ROUNDS = 6
+
+_NOTHING = SealedCopy()
 
 
 @dataclass(slots=True)
@@ -48,7 +51,7 @@ class Errand:
     forgotten: bool = False
     error: SentinelSyncError | None = None
     record: ProfileRecord | None = None
-    copy: SealedCopy = SealedCopy()
+    copy: SealedCopy = _NOTHING
     woven: Woven | None = None
     etag: str | None = None
     needs_whole: bool = False
@@ -192,6 +195,11 @@ class ProfileExchange:
             errand.etag = await self._cloud.replace(woven.body, errand.copy)
         except PreconditionError:
             errand.woven = None  # another vehicle was faster: fetch, merge, put again
+            return
+        except RejectedError as error:
+            if error.status != HTTPStatus.GONE or errand.copy.gone:
+                raise
+            errand.woven = None  # the driver was forgotten since: look again
             return
         if errand.copy.etag is None and errand.etag is None:
             # A backend that knows no conditions: somebody may have written in between.

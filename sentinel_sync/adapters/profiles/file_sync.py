@@ -15,7 +15,7 @@ from sentinel_sync.errors import ProfileError, SentinelSyncError
 _MAX_READS = 3
 
 #: What became of a file: it is as the backend has it; it is gone, or changes too fast; it cannot be synced.
-Outcome = Signature | None | SentinelSyncError
+Outcome = Signature | SentinelSyncError | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Orders that outlive the process which was given them: whom to forget, and (from the command line) what to sync now."""
+"""Orders that outlive the process which was given them: whom to forget, and what the command line wants synced."""
 
 import logging
 from dataclasses import dataclass

@@ -35,7 +35,7 @@ class FolderWatch:
             if signature not in {self._synced.get(driver_id), self._unusable.get(driver_id)}
         )
 
-    def note(self, driver_id: str, outcome: Signature | None | SentinelSyncError) -> None:
+    def note(self, driver_id: str, outcome: Signature | SentinelSyncError | None) -> None:
         """Take in what became of a file."""
         match outcome:
             case SentinelSyncError():

@@ -109,8 +109,8 @@ class ProfileState:
     """All that is known of one driver, in a form that merges.
 
     Attributes:
-        forgotten: When the driver was last forgotten, microseconds since the epoch; all else was begun after it. 0 where
-            that never was.
+        forgotten: When the driver was last forgotten, microseconds since the epoch, 0 where never; all else was begun
+            after it.
     """
 
     contributions: dict[str, Contribution] = field(default_factory=dict)
