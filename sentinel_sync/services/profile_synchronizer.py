@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from random import Random, SystemRandom
 from typing import Any
@@ -11,23 +11,23 @@ from weakref import WeakValueDictionary
 
 from sentinel_sync.adapters.cloud.cloud_api_client import CloudAPIClient
 from sentinel_sync.adapters.profiles.bench import Workbench
-from sentinel_sync.adapters.profiles.cipher import Keyring, ProfileCipher
+from sentinel_sync.adapters.profiles.cipher import ProfileCipher
 from sentinel_sync.adapters.profiles.cloud import ProfileCloud
-from sentinel_sync.adapters.profiles.desk import Instant, Need, ProfileDesk, open_profile
+from sentinel_sync.adapters.profiles.desk import Instant, open_profile
 from sentinel_sync.adapters.profiles.exchange import Errand, ProfileExchange
-from sentinel_sync.adapters.profiles.file_sync import FileSync, Outcome
+from sentinel_sync.adapters.profiles.file_sync import FileSync
 from sentinel_sync.adapters.profiles.files import ProfileFile, ProfileFolder
 from sentinel_sync.adapters.profiles.forgetter import Forgetter
 from sentinel_sync.adapters.profiles.keys import KeyProvider, LegacyKeys, key_provider
 from sentinel_sync.adapters.profiles.order_desk import OrderDesk
 from sentinel_sync.adapters.profiles.orders import ForgetOrders, SyncOrder, SyncOrders
 from sentinel_sync.adapters.profiles.records import ProfileRecords
-from sentinel_sync.adapters.profiles.watch import FolderWatch
+from sentinel_sync.adapters.profiles.rounds import FolderRounds
 from sentinel_sync.adapters.store.store import Store
 from sentinel_sync.adapters.timekeeper import Timekeeper
 from sentinel_sync.adapters.traffic.desk import TrafficDesk
 from sentinel_sync.clock import Clock, SystemClock
-from sentinel_sync.errors import CloudError, HeldError, ProfileError, SentinelSyncError, StoreError
+from sentinel_sync.errors import HeldError, ProfileError
 from sentinel_sync.rules.profiles.envelope import detached
 from sentinel_sync.rules.profiles.fields import canonical, checked_id, read_profile
 from sentinel_sync.rules.traffic import Traffic
@@ -39,8 +39,6 @@ logger = logging.getLogger(__name__)
 
 #: The profiles' folder is looked at so often, seconds: a change is sent within it.
 WATCH_INTERVAL = 10.0
-#: So many profiles take each step together: what they take in memory, and what each may have to wait, is bounded.
-_BATCH = 32
 
 
 class ProfileSynchronizer:
@@ -86,7 +84,7 @@ class ProfileSynchronizer:
             keys or key_provider(settings, clock),
             LegacyKeys([vehicle, *settings.profile_legacy_vehicle_ids]),
         )
-        self._cloud = cloud = ProfileCloud(api_client)
+        cloud = ProfileCloud(api_client)
         self._records = records = ProfileRecords(store.documents)
         self._folder = folder = ProfileFolder(settings.profiles_dir)
         self._exchange = exchange = ProfileExchange(
@@ -99,7 +97,8 @@ class ProfileSynchronizer:
             vehicle=vehicle,
             workers=settings.max_in_flight,
         )
-        self._files = FileSync(folder, exchange, records, cipher, bench, vehicle=vehicle, instant=self._instant)
+        self._files = files = FileSync(folder, exchange, records, cipher, bench, vehicle=vehicle, instant=self._instant)
+        self._rounds = FolderRounds(folder, files, cipher, bench, lock=self._one_at_a_time, why_not=self._why_not)
         forget_orders = ForgetOrders(store.documents)
         self._orders = OrderDesk(
             Forgetter(cloud, records, forget_orders, folder, bench, vehicle=vehicle, clock=clock),
@@ -109,7 +108,6 @@ class ProfileSynchronizer:
             lock=self._one_at_a_time,
             instant=self._instant,
         )
-        self._watch = FolderWatch()
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._supervised = supervised
         self._background = Supervisor(clock, rng or SystemRandom())
@@ -151,22 +149,7 @@ class ProfileSynchronizer:
         """
         await self._check_allowed()
         async with self._one_at_a_time(driver_id):
-            copy = await self._cloud.fetch(driver_id, None)
-            if copy.sealed is None:
-                return None
-            keyring = await self._cipher.keyring()
-            record = await self._records.load(keyring, driver_id)
-            desk = ProfileDesk(driver_id, self._vehicle, keyring)
-            offer = await self._bench.do(desk.offer, copy, record)
-            if isinstance(offer, Need):
-                desk = ProfileDesk(driver_id, self._vehicle, keyring, await self._cipher.legacy_keyrings())
-                offer = await self._bench.do(desk.offer, copy, record)
-            if isinstance(offer, Need):
-                raise ProfileError(f"the backend's copy cannot be opened: it needs {offer}")
-            profile, offered = offer
-            if offered is not None:
-                await self._records.save(keyring, driver_id, offered)
-            return profile or None
+            return await self._exchange.offer(driver_id)
 
     async def sync_profile(self, driver_id: str, local_profile: Mapping[str, Any]) -> dict[str, Any]:
         """Merge this vehicle's profile of a driver with the backend's, both ways.
@@ -206,9 +189,11 @@ class ProfileSynchronizer:
         if not self._settings.sync_profiles:
             logger.info("profiles.disabled: cloud.sync_profiles is false: nothing is sent")
             return 0
-        await self._look()
-        synced = await self._sync(self._watch.all)
-        if synced == len(self._watch.all):
+        await self.prepare()
+        await self._rounds.look()
+        wanted = self._left_standing(self._rounds.watch.all)
+        synced = await self._rounds.sync(wanted)
+        if synced == len(wanted):
             self._synced_at = self._clock.now()
         await self._sync_records()
         return synced
@@ -266,8 +251,28 @@ class ProfileSynchronizer:
         """Sync the profiles that changed since they were last synced; returns how many are now as the backend's."""
         if not self._settings.sync_profiles:
             return 0
-        await self._look()
-        return await self._sync(self._watch.changed())
+        await self.prepare()
+        await self._rounds.look()
+        return await self._rounds.sync(self._left_standing(self._rounds.watch.changed()))
+
+    async def sync_ordered(self, driver_id: str | None = None) -> SyncOrder:
+        """Do now what an operator asks for: sync one driver's file, or all, and tell the backend whom to forget.
+
+        Raises:
+            StoreError: The state folder cannot be written.
+            ConfigurationError: There are no keys to be had.
+            ProfileError: The folder of profiles cannot be read.
+            ValueError: `driver_id` is no id.
+        """
+        await self.prepare()
+        await self._rounds.look()
+        await self._orders.look()
+        if await self._why_not() is None:
+            await self._orders.tell()
+        if driver_id is None:
+            return await self._sync_as_asked(None)
+        keyring = await self._cipher.keyring()
+        return await self._sync_as_asked(keyring.reference(checked_id(driver_id)))
 
     def start_background_sync(self) -> "asyncio.Future[None]":
         """Sync every `sync_interval` seconds and after a profile changes, in the running loop; may be awaited."""
@@ -280,16 +285,14 @@ class ProfileSynchronizer:
     async def step(self) -> float:
         """Do what is due; returns the seconds until the next look."""
         await self.prepare()
-        await self._look()
+        await self._rounds.look()
         await self._orders.look()
         await self._orders.answer(self._sync_as_asked)
         why = await self._why_not()
         if why is not None:
             # What other vehicles did meanwhile is not known: all is due when the way is free again.
             self._was_away = True
-            for driver_id in self._watch.changed():
-                async with self._one_at_a_time(driver_id):
-                    await self._files.remove_forgotten(driver_id)
+            await self._rounds.remove_forgotten()
             return self._wait()
         await self._orders.tell()
         now = self._clock.monotonic()
@@ -304,14 +307,14 @@ class ProfileSynchronizer:
     def snapshot(self) -> ProfilesShown:
         """What there is to show, as of the last look: counts only, because an id is personal."""
         synced_at = None if self._synced_at is None else datetime.fromtimestamp(self._synced_at, UTC)
-        waiting = len(self._orders.forgetting) + self._orders.unreadable
+        waiting, watch = len(self._orders.forgetting) + self._orders.unreadable, self._rounds.watch
         return ProfilesShown(
-            profiles=len(self._watch.all),
-            unsent=self._watch.unsent + waiting,
-            failing=self._watch.failing,
+            profiles=len(watch.all),
+            unsent=watch.unsent + waiting,
+            failing=watch.failing,
             to_forget=waiting,
             held=self._held,
-            reason=self._watch.reason or (self._orders.reason if waiting else None),
+            reason=watch.reason or (self._orders.reason if waiting else None),
             synced_at=synced_at,
             keys=self._cipher.source,
             warning=self._cipher.warning,
@@ -333,48 +336,12 @@ class ProfileSynchronizer:
 
     # --- how ---
 
-    async def _look(self) -> None:
-        self._watch.look(await self._bench.do(self._folder.signatures))
-
-    async def _sync(self, driver_ids: Sequence[str]) -> int:
-        """Sync files; ends early where the way to the backend is closed."""
-        ids = [driver_id for driver_id in driver_ids if driver_id not in self._orders.forgetting]
-        if not ids:
-            return 0
-        await self.prepare()
-        keyring = await self._cipher.keyring()  # a missing key is one error, not one per profile
-        synced, errors = 0, list[SentinelSyncError]()
-        for start in range(0, len(ids), _BATCH):
-            async with AsyncExitStack() as stack:
-                for driver_id in ids[start : start + _BATCH]:
-                    await stack.enter_async_context(self._one_at_a_time(driver_id))
-                outcomes = await self._files.run(ids[start : start + _BATCH])
-            for driver_id, outcome in outcomes.items():
-                self._note(keyring, driver_id, outcome)
-            errors += [outcome for outcome in outcomes.values() if isinstance(outcome, SentinelSyncError)]
-            synced += sum(isinstance(outcome, tuple) for outcome in outcomes.values())
-            if await self._why_not() is not None:
-                break
-        if errors:
-            logger.warning("profiles.left: %d of %d not synced; the first: %s", len(errors), len(ids), errors[0])
-        return synced
-
-    def _note(self, keyring: Keyring, driver_id: str, outcome: Outcome) -> None:
-        self._watch.note(driver_id, outcome)
-        match outcome:
-            case StoreError():
-                raise outcome
-            case CloudError():
-                return  # one line for all of them: it is the network's fault
-            case SentinelSyncError():
-                logger.warning("profiles.unusable: profile %s: %s", keyring.reference(driver_id)[:8], outcome)
-
     async def _sync_records(self) -> None:
         """Bring what is known of drivers who have no file here now: what was not sent yet, and a forgetting."""
-        if await self._why_not() is not None:
-            return
+        if await self._why_not() is not None or not await self._records.any():
+            return  # a vehicle without profiles needs no key
         keyring = await self._cipher.keyring()
-        for record in await self._records.besides(keyring, {*self._watch.all, *self._orders.forgetting}):
+        for record in await self._records.besides(keyring, {*self._rounds.watch.all, *self._orders.forgetting}):
             try:
                 driver_id = (await self._bench.do(keyring.open, record.whose or "")).decode()
             except ProfileError:
@@ -383,11 +350,18 @@ class ProfileSynchronizer:
                 await self._exchange.run([Errand(driver_id, None)])
 
     async def _sync_as_asked(self, reference: str | None) -> SyncOrder:
-        why = await self._why_not()
-        keyring = await self._cipher.keyring()
-        ids = [id_ for id_ in self._watch.all if reference is None or reference in keyring.references(id_)]
-        synced = 0 if why is not None else await self._sync(ids)
-        return SyncOrder(0.0, synced, why if why is not None else self._watch.reason)
+        """Sync the files of one driver, by reference, or of all."""
+        why, watch = await self._why_not(), self._rounds.watch
+        wanted = watch.all
+        if reference is not None:
+            keyring = await self._cipher.keyring()
+            wanted = [driver_id for driver_id in wanted if reference in keyring.references(driver_id)]
+        wanted = self._left_standing(wanted)
+        synced = 0 if why is not None else await self._rounds.sync(wanted)
+        return SyncOrder(0.0, synced, why if why is not None else watch.why(wanted), len(wanted))
+
+    def _left_standing(self, driver_ids: Sequence[str]) -> list[str]:
+        return [driver_id for driver_id in driver_ids if driver_id not in self._orders.forgetting]
 
     async def _run(self, errand: Errand) -> dict[str, Any]:
         await self._exchange.run([errand])

@@ -18,7 +18,14 @@ from sentinel_sync.adapters.profiles.cipher import Keyring, ProfileCipher
 from sentinel_sync.adapters.profiles.cloud import ProfileCloud, SealedCopy
 from sentinel_sync.adapters.profiles.desk import Forgotten, Instant, Need, ProfileDesk, Woven
 from sentinel_sync.adapters.profiles.records import ProfileRecord, ProfileRecords
-from sentinel_sync.errors import HeldError, NotNowError, PreconditionError, RejectedError, SentinelSyncError
+from sentinel_sync.errors import (
+    HeldError,
+    NotNowError,
+    PreconditionError,
+    ProfileError,
+    RejectedError,
+    SentinelSyncError,
+)
 
 #: Other vehicles may be faster so many times in a row before the profile waits for the next turn.
 MAX_ROUNDS = 6
@@ -118,6 +125,31 @@ class ProfileExchange:
                 errand.error = NotNowError(
                     f"PUT /drivers/{{id}}/profile: other vehicles were faster {MAX_ROUNDS} times; sync it again"
                 )
+
+    async def offer(self, driver_id: str) -> dict[str, Any] | None:
+        """The backend's profile of a driver, opened; None where there is none.
+
+        Raises:
+            CloudError: The backend could not be asked.
+            ProfileError: Its copy cannot be used.
+            ConfigurationError: There are no keys to be had.
+        """
+        copy = await self._cloud.fetch(driver_id, None)
+        if copy.sealed is None:
+            return None
+        keyring = await self._cipher.keyring()
+        record = await self._records.load(keyring, driver_id)
+        desk = ProfileDesk(driver_id, self._vehicle, keyring)
+        offer = await self._bench.do(desk.offer, copy, record)
+        if isinstance(offer, Need):
+            desk = ProfileDesk(driver_id, self._vehicle, keyring, await self._cipher.legacy_keyrings())
+            offer = await self._bench.do(desk.offer, copy, record)
+        if isinstance(offer, Need):
+            raise ProfileError(f"the backend's copy cannot be opened: it needs {offer}")
+        profile, offered = offer
+        if offered is not None:
+            await self._records.save(keyring, driver_id, offered)
+        return profile or None
 
     async def _round(self, keyring: Keyring, errands: Sequence[Errand]) -> None:
         if await self._held(errands):

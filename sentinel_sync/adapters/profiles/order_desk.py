@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
 
 from sentinel_sync.adapters.profiles.cipher import ProfileCipher
 from sentinel_sync.adapters.profiles.desk import Instant
@@ -110,4 +111,4 @@ class OrderDesk:
         """
         for key, order in (await self._sync_orders.waiting()).items():
             done = await sync(None if key == ALL else key)
-            await self._sync_orders.answer(key, SyncOrder(order.asked_at, done.synced, done.reason))
+            await self._sync_orders.answer(key, replace(done, asked_at=order.asked_at))

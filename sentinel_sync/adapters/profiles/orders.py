@@ -44,11 +44,18 @@ class SyncOrder:
         asked_at: Wall time, seconds since the epoch.
         synced: How many were synced; None while it is under way.
         reason: Why one could not be synced, or None.
+        wanted: How many it was about.
     """
 
     asked_at: float
     synced: int | None = None
     reason: str | None = None
+    wanted: int = 0
+
+    @property
+    def done(self) -> bool:
+        """Whether all that it was about is synced."""
+        return self.synced is not None and self.synced >= self.wanted
 
 
 @dataclass(frozen=True, slots=True)

@@ -57,6 +57,10 @@ class ProfileRecords:
         for reference in former:
             await self._documents.delete(KIND, reference)
 
+    async def any(self) -> bool:
+        """Whether there is any: asked often, and without keys."""
+        return bool(await self._documents.keys(KIND))
+
     async def besides(self, keyring: Keyring, driver_ids: set[str]) -> list[ProfileRecord]:
         """The records of all other drivers, but for those who were forgotten."""
         known = {reference for driver_id in driver_ids for reference in keyring.references(driver_id)}

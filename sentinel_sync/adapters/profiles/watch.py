@@ -1,6 +1,6 @@
 """What lies in the folder of profiles, what of it the backend does not have yet, and why."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from sentinel_sync.adapters.profiles.files import Signature
 from sentinel_sync.errors import ProfileError, RejectedError, SentinelSyncError
@@ -58,6 +58,10 @@ class FolderWatch:
     def failing(self) -> int:
         """How many could not be synced at the last try."""
         return len(self._failed)
+
+    def why(self, driver_ids: Iterable[str]) -> str | None:
+        """Why the first of these that failed could not be synced."""
+        return next((self._failed[driver_id] for driver_id in driver_ids if driver_id in self._failed), None)
 
     @property
     def reason(self) -> str | None:
