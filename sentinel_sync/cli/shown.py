@@ -1,8 +1,8 @@
 """An agent's status in words: what the `status` command and the live display of `run` show."""
 
 from sentinel_sync.adapters.store.outbox import OutboxCounts
-from sentinel_sync.cli.words import count, duration, size
-from sentinel_sync.status import AgentStatus, ConnectivityShown, DutyShown, OutboxShown, TrafficShown
+from sentinel_sync.cli.words import count, duration, moment, size
+from sentinel_sync.status import AgentStatus, ConnectivityShown, DutyShown, OutboxShown, ProfilesShown, TrafficShown
 
 #: A clock that differs by less is right, as far as anybody can tell over a mobile network (seconds).
 _CLOCK_NOISE = 2.0
@@ -32,6 +32,8 @@ def facts_of(said: AgentStatus, outbox: OutboxCounts | OutboxShown, *, age: floa
     ]
     if said.traffic is not None:
         facts.insert(3, ("network", network(said.traffic)))
+    if said.profiles is not None and (said.profiles.profiles or said.profiles.to_forget):
+        facts.append(("profiles", profiles(said.profiles)))
     if said.connectivity.clock_skew is not None:
         facts.append(("clock", clock(said.connectivity.clock_skew)))
     if said.salvaged_from is not None:
@@ -73,6 +75,21 @@ def network(shown: TrafficShown) -> str:
     """What the network may cost, and what waits for that."""
     words = f"{shown.link}, {'metered' if shown.metered else 'not metered'} ({shown.source})"
     return "; ".join([words, *dict.fromkeys(shown.held.values())])
+
+
+def profiles(shown: ProfilesShown) -> str:
+    """How many driver profiles there are, and what of them has not arrived, with the reason."""
+    words = [count(shown.profiles, "driver profile")]
+    if shown.unsent > shown.to_forget:
+        words.append(f"{shown.unsent - shown.to_forget:,} to be sent")
+    if shown.failing:
+        words.append(f"{shown.failing:,} set aside")
+    if shown.to_forget:
+        words.append(f"{count(shown.to_forget, 'driver')} to be forgotten at the backend")
+    if shown.synced_at is not None:
+        words.append(f"all synced at {moment(shown.synced_at.timestamp())}")
+    why = shown.held or shown.reason
+    return ", ".join(words) + (f": {why}" if why else "")
 
 
 def duties(shown: list[DutyShown]) -> str:

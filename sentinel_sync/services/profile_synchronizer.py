@@ -293,7 +293,7 @@ class ProfileSynchronizer:
             # What other vehicles did meanwhile is not known: all is due when the way is free again.
             self._was_away = True
             await self._rounds.remove_forgotten()
-            return self._wait()
+            return min(WATCH_INTERVAL, self._settings.sync_interval)
         await self._orders.tell()
         now = self._clock.monotonic()
         if now >= self._all_due or self._was_away:
@@ -391,21 +391,16 @@ class ProfileSynchronizer:
             raise HeldError(f"not sent: {held}")
 
     async def _why_held(self) -> str | None:
-        self._held = await self._traffic.why_held(Traffic.PROFILES)
-        return self._held
+        return await self._traffic.why_held(Traffic.PROFILES)
 
     async def _why_not(self) -> str | None:
         """Why nothing may be sent now, whoever says so."""
+        passage = self._client.gate.passage(self._clock.monotonic())
         if not self._settings.sync_profiles:
-            return "cloud.sync_profiles is false"
-        passage = self._client.gate.passage(self._clock.monotonic())
-        return await self._why_held() if passage.open else passage.why
-
-    def _wait(self) -> float:
-        passage = self._client.gate.passage(self._clock.monotonic())
-        if not self._settings.sync_profiles or passage.open:
-            return min(WATCH_INTERVAL, self._settings.sync_interval)
-        return self._settings.sync_interval if passage.wait is None else passage.wait
+            self._held = "cloud.sync_profiles is false"
+        else:
+            self._held = await self._why_held() if passage.open else passage.why
+        return self._held
 
     def _instant(self) -> Instant:
         """Wall time, put right where the backend's is known."""
