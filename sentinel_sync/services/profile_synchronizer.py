@@ -330,6 +330,7 @@ class ProfileSynchronizer:
             if not self._prepared:
                 await self._store.open()
                 await self._bench.do(self._folder.sweep)
+                await self._files.settle()
                 if not self._supervised:
                     self._client.close_with(self._close)
                 self._prepared = True

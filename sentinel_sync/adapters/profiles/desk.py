@@ -53,6 +53,7 @@ class Woven:
         digest: Of that state.
         body: What is to be sent; None where the backend has all of it.
         sealed: What this vehicle knows once the backend has it all, and is about to be left with the merged profile.
+        leaves: Whether that is another one than it has.
     """
 
     record: ProfileRecord
@@ -61,10 +62,11 @@ class Woven:
     digest: str
     body: SealedProfile | None
     sealed: str
+    leaves: bool
 
     def settled(self, etag: str | None) -> ProfileRecord:
         """What is to be kept once the backend has it all, as version `etag`."""
-        return ProfileRecord(self.sealed, etag, self.digest, whose=self.record.whose)
+        return ProfileRecord(self.sealed, etag, self.digest, whose=self.record.whose, unsettled=self.leaves)
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,8 +177,8 @@ class ProfileDesk:
         sealed = record.sealed if same and record is not None else self.keyring.seal(known_bytes(before))
         body = None if woven == held or (copy.gone and state.is_tombstone) else self._body(state, now)
         after = sealed if before == result.known else self.keyring.seal(known_bytes(result.known))
-        whose = self._whose(record)
-        return Woven(ProfileRecord(sealed, copy.etag, held, plain, whose), result.profile, state, woven, body, after)
+        kept = ProfileRecord(sealed, copy.etag, held, plain, self._whose(record))
+        return Woven(kept, result.profile, state, woven, body, after, leaves=result.known.pending is not None)
 
     def tombstone(self, at: int, now: int) -> SealedProfile:
         """What is left at a backend that keeps no tombstones itself: sealed like a profile, for the other vehicles."""
@@ -268,7 +270,18 @@ class ProfileDesk:
         """
         known = known_from(self.keyring.open(record.sealed))
         after = confirmed(known) if replaced else dropped(known)
-        return replace(record, sealed=self.keyring.seal(known_bytes(after)))
+        return replace(record, sealed=self.keyring.seal(known_bytes(after)), unsettled=False)
+
+    def settled(self, record: ProfileRecord, local: Mapping[str, Any]) -> ProfileRecord:
+        """Note with which profile the vehicle was left when something was cut off, where its file is still that one.
+
+        Raises:
+            ProfileError: The record, or the file, cannot be used.
+        """
+        known, base = known_from(self.keyring.open(record.sealed)), base_of(read_profile(local, None))
+        if base == known.pending:
+            return self.left(record, replaced=True)
+        return self.left(record, replaced=False) if known.bases[-1:] == (base,) else record
 
     def _body(self, state: ProfileState, now: int) -> SealedProfile:
         at = now if state.updated is None else max(0, state.updated.us)

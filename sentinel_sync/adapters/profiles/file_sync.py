@@ -9,7 +9,7 @@ from sentinel_sync.adapters.profiles.desk import Instant, ProfileDesk
 from sentinel_sync.adapters.profiles.exchange import Errand, ProfileExchange
 from sentinel_sync.adapters.profiles.files import ProfileFile, ProfileFolder, Signature
 from sentinel_sync.adapters.profiles.records import ProfileRecord, ProfileRecords
-from sentinel_sync.errors import ProfileError, SentinelSyncError
+from sentinel_sync.errors import ConfigurationError, ProfileError, SentinelSyncError
 
 #: The profile manager may write so many times while a profile is being synced, before it waits for the next turn.
 _MAX_READS = 3
@@ -85,6 +85,37 @@ class FileSync:
             await self._exchange.run(errands)
             left = await self._leave(keyring, errands, read, outcomes)
         return outcomes
+
+    async def settle(self) -> None:
+        """Find out what was left undone when the power went, before anybody drives on.
+
+        A profile that was driven on afterwards can descend from the one before or from the merged one, and its totals
+        alone need not tell from which.
+
+        Raises:
+            StoreError: It cannot be noted.
+        """
+        unsettled = await self._records.unsettled()
+        if not unsettled:
+            return
+        try:
+            keyring = await self._cipher.keyring()
+        except ConfigurationError:
+            return  # the next sync says so; a vehicle whose key is not there yet must start all the same
+        for record in unsettled:
+            try:
+                driver_id, settled = await self._bench.do(self._settled, keyring, record)
+            except ProfileError:
+                continue  # its key is gone, or the file is of no use: the next sync says so
+            if settled != record:
+                await self._records.save(keyring, driver_id, settled)
+
+    def _settled(self, keyring: Keyring, record: ProfileRecord) -> tuple[str, ProfileRecord]:
+        driver_id = keyring.open(record.whose or "").decode()
+        file = self._folder.read(driver_id)
+        if file is None:
+            return driver_id, record
+        return driver_id, ProfileDesk(driver_id, self._vehicle, keyring).settled(record, file.profile)
 
     async def remove_forgotten(self, driver_id: str) -> bool:
         """Remove a file of a driver that is known here as forgotten, without asking anybody; True where it was one."""

@@ -20,6 +20,7 @@ class ProfileRecord:
         cloud: Digest of that copy's state; None where the backend holds none.
         plain: Digest of a profile without merge state that was merged, until it is replaced at the backend, else None.
         whose: The driver's id, encrypted; None where the driver was forgotten.
+        unsettled: Whether it is not known yet if the vehicle was left with the merged profile.
     """
 
     sealed: str
@@ -27,6 +28,7 @@ class ProfileRecord:
     cloud: str | None = None
     plain: str | None = None
     whose: str | None = None
+    unsettled: bool = False
 
 
 _SHAPE = TypeAdapter(ProfileRecord)
@@ -60,6 +62,15 @@ class ProfileRecords:
     async def any(self) -> bool:
         """Whether there is any: asked often, and without keys."""
         return bool(await self._documents.keys(KIND))
+
+    async def unsettled(self) -> list[ProfileRecord]:
+        """Those of which it is not known if the vehicle was left with the merged profile."""
+        found = list[ProfileRecord]()
+        for key in await self._documents.keys(KIND):
+            record = await self._documents.load(KIND, key, _SHAPE)
+            if record is not None and record.unsettled:
+                found.append(record)
+        return found
 
     async def besides(self, keyring: Keyring, driver_ids: set[str]) -> list[ProfileRecord]:
         """The records of all other drivers, but for those who were forgotten."""
