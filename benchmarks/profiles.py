@@ -1,11 +1,11 @@
-"""Driver profiles: 1,000 of them brought to the backend, against bare httpx, and what the host's loop feels meanwhile."""
+"""Driver profiles: 1,000 of them brought to the backend, against bare httpx, and what the loop feels meanwhile."""
 
 import asyncio
 import json
 import tempfile
 import time
-from contextlib import asynccontextmanager
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from random import Random
 from statistics import median

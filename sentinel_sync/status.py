@@ -169,6 +169,32 @@ class ModelCheckShown(Shown):
     failure: str | None
 
 
+class ProfilesShown(Shown):
+    """Driver profiles, as counts: an id is personal.
+
+    Attributes:
+        profiles: How many lie in `profiles_dir`.
+        unsent: How many have changes that the backend does not have, and drivers it is still to forget.
+        failing: How many could not be synced at the last try: they are set aside until they change or the way is free.
+        to_forget: How many drivers the backend is still to forget.
+        held: Why nothing may be sent now, or None.
+        reason: Why the last one that failed did, or None.
+        synced_at: When all of them were last as the backend has them, or None.
+        keys: Where the fleet's keys come from.
+        warning: What these keys cannot do, or None.
+    """
+
+    profiles: int
+    unsent: int
+    failing: int
+    to_forget: int
+    held: str | None
+    reason: str | None
+    synced_at: datetime | None
+    keys: str
+    warning: str | None
+
+
 class AgentStatus(Shown):
     """A running agent at one instant."""
 
@@ -189,6 +215,7 @@ class AgentStatus(Shown):
     scenarios: ScenariosShown | None = None
     models: list[ModelShown] = []
     model_check: ModelCheckShown | None = None
+    profiles: ProfilesShown | None = None
 
     @property
     def transfers(self) -> list[TransferShown]:

@@ -81,6 +81,7 @@ class StatusBoard:
             scenarios=await self._scenarios(),
             models=self._parts.models.snapshot(),
             model_check=self._parts.models.last_check(),
+            profiles=self._parts.profiles.snapshot(),
         )
 
     @property

@@ -1,5 +1,7 @@
-"""Driver profiles: opaque here, one writer wins and the other is told, and a forgotten driver stays forgotten."""
+"""Driver profiles: opaque here, one writer wins and the other is told, and the forgotten stay forgotten."""
 
+from dataclasses import dataclass
+from email.utils import formatdate
 from sqlite3 import Connection, Row
 
 from fastapi import APIRouter, Request
@@ -23,6 +25,8 @@ _ABOUT_IDS = (
     "in `X-Fleet-ID`: every vehicle of it shares them. "
 )
 _ABOUT_FORGETTING = "410 where the driver has been forgotten: the vehicle removes its own copy and stops. "
+#: The version that a forgotten driver's profile has: it can be asked about, and a new profile put in its place.
+FORGOTTEN = '"forgotten"'
 
 
 class ProfileStored(BaseModel):
@@ -36,7 +40,11 @@ class ProfileStored(BaseModel):
     "/drivers/{driver_id:path}/profile",
     response_model=Profile,
     summary="Get a profile",
-    description=_ABOUT_IDS + _ABOUT_FORGETTING + EXTENSION + "The `ETag` is for `If-Match` of the next PUT.",
+    description=_ABOUT_IDS
+    + _ABOUT_FORGETTING
+    + EXTENSION
+    + 'The `ETag` is for `If-Match` of the next PUT. `If-None-Match: "forgotten"` asks whether and when the driver was '
+    "forgotten: 304 with `Last-Modified` where that is so.",
     **operation(404, 410, headers={"If-None-Match": "The ETag of the copy at hand; 304 where it still holds."}),
 )
 async def get_profile(request: Request, driver_id: str, caller: CallerHere, backend: BackendHere) -> Response:
@@ -45,6 +53,10 @@ async def get_profile(request: Request, driver_id: str, caller: CallerHere, back
     row = await backend.database.read(lambda connection: _find(connection, caller, driver_id, digest))
     if row is None:
         raise Problem(404, "no-such-profile", "there is no profile of this driver")
+    if isinstance(row, _Tombstone):
+        if request.headers.get("if-none-match") != FORGOTTEN:
+            raise row.problem()
+        return Response(status_code=304, headers={"Cache-Control": "no-store", **row.headers()})
     headers = {"Cache-Control": "no-store", **_etag(backend, row["revision"])}
     if backend.settings.extensions.profile_etags and matches(
         request.headers.get("if-none-match"), f'"{row["revision"]}"'
@@ -67,7 +79,7 @@ async def get_profile(request: Request, driver_id: str, caller: CallerHere, back
     + "201 where there was none. "
     + EXTENSION
     + "412 where the precondition does not hold: another vehicle was faster; fetch, merge, put again. Without a "
-    "precondition the last one wins.",
+    'precondition the last one wins. `If-Match: "forgotten"` begins a new profile of a driver who was forgotten.',
     **operation(
         410,
         412,
@@ -87,7 +99,12 @@ async def put_profile(request: Request, driver_id: str, caller: CallerHere, back
 
     def store(connection: Connection) -> bool:
         row = _find(connection, caller, driver_id, digest)
-        if backend.settings.extensions.profile_etags:
+        if isinstance(row, _Tombstone):
+            # Only who knows of the forgetting may begin anew: a vehicle that comes back late brings nothing back.
+            if request.headers.get("if-match") != FORGOTTEN:
+                raise row.problem()
+            row = None
+        elif backend.settings.extensions.profile_etags:
             _check_preconditions(request, row)
         connection.execute(
             "INSERT OR REPLACE INTO profiles VALUES (?, ?, ?, ?, ?)",
@@ -106,9 +123,10 @@ async def put_profile(request: Request, driver_id: str, caller: CallerHere, back
     response_class=Response,
     summary="Forget a driver",
     description=EXTENSION
-    + "Removes the profile from the disk, the write-ahead log included, and keeps only a keyed digest of the id, so "
-    "that from then on GET and PUT answer 410 and no vehicle that comes back late brings the profile back. There is "
-    "no way to undo it: a driver who returns needs a new id. 204 also where there was no profile.",
+    + "Removes the profile from the disk, the write-ahead log included, and keeps only a keyed digest of the id and "
+    "the time, so that from then on GET and PUT answer 410 and no vehicle that comes back late brings the profile "
+    "back. There is no way to undo it; a driver who returns begins a new profile by a PUT with "
+    '`If-Match: "forgotten"`. 204 also where there was no profile.',
     **operation(412, headers={"If-Match": "Forget only this version."}),
 )
 async def forget_driver(request: Request, driver_id: str, caller: CallerHere, backend: BackendHere) -> Response:
@@ -117,9 +135,12 @@ async def forget_driver(request: Request, driver_id: str, caller: CallerHere, ba
     now = backend.now()
 
     def forget(connection: Connection) -> None:
+        row = _find(connection, caller, driver_id, digest)
+        if isinstance(row, _Tombstone):
+            return  # again: it stays the first time
         if request.headers.get("if-match"):
-            _check_preconditions(request, _select(connection, caller, driver_id))
-        connection.execute("INSERT OR IGNORE INTO forgotten_drivers VALUES (?, ?, ?)", (caller.fleet_id, digest, now))
+            _check_preconditions(request, row)
+        connection.execute("INSERT OR REPLACE INTO forgotten_drivers VALUES (?, ?, ?)", (caller.fleet_id, digest, now))
         connection.execute("DELETE FROM profiles WHERE fleet_id = ? AND driver_id = ?", (caller.fleet_id, driver_id))
 
     await backend.database.write(forget)
@@ -131,20 +152,29 @@ def _digest(backend: Backend, caller: Caller, driver_id: str) -> bytes:
     return bytes.fromhex(sign(backend.secret, "driver", caller.fleet_id, driver_id))
 
 
-def _select(connection: Connection, caller: Caller, driver_id: str) -> Row | None:
+@dataclass(frozen=True, slots=True)
+class _Tombstone:
+    """What is left of a forgotten driver: when that was, seconds since the epoch."""
+
+    forgotten_at: float
+
+    def headers(self) -> dict[str, str]:
+        return {"ETag": FORGOTTEN, "Last-Modified": formatdate(self.forgotten_at, usegmt=True)}
+
+    def problem(self) -> Problem:
+        return Problem(410, "driver-forgotten", "this driver has been forgotten", headers=self.headers())
+
+
+def _find(connection: Connection, caller: Caller, driver_id: str, digest: bytes) -> Row | _Tombstone | None:
     row: Row | None = connection.execute(
         "SELECT * FROM profiles WHERE fleet_id = ? AND driver_id = ?", (caller.fleet_id, driver_id)
     ).fetchone()
-    return row
-
-
-def _find(connection: Connection, caller: Caller, driver_id: str, digest: bytes) -> Row | None:
+    if row is not None:
+        return row
     forgotten = connection.execute(
-        "SELECT 1 FROM forgotten_drivers WHERE fleet_id = ? AND driver_digest = ?", (caller.fleet_id, digest)
+        "SELECT forgotten_at FROM forgotten_drivers WHERE fleet_id = ? AND driver_digest = ?", (caller.fleet_id, digest)
     ).fetchone()
-    if forgotten:
-        raise Problem(410, "driver-forgotten", "this driver has been forgotten")
-    return _select(connection, caller, driver_id)
+    return None if forgotten is None else _Tombstone(forgotten["forgotten_at"])
 
 
 def _check_preconditions(request: Request, row: Row | None) -> None:

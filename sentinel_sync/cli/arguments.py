@@ -45,6 +45,7 @@ COMMANDS: dict[str, Command] = {
     "scenarios": Command("sentinel_sync.cli.scenarios", "list, show, queue or retry recordings"),
     "consent": Command("sentinel_sync.cli.consent", "grant, withdraw or show the consent to sending recordings"),
     "models": Command("sentinel_sync.cli.models", "list, install, roll back and pin models; sign and publish them"),
+    "profiles": Command("sentinel_sync.cli.profiles", "list, show, sync and forget driver profiles"),
     "doctor": Command("sentinel_sync.cli.doctor", "check settings, disk, network, clock and credential"),
     "demo": Command("sentinel_sync.cli.demo", "a drive, an outage and a recovery, on this machine alone"),
     "serve": Command("sentinel_sync.cli.serve", "run the reference backend"),

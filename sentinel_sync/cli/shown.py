@@ -1,5 +1,7 @@
 """An agent's status in words: what the `status` command and the live display of `run` show."""
 
+from collections.abc import Iterator
+
 from sentinel_sync.adapters.store.outbox import OutboxCounts
 from sentinel_sync.cli.words import count, duration, moment, size
 from sentinel_sync.status import (
@@ -9,6 +11,7 @@ from sentinel_sync.status import (
     ModelCheckShown,
     ModelShown,
     OutboxShown,
+    ProfilesShown,
     ScenariosShown,
     TrafficShown,
     TransferShown,
@@ -36,22 +39,30 @@ def facts_of(said: AgentStatus, outbox: OutboxCounts | OutboxShown, *, age: floa
         ("backend", said.api_url),
         ("connectivity", connectivity(said.connectivity, age)),
         ("sending", permission(said)),
-        *outbox_facts(outbox),
-        ("trip", f"{said.trip_id} is under way" if said.trip_id else "none under way"),
-        ("parts", duties(said.duties)),
     ]
     if said.traffic is not None:
-        facts.insert(3, ("network", network(said.traffic)))
-    if said.scenarios is not None:
-        facts.insert(-1, ("recordings", recordings(said.scenarios)))
+        facts.append(("network", network(said.traffic)))
+    facts += outbox_facts(outbox)
+    facts.append(("trip", f"{said.trip_id} is under way" if said.trip_id else "none under way"))
+    facts += _features(said)
+    facts.append(("parts", duties(said.duties)))
     if said.connectivity.clock_skew is not None:
         facts.append(("clock", clock(said.connectivity.clock_skew)))
-    facts += [(f"model {shown.name}", model(shown)) for shown in said.models]
-    if said.model_check is not None and said.model_check.failure is not None:
-        facts.append(("model check", model_check(said.model_check)))
     if said.salvaged_from is not None:
         facts.append(("damage", f"the outbox was damaged; the old file is {said.salvaged_from}"))
     return facts
+
+
+def _features(said: AgentStatus) -> Iterator[tuple[str, str]]:
+    """Recordings, models and profiles, as far as there is something to say."""
+    if said.scenarios is not None:
+        yield "recordings", recordings(said.scenarios)
+    for shown in said.models:
+        yield f"model {shown.name}", model(shown)
+    if said.model_check is not None and said.model_check.failure is not None:
+        yield "model check", model_check(said.model_check)
+    if said.profiles is not None and (said.profiles.profiles or said.profiles.to_forget):
+        yield "profiles", profiles(said.profiles)
 
 
 def outbox_facts(outbox: OutboxCounts | OutboxShown, *, running: bool = True) -> list[tuple[str, str]]:
@@ -101,6 +112,21 @@ def recordings(shown: ScenariosShown) -> str:
     if shown.held is not None:
         words.append(shown.held)
     return "; ".join(words)
+
+
+def profiles(shown: ProfilesShown) -> str:
+    """How many driver profiles there are, and what of them has not arrived, with the reason."""
+    words = [count(shown.profiles, "driver profile")]
+    if shown.unsent > shown.to_forget:
+        words.append(f"{shown.unsent - shown.to_forget:,} to be sent")
+    if shown.failing:
+        words.append(f"{shown.failing:,} set aside")
+    if shown.to_forget:
+        words.append(f"{count(shown.to_forget, 'driver')} to be forgotten at the backend")
+    if shown.synced_at is not None:
+        words.append(f"all synced at {moment(shown.synced_at.timestamp())}")
+    why = shown.held or shown.reason
+    return ", ".join(words) + (f": {why}" if why else "")
 
 
 def duties(shown: list[DutyShown]) -> str:

@@ -2,48 +2,43 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from random import Random, SystemRandom
-from typing import Any, TypeVar
+from typing import Any
 from weakref import WeakValueDictionary
 
 from sentinel_sync.adapters.cloud.cloud_api_client import CloudAPIClient
-from sentinel_sync.adapters.profiles.cipher import Keyring, ProfileCipher
-from sentinel_sync.adapters.profiles.cloud import ProfileCloud, SealedCopy
-from sentinel_sync.adapters.profiles.desk import ProfileDesk, Woven, open_profile
-from sentinel_sync.adapters.profiles.files import ProfileFile, ProfileFolder, Signature
+from sentinel_sync.adapters.profiles.bench import Workbench
+from sentinel_sync.adapters.profiles.cipher import ProfileCipher
+from sentinel_sync.adapters.profiles.cloud import ProfileCloud
+from sentinel_sync.adapters.profiles.desk import Instant, open_profile
+from sentinel_sync.adapters.profiles.exchange import Errand, ProfileExchange
+from sentinel_sync.adapters.profiles.file_sync import FileSync
+from sentinel_sync.adapters.profiles.files import ProfileFile, ProfileFolder
+from sentinel_sync.adapters.profiles.forgetter import Forgetter
 from sentinel_sync.adapters.profiles.keys import KeyProvider, LegacyKeys, key_provider
-from sentinel_sync.adapters.profiles.records import ProfileRecord, ProfileRecords, reference
+from sentinel_sync.adapters.profiles.order_desk import OrderDesk
+from sentinel_sync.adapters.profiles.orders import ForgetOrders, SyncOrder, SyncOrders
+from sentinel_sync.adapters.profiles.records import ProfileRecords
+from sentinel_sync.adapters.profiles.rounds import FolderRounds
 from sentinel_sync.adapters.store.store import Store
 from sentinel_sync.adapters.timekeeper import Timekeeper
 from sentinel_sync.adapters.traffic.desk import TrafficDesk
 from sentinel_sync.clock import Clock, SystemClock
-from sentinel_sync.errors import (
-    CloudError,
-    HeldError,
-    NotNowError,
-    PreconditionError,
-    ProfileError,
-    RejectedError,
-    StoreError,
-)
+from sentinel_sync.errors import HeldError, ProfileError
 from sentinel_sync.rules.profiles.envelope import detached
 from sentinel_sync.rules.profiles.fields import canonical, checked_id, read_profile
 from sentinel_sync.rules.traffic import Traffic
 from sentinel_sync.services.standalone import desk_of, store_of
+from sentinel_sync.status import ProfilesShown
 from sentinel_sync.supervisor import Duty, Supervisor
 
 logger = logging.getLogger(__name__)
 
-Result = TypeVar("Result")
-
 #: The profiles' folder is looked at so often, seconds: a change is sent within it.
 WATCH_INTERVAL = 10.0
-#: Other vehicles may be faster so many times in a row before the profile waits for the next turn.
-MAX_ROUNDS = 6
-#: The profile manager may write so many times while a profile is being synced, before it waits for the next turn.
-_MAX_READS = 3
 
 
 class ProfileSynchronizer:
@@ -59,6 +54,7 @@ class ProfileSynchronizer:
             `state_dir`.
         keys: Where the fleet's keys come from; by default from the settings.
         timekeeper: What is known of the true time.
+        traffic: Says whether profiles may be sent now; by default the client's own.
         supervised: True where somebody else (the agent) sees to `synchronize`.
         clock: The seam for time.
         rng: The seam for chance.
@@ -78,27 +74,47 @@ class ProfileSynchronizer:
     ) -> None:
         self._client = api_client
         self._settings = settings = api_client.settings
-        self._clock = clock or SystemClock()
-        self._store = store or store_of(api_client, self._clock)
-        self._traffic = traffic or desk_of(api_client, self._store, self._clock)
-        self._traffic.subscribe(self._on_traffic)
-        self._records = ProfileRecords(self._store)
-        self._cloud = ProfileCloud(api_client)
+        self._clock = clock = clock or SystemClock()
+        self._store = store = store or store_of(api_client, clock)
+        self._traffic = traffic or desk_of(api_client, store, clock)
         self._timekeeper = timekeeper
-        self._vehicle = settings.vehicle_id
-        self._cipher = ProfileCipher(
-            keys or key_provider(settings, self._clock),
-            LegacyKeys([settings.vehicle_id, *settings.profile_legacy_vehicle_ids]),
+        self._vehicle = vehicle = settings.vehicle_id
+        self._bench = bench = Workbench()
+        self._cipher = cipher = ProfileCipher(
+            keys or key_provider(settings, clock),
+            LegacyKeys([vehicle, *settings.profile_legacy_vehicle_ids]),
         )
-        self._folder = ProfileFolder(settings.profiles_dir)
-        self._supervised = supervised
-        self._background = Supervisor(self._clock, rng or SystemRandom())
-        self._aside_one_by_one = asyncio.Lock()
+        cloud = ProfileCloud(api_client)
+        self._records = records = ProfileRecords(store.documents)
+        self._folder = folder = ProfileFolder(settings.profiles_dir)
+        self._exchange = exchange = ProfileExchange(
+            cloud,
+            records,
+            cipher,
+            bench,
+            why_held=self._why_held,
+            instant=self._instant,
+            vehicle=vehicle,
+            workers=settings.max_in_flight,
+        )
+        self._files = files = FileSync(folder, exchange, records, cipher, bench, vehicle=vehicle, instant=self._instant)
+        self._rounds = FolderRounds(folder, files, cipher, bench, lock=self._one_at_a_time, why_not=self._why_not)
+        forget_orders = ForgetOrders(store.documents)
+        self._orders = OrderDesk(
+            Forgetter(cloud, records, forget_orders, folder, bench, vehicle=vehicle, clock=clock),
+            forget_orders,
+            SyncOrders(store.documents),
+            cipher,
+            lock=self._one_at_a_time,
+            instant=self._instant,
+        )
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
-        #: Files as they were when last synced, and as they were when found unusable.
-        self._synced: dict[str, Signature] = {}
-        self._unusable: dict[str, Signature] = {}
+        self._supervised = supervised
+        self._background = Supervisor(clock, rng or SystemRandom())
         self._all_due = 0.0
+        self._was_away = False
+        self._held: str | None = None
+        self._synced_at: float | None = None
         self._prepared = False
         self._preparing = asyncio.Lock()
         self.synchronize = Duty("profiles.synchronize", self.step)
@@ -113,13 +129,14 @@ class ProfileSynchronizer:
 
         Raises:
             CloudError: It could not be sent.
-            ProfileError: The profile, or the backend's copy, cannot be used.
+            ProfileError: The profile, or the backend's copy, cannot be used; or the driver was forgotten since the
+                profile was begun.
             ValueError: `driver_id` is no id.
         """
-        self._check_allowed()
+        await self._check_allowed()
         async with self._one_at_a_time(driver_id):
-            local = await self._aside(_own_copy, profile_data, driver_id)
-            await self._exchange(driver_id, local, keeps_local=True)
+            local = await self._bench.do(_own_copy, profile_data, driver_id)
+            await self._run(Errand(driver_id, local, keeps_local=True))
         return True
 
     async def download_profile(self, driver_id: str) -> dict[str, Any] | None:
@@ -130,18 +147,9 @@ class ProfileSynchronizer:
             ProfileError: Its copy cannot be used.
             ValueError: `driver_id` is no id.
         """
-        self._check_allowed()
+        await self._check_allowed()
         async with self._one_at_a_time(driver_id):
-            copy = await self._cloud.fetch(driver_id, None)
-            if copy.sealed is None:
-                return None
-            await self.prepare()
-            record = await self._records.load(driver_id)
-            desk = await self._desk(driver_id, copy, record)
-            profile, offered = await self._aside(desk.offer, copy.sealed, record)
-            if offered is not None:
-                await self._records.save(driver_id, offered)
-            return profile
+            return await self._exchange.offer(driver_id)
 
     async def sync_profile(self, driver_id: str, local_profile: Mapping[str, Any]) -> dict[str, Any]:
         """Merge this vehicle's profile of a driver with the backend's, both ways.
@@ -154,16 +162,18 @@ class ProfileSynchronizer:
 
         Raises:
             CloudError: The backend could not be asked; nothing has changed.
-            ProfileError: The profile, or the backend's copy, cannot be used; nothing has changed.
+            ProfileError: The profile, or the backend's copy, cannot be used; nothing has changed. Or the driver was
+                forgotten since the profile was begun.
             ValueError: `driver_id` is no id.
         """
-        self._check_allowed()
+        await self._check_allowed()
         async with self._one_at_a_time(driver_id):
-            local = await self._aside(_own_copy, local_profile, driver_id)
-            merged = await self._exchange(driver_id, local)
-            file = await self._aside(self._folder.read, driver_id)
-            if file is not None and file.profile == local:
-                await self._leave(driver_id, file, merged)
+            local = await self._bench.do(_own_copy, local_profile, driver_id)
+            errand = Errand(driver_id, local)
+            merged = await self._run(errand)
+            file = await self._bench.do(self._folder.read, driver_id)
+            if isinstance(file, ProfileFile) and file.profile == local:
+                await self._files.leave(driver_id, file, errand)
             return merged
 
     async def sync_all_profiles(self) -> int:
@@ -179,9 +189,14 @@ class ProfileSynchronizer:
         if not self._settings.sync_profiles:
             logger.info("profiles.disabled: cloud.sync_profiles is false: nothing is sent")
             return 0
-        files = await self._aside(self._folder.signatures)
-        self._forget_missing(files)
-        return await self._sync_files(files)
+        await self.prepare()
+        await self._rounds.look()
+        wanted = self._left_standing(self._rounds.watch.all)
+        synced = await self._rounds.sync(wanted)
+        if synced == len(wanted):
+            self._synced_at = self._clock.now()
+        await self._sync_records()
+        return synced
 
     async def encrypt_profile(self, profile_data: Mapping[str, Any]) -> str:
         """Encrypt a profile with the newest key, as a Fernet token.
@@ -191,7 +206,7 @@ class ProfileSynchronizer:
             ConfigurationError: There are no keys to be had.
         """
         keyring = await self._cipher.keyring()
-        return await self._aside(lambda: keyring.seal(canonical(detached(profile_data)).encode()))
+        return await self._bench.do(lambda: keyring.seal(canonical(detached(profile_data)).encode()))
 
     async def decrypt_profile(self, encrypted_data: str) -> dict[str, Any]:
         """Decrypt what `encrypt_profile`, another vehicle of the fleet, or the older module encrypted.
@@ -202,28 +217,62 @@ class ProfileSynchronizer:
         """
         keyring = await self._cipher.keyring()
         try:
-            return await self._aside(open_profile, (keyring,), encrypted_data)
+            return await self._bench.do(open_profile, (keyring,), encrypted_data)
         except ProfileError:
             legacy = await self._cipher.legacy_keyrings()
-            return await self._aside(open_profile, (*legacy, keyring), encrypted_data)
+            return await self._bench.do(open_profile, (*legacy, keyring), encrypted_data)
+
+    # --- the right to be forgotten ---
+
+    async def forget_profile(self, driver_id: str) -> bool:
+        """Forget a driver: here when this returns, at the backend at once or as soon as it can be told.
+
+        The profile's file and what the store knows of the driver are gone then; a restart forgets no order.
+
+        Returns:
+            Whether the backend has forgotten the driver too.
+
+        Raises:
+            StoreError: It cannot be written down; nothing was done.
+            ProfileError: The file cannot be removed; the rest is done, and this is tried again.
+            ConfigurationError: There are no keys to be had.
+            ValueError: `driver_id` is no id.
+        """
+        checked_id(driver_id)
+        await self.prepare()
+        await self._orders.forget(driver_id)
+        if await self._why_not() is None:
+            await self._orders.tell()
+        return driver_id not in self._orders.forgetting
 
     # --- for the agent, and for one component alone ---
 
     async def sync_now(self) -> int:
         """Sync the profiles that changed since they were last synced; returns how many are now as the backend's."""
-        if not self._settings.sync_profiles or await self._traffic.why_held(Traffic.PROFILES) is not None:
+        if not self._settings.sync_profiles:
             return 0
-        files = await self._aside(self._folder.signatures)
-        self._forget_missing(files)
-        changed = {
-            driver_id: signature
-            for driver_id, signature in files.items()
-            if signature not in {self._synced.get(driver_id), self._unusable.get(driver_id)}
-        }
-        return await self._sync_files(changed)
+        await self.prepare()
+        await self._rounds.look()
+        return await self._rounds.sync(self._left_standing(self._rounds.watch.changed()))
 
-    def _on_traffic(self) -> None:
-        self.synchronize.wake.set()
+    async def sync_ordered(self, driver_id: str | None = None) -> SyncOrder:
+        """Do now what an operator asks for: sync one driver's file, or all, and tell the backend whom to forget.
+
+        Raises:
+            StoreError: The state folder cannot be written.
+            ConfigurationError: There are no keys to be had.
+            ProfileError: The folder of profiles cannot be read.
+            ValueError: `driver_id` is no id.
+        """
+        await self.prepare()
+        await self._rounds.look()
+        await self._orders.look()
+        if await self._why_not() is None:
+            await self._orders.tell()
+        if driver_id is None:
+            return await self._sync_as_asked(None)
+        keyring = await self._cipher.keyring()
+        return await self._sync_as_asked(keyring.reference(checked_id(driver_id)))
 
     def start_background_sync(self) -> "asyncio.Future[None]":
         """Sync every `sync_interval` seconds and after a profile changes, in the running loop; may be awaited."""
@@ -234,20 +283,42 @@ class ProfileSynchronizer:
         await self._background.stop(grace=self._settings.shutdown_timeout)
 
     async def step(self) -> float:
-        """Sync what is due; returns the seconds until the next look."""
-        if not self._settings.sync_profiles:
-            return self._settings.sync_interval
+        """Do what is due; returns the seconds until the next look."""
+        await self.prepare()
+        await self._rounds.look()
+        await self._orders.look()
+        await self._orders.answer(self._sync_as_asked)
+        why = await self._why_not()
+        if why is not None:
+            # What other vehicles did meanwhile is not known: all is due when the way is free again.
+            self._was_away = True
+            await self._rounds.remove_forgotten()
+            return min(WATCH_INTERVAL, self._settings.sync_interval)
+        await self._orders.tell()
         now = self._clock.monotonic()
-        passage = self._client.gate.passage(now)
-        if not passage.open:
-            return self._settings.sync_interval if passage.wait is None else passage.wait
-        if now < self._all_due:
+        if now >= self._all_due or self._was_away:
+            self._was_away = False
+            await self.sync_all_profiles()
+            self._all_due = now + self._settings.sync_interval
+        else:
             await self.sync_now()
-            return min(WATCH_INTERVAL, max(0.0, self._all_due - now))
-        await self.sync_all_profiles()
-        # What an outage kept back counts as changed, so it needs no other turn of all.
-        self._all_due = now + self._settings.sync_interval
-        return min(WATCH_INTERVAL, self._settings.sync_interval)
+        return min(WATCH_INTERVAL, max(0.0, self._all_due - now))
+
+    def snapshot(self) -> ProfilesShown:
+        """What there is to show, as of the last look: counts only, because an id is personal."""
+        synced_at = None if self._synced_at is None else datetime.fromtimestamp(self._synced_at, UTC)
+        waiting, watch = len(self._orders.forgetting) + self._orders.unreadable, self._rounds.watch
+        return ProfilesShown(
+            profiles=len(watch.all),
+            unsent=watch.unsent + waiting,
+            failing=watch.failing,
+            to_forget=waiting,
+            held=self._held,
+            reason=watch.reason or (self._orders.reason if waiting else None),
+            synced_at=synced_at,
+            keys=self._cipher.source,
+            warning=self._cipher.warning,
+        )
 
     async def prepare(self) -> None:
         """Open what is needed; done by itself at first use.
@@ -258,147 +329,50 @@ class ProfileSynchronizer:
         async with self._preparing:
             if not self._prepared:
                 await self._store.open()
+                await self._bench.do(self._folder.sweep)
+                await self._files.settle()
                 if not self._supervised:
                     self._client.close_with(self._close)
                 self._prepared = True
 
-    # --- files ---
+    # --- how ---
 
-    async def _sync_files(self, files: Mapping[str, Signature]) -> int:
-        if not files:
-            return 0
-        await self.prepare()
-        await self._cipher.keyring()  # a missing key is one error, not one per profile
-        waiting = iter(sorted(files.items()))
-        async with asyncio.TaskGroup() as group:
-            workers = [
-                group.create_task(self._work(waiting))
-                for _ in range(min(len(files), self._client.settings.max_in_flight))
-            ]
-        done = [worker.result() for worker in workers]
-        synced = sum(count for count, _ in done)
-        errors = [error for _, found in done for error in found]
-        for error in errors:
-            if isinstance(error, StoreError):
-                raise error
-        if errors:
-            logger.warning("profiles.left: %d of %d not synced; the first: %s", len(errors), len(files), errors[0])
-        else:
-            logger.debug("profiles.synced: %d", synced)
-        return synced
-
-    async def _work(self, waiting: Iterator[tuple[str, Signature]]) -> tuple[int, list[Exception]]:
-        synced, errors = 0, list[Exception]()
-        for driver_id, signature in waiting:
-            try:
-                async with self._one_at_a_time(driver_id):
-                    synced += await self._sync_file(driver_id)
-            except (ProfileError, RejectedError) as error:
-                self._unusable[driver_id] = signature
-                logger.warning("profiles.unusable: profile %s: %s", reference(driver_id)[:8], error)
-                errors.append(error)
-            except (CloudError, StoreError) as error:
-                errors.append(error)
-        return synced, errors
-
-    async def _sync_file(self, driver_id: str) -> bool:
-        """Sync one file; False where it is gone, or changes faster than it can be synced."""
-        for _ in range(_MAX_READS):
-            file = await self._aside(self._folder.read, driver_id)
-            if file is None:
-                return False
-            merged = await self._exchange(driver_id, file.profile)
-            if await self._leave(driver_id, file, merged):
-                return True
-        return False
-
-    async def _leave(self, driver_id: str, file: ProfileFile, merged: Mapping[str, Any]) -> bool:
-        """Leave the vehicle with the merged profile; False where the file has changed meanwhile."""
-        # Its own fields only: the profile manager reads exactly them.
-        profile = {name: merged[name] for name in file.profile}
-        signature: Signature | None = file.signature
-        if profile != file.profile:
-            try:
-                signature = await self._aside(self._folder.replace, driver_id, profile, file)
-            except ProfileError:
-                await self._note_left(driver_id, replaced=False)
-                raise
-            await self._note_left(driver_id, replaced=signature is not None)
-        if signature is None:
-            return False
-        self._synced[driver_id] = signature
-        self._unusable.pop(driver_id, None)
-        return True
-
-    async def _note_left(self, driver_id: str, *, replaced: bool) -> None:
-        record = await self._records.load(driver_id)
-        if record is not None:
-            desk = await self._desk(driver_id, SealedCopy(), record)
-            await self._records.save(driver_id, await self._aside(desk.left, record, replaced=replaced))
-
-    def _forget_missing(self, files: Mapping[str, Signature]) -> None:
-        for remembered in (self._synced, self._unusable):
-            for driver_id in remembered.keys() - files.keys():
-                del remembered[driver_id]
-
-    # --- one driver ---
-
-    async def _exchange(self, driver_id: str, local: dict[str, Any], *, keeps_local: bool = False) -> dict[str, Any]:
-        """Bring a local profile into the fleet's, and the fleet's here; returns the merged profile."""
-        await self.prepare()
-        record, whole = await self._records.load(driver_id), False
-        for _ in range(MAX_ROUNDS):
-            copy = await self._cloud.fetch(driver_id, None if record is None or whole else record.etag)
-            desk = await self._desk(driver_id, copy, record)
-            woven = await self._aside(desk.weave, copy, record, local, self._now(), keeps_local=keeps_local)
-            whole = woven is None
-            if woven is None:
-                continue
-            if woven.body is None:
-                return await self._settle(driver_id, woven, copy.etag, record)
-            if woven.record != record:
-                # Before anything is sent: whatever is lost after this, the next sync knows of it.
-                await self._records.save(driver_id, woven.record)
-                record = woven.record
-            try:
-                etag = await self._cloud.replace(woven.body, copy)
-            except PreconditionError:
-                continue  # another vehicle was faster: fetch, merge, put again
-            if copy.etag is not None or etag is not None or await self._holds(desk, woven):
-                return await self._settle(driver_id, woven, etag, record)
-        raise NotNowError(f"PUT /drivers/{{id}}/profile: other vehicles were faster {MAX_ROUNDS} times; sync it again")
-
-    async def _settle(
-        self, driver_id: str, woven: Woven, etag: str | None, record: ProfileRecord | None
-    ) -> dict[str, Any]:
-        """Note, before a file is touched, that the backend has it all and what the vehicle will be left with."""
-        settled = woven.settled(etag)
-        if settled != record:
-            await self._records.save(driver_id, settled)
-        return woven.profile
-
-    async def _holds(self, desk: ProfileDesk, woven: Woven) -> bool:
-        """Check after writing to a backend that knows no conditions: somebody may have written in between."""
-        copy = await self._cloud.fetch(desk.driver_id, None)
-        return await self._aside(desk.holds, copy, woven)
-
-    # --- small ---
-
-    async def _desk(self, driver_id: str, copy: SealedCopy, record: ProfileRecord | None) -> ProfileDesk:
-        """The keys for one driver; the older module's only where its profile may be what was fetched."""
+    async def _sync_records(self) -> None:
+        """Bring what is known of drivers who have no file here now: what was not sent yet, and a forgetting."""
+        if await self._why_not() is not None or not await self._records.any():
+            return  # a vehicle without profiles needs no key
         keyring = await self._cipher.keyring()
-        legacy: tuple[Keyring, ...] = ()
-        if copy.sealed is not None and (record is None or record.plain is not None):
+        for record in await self._records.besides(keyring, {*self._rounds.watch.all, *self._orders.forgetting}):
             try:
-                await self._aside(keyring.open, copy.sealed)
+                driver_id = (await self._bench.do(keyring.open, record.whose or "")).decode()
             except ProfileError:
-                legacy = await self._cipher.legacy_keyrings()
-        return ProfileDesk(driver_id, self._vehicle, keyring, legacy)
+                continue  # its key is gone: nobody can read it
+            async with self._one_at_a_time(driver_id):
+                await self._exchange.run([Errand(driver_id, None)])
 
-    async def _aside(self, work: Callable[..., Result], *arguments: Any, **named: Any) -> Result:
-        """Do what blocks or computes in a thread; one at a time, because each such thread takes turns with the loop."""
-        async with self._aside_one_by_one:
-            return await asyncio.to_thread(work, *arguments, **named)
+    async def _sync_as_asked(self, reference: str | None) -> SyncOrder:
+        """Sync the files of one driver, by reference, or of all."""
+        why, watch = await self._why_not(), self._rounds.watch
+        wanted = watch.all
+        if reference is not None:
+            keyring = await self._cipher.keyring()
+            wanted = [driver_id for driver_id in wanted if reference in keyring.references(driver_id)]
+        wanted = self._left_standing(wanted)
+        synced = 0 if why is not None else await self._rounds.sync(wanted)
+        return SyncOrder(0.0, synced, why if why is not None else watch.why(wanted), len(wanted))
+
+    def _left_standing(self, driver_ids: Sequence[str]) -> list[str]:
+        return [driver_id for driver_id in driver_ids if driver_id not in self._orders.forgetting]
+
+    async def _run(self, errand: Errand) -> dict[str, Any]:
+        await self._exchange.run([errand])
+        if errand.error is not None:
+            raise errand.error
+        if errand.merged is None:
+            raise ProfileError(
+                "the driver was forgotten, and nothing shows that this profile was begun since: it is not sent"
+            )
+        return errand.merged
 
     @asynccontextmanager
     async def _one_at_a_time(self, driver_id: str) -> AsyncIterator[None]:
@@ -409,18 +383,39 @@ class ProfileSynchronizer:
         async with lock:
             yield
 
-    def _check_allowed(self) -> None:
+    async def _check_allowed(self) -> None:
         if not self._settings.sync_profiles:
             raise HeldError("not sent: cloud.sync_profiles is false")
+        await self.prepare()
+        held = await self._why_held()
+        if held is not None:
+            raise HeldError(f"not sent: {held}")
 
-    def _now(self) -> int:
-        """Wall time, put right where the backend's is known; microseconds since the epoch."""
+    async def _why_held(self) -> str | None:
+        return await self._traffic.why_held(Traffic.PROFILES)
+
+    async def _why_not(self) -> str | None:
+        """Why nothing may be sent now, whoever says so."""
+        passage = self._client.gate.passage(self._clock.monotonic())
+        if not self._settings.sync_profiles:
+            self._held = "cloud.sync_profiles is false"
+        else:
+            self._held = await self._why_held() if passage.open else passage.why
+        return self._held
+
+    def _instant(self) -> Instant:
+        """Wall time, put right where the backend's is known."""
+        here = self._clock.now()
         ahead = None if self._timekeeper is None else self._timekeeper.skew()
-        return max(0, round((self._clock.now() - (ahead or 0.0)) * 1_000_000))
+        return Instant(_microseconds(here - (ahead or 0.0)), _microseconds(here), ahead is not None)
 
     async def _close(self) -> None:
         await self.stop_background_sync()
         self._prepared = False
+
+
+def _microseconds(seconds: float) -> int:
+    return max(0, round(seconds * 1_000_000))
 
 
 def _own_copy(profile: Mapping[str, Any], driver_id: str) -> dict[str, Any]:

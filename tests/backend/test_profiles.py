@@ -1,6 +1,7 @@
 """Driver profiles: opaque, one writer wins, and a forgotten driver stays forgotten."""
 
 from dataclasses import replace
+from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import quote
 
@@ -120,3 +121,23 @@ async def test_a_backend_without_the_extensions(backend_settings: BackendSetting
         assert "etag" not in created.headers
         assert "etag" not in (await vehicle.get(URL)).headers
         problem(await vehicle.send("DELETE", URL), 405, "method-not-allowed")
+
+
+async def test_a_driver_who_returns_begins_anew_knowingly(backend: httpx.AsyncClient) -> None:
+    first, second = Vehicle(backend), Vehicle(backend, "vehicle_002")
+    etag = (await put(first)).headers["etag"]
+    assert (await second.get(URL, {"If-None-Match": '"forgotten"'})).status_code == 200
+    assert (await first.send("DELETE", URL)).status_code == 204
+    gone = await second.get(URL, {"If-None-Match": '"forgotten"'})
+    assert (gone.status_code, gone.headers["etag"]) == (304, '"forgotten"')
+    assert parsedate_to_datetime(gone.headers["last-modified"]).tzinfo is not None
+    # Whoever does not know of it, or knows of something else, brings nothing back.
+    strangers: list[dict[str, str | None]] = [{"If-Match": etag}, {"If-None-Match": "*"}, {"If-Match": "*"}, {}]
+    for unknowing in strangers:
+        problem(await put(second, headers=unknowing), 410, "driver-forgotten")
+    anew = await put(second, profile(encrypted_data=fernet_token(b"anew")), headers={"If-Match": '"forgotten"'})
+    assert anew.status_code == 201
+    assert (await first.get(URL)).json()["encrypted_data"] == (await second.get(URL)).json()["encrypted_data"]
+    problem(await put(first, headers={"If-Match": '"forgotten"'}), 412, "profile-changed")
+    assert (await first.send("DELETE", URL, {"If-Match": anew.headers["etag"]})).status_code == 204
+    problem(await second.get(URL), 410, "driver-forgotten")

@@ -15,11 +15,12 @@ import pytest
 from cryptography.fernet import Fernet
 
 from sentinel_sync.adapters.cloud.cloud_api_client import CloudAPIClient
+from sentinel_sync.adapters.profiles.exchange import MAX_ROUNDS
 from sentinel_sync.adapters.profiles.keys import GivenKeys
 from sentinel_sync.adapters.store.store import Store
 from sentinel_sync.backend import BackendSettings, Extensions, running_server
-from sentinel_sync.errors import CloudError, HeldError, NotNowError, ProfileError, RejectedError, UnreachableError
-from sentinel_sync.services.profile_synchronizer import MAX_ROUNDS, WATCH_INTERVAL, ProfileSynchronizer
+from sentinel_sync.errors import CloudError, HeldError, NotNowError, ProfileError, UnreachableError
+from sentinel_sync.services.profile_synchronizer import WATCH_INTERVAL, ProfileSynchronizer
 from sentinel_sync.settings import CloudSettings
 from tests.conftest import FIXTURES
 from tests.fakes.clock import FakeClock
@@ -300,7 +301,7 @@ async def test_switched_off_nothing_is_sent(tmp_path: Path) -> None:
         vehicle.put("d", {"total_distance": 1})
         assert await vehicle.profiles.sync_all_profiles() == 0
         assert await vehicle.profiles.sync_now() == 0
-        assert await vehicle.profiles.step() == 300.0
+        assert await vehicle.profiles.step() == WATCH_INTERVAL
         for refused in (
             vehicle.profiles.sync_profile("d", {}),
             vehicle.profiles.upload_profile("d", {}),
@@ -443,7 +444,8 @@ async def test_a_forgotten_driver_is_not_brought_back(tmp_path: Path) -> None:
         assert await vehicle.profiles.sync_all_profiles() == 1
         assert (await vehicle.client.delete("/drivers/d/profile")).success
         assert await vehicle.profiles.sync_all_profiles() == 0
-        with pytest.raises(RejectedError, match="410"):
+        assert not json_files(vehicle.folder)
+        with pytest.raises(ProfileError, match="forgotten"):
             await vehicle.profiles.upload_profile("d", {"total_distance": 1})
 
 
@@ -504,7 +506,8 @@ async def test_the_duty_syncs_at_first_then_what_changes_then_all_again(
             assert await profiles.step() == WATCH_INTERVAL
             assert [asked.method for asked in server.asked] == ["GET", "PUT", "GET"]
             client.gate.halt("test", "halted")
-            assert await profiles.step() == 25.0
+            assert await profiles.step() == WATCH_INTERVAL
+            assert len(server.asked) == 3
 
 
 async def test_an_outage_leaves_what_changed_to_the_next_turn(tmp_path: Path) -> None:

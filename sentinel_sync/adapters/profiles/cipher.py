@@ -5,6 +5,7 @@
 
 import asyncio
 import base64
+import hmac
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -13,6 +14,8 @@ from sentinel_sync.errors import ProfileError
 
 #: A sealed profile is not read beyond this (characters): many times what a real one has.
 MAX_SEALED = 4 << 20
+#: Sets the keys that drivers are named with apart from those that profiles are sealed with.
+_NAMING = b"sentinel-sync profile names"
 #: The version byte 0x80 and the first bytes of any time before 2106, in base64 (the Fernet specification).
 _FERNET_START = "gAAAAA"
 
@@ -35,16 +38,30 @@ class Keyring:
 
     Attributes:
         fernet: The keys.
+        naming: What drivers are named with, one for each key, the newest first.
     """
 
     fernet: Fernets
+    naming: tuple[bytes, ...]
 
     @classmethod
     def of(cls, keys: tuple[bytes, ...]) -> "Keyring":
         """The keys, newest first. Blocks: imports."""
         from cryptography.fernet import Fernet, MultiFernet  # noqa: PLC0415 - see the module's first lines
 
-        return cls(MultiFernet([Fernet(key) for key in keys]))
+        naming = tuple(hmac.digest(key, _NAMING, "sha256") for key in keys)
+        return cls(MultiFernet([Fernet(key) for key in keys]), naming)
+
+    def references(self, driver_id: str) -> tuple[str, ...]:
+        """What stands for a driver in the store and in logs: by the newest key, then by those before it.
+
+        Without a key nobody can try ids until one fits, and ids are easily guessed.
+        """
+        return tuple(hmac.new(key, driver_id.encode(), "sha256").hexdigest() for key in self.naming)
+
+    def reference(self, driver_id: str) -> str:
+        """What stands for a driver, by the newest key."""
+        return self.references(driver_id)[0]
 
     def seal(self, content: bytes) -> str:
         """Encrypt and authenticate."""
@@ -82,6 +99,17 @@ class ProfileCipher:
         self._legacy = legacy
         self._keys: tuple[bytes, ...] = ()
         self._keyring: Keyring | None = None
+        self._legacy_keyrings: tuple[Keyring, ...] | None = None
+
+    @property
+    def source(self) -> str:
+        """Where the keys come from."""
+        return self._provider.source
+
+    @property
+    def warning(self) -> str | None:
+        """What these keys cannot do, or None."""
+        return self._provider.warning
 
     async def keyring(self) -> Keyring:
         """The keys as they are now.
@@ -97,8 +125,10 @@ class ProfileCipher:
 
     async def legacy_keyrings(self) -> tuple[Keyring, ...]:
         """One for each vehicle whose older module's profiles may be read; this vehicle's first."""
-        keys = await self._legacy.keys()
-        return await asyncio.to_thread(lambda: tuple(Keyring.of((key,)) for key in keys))
+        if self._legacy_keyrings is None:
+            keys = await self._legacy.keys()
+            self._legacy_keyrings = await asyncio.to_thread(lambda: tuple(Keyring.of((key,)) for key in keys))
+        return self._legacy_keyrings
 
     def __repr__(self) -> str:
         return f"ProfileCipher({self._provider!r})"

@@ -7,13 +7,14 @@ after a change that was not read.
 import json
 import logging
 import os
+import re
 import stat
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sentinel_sync.adapters.files import replace_file
+from sentinel_sync.adapters.files import replace_file, sync_folder
 from sentinel_sync.errors import ProfileError
 from sentinel_sync.rules.profiles.envelope import parse_profile
 
@@ -24,6 +25,8 @@ SUFFIX = ".json"
 MAX_FILE_BYTES = 1 << 20
 #: File systems that vehicles use take names of 255 bytes; the new file beside the old one has a longer name.
 _MAX_NAME_BYTES = 240
+#: What `replace_file` leaves where its process is killed: personal data under a name that nobody reads.
+_LEFTOVER = re.compile(r"\..+\.json\.[0-9a-f]{8}\.new")
 
 Signature = tuple[int, int, int]
 
@@ -134,6 +137,48 @@ class ProfileFolder:
         except OSError as error:
             raise ProfileError(f"the profile's file cannot be written ({error.strerror}); it is as it was") from None
         return _signature(path.stat(follow_symlinks=False))
+
+    def remove(self, driver_id: str, read: ProfileFile | None = None) -> bool:
+        """Remove a profile for good, also what was being written when a process was killed; True where it is not there.
+
+        Args:
+            driver_id: Whose.
+            read: The file as it was read: where it has changed since it stays. None: it goes as it is.
+
+        Raises:
+            ProfileError: It cannot be removed.
+        """
+        if not nameable(driver_id):
+            return True
+        path = self._file(driver_id)
+        try:
+            if read is not None and _signature(path.stat(follow_symlinks=False)) != read.signature:
+                return False
+            path.unlink()
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            raise ProfileError(f"the profile's file cannot be removed ({error.strerror}): remove it by hand") from None
+        self._sweep(lambda name: name.startswith(f".{path.name}."))
+        if self._path.is_dir():
+            sync_folder(self._path)
+        return True
+
+    def sweep(self) -> None:
+        """Remove what was being written when a process was killed: for whoever owns the state folder, at its start."""
+        self._sweep(lambda _: True)
+
+    def _sweep(self, concerned: Callable[[str], bool]) -> None:
+        try:
+            with os.scandir(self._path) as entries:
+                leftovers = [entry.name for entry in entries if _LEFTOVER.fullmatch(entry.name)]
+            for name in leftovers:
+                if concerned(name):
+                    (self._path / name).unlink(missing_ok=True)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise ProfileError(f"the folder of profiles cannot be tidied ({error.strerror})") from None
 
     def _file(self, driver_id: str) -> Path:
         return self._path / f"{driver_id}{SUFFIX}"

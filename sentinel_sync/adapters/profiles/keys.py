@@ -28,8 +28,23 @@ COMMAND_TIMEOUT = 30.0
 _MAX_TEXT = 64 << 10
 
 
+#: What the vehicle-derived key cannot do.
+DERIVED_WARNING = (
+    "profiles are encrypted with a key from vehicle_id: no other vehicle can read them, and anyone who knows vehicle_id"
+    " and fleet_id can. Set cloud.profile_keys_file to share them safely within the fleet."
+)
+
+
 class KeyProvider(Protocol):
-    """Gives Fernet keys."""
+    """Gives Fernet keys.
+
+    Attributes:
+        source: Where they come from, for a person.
+        warning: What they cannot do, or None.
+    """
+
+    source: str
+    warning: str | None
 
     async def keys(self) -> tuple[bytes, ...]:
         """The keys as they are now, newest first: the first encrypts, all decrypt.
@@ -42,6 +57,9 @@ class KeyProvider(Protocol):
 
 class GivenKeys:
     """Keys from the settings or the environment."""
+
+    source = "cloud.profile_keys"
+    warning: str | None = None
 
     def __init__(self, keys: Iterable[str]) -> None:
         self._keys = tuple(checked(keys, "cloud.profile_keys"))
@@ -56,6 +74,9 @@ class GivenKeys:
 
 class KeyFile:
     """Keys in a file, one per line, read again when it changes (also by a rename, as secret stores do it)."""
+
+    source = "cloud.profile_keys_file"
+    warning: str | None = None
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -101,6 +122,9 @@ class KeyCommand:
         command: The program and its arguments; no shell is involved.
         clock: For the hour.
     """
+
+    source = "cloud.profile_keys_command"
+    warning: str | None = None
 
     def __init__(self, command: tuple[str, ...], clock: Clock) -> None:
         self._command = command
@@ -159,6 +183,9 @@ class KeyCommand:
 class DerivedKey:
     """The specification's default: a key from the vehicle's id. Better than nothing, and it says so."""
 
+    source = "derived from cloud.vehicle_id"
+    warning: str | None = DERIVED_WARNING
+
     def __init__(self, vehicle_id: str, fleet_id: str) -> None:
         self._vehicle_id = vehicle_id
         self._fleet_id = fleet_id
@@ -169,11 +196,7 @@ class DerivedKey:
         """The key; derived once, off the loop."""
         async with self._deriving:
             if not self._keys:
-                logger.warning(
-                    "profiles.derived_key: profiles are encrypted with a key from vehicle_id: no other vehicle can read"
-                    " them, and anyone who knows vehicle_id and fleet_id can. Set cloud.profile_keys_file to share them"
-                    " safely within the fleet."
-                )
+                logger.warning("profiles.derived_key: %s", DERIVED_WARNING)
                 salt = (_SALT + self._fleet_id).encode()
                 self._keys = (await asyncio.to_thread(_derive, self._vehicle_id, salt, ITERATIONS),)
         return self._keys

@@ -84,11 +84,7 @@ def merge(
         start = first_known(cloud or Cloud(ProfileState()), local, vehicle)
         grown = absorb(start, reading, vehicle, now)
     else:
-        if cloud is not None and cloud.plain is not None:
-            raise ProfileError(
-                "the backend's copy was replaced by one without merge state, by an older module perhaps: merging it"
-                " could count twice, so nothing was changed; update the vehicle that wrote it"
-            )
+        _refuse_plain(cloud)
         # First what was changed here, then what came from elsewhere: nobody here knew of that when it was changed.
         start = known
         grown = absorb(start, reading, vehicle, now)
@@ -100,12 +96,25 @@ def merge(
     return Merged(settled(grown, left, vehicle, start.state), profile)
 
 
+def taken_in(known: Known | None, cloud: Cloud | None) -> Merged:
+    """Merge what this vehicle knows of a driver whose profile it has no more with what the backend holds.
+
+    Raises:
+        ProfileError: The backend's copy lost its merge state.
+    """
+    start = known or Known(ProfileState())
+    if known is not None:
+        _refuse_plain(cloud)
+    grown = start if cloud is None else replace(start, state=join(start.state, cloud.state))
+    return Merged(grown, render(grown.state))
+
+
 def absorb(known: Known, reading: Reading, vehicle: str, now: int) -> Known:
     """Bring this vehicle's profile in: only what it adds to the one it descends from counts."""
     base, counts = descent(known, reading, vehicle)
     seen = base_of(reading)
     if base == seen and counts and vehicle in known.state.contributions:
-        return Known(known.state, remembered(known.bases, seen))
+        return replace(known, bases=remembered(known.bases, seen), pending=None)
     updated = None if reading.updated is None else _not_after(reading.updated, now)
     at = updated.us if updated is not None else 0 if base is None else now
     state = known.state
@@ -113,11 +122,12 @@ def absorb(known: Known, reading: Reading, vehicle: str, now: int) -> Known:
         contributions=_contribution(state, reading, base, vehicle, counts=counts),
         registers=_registers(state, reading, seen.marks, base, Stamp(at, 1, vehicle)),
         metrics=_metrics(state, reading, base, at, vehicle),
-        created=None if reading.created is None else _not_after(reading.created, now),
+        created=None if reading.created is None else _of_this_generation(_not_after(reading.created, now), state),
         updated=updated,
+        forgotten=state.forgotten,
     )
     bases = known.bases if base is None or base != known.pending else remembered(known.bases, base)
-    return Known(join(state, fresh), remembered(bases, seen))
+    return replace(known, state=join(state, fresh), bases=remembered(bases, seen), pending=None)
 
 
 def settled(known: Known, left_with: Base, vehicle: str, before: ProfileState) -> Known:
@@ -135,11 +145,25 @@ def settled(known: Known, left_with: Base, vehicle: str, before: ProfileState) -
         # Only with a contribution of its own, else each vehicle's look would be a change for all the others.
         left = replace(mine, left=(*known.bases, *(() if pending is None else (pending,)))[-_LEFT:])
         state = replace(state, contributions={**state.contributions, vehicle: left})
-    return Known(state, known.bases, pending)
+    return replace(known, state=state, pending=pending)
+
+
+def _refuse_plain(cloud: Cloud | None) -> None:
+    if cloud is not None and cloud.plain is not None:
+        raise ProfileError(
+            "the backend's copy was replaced by one without merge state, by an older module perhaps: merging it"
+            " could count twice, so nothing was changed; update the vehicle that wrote it"
+        )
 
 
 def _not_after(moment: Moment, now: int) -> Moment:
     return moment if moment.us <= now else Moment(now, in_form(now, moment.raw))
+
+
+def _of_this_generation(created: Moment, state: ProfileState) -> Moment:
+    """What was begun after the forgetting says so on every vehicle, also where its own clock was behind."""
+    earliest = state.forgotten + 1
+    return created if created.us >= earliest else Moment(earliest, in_form(earliest, created.raw))
 
 
 def _contribution(

@@ -8,7 +8,7 @@ remembered, and the one that was about to be written is set apart until it is kn
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sentinel_sync.rules.profiles.fields import Number, Reading, digest, read_profile
@@ -40,11 +40,14 @@ class Known:
     Attributes:
         bases: Profiles that the vehicle had, oldest first; never merged, only this vehicle's.
         pending: The profile that it was about to be left with, or None.
+        removed: What this vehicle's own clock said when it removed a forgotten profile of the driver (microseconds
+            since the epoch), or None.
     """
 
     state: ProfileState
     bases: tuple[Base, ...] = ()
     pending: Base | None = None
+    removed: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,12 +137,14 @@ def base_of(reading: Reading) -> Base:
 
 def confirmed(known: Known) -> Known:
     """The vehicle is left with the profile that it was about to be left with."""
-    return known if known.pending is None else Known(known.state, remembered(known.bases, known.pending))
+    if known.pending is None:
+        return known
+    return replace(known, bases=remembered(known.bases, known.pending), pending=None)
 
 
 def dropped(known: Known) -> Known:
     """The profile changed meanwhile: the vehicle was not left with the one that was pending."""
-    return Known(known.state, known.bases)
+    return replace(known, pending=None)
 
 
 def _counted(state: ProfileState, vehicle: str, base: Base) -> Known:

@@ -7,6 +7,9 @@ hybrid logical clock, readings as a bounded set. The profile is rendered from it
 
 Join: M. Shapiro et al., "Conflict-free Replicated Data Types", INRIA RR-7687, 2011. Hybrid logical clock: S. Kulkarni
 et al., "Logical Physical Clocks", OPODIS 2014: never behind what its writer had seen, however wrong its own clock is.
+
+A driver who is forgotten begins a new generation: of two states the one that was begun after the later forgetting is
+the whole result, and the other is gone. A chain (the generations) over a join in each is itself a join.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -103,23 +106,37 @@ class Contribution:
 
 @dataclass(frozen=True, slots=True)
 class ProfileState:
-    """All that is known of one driver, in a form that merges."""
+    """All that is known of one driver, in a form that merges.
+
+    Attributes:
+        forgotten: When the driver was last forgotten, microseconds since the epoch, 0 where never; all else was begun
+            after it.
+    """
 
     contributions: dict[str, Contribution] = field(default_factory=dict)
     registers: dict[str, Register] = field(default_factory=dict)
     metrics: dict[str, tuple[Entry, ...]] = field(default_factory=dict)
     created: Moment | None = None
     updated: Moment | None = None
+    forgotten: int = 0
+
+    @property
+    def is_tombstone(self) -> bool:
+        """Whether it says that the driver was forgotten, and nothing else."""
+        return self.forgotten > 0 and self == ProfileState(forgotten=self.forgotten)
 
 
 def join(one: ProfileState, other: ProfileState) -> ProfileState:
     """Merge two states: commutative, associative, idempotent, and neither is changed."""
+    if one.forgotten != other.forgotten:
+        return max(one, other, key=lambda state: state.forgotten)
     return ProfileState(
         contributions=_by_key(one.contributions, other.contributions, _join_contributions),
         registers=_by_key(one.registers, other.registers, lambda *both: max(both, key=_register_order)),
         metrics=_by_key(one.metrics, other.metrics, lambda a, b: newest((*a, *b))),
         created=min(_given(one.created, other.created), key=_moment_order, default=None),
         updated=max(_given(one.updated, other.updated), key=_moment_order, default=None),
+        forgotten=one.forgotten,
     )
 
 

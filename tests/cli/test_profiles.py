@@ -1,0 +1,167 @@
+"""`profiles`: list, show, sync and forget, with and without a running agent, against the reference backend."""
+
+import asyncio
+import json
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sentinel_sync.backend import BackendSettings, running_server
+from tests.cli.backend import KEY
+from tests.cli.vehicle import PATIENCE, Vehicle, started
+from tests.conftest import FIXTURES
+
+DRIVER = "driver_123"
+FLEET_KEY = "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE="
+
+
+@contextmanager
+def reference(folder: Path) -> Iterator[str]:
+    """The reference backend in a thread; gives its URL."""
+    ready, urls = threading.Event(), list[str]()
+    loop, over = asyncio.new_event_loop(), asyncio.Event()
+
+    async def serve() -> None:
+        async with running_server(BackendSettings(folder=folder, api_keys=(KEY,))) as url:
+            urls.append(url)
+            ready.set()
+            await over.wait()
+
+    thread = threading.Thread(target=loop.run_until_complete, args=(serve(),))
+    thread.start()
+    assert ready.wait(PATIENCE)
+    try:
+        yield urls[0]
+    finally:
+        loop.call_soon_threadsafe(over.set)
+        thread.join()
+        loop.close()
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> Iterator[str]:
+    with reference(tmp_path / "backend") as url:
+        yield url
+
+
+def a_vehicle(folder: Path, url: str, capsys: pytest.CaptureFixture[str], *drivers: str) -> Vehicle:
+    (folder / "profiles").mkdir(parents=True)
+    vehicle = Vehicle(folder, url, capsys)
+    vehicle.configure(
+        vehicle_id=folder.name, profiles_dir=str(folder / "profiles"), profile_keys=[FLEET_KEY], reconnect_spread=0
+    )
+    for driver in drivers:
+        profile = json.loads((FIXTURES / "profiles" / f"{DRIVER}.json").read_text()) | {"driver_id": driver}
+        file_of(vehicle, driver).write_text(json.dumps(profile, indent=2))
+    return vehicle
+
+
+def file_of(vehicle: Vehicle, driver: str = DRIVER) -> Path:
+    return vehicle.folder / "profiles" / f"{driver}.json"
+
+
+def states(vehicle: Vehicle) -> dict[str, str]:
+    listed: list[dict[str, Any]] = vehicle.run("profiles", "list", "--json").json["profiles"]
+    return {profile["driver_id"]: profile["state"] for profile in listed}
+
+
+def test_without_an_agent(tmp_path: Path, url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    one = a_vehicle(tmp_path / "one", url, capsys, DRIVER)
+    two = a_vehicle(tmp_path / "two", url, capsys, DRIVER)
+    assert states(one) == {DRIVER: "new"}
+    assert not one.state.exists()
+    assert one.run("profiles", "sync").out == "1 profile synced\n"
+    assert states(one) == {DRIVER: "synced"}
+    (file_of(one, "broken")).write_text("{")
+    assert states(one) == {DRIVER: "synced", "broken": "unusable"}
+    said = one.run("profiles", "sync")
+    assert said.code == 75
+    assert "1 of 2 profiles synced: the profile is not JSON" in said.err
+    assert two.run("profiles", "sync", DRIVER).code == 0
+    out = two.run("profiles", "list").out
+    assert "182.3 km" in out  # the same profile: it is there already
+    profile = json.loads(file_of(two).read_text())
+    file_of(two).write_text(json.dumps(profile | {"total_distance": profile["total_distance"] + 1000.0}))
+    assert states(two) == {DRIVER: "changed"}
+
+    # Forgotten in one vehicle it goes from the other, with what that one had not sent yet.
+    said = one.run("profiles", "forget", DRIVER)
+    assert (said.code, file_of(one).exists()) == (2, True)
+    said = one.run("profiles", "forget", DRIVER, "--yes")
+    assert (said.code, file_of(one).exists()) == (0, False)
+    assert said.out.startswith("forgotten on this vehicle and at the backend;")
+    assert two.run("profiles", "sync").code == 75
+    assert not file_of(two).exists()
+    assert states(two) == {}
+    assert DRIVER not in states(one)
+    stored = b"".join(path.read_bytes() for path in (tmp_path / "backend").rglob("*") if path.is_file())
+    assert DRIVER.encode() not in stored
+
+
+def test_what_tells_who_somebody_is_stays_in_the_file(
+    tmp_path: Path, url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    vehicle = a_vehicle(tmp_path / "one", url, capsys, DRIVER)
+    profile = json.loads(file_of(vehicle).read_text())
+    file_of(vehicle).write_text(json.dumps(profile | {"name": "Ada Lovelace", "notes": {"phone": "555"}}))
+    for words in (("profiles", "show", DRIVER), ("profiles", "show", DRIVER, "--json"), ("profiles", "list")):
+        said = vehicle.run(*words, "--log-level", "debug")
+        assert said.code == 0
+        assert not [text for text in (str(profile["face_embedding"][0]), "Ada", "555") if text in said.out + said.err]
+    shown = vehicle.run("profiles", "show", DRIVER, "--json").json
+    assert shown["not_shown"] == ["face_embedding", "name", "notes"]
+    assert shown["fields"]["total_distance"] == profile["total_distance"]
+    assert "face_embedding" in vehicle.run("profiles", "show", DRIVER).out
+    said = vehicle.run("profiles", "show", "nobody")
+    assert said.code == 1
+    assert "there is no profile of 'nobody'" in said.err
+    assert vehicle.run("profiles", "show", "a\nb").code == 2
+
+
+def test_a_backend_that_is_away_is_told_later(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with reference(tmp_path / "backend") as url:
+        vehicle = a_vehicle(tmp_path / "one", url, capsys, DRIVER)
+        assert vehicle.run("profiles", "sync").code == 0
+    said = vehicle.run("profiles", "forget", DRIVER, "--yes", "--json")
+    assert said.code == 75
+    assert said.json == {"forgotten_here": True, "forgotten_at_backend": False, "agent_running": False}
+    assert not file_of(vehicle).exists()
+    assert states(vehicle) == {DRIVER: "to_forget"}
+    with reference(tmp_path / "backend") as url:
+        vehicle.configure(api_url=url)
+        assert vehicle.run("profiles", "sync").code == 0
+        assert states(vehicle) == {}
+    stored = b"".join(path.read_bytes() for path in (tmp_path / "backend").rglob("*") if path.is_file())
+    assert DRIVER.encode() not in stored
+
+
+def test_beside_a_running_agent(tmp_path: Path, url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    vehicle = a_vehicle(tmp_path / "one", url, capsys, DRIVER, "other")
+    arguments = ("run", "--json", "--config", str(vehicle.config))
+    with started(*arguments, folder=vehicle.folder) as agent:
+        agent.out.until(lambda line: (json.loads(line)["profiles"] or {}).get("synced_at") is not None)
+        profile = json.loads(file_of(vehicle).read_text())
+        file_of(vehicle).write_text(json.dumps(profile | {"total_distance": profile["total_distance"] + 1000.0}))
+        assert vehicle.run("profiles", "sync", DRIVER).out == "1 profile synced\n"
+        assert states(vehicle) == {DRIVER: "synced", "other": "synced"}
+        assert "2 driver profiles" in vehicle.run("status").out
+
+        vehicle.configure(profile_keys=[], profile_keys_command=["cat", "keys"])
+        said = vehicle.run("profiles", "forget", DRIVER, "--yes")
+        assert said.code == 2
+        assert "give it the same settings" in said.err
+        assert file_of(vehicle).exists()
+        vehicle.configure(profile_keys=[FLEET_KEY], profile_keys_command=[])
+
+        assert vehicle.run("profiles", "forget", DRIVER, "--yes").code == 0
+        assert not file_of(vehicle).exists()
+        assert states(vehicle) == {"other": "synced"}
+        agent.signal(signal.SIGTERM)
+        assert agent.wait() == 0
+    everything = agent.everything()
+    assert not [text for text in (DRIVER, "face_embedding", FLEET_KEY) if text in everything]
