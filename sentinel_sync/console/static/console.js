@@ -146,7 +146,8 @@ function showStatus(said) {
   showConnectivity(said);
   showWork(said);
   showScenarios(said.scenarios);
-  showModels(said.models);
+  showModels(said.models, said.model_check);
+  showProfiles(said.profiles);
   showTraffic(said.traffic);
   at("foot").textContent = `sentinel-sync ${said.version}, process ${said.process_id}`;
 }
@@ -218,16 +219,23 @@ function showScenarios(said) {
 
 let modelsShown = "";
 
-function showModels(models) {
+function showModels(models, check) {
   // Drawn anew only where it changed: else the button that somebody is about to press would lose its focus.
-  const news = JSON.stringify(models.map(({ under_way, ...rest }) => rest));
+  const steady = models.map(({ under_way, probation_left, ...rest }) => [rest, probation_left > 0]);
+  const news = JSON.stringify([steady, check]);
   if (news === modelsShown) return;
   modelsShown = news;
   const rows = models.map((model) => [
     model.name,
     model.installed ?? "none",
     model.available ?? "-",
-    [model.status, model.reason, model.pinned && `pinned to ${model.pinned}`]
+    [
+      model.status.replaceAll("_", " "),
+      model.reason,
+      model.probation_left > 0 && "on probation",
+      model.pinned && `pinned to ${model.pinned}`,
+      ...model.bad_versions.map((bad) => `${bad.version} is bad: ${bad.reason}`),
+    ]
       .filter(Boolean)
       .join("; "),
     model.previous
@@ -236,6 +244,25 @@ function showModels(models) {
       : "",
   ]);
   table(at("models"), ["Model", "Installed", "Available", "State", "Roll back"], rows, "no model is known yet");
+  at("model-check").textContent = check?.failure
+    ? `The last look for new versions failed: ${check.failure}`
+    : `Last looked for new versions: ${moment(check?.checked_at)}`;
+  at("model-check").className = check?.failure ? "warn" : "quiet";
+}
+
+function showProfiles(said) {
+  if (!said) return;
+  facts(at("profiles"), [
+    ["On this vehicle", said.profiles.toLocaleString()],
+    ["To be sent", said.unsent.toLocaleString()],
+    ["Set aside", said.failing.toLocaleString(), said.failing ? "warn" : ""],
+    ...(said.to_forget ? [["To be forgotten", said.to_forget.toLocaleString(), "warn"]] : []),
+    ["All synced", moment(said.synced_at)],
+    ...(said.held ? [["Held", said.held, "warn"]] : []),
+    ...(said.reason ? [["Reason", said.reason, "warn"]] : []),
+    ["Keys", said.keys],
+    ...(said.warning ? [["Note", said.warning, "warn"]] : []),
+  ]);
 }
 
 function showTraffic(said) {
