@@ -16,13 +16,15 @@ from playwright.async_api import Browser, Page, async_playwright, expect
 
 from sentinel_sync.adapters.store.outbox import NewItem
 from sentinel_sync.agent import SyncAgent
-from sentinel_sync.backend import BackendSettings, running_server
+from sentinel_sync.backend import BackendSettings, ModelRelease, ModelSignature, publish_model, running_server
 from sentinel_sync.console import running_console
+from sentinel_sync.rules.releases.releases import key_id, raw_key
 from sentinel_sync.settings import CloudSettings, Settings
 from tests.conftest import FIXTURES
+from tests.services.model_vehicle import KEY, NAME, TRUSTED, content_of, sign
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-KEY = "key-of-the-browser-tests"
+API_KEY = "key-of-the-browser-tests"
 AXE = Path(__file__).parent / "axe"
 RECORDINGS = FIXTURES / "scenarios"
 SMALLEST = max(path.name for path in RECORDINGS.iterdir())
@@ -52,7 +54,7 @@ async def browser() -> AsyncIterator[Browser]:
 
 @pytest.fixture
 async def backend(tmp_path: Path) -> AsyncIterator[str]:
-    async with running_server(BackendSettings(folder=tmp_path / "backend", api_keys=(KEY,))) as url:
+    async with running_server(BackendSettings(folder=tmp_path / "backend", api_keys=(API_KEY,))) as url:
         yield url
 
 
@@ -74,7 +76,7 @@ def _settings(folder: Path, url: str, **more: Any) -> Settings:
             {
                 "enabled": True,
                 "api_url": url,
-                "api_key": KEY,
+                "api_key": API_KEY,
                 "vehicle_id": "vehicle_001",
                 "fleet_id": "fleet_alpha",
                 "rate_limit": 0,
@@ -182,6 +184,40 @@ async def test_a_recording_on_its_way(tmp_path: Path, backend: str, page: Page) 
         await expect(bar).to_have_count(0)
         await expect(page.locator("#recordings")).to_contain_text("the driver withdrew the consent")
         await expect(page.locator("#consents")).to_contain_text("withdrawn")
+
+
+async def test_models_are_taken_back_and_profiles_counted(tmp_path: Path, backend: str, page: Page) -> None:
+    """Two versions arrive from the backend; a press of a button leads back to the first."""
+    profiles = shutil.copytree(FIXTURES / "profiles", tmp_path / "profiles")
+    settings = _settings(tmp_path, backend, auto_install_models=True, model_trusted_keys=[TRUSTED])
+    async with SyncAgent(settings) as agent, running_console(agent, "127.0.0.1", 0) as console:
+        for version in ("v2.1.0", "v2.2.0"):
+            _publish(tmp_path, version)
+            for update in await agent.models.check_for_updates():
+                await agent.models.download_and_install_model(
+                    update["name"],
+                    update["version"],
+                    expected_checksum=update["checksum"],
+                    signature=update["signature"],
+                )
+        await agent.profiles.sync_all_profiles()
+        await page.goto(console.url_with_token, wait_until="domcontentloaded")
+        models = page.locator("#models")
+        await expect(models).to_contain_text(f"{NAME}v2.2.0")
+        await expect(page.locator("#model-check")).to_contain_text("Last looked for new versions")
+        await expect(page.locator("#profiles")).to_contain_text(f"On this vehicle{len(list(profiles.iterdir()))}")
+        await _picture(page, "console-models")
+        await page.get_by_role("button", name=f"Roll {NAME} back to v2.1.0").click()
+        await expect(models).to_contain_text(f"{NAME}v2.1.0")
+        assert (tmp_path / "models" / f"{NAME}.pt").read_bytes() == content_of("v2.1.0")
+
+
+def _publish(folder: Path, version: str) -> None:
+    content = content_of(version)
+    file = folder / "new.pt"
+    file.write_bytes(content)
+    signature = ModelSignature(sign(NAME, version, content), key_id(raw_key(KEY.public_key())))
+    publish_model(folder / "backend", file, ModelRelease(name=NAME, version=version, signatures=[signature]))
 
 
 async def test_without_the_token_it_shows_and_asks_for_it(tmp_path: Path, backend: str, browser: Browser) -> None:
