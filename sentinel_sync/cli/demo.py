@@ -7,6 +7,7 @@ import shutil
 import signal
 import tempfile
 import time
+from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Self
@@ -16,14 +17,16 @@ from sentinel_sync.cli.arguments import Subparsers
 from sentinel_sync.cli.exit_codes import CommandError, ExitCode
 from sentinel_sync.cli.terminal import can_draw, coloured
 from sentinel_sync.demo.processes import DemoError
-from sentinel_sync.demo.story import Demo, Report, Stage
+from sentinel_sync.demo.stage import Stage
+from sentinel_sync.demo.story import Demo, Report
 
 _DESCRIPTION = """\
 Show the agent at work, on this machine alone: nothing leaves it, and nothing of yours is touched.
 
 A backend and a vehicle run as processes of their own. The vehicle takes over an older module's queue, drives, and
-uploads over real HTTP. Then the backend is killed, the vehicle goes on, is killed itself in the middle of a drive, and
-starts again. The backend returns, losing answers. In the end what arrived is compared with what was recorded.
+uploads over real HTTP; a recording is sent once the driver consents. Then the backend is killed, the vehicle goes on,
+is killed itself in the middle of a drive, and starts again. The backend returns, losing answers. In the end what
+arrived is compared with what was recorded.
 """
 
 
@@ -160,12 +163,21 @@ def _as_text(report: Report, seconds: float, kept: Path | None) -> list[str]:
         ("crash", f"one drive was cut off by kill -9: its first {cut} arrived, marked as interrupted"),
         ("lost answers", f"{report.lost_answers}: those trips were sent again, recognised, and counted once"),
         ("arrived", f"{report.arrived} of {len(trips) + report.taken_over}, each exactly once, as it was recorded"),
+        ("recording", _recording(report)),
         ("privacy", "places to two decimals (about 1 km), drivers as pseudonyms, in the cloud and on disk"),
         ("cloud's view", f"{fleet}, safety score {report.fleet.get('average_safety_score', 0.0):.0f} of 100"),
         ("took", words.duration(seconds)),
         ("files", f"kept in {kept}" if kept else "removed; --keep leaves them"),
     ]
     return ["", coloured("All is as promised.", "green"), *(f"  {line}" for line in words.pairs(facts))]
+
+
+def _recording(report: Report) -> str:
+    sent = report.recording
+    if sent is None:
+        return "none was made: there is no ffmpeg (pip install 'sentinel-sync[video]')"
+    share = 100 * sent.sent_bytes // sent.recorded_bytes
+    return f"sent once the driver had consented; its video compressed to {share} %, its place to two decimals"
 
 
 def _as_json(report: Report, seconds: float, kept: Path | None) -> dict[str, Any]:
@@ -178,6 +190,7 @@ def _as_json(report: Report, seconds: float, kept: Path | None) -> dict[str, Any
         "lost_answers": report.lost_answers,
         "sent_again": report.repeats,
         "arrived": report.arrived,
+        "recording": None if report.recording is None else asdict(report.recording),
         "fleet": report.fleet,
         "seconds": round(seconds, 3),
         "folder": str(kept) if kept else None,

@@ -8,11 +8,13 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from sentinel_sync.demo.city import DAY
 from sentinel_sync.demo.cloud import KEY_VARIABLE
 from sentinel_sync.demo.processes import Child, DemoError
+from sentinel_sync.demo.recording import RecordingAct, SentRecording
+from sentinel_sync.demo.stage import Stage
 from sentinel_sync.demo.verification import CutTrip, raw_ids_in, verify
 from sentinel_sync.demo.witness import Witness
 from sentinel_sync.payloads import TripSummary
@@ -26,18 +28,6 @@ _BEFORE, _CLOUD_DIES, _OFFLINE, _VEHICLE_DIES, _AFTER = (0, 1), 2, 3, 4, 5
 _MIDDLE = 0.4
 #: The day began so many seconds ago; between two drives the vehicle stands for so many.
 _DAY_AGO, _PAUSE = 5 * 3600.0, 900.0
-
-
-class Stage(Protocol):
-    """Where the demo is watched."""
-
-    def doing(self, text: str) -> None:
-        """Something has begun."""
-        ...
-
-    def done(self, text: str) -> None:
-        """It has ended well."""
-        ...
 
 
 @dataclass(slots=True)
@@ -55,6 +45,7 @@ class Report:
         arrived: Trips that the backend has.
         fleet: The backend's own statistics of the fleet.
         kept_queue_file: The older module's file, renamed.
+        recording: The recording that arrived; None where there was no ffmpeg.
     """
 
     recorded: dict[int, TripSummary] = field(default_factory=dict)
@@ -67,6 +58,7 @@ class Report:
     arrived: int = 0
     fleet: dict[str, Any] = field(default_factory=dict)
     kept_queue_file: str = ""
+    recording: SentRecording | None = None
 
 
 class Demo:
@@ -105,6 +97,7 @@ class Demo:
                     await self._drive(vehicle, drive)
                 await self._see_arrive(witness, report.taken_over + len(_BEFORE))
                 self._stage.done(f"all have arrived: the backend has {report.arrived} trips")
+                report.recording = await RecordingAct(self._folder / "vehicle", self._stage).run(witness)
 
             cut = await self._go_through_outage(stack, cloud, vehicle)
 
@@ -193,6 +186,8 @@ class Demo:
             "state_dir": str(home / "state"),
             "trip_queue_file": str(home / "data" / "trip_queue.json"),
             "scenarios_dir": str(home / "scenarios"),
+            "scenario_scan_interval": 0.5,
+            "scenario_settle_time": 0.5,
             "profiles_dir": str(home / "profiles"),
             "models_dir": str(home / "models"),
         }

@@ -65,6 +65,28 @@ class Witness:
             await asyncio.sleep(_POLL)
         return found
 
+    async def scenarios(self) -> list[dict[str, Any]]:
+        """The recordings of which something has arrived."""
+        scenarios: list[dict[str, Any]] = (await self._get("/scenarios", limit=_PAGE))["scenarios"]
+        return scenarios
+
+    async def wait_for_scenario(self, scenario_id: str) -> dict[str, Any]:
+        """Wait until a recording has arrived whole; returns it as it is then, or when patience ended.
+
+        Raises:
+            DemoError: Nothing of it has arrived.
+        """
+        loop = asyncio.get_running_loop()
+        end = loop.time() + PATIENCE
+        while True:
+            found = next((one for one in await self.scenarios() if one["scenario_id"] == scenario_id), None)
+            if (found is not None and found["complete"]) or loop.time() >= end:
+                break
+            await asyncio.sleep(_POLL)
+        if found is None:
+            raise DemoError("nothing of the recording has arrived")
+        return found
+
     async def strikes(self) -> dict[str, int]:
         """How often each kind of fault has struck."""
         strikes: dict[str, int] = (await self._get("/_faults"))["strikes"]

@@ -3,11 +3,13 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from importlib.resources import files
+from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ import pytest
 from sentinel_sync.cli.exit_codes import ExitCode
 from sentinel_sync.demo.city import ACCELERATION, DAY, LIMIT, Moment, moments
 from sentinel_sync.demo.processes import DemoError
+from sentinel_sync.demo.recording import check_recording
 from sentinel_sync.demo.verification import CutTrip, raw_ids_in, verify
 from sentinel_sync.payloads import Location, TripSummary
 from sentinel_sync.rules.privacy import pseudonym
@@ -65,8 +68,18 @@ def test_the_demo_shows_what_it_promises_and_leaves_nothing_behind(tmp_path: Pat
     assert "All is as promised." in lines
     assert any(re.fullmatch(r"  arrived +13 of 13, each exactly once, as it was recorded", line) for line in lines)
     assert any(re.fullmatch(r"  lost answers +3: .*", line) for line in lines)
+    if ffmpeg_is_here():
+        share = re.search(r"it arrived whole: its video compressed to (\d+) %", run.stdout)
+        assert share is not None
+        assert 0 < int(share[1]) < 100
+    else:
+        assert "without a recording: there is no ffmpeg" in run.stdout
     assert list(tmp_path.iterdir()) == []
     assert children_in(tmp_path) == []
+
+
+def ffmpeg_is_here() -> bool:
+    return shutil.which("ffmpeg") is not None or find_spec("imageio_ffmpeg") is not None
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -205,6 +218,31 @@ def arrived() -> list[dict[str, Any]]:
     ]
     trips = [*RECORDED.values(), cut, *taken_over]
     return [{**trip.model_dump(mode="json"), "received_at": "now", "repeats": 0} for trip in trips]
+
+
+ARRIVED = {
+    "complete": True,
+    "missing": [],
+    "metadata": {"location": "37.77,-122.42"},
+    "parts": [{"name": "front_left.mp4", "size": 7}],
+}
+
+
+def test_the_check_of_a_recording_finds_nothing_where_all_is_well() -> None:
+    assert check_recording(ARRIVED) == 7
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"complete": False, "missing": ["front_left.mp4"]}, "front_left.mp4 has not arrived"),
+        ({"metadata": {"location": "37.774929,-122.419416"}}, "another place"),
+        ({"metadata": {}}, "another place"),
+    ],
+)
+def test_the_check_of_a_recording_finds_what_is_not_as_promised(change: dict[str, Any], why: str) -> None:
+    with pytest.raises(DemoError, match=why):
+        check_recording(ARRIVED | change)
 
 
 def test_the_check_finds_nothing_where_all_is_well() -> None:
