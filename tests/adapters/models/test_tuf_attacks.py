@@ -222,14 +222,17 @@ class TestEndlessData:
 
 
 class TestFastForward:
-    """A thief with the keys of timestamp and snapshot signs versions so high that the repository never reaches them."""
+    """A thief with the keys below root signs versions so high that the repository never reaches them."""
 
     async def forward(self, vehicle: Vehicle, repository: TufRepository) -> None:
-        versions = repository.timestamp.version, repository.snapshot.version
-        repository.timestamp.version = repository.snapshot.version = 2**31
-        repository.publish("snapshot", "timestamp")
+        roles = (repository.timestamp, repository.snapshot, repository.targets)
+        versions = [role.version for role in roles]
+        for role in roles:
+            role.version = 2**31
+        repository.publish()
         assert await vehicle.versions() == ["v1"]
-        repository.timestamp.version, repository.snapshot.version = versions
+        for forwarded, version in zip(roles, versions, strict=True):
+            forwarded.version = version
 
     @pytest.mark.parametrize("cache", ["kept", "lost"])
     async def test_new_keys_recover_from_it(self, vehicle: Vehicle, repository: TufRepository, cache: str) -> None:
