@@ -41,7 +41,7 @@ __all__ = [
 
 
 async def _came(downloader: ModelDownloader, count: int) -> bool:
-    return (await downloader.get_download_status(NAME))["received_bytes"] >= count
+    return bool((await downloader.get_download_status(NAME))["received_bytes"] >= count)
 
 
 class Trips:
