@@ -118,9 +118,9 @@ class Deltas:
             for leftover in self._folder.glob("*.new"):
                 leftover.unlink()  # of a process that was killed; this thread is the only one that makes any
             return self._keep(old, new, target)
-        except (OSError, ImportError) as error:
+        except (OSError, ImportError, MemoryError) as error:
             # No vehicle goes without its model because the disk is full, or zstd is not installed.
-            logger.error("deltas.failed: %s", error)
+            logger.error("deltas.failed: %s: %s", type(error).__name__, error)
             return None
 
     def _keep(self, old: Path, new: Path, target: Path) -> Delta | None:

@@ -1,6 +1,6 @@
-"""Kill a vehicle at random instants while it installs models, and see that the runtime always has a whole one.
+"""Kill an agent at random instants while it installs models, and see that the runtime always has a whole one.
 
-`python -m tests.soak.kill_models --kills 200 --seed 1`: a process downloads signed models from the reference backend,
+`python -m tests.soak.kill_models --kills 200 --seed 1`: an agent downloads signed models from the reference backend,
 a process too, whole and as deltas, has them tried by a command, switches to them and rolls back. It is killed with
 SIGKILL at random instants and started again. Another process opens the live file over and over, as the runtime does.
 Whatever happens, that is the whole old model or the whole new one, by its SHA-256; after each start the registry, the
@@ -331,11 +331,16 @@ class Soak:
             "fleet_id": "soak_fleet",
             "rate_limit": 0,
             "timeout": 5,
+            "connectivity_check_interval": 0.5,
+            "auto_install_models": False,
             "model_trusted_keys": [trusted],
             "model_validator_command": ["/bin/sh", str(validator)],
             "model_probation": 0.3,
             "state_dir": str(self._folder / "state"),
             "models_dir": str(self._models),
+            "trip_queue_file": str(self._folder / "none.json"),
+            "scenarios_dir": str(self._folder / "scenarios"),
+            "profiles_dir": str(self._folder / "profiles"),
         }
         path = self._folder / "config.yaml"
         path.write_text(json.dumps({"cloud": cloud}), encoding="utf-8")
