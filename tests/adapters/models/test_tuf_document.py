@@ -16,7 +16,7 @@ def named() -> Iterator[tuple[str, str]]:
     file = ""
     for match in _NAMED.finditer((ROOT / "docs" / "tuf.md").read_text(encoding="utf-8")):
         file = match[1] or file
-        for name in (match[2] or "").split("::") + [match[3] or ""]:
+        for name in [*(match[2] or "").split("::"), match[3] or ""]:
             yield file, name
 
 
