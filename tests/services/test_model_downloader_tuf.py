@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from securesystemslib.signer._crypto_signer import CryptoSigner
 
-from sentinel_sync import ConfigurationError, UnreachableError, VerificationError
+from sentinel_sync import CloudError, ConfigurationError, UnreachableError, VerificationError
 from sentinel_sync.settings import Settings
 from tests.fakes.clock import FakeClock
-from tests.fakes.cloud import Answer, FakeCloud, cloud_fixture, stranger_fixture
+from tests.fakes.cloud import Answer, FakeCloud, cloud_fixture, portal, redirect, stranger_fixture
 from tests.fakes.tuf_repository import DAY, TufRepository
 from tests.fakes.wire_rules import Seen
 from tests.services.model_vehicle_tuf import (
@@ -165,6 +165,51 @@ async def test_a_file_that_is_not_the_signed_one_touches_nothing(
     repository.attack = lambda _: None
     assert await vehicle.downloader.download_and_install_model(NAME, "v10")
     assert vehicle.live() == content_of("v10")
+
+
+async def test_a_file_that_was_cut_off_is_gone_on_from_by_the_next_process(
+    vehicle: Vehicle, repository: TufRepository, stranger: FakeCloud
+) -> None:
+    offer(repository, "v10")
+    content, ranges = content_of("v10"), list[str]()
+
+    def cutting(seen: Seen) -> Answer | None:
+        if "/targets/" not in seen.path:
+            return None
+        wanted = seen.headers.get("range")
+        if wanted is None:
+            head = b'HTTP/1.1 200 OK\r\nContent-Length: 300000\r\nETag: "one"\r\n\r\n'
+            return Answer(raw=head + content[:100_000])
+        ranges.append(wanted)
+        start = int(wanted.removeprefix("bytes=").removesuffix("-"))
+        assert seen.headers["if-range"] == '"one"'
+        return Answer(206, content[start:], {"Content-Range": f"bytes {start}-299999/300000", "ETag": '"one"'})
+
+    repository.attack = cutting
+    result = await vehicle.downloader.download_and_install_model(NAME, "v10")
+    assert isinstance(result.error, UnreachableError)
+    assert await asyncio.to_thread(vehicle.live) == content_of("v9")
+    assert await vehicle.build().download_and_install_model(NAME, "v10")
+    assert await asyncio.to_thread(vehicle.live) == content
+    assert ranges == ["bytes=100000-"]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [Answer(404, b"no such file"), Answer(403), Answer(410), Answer(503), portal(), redirect("file:///etc/passwd")],
+    ids=["404", "403", "410", "503", "a page", "file:"],
+)
+async def test_a_mirror_that_does_not_give_the_file_touches_nothing(
+    vehicle: Vehicle, repository: TufRepository, answer: Answer
+) -> None:
+    offer(repository, "v10")
+    repository.attack = only("/targets/", answer)
+    result = await vehicle.downloader.download_and_install_model(NAME, "v10")
+    assert isinstance(result.error, CloudError)
+    assert await asyncio.to_thread(vehicle.live) == content_of("v9")
+    repository.attack = lambda _: None
+    assert await vehicle.downloader.download_and_install_model(NAME, "v10")
+    assert await asyncio.to_thread(vehicle.live) == content_of("v10")
 
 
 async def test_a_repository_out_of_reach_touches_nothing(vehicle: Vehicle, stranger: FakeCloud) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from tuf.api.exceptions import (
     DownloadError,
@@ -20,7 +20,7 @@ from tuf.api.exceptions import (
     ExpiredMetadataError,
     RepositoryError,
 )
-from tuf.api.metadata import Metadata, Root
+from tuf.api.metadata import Metadata
 from tuf.api.serialization import DeserializationError
 from tuf.ngclient.config import UpdaterConfig
 from tuf.ngclient.fetcher import FetcherInterface
@@ -89,11 +89,12 @@ def root_version(root_file: Path) -> int:
     """
     anchor = read_anchor(root_file)
     try:
-        metadata = Metadata[Root].from_bytes(anchor)
-        metadata.signed.verify_delegate(Root.type, metadata.signed_bytes, metadata.signatures)
+        metadata: Metadata[Any] = Metadata.from_bytes(anchor)
+        metadata.signed.verify_delegate("root", metadata.signed_bytes, metadata.signatures)
+        version: int = metadata.signed.version
     except (RepositoryError, AttributeError, ValueError) as error:
         raise _no_root(error) from None
-    return metadata.signed.version
+    return version
 
 
 def _no_root(error: Exception) -> ConfigurationError:
