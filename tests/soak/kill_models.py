@@ -4,7 +4,8 @@
 a process too, whole and as deltas, has them tried by a command, switches to them and rolls back. It is killed with
 SIGKILL at random instants and started again. Another process opens the live file over and over, as the runtime does.
 Whatever happens, that is the whole old model or the whole new one, by its SHA-256; after each start the registry, the
-record and the live file agree; what a call had promised holds; and in the end nothing is left lying about.
+record and the live file agree; what a call had promised holds; an order is carried out once; and in the end nothing is
+left lying about.
 """
 
 import argparse
@@ -82,7 +83,8 @@ class Outcome:
     Attributes:
         kills: SIGKILLs, by what was being done.
         mended: Kills after which a switch was to be finished.
-        promises: What calls had promised when it was killed, and what held.
+        promises: How often a call had promised what is in use, and nothing was begun since.
+        orders: Rollbacks that were ordered, and carried out, by whichever life.
         looks: How often the watcher saw a whole model.
         versions: Different ones that it saw.
         strikes: How often the backend failed on purpose, by kind.
@@ -93,6 +95,7 @@ class Outcome:
     kills: Counter[str] = field(default_factory=Counter)
     mended: int = 0
     promises: int = 0
+    orders: int = 0
     looks: int = 0
     versions: int = 0
     strikes: dict[str, int] = field(default_factory=dict)
@@ -148,6 +151,7 @@ class Soak:
             await self._obeyed(vehicle, {"finish": LAST})
             await self._look(vehicle)
             await asyncio.to_thread(self._judge_the_end)
+            await asyncio.to_thread(self._judge_the_orders)
             await watcher.tell({})
             self._hear(await watcher.expect("seen"))
         self.outcome.seconds = time.monotonic() - began
@@ -264,6 +268,20 @@ class Soak:
             problems.append(f"in the end {record.installed} is in use, not {LAST}")
         problems += [f"{path.name} is left lying about in the end" for path in self._files() if ".part" in path.name]
 
+    def _judge_the_orders(self) -> None:
+        """A rollback that was ordered happened once: a second one would lead forward again."""
+        ordered: str | None = None
+        for line in self._diary.read_text(encoding="utf-8").splitlines():
+            told: dict[str, Any] = json.loads(line)
+            match told:
+                case {"obeyed": version} if ordered is not None:
+                    self.outcome.orders += 1
+                    if version != ordered:
+                        self.outcome.problems.append(f"{version} is in use, after a rollback to {ordered}")
+                    ordered = None
+                case {"begun": _}:
+                    ordered = told.get("ordered")
+
     def _hear(self, seen: dict[str, Any]) -> None:
         self.outcome.looks = sum(seen["seen"].values())
         self.outcome.versions = len(seen["seen"])
@@ -375,7 +393,7 @@ def _as_text(outcome: Outcome) -> list[str]:
         f"{outcome.kills.total()} kills in {outcome.seconds:.0f} s; a switch was to be finished after {outcome.mended}",
         f"  where     {kills}",
         f"  failures  {strikes}",
-        f"  promises  {outcome.promises} calls had promised what is in use, and it was",
+        f"  promises  {outcome.promises} calls had promised what is in use; {outcome.orders} orders to roll back",
         f"  runtime   opened a whole model {outcome.looks:,} times, {outcome.versions} different ones",
         *(f"  PROBLEM   {problem}" for problem in outcome.problems[:20]),
         f"{len(outcome.problems)} problems" if outcome.problems else "there was a whole model at every instant",

@@ -15,6 +15,7 @@ from random import Random
 from typing import Any
 
 from sentinel_sync.adapters.cloud.cloud_api_client import CloudAPIClient
+from sentinel_sync.adapters.models.orders import ModelOrders, Order
 from sentinel_sync.adapters.models.records import ModelRecords
 from sentinel_sync.adapters.store.store import Store
 from sentinel_sync.agent import SyncAgent
@@ -33,7 +34,9 @@ LIFE = 60.0
 #: What the network broke off is gone on with so often before something else is done.
 ATTEMPTS = 5
 #: This share of what is done are rollbacks.
-ROLLBACKS = 0.25
+ROLLBACKS = 0.3
+#: This share of the rollbacks is ordered.
+ORDERS = 0.5
 #: Seconds of rest between two things to do, at most.
 REST = 0.1
 #: Seconds between two looks at what is under way.
@@ -94,15 +97,18 @@ class Vehicle:
     def __init__(self, agent: SyncAgent, diary: Diary) -> None:
         self._agent = agent
         self._models = agent.models
+        self._orders = ModelOrders(agent.store.documents)
         self._diary = diary
         self._rolling_back = False
 
     async def drive(self, versions: list[str], rng: Random) -> None:
         """One thing after the other, until the end comes from outside."""
         watching = asyncio.create_task(self._watch())
+        for placed in await self._orders.waiting():
+            await self._obeyed(placed.key)
         while not watching.done():
             if rng.random() < ROLLBACKS:
-                await self._roll_back()
+                await self._roll_back(by_order=rng.random() < ORDERS)
             else:
                 await self._install(rng.choice(versions))
             await asyncio.sleep(rng.uniform(0.0, REST))
@@ -133,12 +139,29 @@ class Vehicle:
         await self._promise()
         return result.installed
 
-    async def _roll_back(self) -> None:
-        self._diary.write(begun="the previous one")
+    async def _roll_back(self, *, by_order: bool) -> None:
+        """Take a model back: by a call, or as the command line has it done, by an order that is carried out once."""
+        record = await self._record()
+        # Else what is in use may change meanwhile, and with it what a rollback leads to.
+        settled = record.previous is not None and record.probation is None and record.staged is None
         self._rolling_back = True
-        await self._models.rollback(NAME)
+        if by_order and settled and record.previous is not None:
+            self._diary.write(begun="the previous one", ordered=record.previous.version)
+            key = await self._orders.place(Order("rollback", NAME))
+            self._models.wake()
+            await self._obeyed(key)
+        else:
+            self._diary.write(begun="the previous one")
+            await self._models.rollback(NAME)
         self._rolling_back = False
         await self._promise()
+
+    async def _obeyed(self, key: str) -> None:
+        """Wait until an order was carried out, and write down what is in use then."""
+        while await self._orders.outcome(key) is None:  # noqa: ASYNC110  # it is another process that would wait
+            await asyncio.sleep(GLANCE)
+        installed = (await self._record()).installed
+        self._diary.write(obeyed=None if installed is None else installed.version)
 
     async def _promise(self) -> None:
         """Write down what may be in use from now on, whenever this process is killed."""
