@@ -313,6 +313,7 @@ class TestOrders:
         await orders.place(Order("rollback", NAME))
         await downloader.upkeep_step()
         assert live(models) == OLD
+        assert [shown.available for shown in downloader.snapshot()] == [None]
         clock.tick(1.0)
         await orders.place(Order("pin", NAME, "v1.9.0"))
         clock.tick(1.0)

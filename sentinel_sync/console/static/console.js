@@ -225,7 +225,12 @@ function showModels(models) {
     model.name,
     model.installed ?? "none",
     model.available ?? "-",
-    [model.status, model.reason, model.pinned && `pinned to ${model.pinned}`]
+    [
+      model.status,
+      model.reason,
+      model.pinned && `pinned to ${model.pinned}`,
+      ...model.bad_versions.map((bad) => `${bad.version} is bad: ${bad.reason}`),
+    ]
       .filter(Boolean)
       .join("; "),
     model.previous
