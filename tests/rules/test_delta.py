@@ -11,6 +11,8 @@ from sentinel_sync.rules.releases.delta import (
     HEADER,
     MAX_BLOCK,
     MAX_SOURCE,
+    SMALLEST_BLOCK,
+    SOURCE_PER_BYTE,
     Block,
     Method,
     read_block,
@@ -78,9 +80,9 @@ class TestABlock:
             header(source=80, offset=21),
             header(offset=2**64 - 1),
             header(source=7),
-            header(2, 0, length=80),
-            header(2, 3, length=80),
-            header(2, 4, length=81),
+            header(2, 0, source=100),
+            header(2, 3, source=100),
+            header(2, 4, source=99),
         ],
     )
     def test_what_leads_astray_is_refused(self, wrong: bytes) -> None:
@@ -93,6 +95,15 @@ class TestABlock:
         for wrong in (header(length=MAX_BLOCK + 1), header(source=MAX_SOURCE + 1)):
             with pytest.raises(VerificationError):
                 read_block(wrong, old_size=large, missing=large)
+
+    def test_so_is_the_time(self) -> None:
+        large, least = 1 << 40, SMALLEST_BLOCK
+        assert read_block(header(length=least, source=SOURCE_PER_BYTE * least), old_size=large, missing=large)
+        for wrong in (header(length=least - 1), header(length=least, source=SOURCE_PER_BYTE * least + 1)):
+            with pytest.raises(VerificationError, match="more work than it is worth"):
+                read_block(wrong, old_size=large, missing=large)
+        # The last block is what is left.
+        assert read_block(header(length=1, packed=9, source=MAX_SOURCE), old_size=large, missing=1)
 
     @given(st.binary(min_size=HEADER.size, max_size=HEADER.size))
     def test_no_header_leads_out_of_bounds(self, raw: bytes) -> None:

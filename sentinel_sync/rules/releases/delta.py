@@ -21,6 +21,10 @@ HEADER = struct.Struct("<BBHIIIQ")
 MAX_BLOCK = 1 << 20
 #: … out of at most so many of the old file. Both bound the memory, and for how long the interpreter is held at once.
 MAX_SOURCE = 4 << 20
+#: Every block but the last makes at least so many bytes, …
+SMALLEST_BLOCK = 4 << 10
+#: … out of at most so many times as many: else a delta of many little blocks with large sources would take hours.
+SOURCE_PER_BYTE = 32
 #: zstd takes no shorter one; a block that is made of nothing old has a source of 0 bytes.
 SMALLEST_PREFIX = 8
 #: Packing what cannot be packed adds a little (zstd: a header, and 3 bytes per 128 KiB).
@@ -93,6 +97,8 @@ def read_block(header: bytes, *, old_size: int, missing: int) -> Block:
     method = Method(number)
     if not 0 < length <= min(MAX_BLOCK, missing):
         raise VerificationError("the delta is refused: a block makes more than may be made")
+    if length < missing and (length < SMALLEST_BLOCK or source_length > length * SOURCE_PER_BYTE):
+        raise VerificationError("the delta is refused: a block takes more work than it is worth")
     if not 0 < packed <= length + _PACKING:
         raise VerificationError("the delta is refused: a block is larger than what it makes")
     if source_length > MAX_SOURCE or source_offset + source_length > old_size:
