@@ -136,6 +136,13 @@ async def test_a_source_that_fails_is_shown(tmp_path: Path, cloud_block: CloudSe
         assert facts["model check"].startswith("failed: cannot read the trusted keys")
         assert facts["parts"] == "all well"
         assert live(tmp_path / "models") == OLD
+    # Also where no check is due: what was seen before is looked at again at each start.
+    (tmp_path / "missing").mkdir()
+    async with SyncAgent(Settings(cloud=settings)) as agent:
+        await until_true(lambda: _is(agent, available=NEW), "the check")
+    (tmp_path / "missing").rmdir()
+    async with SyncAgent(Settings(cloud=settings)) as agent:
+        await until_true(lambda: _fails(agent, "cannot read the trusted keys"), "the failure again")
 
 
 async def _fails(agent: SyncAgent, why: str) -> bool:
