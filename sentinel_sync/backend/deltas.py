@@ -233,7 +233,7 @@ class _Maker:
         sample, under = piece[middle : middle + _SAMPLE], source[middle : middle + _SAMPLE]
         ways = [
             (method, width)
-            for method in (DIFFERENCE, XOR)
+            for method in (XOR, DIFFERENCE)
             for width in _WIDTHS
             if method == XOR or not len(piece) % width
         ]
@@ -268,9 +268,9 @@ def _changes(new: bytes, old: bytes, method: int, width: int) -> bytes:
 def _folded_difference(after: int, before: int, width: int, count: int) -> int:
     """The difference of each of `count` elements, folded: 0, -1, 1, -2 … become 0, 1, 2, 3 …."""
     bits = 8 * width
-    lowest = int.from_bytes((b"\1" + bytes(width - 1)) * count, "little")
+    lowest = int.from_bytes((b"\1" + bytes(width - 1)) * count, "little")  # the lowest bit of each element
     highest = lowest << (bits - 1)
-    others = (lowest << bits) - lowest - highest
+    others = highest - lowest
     # The highest bits are subtracted apart, so that no element borrows from the next.
     change = ((after | highest) - (before & others)) ^ (~(after ^ before) & highest)
     negative = (change >> (bits - 1)) & lowest

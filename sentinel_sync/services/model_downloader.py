@@ -3,7 +3,6 @@
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from random import Random, SystemRandom
 from typing import Any
@@ -282,7 +281,7 @@ class ModelDownloader:
         await self.prepare()
         if version is not None:
             self._refuse_bad(name, version)
-        await self._shelf.change(name, lambda record: replace(record, pinned=version))
+        await self._shelf.change(name, lambda record: record.pinned_to(version))
         self._checks.expedite()
         self.wake()
 

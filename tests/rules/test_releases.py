@@ -258,6 +258,11 @@ class TestChoice:
         assert choice.update is not None
         assert (choice.update.version, choice.newest_seen) == ("v2", "v2")
 
+    def test_what_is_pinned_is_taken_whatever_the_rollout(self) -> None:
+        listed = [release(version="v3", rollout=0.0), release(version="v2")]
+        choice = choose(listed, Standing(pinned="v3"), TRUST, "v", allow_unsigned=False)
+        assert choice.update == listed[0]
+
     def test_the_same_version_again_is_no_update(self) -> None:
         with pytest.raises(VerificationError, match="not newer"):
             check_version_allowed("m", "v2.0", Standing(installed="v2.0.0"))

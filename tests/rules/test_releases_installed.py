@@ -56,6 +56,12 @@ class TestSwitching:
         assert (switched.previous, switched.failure) == (None, "it crashed")
 
 
+def test_a_pin_is_a_later_word_than_a_rollback() -> None:
+    record = ModelRecord("m", skipped=("v2", "v3")).pinned_to("v2")
+    assert (record.pinned, record.skipped) == ("v2", ("v3",))
+    assert record.pinned_to(None) == ModelRecord("m", skipped=("v3",))
+
+
 class TestBadVersions:
     def test_bytes_are_bad_whatever_they_are_called(self) -> None:
         record = ModelRecord("m", staged=staged("v2")).condemned(BAD)
