@@ -137,8 +137,9 @@ async def build(
     profiles = ProfileSynchronizer(
         client, store, timekeeper=timekeeper, traffic=traffic, supervised=True, clock=clock, rng=rng
     )
-    for service in (scenarios, models, profiles):
+    for service in (scenarios, profiles):
         await service.prepare()
+    # Models open with their first duty: to hash those of an older module may take a minute, and trips begin now.
     stack.push_async_callback(models.close)
     fleet = FleetManager(client, store, traffic=traffic, clock=clock)
     stack.push_async_callback(fleet.close)

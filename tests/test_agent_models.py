@@ -106,8 +106,8 @@ async def test_a_new_model_waits_for_the_trips_end_and_says_so(tmp_path: Path, c
 
 
 async def _is(agent: SyncAgent, **facts: Any) -> bool:
-    (shown,) = (await agent.status()).models
-    return all(getattr(shown, name) == value for name, value in facts.items())
+    shown = next(iter((await agent.status()).models), None)
+    return shown is not None and all(getattr(shown, name) == value for name, value in facts.items())
 
 
 async def test_why_a_release_is_refused_is_there_to_be_read_beside_the_agent(
@@ -136,6 +136,13 @@ async def test_a_source_that_fails_is_shown(tmp_path: Path, cloud_block: CloudSe
         assert facts["model check"].startswith("failed: cannot read the trusted keys")
         assert facts["parts"] == "all well"
         assert live(tmp_path / "models") == OLD
+    # Also where no check is due: what was seen before is looked at again at each start.
+    (tmp_path / "missing").mkdir()
+    async with SyncAgent(Settings(cloud=settings)) as agent:
+        await until_true(lambda: _is(agent, available=NEW), "the check")
+    (tmp_path / "missing").rmdir()
+    async with SyncAgent(Settings(cloud=settings)) as agent:
+        await until_true(lambda: _fails(agent, "cannot read the trusted keys"), "the failure again")
 
 
 async def _fails(agent: SyncAgent, why: str) -> bool:

@@ -1,4 +1,4 @@
-"""A running agent whose models come from a TUF repository: by itself, by the backend's time, and without its root file."""
+"""A running agent whose models come from a TUF repository: by itself, and by the backend's time."""
 
 import asyncio
 import shutil

@@ -29,7 +29,7 @@ logger = logging.getLogger("sentinel_sync.backend")
 FORMAT = "zstd-blocks"
 MAGIC = b"SSDELTA1"
 HEADER = struct.Struct("<BBHIIIQ")
-PREFIX, DIFFERENCE = 1, 2
+PREFIX, XOR, DIFFERENCE = 1, 2, 3
 BLOCK = 512 << 10
 """Half of what a vehicle takes at once: it holds the interpreter half as long."""
 SMALLEST_PREFIX = 8
@@ -118,9 +118,9 @@ class Deltas:
             for leftover in self._folder.glob("*.new"):
                 leftover.unlink()  # of a process that was killed; this thread is the only one that makes any
             return self._keep(old, new, target)
-        except (OSError, ImportError) as error:
+        except (OSError, ImportError, MemoryError) as error:
             # No vehicle goes without its model because the disk is full, or zstd is not installed.
-            logger.error("deltas.failed: %s", error)
+            logger.error("deltas.failed: %s: %s", type(error).__name__, error)
             return None
 
     def _keep(self, old: Path, new: Path, target: Path) -> Delta | None:
@@ -229,14 +229,17 @@ class _Maker:
         if begin < 0 or begin + len(piece) > len(self._old):
             return b""
         source = self._old[begin : begin + len(piece)]
-        # As one large number each, which is the fastest that the standard library offers.
-        changed = int.from_bytes(piece, "little") ^ int.from_bytes(source, "little")
-        difference = changed.to_bytes(len(piece), "little")
-        middle = len(piece) // 2
-        sample = difference[middle : middle + _SAMPLE]
-        width = min(_WIDTHS, key=lambda width: len(self._zstd.compress(_sorted(sample, width), 1)))
-        frame: bytes = self._zstd.compress(_sorted(difference, width), LEVEL)
-        return HEADER.pack(DIFFERENCE, width, 0, len(frame), len(piece), len(piece), begin) + frame
+        middle = len(piece) // 2 & -_WIDTHS[0]
+        sample, under = piece[middle : middle + _SAMPLE], source[middle : middle + _SAMPLE]
+        ways = [
+            (method, width)
+            for method in (XOR, DIFFERENCE)
+            for width in _WIDTHS
+            if method == XOR or not len(piece) % width
+        ]
+        method, width = min(ways, key=lambda way: len(self._zstd.compress(_changes(sample, under, *way), 1)))
+        frame: bytes = self._zstd.compress(_changes(piece, source, method, width), LEVEL)
+        return HEADER.pack(method, width, 0, len(frame), len(piece), len(piece), begin) + frame
 
     def _search(self, piece: bytes, place: int) -> int | None:
         """How far a few bytes out of the middle of the piece have moved, or None where they are not found."""
@@ -253,9 +256,25 @@ class _Maker:
         return None
 
 
-def _sorted(content: bytes, width: int) -> bytes:
-    """First all bytes that come first in their element of `width` bytes, then all that come second, and so on."""
+def _changes(new: bytes, old: bytes, method: int, width: int) -> bytes:
+    """What changed, first all bytes that come first in their element of `width` bytes, then all that come second …."""
+    # As one large number each, which is the fastest that the standard library offers.
+    after, before = int.from_bytes(new, "little"), int.from_bytes(old, "little")
+    change = after ^ before if method == XOR else _folded_difference(after, before, width, len(new) // width)
+    content = change.to_bytes(len(new), "little")
     return b"".join(content[place::width] for place in range(width))
+
+
+def _folded_difference(after: int, before: int, width: int, count: int) -> int:
+    """The difference of each of `count` elements, folded: 0, -1, 1, -2 … become 0, 1, 2, 3 …."""
+    bits = 8 * width
+    lowest = int.from_bytes((b"\1" + bytes(width - 1)) * count, "little")  # the lowest bit of each element
+    highest = lowest << (bits - 1)
+    others = highest - lowest
+    # The highest bits are subtracted apart, so that no element borrows from the next.
+    change = ((after | highest) - (before & others)) ^ (~(after ^ before) & highest)
+    negative = (change >> (bits - 1)) & lowest
+    return ((change & others) << 1) ^ ((negative << bits) - negative)
 
 
 def _zstd() -> ModuleType:

@@ -21,6 +21,7 @@ from sentinel_sync.cli.machine_checks import (
     check_state_folder,
     now,
 )
+from sentinel_sync.cli.model_checks import check_model_source
 from sentinel_sync.cli.network_checks import check_network
 from sentinel_sync.cli.terminal import Colour, coloured
 from sentinel_sync.cli.words import count, printable
@@ -86,6 +87,7 @@ def _check_machine(cloud: CloudSettings) -> Iterator[Finding]:
     yield from check_state_folder(cloud)
     yield from check_outbox(cloud)
     yield check_ffmpeg(cloud)
+    yield from check_model_source(cloud)
     yield check_clock(now())
     certificate = check_client_certificate(cloud)
     if certificate is not None:

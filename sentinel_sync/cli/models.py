@@ -13,6 +13,7 @@ from sentinel_sync.adapters.cloud.cloud_api_client import CloudAPIClient
 from sentinel_sync.adapters.models.orders import ModelOrders, Order, OrderOutcome
 from sentinel_sync.adapters.models.records import ModelRecords
 from sentinel_sync.adapters.store.store import Store
+from sentinel_sync.adapters.timekeeper import Timekeeper
 from sentinel_sync.cli.arguments import Subparsers
 from sentinel_sync.cli.configuration import load_settings
 from sentinel_sync.cli.exit_codes import CommandError, ExitCode
@@ -21,6 +22,7 @@ from sentinel_sync.cli.model_publishing import add_publish
 from sentinel_sync.cli.state_folder import last_said, opened, runs
 from sentinel_sync.cli.terminal import width
 from sentinel_sync.cli.words import moment, printable, size, table
+from sentinel_sync.clock import SystemClock
 from sentinel_sync.errors import CloudError
 from sentinel_sync.rules.releases.answers import InstallResult, ModelUpdate
 from sentinel_sync.rules.releases.installed import ModelRecord
@@ -217,7 +219,10 @@ async def _do(settings: CloudSettings, order: Order) -> Outcome:
     ):
         if not settings.enabled:
             client.halt("disabled", "cloud.enabled is false")
-        models = ModelDownloader(client, False, store)
+        # What the agent has learned of the backend's time in this boot: a TUF repository's dates are judged by it.
+        timekeeper = Timekeeper(store.documents, SystemClock())
+        await timekeeper.load()
+        models = ModelDownloader(client, False, store, timekeeper=timekeeper)
         return await _obeyed(models, order)
 
 

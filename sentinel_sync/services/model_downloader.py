@@ -3,8 +3,6 @@
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 from random import Random, SystemRandom
 from typing import Any
@@ -12,10 +10,12 @@ from typing import Any
 import httpx
 
 from sentinel_sync.adapters.cloud.cloud_api_client import CloudAPIClient
+from sentinel_sync.adapters.models.checks import ReleaseChecks
 from sentinel_sync.adapters.models.fetch import ReleaseFetch
 from sentinel_sync.adapters.models.installer import ModelInstaller
 from sentinel_sync.adapters.models.keeper import ModelKeeper
 from sentinel_sync.adapters.models.orders import LONG_ORDERS, SHORT_ORDERS, ModelOrders, Order, OrderBook, OrderOutcome
+from sentinel_sync.adapters.models.overview import ModelOverview
 from sentinel_sync.adapters.models.probation_watch import ProbationWatch
 from sentinel_sync.adapters.models.release_desk import ReleaseDesk
 from sentinel_sync.adapters.models.shelf import ModelShelf
@@ -33,13 +33,9 @@ from sentinel_sync.rules.releases.answers import (
     InstalledModel,
     InstallResult,
     ModelUpdate,
-    download_status,
-    installed_model,
-    model_shown,
     update_of,
 )
 from sentinel_sync.rules.releases.releases import check_name, check_version
-from sentinel_sync.rules.releases.schedule import CheckSchedule
 from sentinel_sync.rules.traffic import Traffic
 from sentinel_sync.services.standalone import desk_of, store_of
 from sentinel_sync.settings import is_loopback
@@ -147,15 +143,16 @@ class ModelDownloader:
             interval=settings.model_check_interval,
             clock=self._clock,
         )
+        self._overview = ModelOverview(self._shelf, self._releases, self._installer, self._keeper)
+        self._checks = ReleaseChecks(
+            self._releases, interval=settings.model_check_interval, clock=self._clock, rng=self._rng
+        )
         self._orders = OrderBook(ModelOrders(self._store.documents, self._clock))
         self._supervised = supervised
         self._background = Supervisor(self._clock, self._rng)
         self._prepared = False
         self._preparing = asyncio.Lock()
-        self._checking = asyncio.Lock()
         self._resuming = True
-        self._check_failure: str | None = None
-        self._schedule = CheckSchedule(settings.model_check_interval, self._rng)
         self.check = Duty("models.check", self.step)
         self.upkeep = Duty("models.upkeep", self.upkeep_step)
         self._traffic.subscribe(self.wake)
@@ -232,16 +229,12 @@ class ModelDownloader:
     async def get_installed_models(self) -> dict[str, InstalledModel]:
         """What the runtime opens, by name."""
         await self.prepare()
-        return {
-            name: installed_model(record, installed, str(self._shelf.files.live(installed.live_name)))
-            for name, record in self._shelf.records.items()
-            if (installed := record.installed) is not None
-        }
+        return self._overview.installed()
 
     async def get_download_status(self, name: str) -> DownloadStatus:
         """Say what is being done about a model, or what became of it."""
         await self.prepare()
-        return self._status(name)
+        return self._overview.status(name)
 
     def start_background_checks(self) -> "asyncio.Future[None]":
         """Check every `model_check_interval` seconds, in the running loop; may be awaited."""
@@ -288,8 +281,8 @@ class ModelDownloader:
         await self.prepare()
         if version is not None:
             self._refuse_bad(name, version)
-        await self._shelf.change(name, lambda record: replace(record, pinned=version))
-        self._schedule.expedite()
+        await self._shelf.change(name, lambda record: record.pinned_to(version))
+        self._checks.expedite()
         self.wake()
 
     async def forgive(self, name: str, version: str) -> bool:
@@ -302,7 +295,7 @@ class ModelDownloader:
         forgiven = await self._shelf.forgive(name, version)
         if forgiven:
             logger.warning("model.forgiven: %s %s may be tried again", ascii(name), ascii(version))
-            self._schedule.expedite()
+            self._checks.expedite()
             self.wake()
         return forgiven
 
@@ -320,22 +313,12 @@ class ModelDownloader:
             StoreError: The state folder cannot be used.
         """
         await self.prepare()
-        if self._schedule.may_try(self._clock.now(), self._clock.monotonic(), self._releases.checked_at):
-            releases = await self._check()
-        elif self._resuming or (self._keeper.holds_downloads and await self._traffic.why_held(Traffic.MODELS) is None):
-            releases = await self._releases.choose()
-        else:
-            return 0
-        self._resuming = False
-        if not self._auto_install:
-            # Whoever asked for what was held asks again, now that it may be.
-            self._keeper.let_go()
-            return 0
-        installed, failure = await self._keeper.take(releases)
-        if failure is not None:
-            self._schedule.failed(failure, self._clock.monotonic())
-        self.upkeep.wake.set()
-        return installed
+        try:
+            releases = await self._news()
+            return 0 if releases is None else await self._take(releases)
+        except (CloudError, VerificationError, ConfigurationError) as error:
+            self._checks.failed(error)
+            raise
 
     async def step(self) -> float:
         """Check where one is due, download and install; returns the seconds until there is something to do again."""
@@ -345,7 +328,7 @@ class ModelDownloader:
             logger.info("models.check: %s", error)
         except (VerificationError, ConfigurationError) as error:
             logger.error("models.check: %s", error)
-        waits = [self._schedule.due_in(self._clock.now(), self._clock.monotonic(), self._releases.checked_at)]
+        waits = [self._checks.due_in()]
         if not await self._orders.carry_out(LONG_ORDERS, self._obey):
             waits.append(_ORDERS_AGAIN)
         if self._keeper.holds_downloads:
@@ -363,15 +346,7 @@ class ModelDownloader:
 
     def snapshot(self) -> list[ModelShown]:
         """What there is to show of each model, also of one that only its refusal is known of; a plain call."""
-        return [
-            model_shown(
-                self._shelf.record(name),
-                self._status(name),
-                self._installer.progress(name),
-                self._releases.available(name),
-            )
-            for name in sorted({*self._shelf.records, *self._releases.refused()})
-        ]
+        return self._overview.shown()
 
     async def order_outcomes(self) -> list[OrderOutcome]:
         """What became of the last orders that other processes placed, the newest last."""
@@ -380,30 +355,35 @@ class ModelDownloader:
 
     def last_check(self) -> ModelCheckShown:
         """When the source was last asked, and why the attempt after that failed; a plain call."""
-        at = self._releases.checked_at
-        return ModelCheckShown(
-            checked_at=None if at is None else datetime.fromtimestamp(at, UTC), failure=self._check_failure
-        )
+        return self._checks.shown()
 
     # --- how ---
 
-    async def _check(self) -> list[ModelRelease]:
-        try:
-            releases = await self._ask()
-        except (CloudError, VerificationError, ConfigurationError) as error:
-            self._schedule.failed(error, self._clock.monotonic())
-            self._check_failure = str(error)
-            raise
-        self._schedule.succeeded()
-        return releases
-
     async def _ask(self) -> list[ModelRelease]:
         await self.prepare()
-        async with self._checking:
-            releases = await self._releases.ask()
-        self._check_failure = None
+        releases = await self._checks.ask()
         await self._keeper.clean()
         return releases
+
+    async def _news(self) -> list[ModelRelease] | None:
+        """What may be taken, where that is to be looked at now: a check is due, or something is to be gone on with."""
+        if self._checks.is_due:
+            return await self._ask()
+        if self._resuming or (self._keeper.holds_downloads and await self._traffic.why_held(Traffic.MODELS) is None):
+            return await self._releases.choose()
+        return None
+
+    async def _take(self, releases: Sequence[ModelRelease]) -> int:
+        self._resuming = False
+        if not self._auto_install:
+            # Whoever asked for what was held asks again, now that it may be.
+            self._keeper.let_go()
+            return 0
+        installed, failure = await self._keeper.take(releases)
+        if failure is not None:
+            self._checks.try_again(failure)
+        self.upkeep.wake.set()
+        return installed
 
     async def _roll_back(self, name: str, order: str | None) -> InstallResult:
         await self.prepare()
@@ -430,7 +410,7 @@ class ModelDownloader:
                 if not await self.forgive(name, version):
                     return InstallResult(False, name, version, f"{name} {version} was not found bad on this vehicle")
             case "check":
-                self._schedule.expedite()
+                self._checks.expedite()
                 await self.sync_now()
         return InstallResult(True, name, version)
 
@@ -445,12 +425,3 @@ class ModelDownloader:
 
     def _update(self, release: ModelRelease) -> ModelUpdate:
         return update_of(release, self._shelf.record(release.name).standing.installed)
-
-    def _status(self, name: str) -> DownloadStatus:
-        return download_status(
-            self._shelf.records.get(name),
-            name,
-            progress=self._installer.progress(name),
-            refusal=self._releases.refusal(name),
-            held=self._keeper.why_held(name),
-        )

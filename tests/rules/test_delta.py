@@ -11,6 +11,8 @@ from sentinel_sync.rules.releases.delta import (
     HEADER,
     MAX_BLOCK,
     MAX_SOURCE,
+    SMALLEST_BLOCK,
+    SOURCE_PER_BYTE,
     Block,
     Method,
     read_block,
@@ -58,7 +60,9 @@ class TestTheOffer:
 class TestABlock:
     def test_it_is_read(self) -> None:
         block = read_block(header(2, 4, packed=7, length=80, offset=20), old_size=100, missing=80)
-        assert block == Block(Method.DIFFERENCE, 4, 7, 80, 80, 20)
+        assert block == Block(Method.XOR, 4, 7, 80, 80, 20)
+        block = read_block(header(3, 8, packed=7, length=80, offset=20), old_size=100, missing=80)
+        assert block == Block(Method.DIFFERENCE, 8, 7, 80, 80, 20)
         alone = read_block(header(source=0, offset=100), old_size=100, missing=100)
         assert alone == Block(Method.PREFIX, 0, 50, 100, 0, 100)
 
@@ -67,7 +71,7 @@ class TestABlock:
         [
             header()[:-1],
             header(0),
-            header(3),
+            header(4),
             header(zero=1),
             header(width=4),
             header(length=0),
@@ -78,9 +82,12 @@ class TestABlock:
             header(source=80, offset=21),
             header(offset=2**64 - 1),
             header(source=7),
-            header(2, 0, length=80),
-            header(2, 3, length=80),
-            header(2, 4, length=81),
+            header(2, 0, source=100),
+            header(2, 3, source=100),
+            header(2, 4, source=99),
+            header(3, 0, source=100),
+            header(3, 4, source=99),
+            header(3, 8, source=100),
         ],
     )
     def test_what_leads_astray_is_refused(self, wrong: bytes) -> None:
@@ -94,6 +101,15 @@ class TestABlock:
             with pytest.raises(VerificationError):
                 read_block(wrong, old_size=large, missing=large)
 
+    def test_so_is_the_time(self) -> None:
+        large, least = 1 << 40, SMALLEST_BLOCK
+        assert read_block(header(length=least, source=SOURCE_PER_BYTE * least), old_size=large, missing=large)
+        for wrong in (header(length=least - 1), header(length=least, source=SOURCE_PER_BYTE * least + 1)):
+            with pytest.raises(VerificationError, match="more work than it is worth"):
+                read_block(wrong, old_size=large, missing=large)
+        # The last block is what is left.
+        assert read_block(header(length=1, packed=9, source=MAX_SOURCE), old_size=large, missing=1)
+
     @given(st.binary(min_size=HEADER.size, max_size=HEADER.size))
     def test_no_header_leads_out_of_bounds(self, raw: bytes) -> None:
         try:
@@ -105,12 +121,34 @@ class TestABlock:
         assert block.source_offset + block.source_length <= 1 << 33
 
 
+def by_place(content: bytes, width: int) -> bytes:
+    return b"".join(content[place::width] for place in range(width))
+
+
 @given(
     st.integers(0, 200).flatmap(lambda size: st.tuples(*[st.binary(min_size=size, max_size=size)] * 2)),
     st.sampled_from([1, 2, 4, 8]),
 )
-def test_a_difference_is_undone(contents: tuple[bytes, bytes], width: int) -> None:
+def test_an_exclusive_or_is_undone(contents: tuple[bytes, bytes], width: int) -> None:
     old, new = contents
-    difference = bytes(before ^ after for before, after in zip(old, new, strict=True))
-    planes = b"".join(difference[place::width] for place in range(width))
-    assert restored(planes, width, old) == new
+    changed = bytes(before ^ after for before, after in zip(old, new, strict=True))
+    assert restored(Method.XOR, by_place(changed, width), width, old) == new
+
+
+@given(
+    st.sampled_from([1, 2, 4, 8]).flatmap(
+        lambda width: st.tuples(st.just(width), st.lists(st.tuples(*[st.integers(0, 256**width - 1)] * 2), max_size=50))
+    )
+)
+def test_a_difference_is_undone(case: tuple[int, list[tuple[int, int]]]) -> None:
+    width, elements = case
+    folded = []
+    for before, after in elements:
+        change = (after - before) % 256**width
+        negative = change - 256**width
+        folded.append(2 * change if change < -negative else -2 * negative - 1)
+    old, new, packed = (
+        b"".join(number.to_bytes(width, "little") for number in numbers)
+        for numbers in ([before for before, _ in elements], [after for _, after in elements], folded)
+    )
+    assert restored(Method.DIFFERENCE, by_place(packed, width), width, old) == new

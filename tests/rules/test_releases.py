@@ -176,6 +176,26 @@ class TestSignatures:
             with pytest.raises(VerificationError):
                 verify(release(), Trust.of([RAW], [revoked]))
 
+    def test_as_many_different_keys_as_wanted_must_have_signed(self) -> None:
+        other = {"signature": release(by=OTHER_KEY).signature}
+        both = release(signatures=[other])
+        trust = Trust.of([RAW, OTHER_RAW], threshold=2)
+        assert set(verify(both, trust)) == {key_id(RAW), key_id(OTHER_RAW)}
+        assert set(verify(release(by=None, signatures=[other, {"signature": release().signature}]), trust)) == {
+            key_id(RAW),
+            key_id(OTHER_RAW),
+        }
+        for too_few in (
+            release(),
+            release(signatures=[{"signature": release().signature}]),
+            release(signatures=[{"signature": release().signature, "key_id": key_id(RAW)}]),
+            release(signatures=[{"signature": other["signature"], "key_id": key_id(RAW)}]),
+        ):
+            with pytest.raises(VerificationError, match="2 must"):
+                verify(too_few, trust)
+        with pytest.raises(VerificationError, match="2 must"):
+            verify(both, Trust.of([RAW, OTHER_RAW], [key_id(OTHER_RAW)], threshold=2))
+
     def test_on_a_bench_unsigned_passes_but_wrongly_signed_does_not(self) -> None:
         assert verify(release(by=None), TRUST, allow_unsigned=True) == ()
         with pytest.raises(VerificationError):
@@ -237,6 +257,11 @@ class TestChoice:
         )
         assert choice.update is not None
         assert (choice.update.version, choice.newest_seen) == ("v2", "v2")
+
+    def test_what_is_pinned_is_taken_whatever_the_rollout(self) -> None:
+        listed = [release(version="v3", rollout=0.0), release(version="v2")]
+        choice = choose(listed, Standing(pinned="v3"), TRUST, "v", allow_unsigned=False)
+        assert choice.update == listed[0]
 
     def test_the_same_version_again_is_no_update(self) -> None:
         with pytest.raises(VerificationError, match="not newer"):

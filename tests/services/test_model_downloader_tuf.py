@@ -1,19 +1,14 @@
 """`models.source: tuf` from the settings to the file that the runtime opens; each attack leaves that file as it was."""
 
 import asyncio
-import json
-import sys
 from collections.abc import Callable
-from functools import partial
-from pathlib import Path
 
 import pytest
 from securesystemslib.signer._crypto_signer import CryptoSigner
 
-from sentinel_sync import ConfigurationError, UnreachableError, VerificationError
-from sentinel_sync.settings import Settings
+from sentinel_sync import CloudError, UnreachableError, VerificationError
 from tests.fakes.clock import FakeClock
-from tests.fakes.cloud import Answer, FakeCloud, cloud_fixture, stranger_fixture
+from tests.fakes.cloud import Answer, FakeCloud, cloud_fixture, portal, redirect, stranger_fixture
 from tests.fakes.tuf_repository import DAY, TufRepository
 from tests.fakes.wire_rules import Seen
 from tests.services.model_vehicle_tuf import (
@@ -35,8 +30,6 @@ __all__ = [
     "trips_fixture",
     "vehicle_fixture",
 ]
-
-V10 = (NAME, "v10")
 
 
 async def test_a_release_is_found_verified_and_installed(
@@ -64,6 +57,24 @@ async def test_an_older_release_under_newer_metadata(vehicle: Vehicle, repositor
     result = await vehicle.downloader.download_and_install_model(NAME, "v8")
     assert isinstance(result.error, VerificationError)
     await vehicle.untouched()
+
+
+async def test_a_model_from_the_future_is_the_operators_to_undo(vehicle: Vehicle, repository: TufRepository) -> None:
+    """Somebody had all keys below root for a while. New keys mend the metadata; the model's number stays seen."""
+    offer(repository, "v999")
+    assert [update["version"] for update in await vehicle.downloader.check_for_updates()] == ["v999"]
+    for role in ("timestamp", "snapshot", "targets"):
+        repository.set_keys(role, 1)
+    repository.publish_root()
+    del repository.targets.targets[f"{NAME}/v999/{NAME}.pt"]
+    offer(repository, "v10")
+    assert await vehicle.downloader.check_for_updates() == []
+    result = await vehicle.downloader.download_and_install_model(NAME, "v10")
+    assert "v999 was offered before" in str(result.reason)
+    await vehicle.untouched()
+    await vehicle.downloader.pin(NAME, "v10")
+    assert await vehicle.downloader.download_and_install_model(NAME, "v10")
+    assert await asyncio.to_thread(vehicle.live) == content_of("v10")
 
 
 Attack = Callable[[TufRepository, FakeClock], None]
@@ -167,6 +178,51 @@ async def test_a_file_that_is_not_the_signed_one_touches_nothing(
     assert vehicle.live() == content_of("v10")
 
 
+async def test_a_file_that_was_cut_off_is_gone_on_from_by_the_next_process(
+    vehicle: Vehicle, repository: TufRepository, stranger: FakeCloud
+) -> None:
+    offer(repository, "v10")
+    content, ranges = content_of("v10"), list[str]()
+
+    def cutting(seen: Seen) -> Answer | None:
+        if "/targets/" not in seen.path:
+            return None
+        wanted = seen.headers.get("range")
+        if wanted is None:
+            head = b'HTTP/1.1 200 OK\r\nContent-Length: 300000\r\nETag: "one"\r\n\r\n'
+            return Answer(raw=head + content[:100_000])
+        ranges.append(wanted)
+        start = int(wanted.removeprefix("bytes=").removesuffix("-"))
+        assert seen.headers["if-range"] == '"one"'
+        return Answer(206, content[start:], {"Content-Range": f"bytes {start}-299999/300000", "ETag": '"one"'})
+
+    repository.attack = cutting
+    result = await vehicle.downloader.download_and_install_model(NAME, "v10")
+    assert isinstance(result.error, UnreachableError)
+    assert await asyncio.to_thread(vehicle.live) == content_of("v9")
+    assert await vehicle.build().download_and_install_model(NAME, "v10")
+    assert await asyncio.to_thread(vehicle.live) == content
+    assert ranges == ["bytes=100000-"]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [Answer(404, b"no such file"), Answer(403), Answer(410), Answer(503), portal(), redirect("file:///etc/passwd")],
+    ids=["404", "403", "410", "503", "a page", "file:"],
+)
+async def test_a_mirror_that_does_not_give_the_file_touches_nothing(
+    vehicle: Vehicle, repository: TufRepository, answer: Answer
+) -> None:
+    offer(repository, "v10")
+    repository.attack = only("/targets/", answer)
+    result = await vehicle.downloader.download_and_install_model(NAME, "v10")
+    assert isinstance(result.error, CloudError)
+    assert await asyncio.to_thread(vehicle.live) == content_of("v9")
+    repository.attack = lambda _: None
+    assert await vehicle.downloader.download_and_install_model(NAME, "v10")
+    assert await asyncio.to_thread(vehicle.live) == content_of("v10")
+
+
 async def test_a_repository_out_of_reach_touches_nothing(vehicle: Vehicle, stranger: FakeCloud) -> None:
     await stranger.stop()
     with pytest.raises(UnreachableError):
@@ -186,81 +242,3 @@ async def test_what_is_installed_stays_in_use_whatever_the_clock_says(
     repository.publish_root()
     offer(repository, "v10")
     assert await vehicle.downloader.download_and_install_model(NAME, "v10")
-
-
-@pytest.mark.parametrize(
-    ("block", "why"),
-    [
-        ("source: tuf", "source tuf needs metadata_url and root_file"),
-        ('source: tuf, metadata_url: "https://models.example.com/metadata"', "needs metadata_url and root_file"),
-        ("source: tuf, root_file: /etc/root.json", "needs metadata_url and root_file"),
-        ('source: tuf, metadata_url: "http://models.example.com/", root_file: /r', "must be https"),
-        ('source: tuf, metadata_url: "file:///srv/metadata/", root_file: /r', "must be https"),
-        (
-            'source: tuf, metadata_url: "https://m.example.com/", targets_url: "ftp://m/", root_file: /r',
-            "must be https",
-        ),
-        ("source: uptane", "'api' or 'tuf'"),
-    ],
-)
-def test_settings_that_do_not_describe_a_repository(tmp_path: Path, block: str, why: str) -> None:
-    config = tmp_path / "sentinel.yaml"
-    config.write_text(f"cloud:\n  vehicle_id: v\n  fleet_id: f\n  models: {{{block}}}\n", encoding="utf-8")
-    with pytest.raises(ConfigurationError, match=why):
-        Settings.load(config)
-
-
-@pytest.mark.parametrize("spoil", ["no root file", "no JSON", "no python-tuf"])
-async def test_what_is_missing_on_the_vehicle_is_named_and_takes_nothing_out_of_use(
-    vehicle: Vehicle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spoil: str
-) -> None:
-    why = "cloud.models.root_file"
-    match spoil:
-        case "no root file":
-            (tmp_path / "root.json").unlink()
-        case "no JSON":
-            (tmp_path / "root.json").write_text("root", encoding="utf-8")
-        case _:
-            why = r"install sentinel-sync\[tuf\]"
-            monkeypatch.delitem(sys.modules, "sentinel_sync.adapters.models.tuf_refresh", raising=False)
-            monkeypatch.setitem(sys.modules, "tuf.api.exceptions", None)
-    vehicle.downloader = vehicle.build()
-    for attempt in (vehicle.downloader.check_for_updates, partial(vehicle.downloader.download_and_install_model, *V10)):
-        with pytest.raises(ConfigurationError, match=why):
-            await attempt()
-    await vehicle.untouched()
-
-
-#: Builds a downloader as an agent does before its first check, and names what of python-tuf is loaded by then.
-_IDLE = """
-import asyncio, sys
-from sentinel_sync import CloudAPIClient, ModelDownloader, SyncAgent
-from sentinel_sync.settings import CloudSettings
-async def idle():
-    settings = CloudSettings.model_validate_json(sys.argv[1])
-    async with CloudAPIClient(settings=settings) as client:
-        await ModelDownloader(client).prepare()
-        print([name for name in ("tuf", "securesystemslib", "urllib3", "cryptography") if name in sys.modules])
-asyncio.run(idle())
-"""
-
-
-@pytest.mark.parametrize("source", ["api", "tuf"])
-async def test_nothing_of_python_tuf_is_loaded_before_a_check_needs_it(tmp_path: Path, source: str) -> None:
-    """It takes some 14 MB of memory for good."""
-    models = {"source": source, "metadata_url": "https://m.example.com/", "root_file": str(tmp_path / "root.json")}
-    settings = {
-        "api_url": "https://fleet.example.com",
-        "api_key": "k",
-        "vehicle_id": "v",
-        "fleet_id": "f",
-        "models": models,
-        "state_dir": str(tmp_path / "state"),
-        "models_dir": str(tmp_path / "models"),
-    }
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", _IDLE, json.dumps(settings), stdout=asyncio.subprocess.PIPE
-    )
-    told, _ = await process.communicate()
-    assert process.returncode == 0
-    assert told.decode().strip() == "[]"

@@ -41,7 +41,7 @@ __all__ = [
 
 
 async def _came(downloader: ModelDownloader, count: int) -> bool:
-    return (await downloader.get_download_status(NAME))["received_bytes"] >= count
+    return bool((await downloader.get_download_status(NAME))["received_bytes"] >= count)
 
 
 class Trips:
@@ -313,6 +313,7 @@ class TestOrders:
         await orders.place(Order("rollback", NAME))
         await downloader.upkeep_step()
         assert live(models) == OLD
+        assert [shown.available for shown in downloader.snapshot()] == [None]
         clock.tick(1.0)
         await orders.place(Order("pin", NAME, "v1.9.0"))
         clock.tick(1.0)

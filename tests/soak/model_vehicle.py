@@ -15,8 +15,10 @@ from random import Random
 from typing import Any
 
 from sentinel_sync.adapters.cloud.cloud_api_client import CloudAPIClient
+from sentinel_sync.adapters.models.orders import ModelOrders, Order
 from sentinel_sync.adapters.models.records import ModelRecords
 from sentinel_sync.adapters.store.store import Store
+from sentinel_sync.agent import SyncAgent
 from sentinel_sync.errors import CloudError, VerificationError
 from sentinel_sync.rules.releases.answers import InstallResult
 from sentinel_sync.rules.releases.installed import ModelRecord
@@ -32,7 +34,9 @@ LIFE = 60.0
 #: What the network broke off is gone on with so often before something else is done.
 ATTEMPTS = 5
 #: This share of what is done are rollbacks.
-ROLLBACKS = 0.25
+ROLLBACKS = 0.3
+#: This share of the rollbacks is ordered.
+ORDERS = 0.5
 #: Seconds of rest between two things to do, at most.
 REST = 0.1
 #: Seconds between two looks at what is under way.
@@ -40,7 +44,7 @@ GLANCE = 0.001
 
 
 def main() -> None:
-    settings, diary = Settings.load(sys.argv[1]).cloud, sys.argv[2]
+    settings, diary = Settings.load(sys.argv[1]), sys.argv[2]
     for line in iter(sys.stdin.readline, ""):
         order = json.loads(line)
         process = os.fork()
@@ -51,8 +55,8 @@ def main() -> None:
         tell("ended", code=os.waitstatus_to_exitcode(status))
 
 
-def run(settings: CloudSettings, diary: str, order: dict[str, Any]) -> None:
-    """In the forked process: a downloader's whole life."""
+def run(settings: Settings, diary: str, order: dict[str, Any]) -> None:
+    """In the forked process: an agent's whole life."""
     code = 1
     try:
         # The orders are the parent's to read.
@@ -65,41 +69,46 @@ def run(settings: CloudSettings, diary: str, order: dict[str, Any]) -> None:
         os._exit(code)
 
 
-async def live(settings: CloudSettings, diary: Diary, order: dict[str, Any]) -> None:
+async def live(settings: Settings, diary: Diary, order: dict[str, Any]) -> None:
+    match order:
+        case {"look": True}:
+            await mend(settings.cloud)
+        case {"versions": [*versions], "seed": seed}:
+            async with asyncio.timeout(LIFE), SyncAgent(settings) as agent:
+                await Vehicle(agent, diary).drive(versions, Random(seed))
+        case {"finish": version}:
+            async with asyncio.timeout(LIFE), SyncAgent(settings) as agent:
+                await Vehicle(agent, diary).finish(version)
+
+
+async def mend(settings: CloudSettings) -> None:
+    """Do what an agent does with models at its start, and nothing more: what it does later would be in the way."""
     async with (
         asyncio.timeout(LIFE),
         Store(settings.state_dir) as store,
         CloudAPIClient(settings=settings) as client,
     ):
-        vehicle = Vehicle(settings, store, client, diary)
-        match order:
-            case {"look": True}:
-                await vehicle.models.prepare()
-            case {"versions": [*versions], "seed": seed}:
-                await vehicle.drive(versions, Random(seed))
-            case {"finish": version}:
-                await vehicle.finish(version)
+        await ModelDownloader(client, False, store, supervised=True).prepare()
 
 
 class Vehicle:
     """One life."""
 
-    def __init__(self, settings: CloudSettings, store: Store, client: CloudAPIClient, diary: Diary) -> None:
-        self._settings = settings
-        self._store = store
-        self._client = client
+    def __init__(self, agent: SyncAgent, diary: Diary) -> None:
+        self._agent = agent
+        self._models = agent.models
+        self._orders = ModelOrders(agent.store.documents)
         self._diary = diary
         self._rolling_back = False
-        self.models = ModelDownloader(client, False, store)
 
     async def drive(self, versions: list[str], rng: Random) -> None:
         """One thing after the other, until the end comes from outside."""
-        await self.models.prepare()
         watching = asyncio.create_task(self._watch())
-        self.models.start_background_checks()
+        for placed in await self._orders.waiting():
+            await self._obeyed(placed.key)
         while not watching.done():
             if rng.random() < ROLLBACKS:
-                await self._roll_back()
+                await self._roll_back(by_order=rng.random() < ORDERS)
             else:
                 await self._install(rng.choice(versions))
             await asyncio.sleep(rng.uniform(0.0, REST))
@@ -107,37 +116,52 @@ class Vehicle:
 
     async def finish(self, version: str) -> None:
         """Bring this version into use, and stay until it is proven."""
-        self.models.start_background_checks()
         while not (await self._install(version)) or (await self._record()).probation is not None:  # noqa: ASYNC110
             await asyncio.sleep(REST)
-        await self.models.stop_background_checks()
         # As a check does: what no listed release has of half-done files is deleted.
-        await self.models.check_for_updates()
+        await self._models.check_for_updates()
 
     async def _install(self, version: str) -> bool:
         if any(bad.version == version for bad in (await self._record()).bad):
-            await self.models.forgive(NAME, version)
+            await self._models.forgive(NAME, version)
         try:
-            await self.models.pin(NAME, version)
+            await self._models.pin(NAME, version)
         except VerificationError:
             return False  # it was found bad just now
         self._diary.write(begun=version)
         result = InstallResult(False, NAME, version)
         for _ in range(ATTEMPTS):
             # What fails on purpose need not wait for its backoff: only time would pass.
-            self._client.gate.on_reachable()
-            result = await self.models.download_and_install_model(NAME, version)
+            self._agent.client.gate.on_reachable()
+            result = await self._models.download_and_install_model(NAME, version)
             if not isinstance(result.error, CloudError):
                 break
         await self._promise()
         return result.installed
 
-    async def _roll_back(self) -> None:
-        self._diary.write(begun="the previous one")
+    async def _roll_back(self, *, by_order: bool) -> None:
+        """Take a model back: by a call, or as the command line has it done, by an order that is carried out once."""
+        record = await self._record()
+        # Else what is in use may change meanwhile, and with it what a rollback leads to.
+        settled = record.previous is not None and record.probation is None and record.staged is None
         self._rolling_back = True
-        await self.models.rollback(NAME)
+        if by_order and settled and record.previous is not None:
+            self._diary.write(begun="the previous one", ordered=record.previous.version)
+            key = await self._orders.place(Order("rollback", NAME))
+            self._models.wake()
+            await self._obeyed(key)
+        else:
+            self._diary.write(begun="the previous one")
+            await self._models.rollback(NAME)
         self._rolling_back = False
         await self._promise()
+
+    async def _obeyed(self, key: str) -> None:
+        """Wait until an order was carried out, and write down what is in use then."""
+        while await self._orders.outcome(key) is None:  # noqa: ASYNC110  # it is another process that would wait
+            await asyncio.sleep(GLANCE)
+        installed = (await self._record()).installed
+        self._diary.write(obeyed=None if installed is None else installed.version)
 
     async def _promise(self) -> None:
         """Write down what may be in use from now on, whenever this process is killed."""
@@ -152,13 +176,13 @@ class Vehicle:
         self._diary.write(promised=sorted(may_be))
 
     async def _record(self) -> ModelRecord:
-        records = ModelRecords(self._store.documents)
+        records = ModelRecords(self._agent.store.documents)
         await records.load()
         return records.of(NAME)
 
     async def _watch(self) -> None:
         """Tell what is being done, as soon as that changes."""
-        versions = self._settings.models_dir / "versions" / NAME
+        versions = self._agent.settings.cloud.models_dir / "versions" / NAME
         told = ""
         while True:
             doing = self._doing(versions)
@@ -170,7 +194,7 @@ class Vehicle:
     def _doing(self, versions: Path) -> str:
         if self._rolling_back:
             return "rollback"
-        under_way = next((shown.under_way for shown in self.models.snapshot() if shown.under_way is not None), None)
+        under_way = next((shown.under_way for shown in self._models.snapshot() if shown.under_way is not None), None)
         if under_way is None:
             return "nothing"
         if under_way.phase == "downloading" and any(versions.glob(".*.patched.part")):

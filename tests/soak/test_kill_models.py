@@ -4,7 +4,7 @@ from pathlib import Path
 
 from tests.soak.kill_models import soak
 
-KILLS = 12
+KILLS = 8
 
 
 async def test_the_runtime_always_has_a_whole_model_however_the_vehicle_is_killed(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ Whose address it is does not matter: what counts is the checksum, and that was s
 
 import hashlib
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -138,13 +138,15 @@ class FileDownload:
         before = self._staging.size
         buffer, written_at = bytearray(), self._clock.monotonic()
         try:
-            async for chunk in self._paced(download):
+            async for chunk in download.response.aiter_raw():
+                download.deadline.extend()
                 if self._staging.size + len(buffer) + len(chunk) > self._target.size:
                     raise VerificationError(f"the file is refused: more than the {self._target.size} signed bytes came")
                 buffer += chunk
                 if len(buffer) >= BUFFER_BYTES or self._clock.monotonic() - written_at >= _LONGEST_KEPT:
                     await self._write(buffer)
                     written_at = self._clock.monotonic()
+                self._note_pace(len(chunk))
         finally:
             # Also what came before it broke off: it is not to be fetched again.
             await self._write(buffer)
@@ -157,12 +159,6 @@ class FileDownload:
             buffer.clear()
             await run_to_end(self._staging.append, piece)
             self._on_progress(self._staging.size)
-
-    async def _paced(self, download: Download) -> AsyncIterator[bytes]:
-        async for chunk in download.response.aiter_raw():
-            download.deadline.extend()
-            self._note_pace(len(chunk))
-            yield chunk
 
     def _note_pace(self, count: int) -> None:
         """Watch the rate over all answers: a host may give the file in many that are short."""

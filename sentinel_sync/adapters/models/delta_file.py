@@ -1,7 +1,7 @@
 """Makes the new file out of the old one and a delta. Blocks: call it off the loop.
 
-It runs beside the host's loop, so it works in pieces of at most a MiB: what holds the interpreter (the exclusive or,
-the copy that zstd's binding makes of a source) takes a few milliseconds at a time, the rest lets go of it.
+It runs beside the host's loop, so it works in pieces of at most a MiB: what holds the interpreter (sums, the
+copy that zstd's binding makes of a source) takes a few milliseconds at a time, the rest lets go of it.
 """
 
 import hashlib
@@ -127,4 +127,4 @@ def _piece(zstd: ModuleType, block: Block, packed: bytes, source: bytes) -> byte
         raise VerificationError("the delta is refused: a block cannot be unpacked") from None
     if len(content) != block.length or not frame.eof or frame.unused_data:
         raise VerificationError("the delta is refused: a block holds something else than it says")
-    return restored(content, block.width, source) if block.method is Method.DIFFERENCE else content
+    return content if block.method is Method.PREFIX else restored(block.method, content, block.width, source)

@@ -24,10 +24,6 @@ ASK_AGAIN = 0.5
 _MOST_ADDRESSES = 3
 
 
-class TransferHeldError(HeldError):
-    """The network's price, the budget or a trip forbids a download now; what has come of it stays."""
-
-
 class ReleaseFetch:
     """Fetches files of releases.
 
@@ -69,14 +65,14 @@ class ReleaseFetch:
             on_progress: Told how many bytes are there.
 
         Raises:
-            TransferHeldError: It may not be fetched now.
+            HeldError: It may not be fetched now: the network's price, the budget or a trip forbids it; what came stays.
             CloudError: The network, the backend or the file's host failed.
             VerificationError: What came is not what was signed; nothing of it stays.
             StoreError: The models folder has no room or cannot be written.
         """
         why = await self._desk.why_held(Traffic.MODELS)
         if why is not None:
-            raise TransferHeldError(f"{release.name} {release.version} is not fetched: {why}")
+            raise HeldError(f"{release.name} {release.version} is not fetched: {why}")
         on_progress(min(release.size, await run_to_end(self._files.make_room, staging, release.size)))
         await self._while_allowed(self._fetch(release, staging, base, on_progress), release)
 
@@ -120,7 +116,7 @@ class ReleaseFetch:
             # What came is written down before anybody goes on.
             await asyncio.gather(fetching, guard, return_exceptions=True)
         if was_cut:
-            raise TransferHeldError(f"{release.name} {release.version} was cut off: {guard.result()}")
+            raise HeldError(f"{release.name} {release.version} was cut off: {guard.result()}")
         fetching.result()
 
     async def _until_held(self) -> str:

@@ -92,7 +92,7 @@ class ModelInstaller:
         """Get a release's file, and stage it. One at a time.
 
         Raises:
-            CloudError: The network failed, or a download may not be now (TransferHeldError); what came stays.
+            CloudError: The network failed, or a download may not be now (HeldError); what came stays.
             VerificationError: What came is not what was signed; nothing of it stays.
             StoreError: The models folder or the store cannot be written.
         """

@@ -4,7 +4,6 @@ import logging
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 
-from sentinel_sync.adapters.models.fetch import TransferHeldError
 from sentinel_sync.adapters.models.files import ModelFolderError
 from sentinel_sync.adapters.models.installer import ModelInstaller
 from sentinel_sync.adapters.models.probation_watch import ProbationWatch
@@ -16,6 +15,7 @@ from sentinel_sync.clock import Clock
 from sentinel_sync.errors import (
     CloudError,
     ConfigurationError,
+    HeldError,
     SentinelSyncError,
     StoreError,
     StoreFullError,
@@ -67,7 +67,7 @@ class ModelKeeper:
         self._traffic = traffic
         self._interval = interval
         self._clock = clock
-        #: Why a download waits (the network's price, the budget, a quiet trip), by model.
+        #: Why a download waits (the network's price, the budget, a quiet trip, a gate that is closed), by model.
         self._held: dict[str, str] = {}
         #: Why what is staged waits (a trip, a validator that cannot be run), by model.
         self._ready: dict[str, str] = {}
@@ -130,7 +130,7 @@ class ModelKeeper:
                 continue
             error = (await self.install(release.name, release.version, release.checksum, None)).error
             if passing is None and error is not None and is_passing(error):
-                passing = None if isinstance(error, TransferHeldError) else error
+                passing = None if isinstance(error, HeldError) else error
         return len(self._in_use() - before), passing
 
     async def look_after(self) -> float:
@@ -167,7 +167,7 @@ class ModelKeeper:
 
     async def _failed(self, name: str, version: str, checksum: str | None, error: SentinelSyncError) -> None:
         what = (ascii(name), ascii(version), error)
-        if isinstance(error, TransferHeldError):
+        if isinstance(error, HeldError):
             if self._held.get(name) != str(error):  # once, not at each look
                 logger.info("model.held: %s %s: %s", *what)
                 self._held[name] = str(error)

@@ -46,6 +46,9 @@ class Order:
     name: str = ""
     version: str | None = None
 
+    def __str__(self) -> str:
+        return " ".join(part for part in (self.action, self.name, self.version) if part)
+
     def check(self) -> None:
         """Let an order pass that can be carried out at all.
 
@@ -217,14 +220,14 @@ class OrderBook:
             return self._put_it_off(placed, str(result.error))
         self._put_off.pop(placed.key, None)
         message = _words(order, result)
-        logger.info("model.order: %s %s: %s", order.action, order.name, message)
+        logger.info("model.order: %s: %s", order, message)
         await self._orders.finish(placed, message, done=result.installed or result.waiting)
         return True
 
     def _put_it_off(self, placed: PlacedOrder, why: str) -> bool:
         if self._put_off.get(placed.key) != why:
             self._put_off[placed.key] = why
-            logger.warning("model.order: %s %s is tried again: %s", placed.order.action, placed.order.name, why)
+            logger.warning("model.order: %s is tried again: %s", placed.order, why)
         return False
 
 

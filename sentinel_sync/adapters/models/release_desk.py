@@ -75,8 +75,10 @@ class ReleaseDesk:
         self._refusals[name] = why
 
     def available(self, name: str) -> str | None:
-        """The version that may be taken, as of the last choice, or None."""
-        return self._available.get(name)
+        """The version that may be taken, as of the last choice and what became of it since, or None."""
+        version, standing = self._available.get(name), self._shelf.record(name).standing
+        is_unwanted = standing.pinned not in {None, version}
+        return None if is_unwanted or version in {standing.installed, *standing.skipped} else version
 
     # --- which ---
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from tuf.api.exceptions import (
     DownloadError,
@@ -20,6 +20,7 @@ from tuf.api.exceptions import (
     ExpiredMetadataError,
     RepositoryError,
 )
+from tuf.api.metadata import Metadata
 from tuf.api.serialization import DeserializationError
 from tuf.ngclient.config import UpdaterConfig
 from tuf.ngclient.fetcher import FetcherInterface
@@ -80,6 +81,28 @@ def refresh(errand: Errand, fetch: Fetch) -> Refreshed:
         raise kind(f"the cache of TUF metadata in the state folder cannot be written: {error.strerror}") from None
 
 
+def root_version(root_file: Path) -> int:
+    """The version of the root metadata that the vehicle was delivered with. Blocks.
+
+    Raises:
+        ConfigurationError: It cannot be read, or is no root metadata that signs itself.
+    """
+    anchor = read_anchor(root_file)
+    try:
+        metadata: Metadata[Any] = Metadata.from_bytes(anchor)
+        metadata.signed.verify_delegate("root", metadata.signed_bytes, metadata.signatures)
+        version: int = metadata.signed.version
+    except (RepositoryError, AttributeError, ValueError) as error:
+        raise _no_root(error) from None
+    return version
+
+
+def _no_root(error: Exception) -> ConfigurationError:
+    return ConfigurationError(
+        f"cloud.models.root_file is no root metadata that signs itself: {loggable_text(str(error))}"
+    )
+
+
 def _prepare(folder: Path, name: str) -> Path:
     """Make the cache's folder, and remove what nobody needs any more: other roots' caches, files never renamed."""
     cache = folder / name
@@ -96,9 +119,7 @@ def _updater(anchor: bytes, cache: Path, metadata_url: str, fetch: Fetch, refere
     try:
         return _DatedUpdater(anchor, cache, metadata_url, _BridgedFetcher(fetch), reference)
     except RepositoryError as error:
-        raise ConfigurationError(
-            f"cloud.models.root_file is no root metadata that signs itself: {loggable_text(str(error))}"
-        ) from None
+        raise _no_root(error) from None
 
 
 def _refresh(updater: "_DatedUpdater", memory: Memory, reference: float, surely: float) -> Refreshed:

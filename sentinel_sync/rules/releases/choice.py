@@ -32,6 +32,8 @@ def choose(
 ) -> Choice:
     """Choose among the releases of one model: the newest that is genuine, for this vehicle, and leads forward.
 
+    What the operator has pinned is for this vehicle, whatever the rollout.
+
     Args:
         releases: All that is listed of one model.
         standing: What counts against them.
@@ -47,7 +49,7 @@ def choose(
         except VerificationError as error:
             refusals.append(str(error))
         else:
-            if in_rollout(release, vehicle_id):
+            if release.version == standing.pinned or in_rollout(release, vehicle_id):
                 genuine.append(release)
     seen = newest((standing.newest_seen, *(release.version for release in genuine)))
     now = replace(standing, newest_seen=seen)

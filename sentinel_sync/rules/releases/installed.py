@@ -100,6 +100,10 @@ class ModelRecord:
     given_up_at: float = 0.0
     last_order: str | None = None
 
+    def pinned_to(self, version: str | None) -> Self:
+        """The record once the operator wants just this version, also one that was rolled back from; None is any."""
+        return replace(self, pinned=version, skipped=tuple(other for other in self.skipped if other != version))
+
     @property
     def standing(self) -> Standing:
         """What counts against a release."""

@@ -22,7 +22,7 @@ from sentinel_sync.adapters.models.delta import PATIENCE, DeltaFiles, fetch_by_d
 from sentinel_sync.backend.deltas import make_delta
 from sentinel_sync.errors import HeldError, UnreachableError, VerificationError
 from sentinel_sync.payloads import DeltaOffer
-from sentinel_sync.rules.releases.delta import restored
+from sentinel_sync.rules.releases.delta import Method, restored
 from tests.fakes.clock import FakeClock
 from tests.fakes.cloud import Answer, FakeCloud, cloud_fixture, settings_for, stranger_fixture
 from tests.fakes.weights import all_moved, weights
@@ -178,12 +178,12 @@ class TestTheShortWay:
         cloud.handler = serving(delta)
         loop, begun, blocks = asyncio.get_running_loop(), asyncio.Event(), 0
 
-        def counted(planes: bytes, width: int, source: bytes) -> bytes:
+        def counted(method: Method, planes: bytes, width: int, source: bytes) -> bytes:
             nonlocal blocks
             blocks += 1
             loop.call_soon_threadsafe(begun.set)
             gone_on.wait(10.0)
-            return restored(planes, width, source)
+            return restored(method, planes, width, source)
 
         gone_on = Event()
         monkeypatch.setattr("sentinel_sync.adapters.models.delta_file.restored", counted)

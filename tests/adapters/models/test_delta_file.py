@@ -19,7 +19,7 @@ from sentinel_sync.adapters.models import delta_file
 from sentinel_sync.adapters.models.delta_file import apply_delta
 from sentinel_sync.backend.deltas import make_delta
 from sentinel_sync.errors import StoreFullError, VerificationError
-from sentinel_sync.rules.releases.delta import HEADER, MAGIC, MAX_BLOCK, restored
+from sentinel_sync.rules.releases.delta import HEADER, MAGIC, MAX_BLOCK, Method, restored
 from tests.fakes.weights import all_moved, some_tensors_replaced, weights
 
 OLD = weights(500_000, 1)
@@ -72,7 +72,10 @@ def block(content: bytes, *, method: int = 1, width: int = 0, length: int | None
     ("change", "share"),
     [
         (lambda old: some_tensors_replaced(old, 100, 1, 7), 0.02),
-        (lambda old: all_moved(old, 7), 0.5),
+        (lambda old: all_moved(old, 7), 0.4),
+        (lambda old: all_moved(old, 7, by=1e-3), 0.5),
+        # Elements that lie across: what is there once is taken for a part of its neighbour.
+        (lambda old: old[:1] + all_moved(old[1:-3], 7) + old[-3:], 0.45),
         (lambda old: b"a longer header" * 100 + old, 0.01),
         # The block with the new header has no difference to take, and in a file of four blocks that is a lot.
         (lambda old: b"a longer header" * 100 + all_moved(old, 7), 0.6),
@@ -82,7 +85,18 @@ def block(content: bytes, *, method: int = 1, width: int = 0, length: int | None
         (lambda old: old[:1_000_000] + b"\0" * 70_000 + old[1_100_000:] + weights(1000, 3), 0.02),
         (lambda old: old, 0.001),
     ],
-    ids=["tensors", "all moved", "inserted", "both", "swapped", "shorter", "mixed", "same"],
+    ids=[
+        "tensors",
+        "all moved",
+        "moved further",
+        "moved across",
+        "inserted",
+        "both",
+        "swapped",
+        "shorter",
+        "mixed",
+        "same",
+    ],
 )
 def test_it_leads_to_the_new_file(bench: Bench, change: Callable[[bytes], bytes], share: float) -> None:
     new = change(OLD)
@@ -188,10 +202,10 @@ def test_a_machine_at_its_end_leaves_nothing(
 ) -> None:
     target = bench.make(all_moved(OLD, 7))
 
-    def fail(planes: bytes, width: int, source: bytes) -> bytes:
+    def fail(method: Method, planes: bytes, width: int, source: bytes) -> bytes:
         if (bench.folder / "result").stat().st_size:
             raise fault
-        return restored(planes, width, source)
+        return restored(method, planes, width, source)
 
     monkeypatch.setattr("sentinel_sync.adapters.models.delta_file.restored", fail)
     with pytest.raises(becomes):

@@ -1,15 +1,14 @@
 """python-tuf's fetches are our client's: counted, cut off with all else, without the credential, and judged alike."""
 
 import asyncio
-from collections.abc import Iterator
 
 import pytest
-from blockbuster import blockbuster_ctx
 
 from sentinel_sync.errors import HeldError, RejectedError, SentinelSyncError, UnreachableError
 from tests.adapters.models.tuf_vehicle import (
     Vehicle,
     content_of,
+    off_the_loop_fixture,
     offer,
     repository_fixture,
     vehicle_fixture,
@@ -18,15 +17,9 @@ from tests.fakes.cloud import Answer, FakeCloud, cloud_fixture, portal, redirect
 from tests.fakes.tuf_repository import TufRepository
 from tests.fakes.wire_rules import Seen
 
-__all__ = ["cloud_fixture", "repository_fixture", "stranger_fixture", "vehicle_fixture"]
+__all__ = ["cloud_fixture", "off_the_loop_fixture", "repository_fixture", "stranger_fixture", "vehicle_fixture"]
 
 ROLES = ["timestamp", "snapshot", "targets"]
-
-
-@pytest.fixture(autouse=True)
-def _no_blocking_call_on_the_loop() -> Iterator[None]:
-    with blockbuster_ctx("sentinel_sync"):
-        yield
 
 
 async def test_every_byte_is_counted(vehicle: Vehicle, repository: TufRepository) -> None:

@@ -4,12 +4,10 @@ import asyncio
 import hashlib
 import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from blockbuster import blockbuster_ctx
 
 from sentinel_sync.adapters.models.tuf_source import TufOffers
 from sentinel_sync.errors import (
@@ -28,6 +26,7 @@ from tests.adapters.models.tuf_vehicle import (
     NAME,
     Vehicle,
     content_of,
+    off_the_loop_fixture,
     offer,
     repository_fixture,
     vehicle_fixture,
@@ -37,13 +36,7 @@ from tests.fakes.patience import until
 from tests.fakes.tuf_repository import DAY, TufRepository
 from tests.fakes.wire_rules import Seen
 
-__all__ = ["cloud_fixture", "repository_fixture", "stranger_fixture", "vehicle_fixture"]
-
-
-@pytest.fixture(autouse=True)
-def _no_blocking_call_on_the_loop() -> Iterator[None]:
-    with blockbuster_ctx("sentinel_sync"):
-        yield
+__all__ = ["cloud_fixture", "off_the_loop_fixture", "repository_fixture", "stranger_fixture", "vehicle_fixture"]
 
 
 class TestOffers:

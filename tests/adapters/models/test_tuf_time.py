@@ -1,28 +1,20 @@
 """A vehicle's clock against a TUF repository's dates: set back, forgotten, ahead; none makes what has expired valid."""
 
-from collections.abc import Iterator
 from datetime import UTC, datetime
 
 import pytest
-from blockbuster import blockbuster_ctx
 
 from sentinel_sync.adapters.cloud.api_response import Probe
 from sentinel_sync.adapters.timekeeper import Timekeeper
 from sentinel_sync.errors import UnreachableError, VerificationError
-from tests.adapters.models.tuf_vehicle import NAME, Vehicle, repository_fixture, vehicle_fixture
+from tests.adapters.models.tuf_vehicle import NAME, Vehicle, off_the_loop_fixture, repository_fixture, vehicle_fixture
 from tests.fakes.cloud import Answer, cloud_fixture, stranger_fixture
 from tests.fakes.tuf_repository import DAY, TufRepository
 
-__all__ = ["cloud_fixture", "repository_fixture", "stranger_fixture", "vehicle_fixture"]
+__all__ = ["cloud_fixture", "off_the_loop_fixture", "repository_fixture", "stranger_fixture", "vehicle_fixture"]
 
 #: What a clock without a battery says.
 LONG_AGO = 86_400.0 * 365
-
-
-@pytest.fixture(autouse=True)
-def _no_blocking_call_on_the_loop() -> Iterator[None]:
-    with blockbuster_ctx("sentinel_sync"):
-        yield
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from typing import Any
 from pydantic import SecretStr
 
 from sentinel_sync.adapters.cloud.cloud_api_client import CloudAPIClient
-from sentinel_sync.adapters.models import tuf_refresh
+from sentinel_sync.adapters.models import tuf_refresh  # noqa: F401 - loads python-tuf, so that no fork has to
 from sentinel_sync.adapters.models.catalogue import Offer
 from sentinel_sync.adapters.models.tuf_source import TufOffers
 from sentinel_sync.adapters.store.documents import Documents
@@ -32,7 +32,6 @@ CHANGES = frozenset({"os.remove", "os.rename", "os.symlink", "os.mkdir"})
 
 def main() -> None:
     state, api_url, root_file = sys.argv[1:]
-    assert tuf_refresh.refresh  # it is loaded: no fork spends its time on that
     for line in iter(sys.stdin.readline, ""):
         order = json.loads(line)
         reader, writer = os.pipe()
@@ -66,7 +65,7 @@ async def check(state: Path, api_url: str, root_file: Path, order: dict[str, Any
     settings = CloudSettings(
         api_url=api_url, api_key=SecretStr(API_KEY), vehicle_id=VEHICLE, fleet_id=FLEET, state_dir=state
     )
-    clock, found = SystemClock(), []
+    clock, found = SystemClock(), list[dict[str, Any]]()
     async with CloudAPIClient(settings=settings) as client, Store(state, clock=clock) as store:
         if order["kill_at"]:
             kill_at(order["kill_at"], str(state / "tuf"))

@@ -2,12 +2,13 @@
 
 import asyncio
 import shutil
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
 import pytest
+from blockbuster import blockbuster_ctx
 from pydantic import SecretStr
 
 from sentinel_sync.adapters.cloud.cloud_api_client import CloudAPIClient
@@ -16,11 +17,13 @@ from sentinel_sync.adapters.models.tuf_source import TufOffers
 from sentinel_sync.adapters.store.store import Store
 from sentinel_sync.adapters.timekeeper import Timekeeper
 from sentinel_sync.clock import Clock
+from sentinel_sync.errors import VerificationError
 from sentinel_sync.payloads import ModelRelease
 from sentinel_sync.settings import CloudSettings, ModelSource
 from tests.fakes.clock import FakeClock
-from tests.fakes.cloud import API_KEY, FLEET, VEHICLE, FakeCloud
+from tests.fakes.cloud import API_KEY, FLEET, VEHICLE, Answer, FakeCloud
 from tests.fakes.tuf_repository import TufRepository
+from tests.fakes.wire_rules import Seen
 
 NAME = "yolov8m_automotive"
 #: Seconds that a request may take before the client gives it up.
@@ -80,6 +83,34 @@ class Vehicle:
     def staging(self) -> Path:
         """Where a file is put together."""
         return self.folder.parent / "staging"
+
+
+async def refused(vehicle: Vehicle, match: str) -> None:
+    """A process that starts now refuses the repository, says why, and keeps what it knew."""
+    offers = await vehicle.start()
+    before = offers.last
+    with pytest.raises(VerificationError, match=match):
+        await offers.ask()
+    assert offers.last == before
+    assert (await vehicle.start()).last == before
+
+
+def newest(repository: TufRepository, role: str) -> str:
+    """Where a role's newest metadata is served."""
+    signed = {"timestamp": repository.timestamp, "snapshot": repository.snapshot, "targets": repository.targets}[role]
+    return f"/metadata/{'' if role == 'timestamp' else f'{signed.version}.'}{role}.json"
+
+
+def serve(path: str, content: bytes) -> Callable[[Seen], Answer | None]:
+    """An attack: other content at one path."""
+    return lambda seen: Answer(200, content) if seen.path == path else None
+
+
+@pytest.fixture(name="_off_the_loop", autouse=True)
+def off_the_loop_fixture() -> Iterator[None]:
+    """None of our code blocks the loop."""
+    with blockbuster_ctx("sentinel_sync"):
+        yield
 
 
 @pytest.fixture(name="repository")
