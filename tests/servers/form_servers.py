@@ -78,7 +78,7 @@ async def aiohttp_server() -> AsyncIterator[Taken]:
     try:
         site = web.TCPSite(runner, "127.0.0.1", 0)
         await site.start()
-        taken.url = "http://127.0.0.1:{}".format(runner.addresses[0][1])
+        taken.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
         yield taken
     finally:
         await runner.cleanup()
@@ -114,7 +114,7 @@ async def starlette_server() -> AsyncIterator[Taken]:
     async with asyncio.TaskGroup() as group:
         serving = group.create_task(server.serve())
         await server.ready.wait()
-        taken.url = "http://127.0.0.1:{}".format(server.servers[0].sockets[0].getsockname()[1])
+        taken.url = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
         try:
             yield taken
         finally:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from sentinel_sync.adapters.cloud.request_form import DEADLINE_FACTOR
 from sentinel_sync.errors import CredentialError, RejectedError, UnreachableError
 from tests.adapters.scenarios.recorded_part import VIDEOS, RecordedPart, noise
 from tests.adapters.scenarios.sending import MEBIBYTE, no_blocking_fixture, vehicle
@@ -89,15 +90,17 @@ async def test_an_answer_that_comes_first_is_seen_though_the_connection_closes(
         assert sender.sent_bytes < LARGE
 
 
-async def test_the_bandwidth_limit_holds(cloud: FakeCloud, tmp_path: Path) -> None:
-    limit = 4 * MEBIBYTE
+async def test_the_bandwidth_limit_holds_and_moves_the_deadline(cloud: FakeCloud, tmp_path: Path) -> None:
+    """A request may take three times the time-out, and one that is slow as it was told to be may take longer."""
+    limit, timeout = MEBIBYTE, 0.5
     recorded = await RecordedPart.video(tmp_path, noise(2 * MEBIBYTE))
-    async with vehicle(cloud.url, tmp_path, upload_bandwidth_limit=limit) as sender:
+    async with vehicle(cloud.url, tmp_path, upload_bandwidth_limit=limit, timeout=timeout) as sender:
         began = time.monotonic()
         await sender.send(recorded)
         taken = time.monotonic() - began
     # A burst of 64 KiB at the beginning.
     assert taken >= (2 * MEBIBYTE - (64 << 10)) / limit
+    assert taken > DEADLINE_FACTOR * timeout
 
 
 @asynccontextmanager

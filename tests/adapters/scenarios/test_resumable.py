@@ -190,7 +190,7 @@ async def test_a_server_that_dies_in_the_middle_and_comes_back_gets_the_rest(nod
         node.kill()
         with pytest.raises(UnreachableError):
             await sending
-        while_away: list[None | BaseException] = []
+        while_away: list[BaseException | None] = []
         for _ in range(2):
             sender.clock.tick(120.0)
             while_away += await asyncio.gather(sender.send(recorded), return_exceptions=True)
