@@ -3,8 +3,8 @@
 import hashlib
 import hmac
 import json
-import time
 import re
+import time
 from dataclasses import dataclass
 from typing import Any
 

@@ -183,7 +183,7 @@ async def test_what_was_there_before_is_replaced(videos: VideoMaker, bench: Benc
 async def test_a_folder_that_vanishes_does_no_harm(videos: VideoMaker, bench: Bench, tmp_path: Path) -> None:
     folder = tmp_path / "scenario"
     folder.mkdir()
-    recording = shutil.copy(videos.pattern("plain.mp4"), folder / "video.mp4")
+    recording = Path(shutil.copy(videos.pattern("plain.mp4"), folder / "video.mp4"))
     with opened(recording) as source:
         size = len(content_of(recording))
         shutil.rmtree(folder)
