@@ -122,15 +122,23 @@ async def under_way(
             why = f"whether it may be sent cannot be read: {error}"  # without an answer it is a no
         work.cut(why)
 
+    def stop_where_nobody_asks(guard: asyncio.Task[None]) -> None:
+        if not guard.cancelled() and guard.exception() is not None:
+            work.cut("whether it may be sent is not asked any more")
+
+    fault: BaseException | None = None
     try:
         async with scope:
             guard = asyncio.create_task(keep_asking(), name="sync.scenarios.guard")
+            guard.add_done_callback(stop_where_nobody_asks)
             try:
                 yield work
             finally:
                 guard.cancel()
-                await asyncio.gather(guard, return_exceptions=True)
+                (fault,) = await asyncio.gather(guard, return_exceptions=True)
     except TimeoutError:
         if not scope.expired():
             raise
+        if isinstance(fault, Exception):
+            raise fault from None
         raise HeldError(f"scenario {scenario_id}: cut off: {work.why_cut}") from None
