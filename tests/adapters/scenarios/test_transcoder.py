@@ -63,6 +63,7 @@ async def test_a_codec_that_this_ffmpeg_lacks_becomes_h264(
     bench = Bench(lean, tmp_path, clock, video_codec="hevc")
     made = await bench.compressed(videos.pattern("plain.mp4"))
     assert videos.streams(made)[0].startswith("Video: h264")
+    assert bench.note == "this ffmpeg has no encoder for hevc: it is h264"
     await bench.compressed(videos.pattern("plain.mp4"))
     assert caplog.text.count("no encoder for hevc: videos become h264") == 1
 
