@@ -34,7 +34,7 @@ from tests.fakes.fault_proxy import fault_proxy
 from tests.servers.node_tus import NodeTus, installed, missing
 
 SIZE = 1_000_000_000
-ROUNDS = 3
+ROUNDS = 5
 CUTS = 20
 KEY = "benchmark"
 VEHICLE = "vehicle_001"

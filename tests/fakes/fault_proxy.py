@@ -100,8 +100,11 @@ class FaultProxy:
 async def fault_proxy(target: str) -> AsyncIterator[FaultProxy]:
     """Stand between a client and `target` (a URL)."""
     proxy = FaultProxy(target)
-    server = await asyncio.start_server(proxy.connected, "127.0.0.1", 0)
-    proxy.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    listening = socket.socket()
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER)
+    listening.bind(("127.0.0.1", 0))
+    server = await asyncio.start_server(proxy.connected, sock=listening, limit=_PIECE)
+    proxy.url = f"http://127.0.0.1:{listening.getsockname()[1]}"
     try:
         yield proxy
     finally:
