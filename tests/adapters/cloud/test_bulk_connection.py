@@ -226,11 +226,15 @@ class TestHeard:
                 await upload(client, Pieces())
         gc.collect()  # an exception that nobody fetched would be reported here, and fail the test
 
-    async def test_connections_are_used_again(self, cloud: FakeCloud) -> None:
-        async with client_of(cloud) as client:
+    @pytest.mark.parametrize("tls", [False, True])
+    async def test_connections_are_used_again(self, private_ca: PrivateCA, *, tls: bool) -> None:
+        known = {"ca_file": private_ca.ca_file} if tls else {}
+        async with FakeCloud(tls=private_ca.server() if tls else None) as cloud, client_of(cloud, **known) as client:
             for _ in range(5):
-                assert (await upload(client, Pieces(3))).status == 201
-        assert cloud.connections == 1
+                body = Pieces(12)
+                assert (await upload(client, body)).status == 201
+                assert len(cloud.requests[-1].body) == body.count * len(PIECE)
+            assert cloud.connections == 1
 
     async def test_one_that_the_server_closed_while_it_was_idle_is_opened_anew(self, cloud: FakeCloud) -> None:
         async with client_of(cloud) as client:
