@@ -7,7 +7,20 @@ import sys
 from benchmarks.report import Figure, show
 
 #: One module per subject; each has `async def measure() -> list[Figure]`.
-SUBJECTS = ("outbox", "trips", "drain", "transports", "sleeper", "footprint", "console", "models", "deltas")
+SUBJECTS = (
+    "outbox",
+    "trips",
+    "drain",
+    "transports",
+    "sleeper",
+    "footprint",
+    "compression",
+    "uploads",
+    "models",
+    "deltas",
+    "profiles",
+    "console",
+)
 
 
 def main(names: list[str]) -> int:

@@ -8,8 +8,10 @@ from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any
 
+from sentinel_sync.adapters.scenarios.folders import folder_names
 from sentinel_sync.adapters.scenarios.intake import Intake
-from sentinel_sync.adapters.scenarios.ledger import key_of
+from sentinel_sync.adapters.scenarios.ledger import key_of, storable
+from sentinel_sync.adapters.scenarios.recordings import absolute, read_recording
 from sentinel_sync.cli.arguments import Subparsers, program
 from sentinel_sync.cli.configuration import load_settings
 from sentinel_sync.cli.exit_codes import CommandError, ExitCode
@@ -79,6 +81,10 @@ def _action(actions: Subparsers, name: str, text: str, answer: Answer) -> argpar
 async def _list(settings: CloudSettings, arguments: argparse.Namespace) -> int:
     async with read(settings) as books:
         statuses = await books.overview.statuses(await outlook(settings, books))
+    known = {status["scenario_id"] for status in statuses}
+    unheard_of = [
+        name for name in await asyncio.to_thread(folder_names, settings.scenarios_dir) if storable(name) not in known
+    ]
     found = [status for status in statuses if arguments.status in {None, status["status"]}]
     shown = found[: arguments.limit]
     if arguments.json:
@@ -89,12 +95,15 @@ async def _list(settings: CloudSettings, arguments: argparse.Namespace) -> int:
         _print(table(_HEAD, [_row(status) for status in shown], width=width(), right=_RIGHT))
         if len(found) > len(shown):
             sys.stderr.write(f"{len(shown):,} of {count(len(found), 'scenario')} shown: --limit shows more\n")
+    if unheard_of and not arguments.json:
+        amount = f"{count(len(unheard_of), 'folder')} in cloud.scenarios_dir"
+        sys.stderr.write(f"{amount} not queued yet: `{program()} scenarios show NAME` says why\n")
     return ExitCode.DONE
 
 
 async def _show(settings: CloudSettings, arguments: argparse.Namespace) -> int:
     async with read(settings) as books:
-        plan = await _known(books, arguments.scenario_id)
+        plan = await _known(settings, books, arguments.scenario_id)
         status = await books.overview.status(plan.scenario_id, await outlook(settings, books))
     if arguments.json:
         _print_json({**status, "folder": plan.folder, "files": [_part_facts(part) for part in plan.parts]})
@@ -142,7 +151,9 @@ async def _retry(settings: CloudSettings, arguments: argparse.Namespace) -> int:
         if arguments.all:
             plans = [plan async for plan in books.ledger.plans()]
         else:
-            plans = [await _known(books, scenario_id) for scenario_id in dict.fromkeys(arguments.scenario_ids)]
+            plans = [
+                await _known(settings, books, scenario_id) for scenario_id in dict.fromkeys(arguments.scenario_ids)
+            ]
         retried = await books.outbox.retry([key_of(plan.scenario_id) for plan in plans])
         faults: list[str] = []
         for plan in plans:
@@ -176,11 +187,23 @@ async def _take(settings: CloudSettings, books: Books, path: Path, priority: Pri
         raise CommandError(str(error)) from None
 
 
-async def _known(books: Books, scenario_id: str) -> ScenarioPlan:
+async def _known(settings: CloudSettings, books: Books, scenario_id: str) -> ScenarioPlan:
     plan = await books.ledger.plan(scenario_id)
     if plan is None:
-        raise CommandError(f"there is no scenario {scenario_id!r} on record: never queued, or mistyped?")
+        why = await asyncio.to_thread(_why_unheard_of, settings, scenario_id)
+        raise CommandError(f"there is no scenario {scenario_id!r} on record: {why}")
     return plan
+
+
+def _why_unheard_of(settings: CloudSettings, scenario_id: str) -> str:
+    """Why an agent has not queued a recording. Blocks."""
+    if scenario_id not in folder_names(settings.scenarios_dir):
+        return "never queued, or mistyped?"
+    try:
+        read_recording(absolute(settings.scenarios_dir) / scenario_id)
+    except ScenarioError as error:
+        return f"it is in cloud.scenarios_dir, but not complete yet: {error}"
+    return "it is in cloud.scenarios_dir, and complete: with the consent, a running agent queues it"
 
 
 def _row(status: ScenarioStatus) -> tuple[str, ...]:

@@ -14,8 +14,9 @@ COORDINATE_DECIMALS = 2
 _COORDINATE_WORDS = frozenset({"lat", "lon", "lng", "latitude", "longitude"})
 _PLACE_WORDS = ("location", "position", "coordinate", "gps", "geo", "place", "waypoint", "latlon", "latlng")
 _WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
-#: Numbers that may be finer than two decimals: written so, or with an exponent.
-_FINE_NUMBER = re.compile(r"[-+]?\d*\.?\d+[eE][-+]?\d+|[-+]?\d*\.\d{3,}")
+#: Numbers that may be finer than two decimals: written so, or with an exponent. Possessive, and from a number's first
+#: digit only: a text of a million digits must take no longer than one of a million letters.
+_FINE_NUMBER = re.compile(r"[-+]?(?:(?<!\d)\d++(?:\.\d*+)?|\.\d++)[eE][-+]?\d+|[-+]?(?:(?<!\d)\d++)?\.\d{3,}")
 #: Two such numbers with a comma between: a place in a URL's path.
 _FINE_PAIR = re.compile(r"[-+]?\d{1,3}\.\d{3,}(?:,|%2[cC])[-+]?\d{1,3}\.\d{3,}")
 #: What follows `/drivers/` is the caller's own id for a person.

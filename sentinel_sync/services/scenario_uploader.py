@@ -5,16 +5,16 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 from random import Random, SystemRandom
-from typing import TypedDict
+from typing import Any, TypedDict
 
 from sentinel_sync.adapters.cloud.cloud_api_client import CloudAPIClient
+from sentinel_sync.adapters.news import News
 from sentinel_sync.adapters.scenarios.consent import ConsentRecord
 from sentinel_sync.adapters.scenarios.courier import Courier
 from sentinel_sync.adapters.scenarios.delivery import Means
 from sentinel_sync.adapters.scenarios.derived import DerivedFiles
 from sentinel_sync.adapters.scenarios.intake import Intake
 from sentinel_sync.adapters.scenarios.ledger import DERIVED_NAME, KIND, REPLACED, Ledger
-from sentinel_sync.adapters.scenarios.news import ProgressListener, ProgressNews
 from sentinel_sync.adapters.scenarios.overview import Overview
 from sentinel_sync.adapters.scenarios.parts import PartSender
 from sentinel_sync.adapters.scenarios.permission import Permission
@@ -35,6 +35,9 @@ from sentinel_sync.supervisor import Duty, Supervisor
 __all__ = ["KIND", "ScenarioStatistics", "ScenarioUploader"]
 
 logger = logging.getLogger(__name__)
+
+#: An `async def` runs on the loop; a plain function runs in a thread of its own, where it may block.
+ProgressListener = Callable[[UploadProgress], Any]
 
 #: An item that is due now but was not sent waits at least so long, seconds: a claim that finds nothing must not spin.
 _MIN_WAIT = 0.05
@@ -113,7 +116,7 @@ class ScenarioUploader:
         sender = PartSender(api_client, derived_dir, clock=clock)
         preparation = Preparation(settings, self._derived, Transcoder(settings, clock), sender.packs_annotations)
         means = Means(ledger, self._permission, preparation, sender, clock)
-        self._news = ProgressNews()
+        self._news = News[UploadProgress]("scenario.progress")
         self._courier = Courier(api_client, store.outbox, means, self._news, rng=rng)
         self._intake = Intake(ledger, self._record, settings.policy_version)
         self._scan = Scan(ledger, self._record, settings, clock)

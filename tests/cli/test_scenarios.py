@@ -90,6 +90,23 @@ def test_an_unknown_scenario_is_one_line_and_1(consenting: Vehicle, words: tuple
     assert said.err == ("sentinel-sync: error: there is no scenario 'nobody' on record: never queued, or mistyped?\n")
 
 
+def test_a_folder_that_is_not_queued_yet_is_told_of_with_the_reason(consenting: Vehicle, tmp_path: Path) -> None:
+    folder = tmp_path / "recordings"
+    shutil.copytree(FIRST, folder / "whole")
+    shutil.copytree(FIRST, folder / "half", copy_function=shutil.copyfile)
+    (folder / "half" / "metadata.json").unlink()
+    consenting.configure(scenarios_dir=str(folder))
+    listed = consenting.run("scenarios", "list")
+    assert (listed.code, listed.out) == (0, "no recording was ever queued\n")
+    assert listed.err.startswith("2 folders in cloud.scenarios_dir not queued yet: ")
+    said = consenting.run("scenarios", "show", "half")
+    assert said.code == 1
+    assert said.err.endswith("it is in cloud.scenarios_dir, but not complete yet: metadata.json is missing\n")
+    said = consenting.run("scenarios", "show", "whole")
+    assert said.err.endswith("and complete: with the consent, a running agent queues it\n")
+    assert consenting.run("scenarios", "list", "--json").err == ""
+
+
 @pytest.mark.parametrize("words", [("retry",), ("retry", "--all", "x"), ("queue", "x", "--priority", "urgent")])
 def test_bad_usage_is_2(consenting: Vehicle, words: tuple[str, ...]) -> None:
     assert consenting.run("scenarios", *words).code == 2

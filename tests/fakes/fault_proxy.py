@@ -34,9 +34,13 @@ class FaultProxy:
         self.from_client = 0
         self.struck = 0
 
-    async def connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if (task := asyncio.current_task()) is not None:
-            self._tasks.add(task)
+    def connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        # A task of our own: asyncio's would complain of being cancelled.
+        task = asyncio.create_task(self._converse(reader, writer))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._writers.add(writer)
         try:
             theirs, ours = await asyncio.open_connection(*self._target)
@@ -96,8 +100,11 @@ class FaultProxy:
 async def fault_proxy(target: str) -> AsyncIterator[FaultProxy]:
     """Stand between a client and `target` (a URL)."""
     proxy = FaultProxy(target)
-    server = await asyncio.start_server(proxy.connected, "127.0.0.1", 0)
-    proxy.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    listening = socket.socket()
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER)
+    listening.bind(("127.0.0.1", 0))
+    server = await asyncio.start_server(proxy.connected, sock=listening, limit=_PIECE)
+    proxy.url = f"http://127.0.0.1:{listening.getsockname()[1]}"
     try:
         yield proxy
     finally:

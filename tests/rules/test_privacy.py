@@ -4,6 +4,7 @@ import hashlib
 import hmac
 import json
 import re
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -142,6 +143,13 @@ class TestCoarsen:
     )
     def test_table(self, value: Any, coarse: Any) -> None:
         assert coarsen(value) == coarse
+
+    @pytest.mark.parametrize("text", ["1", "1.", "1e", "-1", ".1"])
+    def test_a_text_of_a_million_digits_takes_no_longer_than_one_of_letters(self, text: str) -> None:
+        began = time.process_time()
+        coarsen({"location": text * (1_000_000 // len(text))})
+        # Tried at each digit anew it would be a quarter of an hour.
+        assert time.process_time() - began < 20.0
 
     JSON = st.recursive(
         st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text()

@@ -118,6 +118,7 @@ class TestTheStraightWay:
         upload = Upload(LENGTH, None)
         assert upload.next_step() == Create()
         upload.created("u1")
+        assert upload.is_new
         assert upload.next_step() == SendFrom(0)
         assert upload.patched(600, 204, at(600)) is None
         assert upload.next_step() == SendFrom(600)
@@ -126,6 +127,7 @@ class TestTheStraightWay:
 
     def test_one_that_was_begun_is_asked_about_first(self) -> None:
         upload = Upload(LENGTH, "u1")
+        assert not upload.is_new
         assert upload.next_step() == AskOffset()
         assert upload.asked(200, at(300)) is None
         assert upload.next_step() == SendFrom(300)

@@ -110,6 +110,23 @@ class TestMetadata:
             ({"ego": {"gps": [37.774929, -122.419416]}}, {"ego": {"gps": [37.77, -122.42]}}),
             ({"note": " 37.774929, -122.419416"}, {"note": " 37.77, -122.42"}),
             ({"location": {"latitude": "37.774929"}}, {"location": {"latitude": "37.77"}}),
+            ({"ego": [{"pose": {"start_lat": "37.774929"}}]}, {"ego": [{"pose": {"start_lat": "37.77"}}]}),
+            ({"route": [[37.774929, -122.419416], [1, 2]]}, {"route": [[37.77, -122.42], [1, 2]]}),
+            ({"route": [37.774929, -122.419416, 17.25]}, {"route": [37.77, -122.42, 17.25]}),
+            (
+                {"trigger": {"reason": "hard braking at 37.774929, -122.419416 (wet)"}},
+                {"trigger": {"reason": "hard braking at 37.77, -122.42 (wet)"}},
+            ),
+            ({"note": "37.774929°N / 122.419416°W"}, {"note": "37.77°N / 122.42°W"}),
+            ({"location": "37°46'29.7\"N 122°25'9.9\"W"}, {"location": "37°N 122°W"}),
+            ({"note": "near 37° 46.495' N"}, {"note": "near 37° N"}),
+            (
+                {"lat_e7": 377749290, "lonE7": -1224194160, "gps_latitude": "4807.038"},
+                {"lat_e7": None, "lonE7": None, "gps_latitude": None},
+            ),
+            ({"lat": 37, "lon": "-122", "latency_ms": 812.123}, {"lat": 37, "lon": "-122", "latency_ms": 812.123}),
+            ({"risks": [0.123, 0.456, 0.7, 0.8]}, {"risks": [0.123, 0.456, 0.7, 0.8]}),
+            ({"size": [1920, 1080], "span": [812.125, 900.5]}, {"size": [1920, 1080], "span": [812.125, 900.5]}),
         ],
     )
     def test_places_are_coarsened_in_whatever_form(self, recorded: dict[str, JsonValue], sent: JsonValue) -> None:

@@ -9,8 +9,9 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
-from tempfile import mkdtemp
+from tempfile import TemporaryDirectory
 from typing import Self
 
 import pytest
@@ -18,6 +19,8 @@ import pytest
 HERE = Path(__file__).parent / "tus"
 #: What the packages in package.json ask for.
 OLDEST_NODE = (20, 19)
+#: Less than a test may take.
+INSTALL_SECONDS = 100
 
 
 class NodeTus:
@@ -102,18 +105,31 @@ def installed() -> Path:
     with (cache / "tus.lock").open("w") as guard:  # other test processes want the same
         fcntl.flock(guard, fcntl.LOCK_EX)
         if not wanted.exists():
-            being_made = Path(mkdtemp(dir=cache))
-            for name in ("package.json", "package-lock.json"):
-                shutil.copy(HERE / name, being_made)
-            subprocess.run(
-                ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund"],
-                cwd=being_made,
-                check=True,
-                capture_output=True,
-                timeout=100,
-            )
-            being_made.rename(wanted)
+            with TemporaryDirectory(dir=cache, ignore_cleanup_errors=True) as name:
+                _install(Path(name)).rename(wanted)
     return wanted
+
+
+def _install(folder: Path) -> Path:
+    being_made = folder / "packages"
+    being_made.mkdir()
+    for name in ("package.json", "package-lock.json"):
+        shutil.copy(HERE / name, being_made)
+    command = ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--fetch-retries=1", "--loglevel=error"]
+    subprocess.run(command, cwd=being_made, check=True, capture_output=True, text=True, timeout=INSTALL_SECONDS)
+    return being_made
+
+
+@cache
+def _install_fault() -> str | None:
+    """Why its packages cannot be had, or None; asked once, for without a registry npm tries for long."""
+    try:
+        installed()
+    except subprocess.CalledProcessError as error:
+        return str(error.stderr).strip().partition("\n")[0]
+    except subprocess.TimeoutExpired:
+        return f"it takes longer than {INSTALL_SECONDS} s"
+    return None
 
 
 @contextmanager
@@ -121,6 +137,8 @@ def node_tus(folder: Path) -> Iterator[NodeTus]:
     """The server, running; the test is skipped where it cannot."""
     if reason := missing():
         pytest.skip(f"tus's own server cannot run: {reason}")
+    if fault := _install_fault():
+        pytest.skip(f"tus's own server cannot be installed with npm: {fault}")
     folder.mkdir(exist_ok=True)
     with NodeTus(folder, installed()) as server:
         yield server

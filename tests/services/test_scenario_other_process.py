@@ -22,8 +22,11 @@ from tests.services.scenarios import FIRST, SECOND
 
 ROOT = Path(__file__).parents[2]
 KEY = "key"
-VIDEO_BYTES = 2_000_000
-PACE = 1_000_000
+PACE = 500_000
+#: Six seconds: a command takes one or two on a busy machine.
+VIDEO_BYTES = 3_000_000
+#: Nobody waits for its end.
+LARGE_VIDEO_BYTES = 15_000_000
 #: Heads of requests, probes, announcements.
 BESIDES = 50_000
 #: Seconds within which a word said elsewhere counts.
@@ -69,12 +72,12 @@ async def started(folder: Path, *words: str) -> Process:
 
 
 @asynccontextmanager
-async def sending(folder: Path, *names: str) -> AsyncIterator[Vehicle]:
+async def sending(folder: Path, *names: str, video_bytes: int) -> AsyncIterator[Vehicle]:
     """An agent that is in the middle of the only video of the first of these recordings; the others wait."""
     for name in names:
         recording = folder / "scenarios" / name
         recording.mkdir(parents=True)
-        (recording / "interior.mp4").write_bytes(Random(1).randbytes(VIDEO_BYTES))
+        (recording / "interior.mp4").write_bytes(Random(1).randbytes(video_bytes))
         (recording / "annotations.json").write_text('{"frames": []}')
         metadata = json.loads((FIXTURES / "scenarios" / name / "metadata.json").read_bytes())
         (recording / "metadata.json").write_text(json.dumps({**metadata, "files": {"interior": "interior.mp4"}}))
@@ -99,7 +102,7 @@ async def sending(folder: Path, *names: str) -> AsyncIterator[Vehicle]:
         await queue(folder, *names)
         agent = await started(folder, "run")
         try:
-            await until(lambda: proxy.from_client > VIDEO_BYTES // 10, "the first of the video")
+            await until(lambda: proxy.from_client > PACE // 5, "the first of the video")
             yield Vehicle(folder, agent, proxy)
         finally:
             agent.terminate()
@@ -115,16 +118,20 @@ async def queue(folder: Path, *names: str) -> None:
             await uploader.queue_scenario(folder / "scenarios" / name)
 
 
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*.*")}
+
+
 async def test_a_withdrawal_stops_the_upload_empties_the_queue_and_leaves_the_recordings(tmp_path: Path) -> None:
-    async with sending(tmp_path, FIRST, SECOND) as vehicle:
-        recordings = {path: path.read_bytes() for path in (tmp_path / "scenarios").rglob("*.*")}
+    async with sending(tmp_path, FIRST, SECOND, video_bytes=LARGE_VIDEO_BYTES) as vehicle:
+        recordings = contents(tmp_path / "scenarios")
         await vehicle.say("consent", "withdraw")
         said_at = vehicle.proxy.from_client
         stopped_at = await vehicle.quiet()
         assert stopped_at - said_at < PACE * AT_ONCE
         assert [await vehicle.status(name) for name in (FIRST, SECOND)] == ["dropped", "dropped"]
         assert list((tmp_path / "state" / "derived").glob("*")) == []
-        assert {path: path.read_bytes() for path in (tmp_path / "scenarios").rglob("*.*")} == recordings
+        assert contents(tmp_path / "scenarios") == recordings
         # Which part had begun to leave, under which consent, stays on record.
         sent = json.loads(await vehicle.say("consent", "show", "--json"))["sent"]
         assert {(part["scenario_id"], part["part"]): part["acknowledged"] for part in sent} == {
@@ -134,7 +141,7 @@ async def test_a_withdrawal_stops_the_upload_empties_the_queue_and_leaves_the_re
 
 
 async def test_a_metered_network_stops_the_upload_which_then_goes_on_from_its_offset(tmp_path: Path) -> None:
-    async with sending(tmp_path, FIRST) as vehicle:
+    async with sending(tmp_path, FIRST, video_bytes=VIDEO_BYTES) as vehicle:
         await vehicle.say("network", "metered")
         said_at = vehicle.proxy.from_client
         stopped_at = await vehicle.quiet()

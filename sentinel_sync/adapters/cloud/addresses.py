@@ -3,6 +3,7 @@
 import httpx
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
+_LAST_PORT = 65_535
 
 
 def address_in(location: str, asked: httpx.URL) -> str | None:
@@ -22,7 +23,7 @@ def address_in(location: str, asked: httpx.URL) -> str | None:
         url = asked.join(location).copy_with(userinfo=b"", fragment=None)
     except (httpx.InvalidURL, ValueError):
         return None
-    if url.scheme not in _DEFAULT_PORTS or not url.host or url == asked:
+    if url.scheme not in _DEFAULT_PORTS or not url.host or (url.port or 0) > _LAST_PORT or url == asked:
         return None
     if asked.scheme == "https" and url.scheme == "http":
         same_port = url.port in {None, _DEFAULT_PORTS["http"], asked.port or _DEFAULT_PORTS["https"]}

@@ -81,9 +81,11 @@ class BulkStream(httpcore.AsyncNetworkStream):
 
     def __init__(self, stream: httpcore.AsyncNetworkStream) -> None:
         self._stream = stream
-        self._listening: asyncio.Task[bytes] | None = None
+        self._listening: asyncio.Task[bool] | None = None
         self._writing: asyncio.Timeout | None = None
-        self._heard = b""
+        self._heard = bytearray()
+        self._news = asyncio.Event()
+        self._answered = False
         self._unanswered = False
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:
@@ -94,7 +96,7 @@ class BulkStream(httpcore.AsyncNetworkStream):
         """
         self._unanswered = True
         self._listen()
-        if self._is_answered():
+        if self._answered:
             raise httpcore.WriteError(_EARLY)
         try:
             async with asyncio.timeout(None) as self._writing:
@@ -106,20 +108,16 @@ class BulkStream(httpcore.AsyncNetworkStream):
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
         """Receive what was heard meanwhile, or wait for it."""
+        if not self._heard and self._is_listening():
+            await self._wait_for_news(timeout)
+        self._unanswered = False
         if self._heard:
-            heard, self._heard = self._heard[:max_bytes], self._heard[max_bytes:]
+            heard = bytes(self._heard[:max_bytes])
+            del self._heard[:max_bytes]
             return heard
-        listening = self._listening
-        if listening is None:
-            return await self._stream.read(max_bytes, timeout)
-        done, _ = await asyncio.wait({listening}, timeout=timeout)
-        if not done:
-            raise httpcore.ReadTimeout
-        if self._listening is not listening:
-            raise httpcore.ReadError("the connection was closed meanwhile")
-        self._listening = None
-        self._heard, self._unanswered = listening.result(), False
-        return await self.read(max_bytes, timeout) if self._heard else b""
+        if self._listening is not None and self._listening.result():
+            return b""
+        return await self._stream.read(max_bytes, timeout)
 
     async def aclose(self) -> None:
         """Close it; what was handed to the kernel for a request that is given up goes no more."""
@@ -127,8 +125,6 @@ class BulkStream(httpcore.AsyncNetworkStream):
         if listening is not None:
             listening.cancel()
             await asyncio.wait({listening})
-            if not listening.cancelled():
-                listening.exception()  # seen: nobody asks for it any more
         if self._unanswered and (opened := self._stream.get_extra_info("socket")) is not None:
             with suppress(OSError):  # it is gone already
                 opened.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _AT_ONCE)
@@ -144,23 +140,63 @@ class BulkStream(httpcore.AsyncNetworkStream):
         """As the connection below."""
         return self._stream.get_extra_info(info)
 
-    def _listen(self) -> None:
-        if self._listening is None:
-            self._listening = asyncio.create_task(self._stream.read(_READ_BYTES), name="sync.cloud.listen")
-            self._listening.add_done_callback(self._stop_writing)
+    def _is_listening(self) -> bool:
+        return self._listening is not None and not self._listening.done()
 
-    def _stop_writing(self, _: asyncio.Task[bytes]) -> None:
-        if self._writing is not None and self._is_answered() and not self._writing.expired():
+    def _listen(self) -> None:
+        """Begin to listen, unless that goes on already, or what was heard has not been read."""
+        if self._heard or (self._listening is not None and (not self._listening.done() or _is_over(self._listening))):
+            return
+        self._answered = False
+        self._listening = asyncio.create_task(self._hear(), name="sync.cloud.listen")
+        self._listening.add_done_callback(self._stopped_listening)
+
+    async def _hear(self) -> bool:
+        """Hear an answer's beginning, and where it comes too early, what follows; returns whether nothing more comes.
+
+        Whatever is left unread when writing fails is lost, so there reading never rests.
+        """
+        while len(self._heard) < _READ_BYTES:
+            piece = await self._stream.read(_READ_BYTES)
+            self._heard += piece
+            if not self._answered and _is_interim(piece):
+                continue
+            too_early = self._answered or self._writing is not None
+            self._stop_writing()
+            if not piece or not too_early:
+                return not piece
+        return False
+
+    async def _wait_for_news(self, timeout: float | None) -> None:
+        self._news.clear()
+        try:
+            async with asyncio.timeout(timeout):
+                await self._news.wait()
+        except TimeoutError:
+            raise httpcore.ReadTimeout from None
+
+    def _stopped_listening(self, listening: asyncio.Task[bool]) -> None:
+        if not listening.cancelled():
+            listening.exception()  # seen: perhaps nobody asks for it any more
+        self._stop_writing()
+
+    def _stop_writing(self) -> None:
+        """The other side has said its last word, or gone."""
+        self._answered = True
+        self._news.set()
+        if self._writing is not None and not self._writing.expired():
             self._writing.reschedule(asyncio.get_running_loop().time())
 
-    def _is_answered(self) -> bool:
-        """Whether the other side has said its last word, or gone."""
-        listening = self._listening
-        if listening is None or not listening.done() or listening.cancelled():
-            return False
-        if listening.exception() is None and listening.result().startswith(_INTERIM):
-            self._heard += listening.result()
-            self._listening = None
-            self._listen()
-            return False
-        return True
+
+def _is_interim(piece: bytes) -> bool:
+    """Whether it is nothing but answers that say "go on"."""
+    if not piece:
+        return False
+    while piece.startswith(_INTERIM):
+        piece = piece.partition(b"\r\n\r\n")[2]
+    return not piece
+
+
+def _is_over(listening: asyncio.Task[bool]) -> bool:
+    """Whether nothing more comes; `read` says why."""
+    return listening.cancelled() or listening.exception() is not None or listening.result()

@@ -5,9 +5,9 @@ import logging
 from random import Random
 
 from sentinel_sync.adapters.cloud.cloud_api_client import CloudAPIClient
+from sentinel_sync.adapters.news import News
 from sentinel_sync.adapters.scenarios.delivery import Delivery, Means
 from sentinel_sync.adapters.scenarios.ledger import KIND, queued_of
-from sentinel_sync.adapters.scenarios.news import ProgressNews
 from sentinel_sync.adapters.scenarios.under_way import Phase, UnderWay, under_way
 from sentinel_sync.adapters.store.outbox import Outbox, OutboxItem
 from sentinel_sync.errors import CloudError, ScenarioError
@@ -33,7 +33,7 @@ class Courier:
     """
 
     def __init__(
-        self, client: CloudAPIClient, outbox: Outbox, means: Means, news: ProgressNews, *, rng: Random
+        self, client: CloudAPIClient, outbox: Outbox, means: Means, news: News[UploadProgress], *, rng: Random
     ) -> None:
         self._client = client
         self._outbox = outbox

@@ -84,8 +84,8 @@ class Preparation:
         finally:
             await run_to_end(source.close)
         match made:
-            case Compressed(size_bytes, sha256):
-                return PartFile(name, size_bytes, sha256)
+            case Compressed(size_bytes, sha256, note):
+                return PartFile(name, size_bytes, sha256, note=note)
             case KeptOriginal(reason):
                 work.begin(Phase.PREPARING, part.name, part.size_bytes)
                 return await original_file(folder, part, reason)

@@ -46,10 +46,12 @@ class Compressed:
     Attributes:
         size_bytes: What it has.
         sha256: Of its bytes, lower-case hex.
+        note: What is not as it was asked for, or None.
     """
 
     size_bytes: int
     sha256: str
+    note: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,14 +130,14 @@ class Transcoder:
             result.seconds,
             codec,
         )
-        return Compressed(size, sha256)
+        return Compressed(size, sha256, None if codec == self._codec else f"{_without(self._codec)}: it is {codec}")
 
     async def _usable_codec(self) -> Codec:
         codec = choose_codec(self._codec, (await self._ffmpeg.program()).encoders)
         if codec is None:
             raise TranscodeError("this ffmpeg has no encoder for H.264 (libx264)")
         if codec != self._codec and not self._told_of_codec:
-            logger.warning("video.codec: this ffmpeg has no encoder for %s: videos become %s", self._codec, codec)
+            logger.warning("video.codec: %s: videos become %s", _without(self._codec), codec)
             self._told_of_codec = True
         return codec
 
@@ -189,6 +191,10 @@ class _Work:
     def failure(self, ending: Ending) -> str:
         """Why ffmpeg has not done what it was asked for, without this vehicle's paths."""
         return failure(ending.exit_code, ending.words, {self.video: "the video", str(self.unfinished): "the result"})
+
+
+def _without(codec: str) -> str:
+    return f"this ffmpeg has no encoder for {codec}"
 
 
 def _growing(on_progress: Callable[[float], None]) -> Callable[[float], None]:

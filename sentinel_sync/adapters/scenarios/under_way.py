@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from enum import StrEnum
 
-from sentinel_sync.adapters.scenarios.news import ProgressNews
+from sentinel_sync.adapters.news import News
 from sentinel_sync.clock import Clock, wait_first
 from sentinel_sync.errors import HeldError, StoreError
 from sentinel_sync.rules.progress import Speedometer
@@ -40,7 +40,7 @@ class UnderWay:
         why_cut: Why it was ended, or None.
     """
 
-    def __init__(self, scenario_id: str, scope: asyncio.Timeout, news: ProgressNews, clock: Clock) -> None:
+    def __init__(self, scenario_id: str, scope: asyncio.Timeout, news: News[UploadProgress], clock: Clock) -> None:
         self.scenario_id = scenario_id
         self.phase = Phase.PREPARING
         self.why_cut: str | None = None
@@ -95,7 +95,7 @@ async def under_way(
     why_held: Callable[[UnderWay], Awaitable[str | None]],
     asked_again: asyncio.Event,
     *,
-    news: ProgressNews,
+    news: News[UploadProgress],
     clock: Clock,
 ) -> AsyncIterator[UnderWay]:
     """Work on a scenario that ends at once when it may not go on.
@@ -122,15 +122,23 @@ async def under_way(
             why = f"whether it may be sent cannot be read: {error}"  # without an answer it is a no
         work.cut(why)
 
+    def stop_where_nobody_asks(guard: asyncio.Task[None]) -> None:
+        if not guard.cancelled() and guard.exception() is not None:
+            work.cut("whether it may be sent is not asked any more")
+
+    fault: BaseException | None = None
     try:
         async with scope:
             guard = asyncio.create_task(keep_asking(), name="sync.scenarios.guard")
+            guard.add_done_callback(stop_where_nobody_asks)
             try:
                 yield work
             finally:
                 guard.cancel()
-                await asyncio.gather(guard, return_exceptions=True)
+                (fault,) = await asyncio.gather(guard, return_exceptions=True)
     except TimeoutError:
         if not scope.expired():
             raise
+        if isinstance(fault, Exception):
+            raise fault from None
         raise HeldError(f"scenario {scenario_id}: cut off: {work.why_cut}") from None

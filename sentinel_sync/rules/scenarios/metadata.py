@@ -22,9 +22,12 @@ _PERSONAL = re.compile(
     re.IGNORECASE,
 )
 #: Two numbers finer than may leave, side by side in a text, under whatever key.
-_PAIR = re.compile(r"(?<![\w.])[-+]?\d{1,3}\.\d{3,}[°\sNSns]*[,;/ ]\s*[-+]?\d{1,3}\.\d{3,}(?![\w.])")
+_PAIR = re.compile(r"(?<![\w.])[-+]?\d{1,3}\.\d{3,}[°\sNSns]{0,4}[,;/ ]\s{0,4}[-+]?\d{1,3}\.\d{3,}(?![\w.])")
 #: Degrees with minutes, and perhaps seconds: only whole degrees of them leave.
-_MINUTES = re.compile(r"(\d{1,3}\s*[°º])\s*\d{1,2}(?:\.\d+)?\s*['′’](?:\s*\d{1,2}(?:\.\d+)?\s*(?:[\"″”]|''))?")
+_MINUTES = re.compile(
+    r"(\d{1,3}\s?[°º])\s{0,4}\d{1,2}(?:\.\d+)?\s?['\u2032\u2019]"
+    r"(?:\s{0,4}\d{1,2}(?:\.\d+)?\s?(?:[\"\u2033\u201d]|''))?"
+)
 #: A key of one coordinate alone. In units of a degree's fraction (1e-7, minutes) it is nothing that can be rounded.
 _COORDINATE = re.compile(r".*(?:latitude|longitude).*|(?:.*[_-])?(?:lat|lon|lng)(?:[_-].*|E\d)?", re.IGNORECASE)
 _MOST_DEGREES = 180.0

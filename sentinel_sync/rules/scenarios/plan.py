@@ -59,7 +59,7 @@ class PartFile:
         size_bytes: What it has.
         sha256: Of its bytes, lower-case hex.
         encoding: `gzip` where it is packed, else None.
-        note: Why the recording's own file goes although it was to be compressed, or None.
+        note: Why the recording's own file goes although it was to be compressed, or another codec was taken; or None.
     """
 
     derived_name: str | None

@@ -17,7 +17,7 @@ class ScenarioStatus(TypedDict):
     needs a person), "dropped" or "deleted" (unsent, by the retention setting); `reason` says why where it is not going
     well. `total_bytes` and `sent_bytes` are as on disk; `part_bytes` and `part_total_bytes` are those of the part under
     way as it travels (compressed, packed), `rate` is in bytes per second, `time_left` in seconds and for that part.
-    `notes` says by part why the original goes although it was to be compressed.
+    `notes` says by part why the original goes although it was to be compressed, or why it has another codec.
     """
 
     scenario_id: str

@@ -221,9 +221,7 @@ class TestAnswers:
             await client.request(HTTPMethod.GET, "/x")
         assert _peak_memory() - before < _BOMB_BYTES // 4
 
-    async def test_one_that_takes_long_to_parse_is_given_up(
-        self, client: CloudAPIClient, cloud: FakeCloud
-    ) -> None:
+    async def test_one_that_takes_long_to_parse_is_given_up(self, client: CloudAPIClient, cloud: FakeCloud) -> None:
         crowded = b"[" + b"{}," * MAX_VALUES + b"{}]"
         cloud.script("GET", "/x", Answer(200, crowded))
         with pytest.raises(UnreachableError, match="more than 100,000 values"):

@@ -6,14 +6,16 @@ from pathlib import Path
 from random import Random
 from typing import Self
 
+from pydantic import JsonValue
+
 from sentinel_sync.adapters.scenarios.bodies import annotations_file, original_file
 from sentinel_sync.adapters.scenarios.parts import PartSender, QueuedScenario
-from sentinel_sync.rules.scenarios.plan import Consent, Part, PartKind, Priority, ScenarioPlan
+from sentinel_sync.rules.scenarios.plan import Consent, Part, PartFile, PartKind, Priority, ScenarioPlan
 
 SCENARIO = "2026-11-23_09-10-11"
 VIDEOS = f"/scenarios/{SCENARIO}/videos"
 ANNOTATIONS = f"/scenarios/{SCENARIO}/annotations"
-METADATA = {
+METADATA: dict[str, JsonValue] = {
     "timestamp": "2026-11-23T09:10:11",
     "duration": 2.0,
     "num_frames": 60,
@@ -50,8 +52,8 @@ class RecordedPart:
     progress: list[int] = field(default_factory=list)
 
     @classmethod
-    async def video(cls, folder: Path, content: bytes) -> Self:
-        path = folder / "recording" / "bev.mp4"
+    async def video(cls, folder: Path, content: bytes, name: str = "bev.mp4") -> Self:
+        path = folder / "recording" / name
         path.parent.mkdir()
         path.write_bytes(content)
         part = part_of(path)
@@ -67,6 +69,12 @@ class RecordedPart:
         made = folder / "derived" / "annotations"
         file = await annotations_file(path.parent, part, made, packed=packed)
         return cls(path.parent, folder / "derived", replace(part, file=file), made.read_bytes())
+
+    def grow(self, size: int) -> None:
+        """Make it so large, without any content that counts."""
+        path = self.folder / self.part.name
+        os.truncate(path, size)
+        self.part = replace(part_of(path), file=PartFile(None, size, "0" * 64))
 
     @property
     def plan(self) -> ScenarioPlan:

@@ -1,6 +1,7 @@
 """The folder of derived files: names for anything, a budget, and nothing left that nobody keeps."""
 
 import re
+import shutil
 from pathlib import Path
 from typing import NamedTuple
 
@@ -63,7 +64,7 @@ def test_some_of_the_disk_is_left_to_others(tmp_path: Path, monkeypatch: pytest.
         asked.append(path)
         return Disk(1 << 40, 0, DISK_RESERVE + 100)
 
-    monkeypatch.setattr(derived_module.shutil, "disk_usage", disk_usage)
+    monkeypatch.setattr(shutil, "disk_usage", disk_usage)
     derived = DerivedFiles(tmp_path / "state" / "derived", 1 << 30)
     assert derived.room_for(100)
     assert not derived.room_for(101)

@@ -8,7 +8,7 @@ import gzip
 import hashlib
 import json
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
@@ -60,7 +60,7 @@ async def _node(folder: Path) -> AsyncIterator[Server]:
         yield Server(server.url, lambda: [digest(server.content(upload)) for upload in server.ids()])
 
 
-def _python(algorithms: str) -> Callable[[Path], object]:
+def _python(algorithms: str) -> Callable[[Path], AbstractAsyncContextManager[Server]]:
     @asynccontextmanager
     async def running(folder: Path) -> AsyncIterator[Server]:
         with python_tus(folder, VIDEOS, algorithms=algorithms) as server:
@@ -80,7 +80,7 @@ async def _reference(folder: Path) -> AsyncIterator[Server]:
         yield Server(url, lambda: stored(folder / "backend"))
 
 
-KINDS = {
+KINDS: dict[str, Callable[[Path], AbstractAsyncContextManager[Server]]] = {
     "node": _node,
     "python, sha1": _python("sha1"),
     "python, sha256": _python("sha256,sha1"),
@@ -190,7 +190,7 @@ async def test_a_server_that_dies_in_the_middle_and_comes_back_gets_the_rest(nod
         node.kill()
         with pytest.raises(UnreachableError):
             await sending
-        while_away = []
+        while_away: list[BaseException | None] = []
         for _ in range(2):
             sender.clock.tick(120.0)
             while_away += await asyncio.gather(sender.send(recorded), return_exceptions=True)

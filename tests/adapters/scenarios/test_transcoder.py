@@ -63,6 +63,7 @@ async def test_a_codec_that_this_ffmpeg_lacks_becomes_h264(
     bench = Bench(lean, tmp_path, clock, video_codec="hevc")
     made = await bench.compressed(videos.pattern("plain.mp4"))
     assert videos.streams(made)[0].startswith("Video: h264")
+    assert bench.note == "this ffmpeg has no encoder for hevc: it is h264"
     await bench.compressed(videos.pattern("plain.mp4"))
     assert caplog.text.count("no encoder for hevc: videos become h264") == 1
 
@@ -183,7 +184,7 @@ async def test_what_was_there_before_is_replaced(videos: VideoMaker, bench: Benc
 async def test_a_folder_that_vanishes_does_no_harm(videos: VideoMaker, bench: Bench, tmp_path: Path) -> None:
     folder = tmp_path / "scenario"
     folder.mkdir()
-    recording = shutil.copy(videos.pattern("plain.mp4"), folder / "video.mp4")
+    recording = Path(shutil.copy(videos.pattern("plain.mp4"), folder / "video.mp4"))
     with opened(recording) as source:
         size = len(content_of(recording))
         shutil.rmtree(folder)

@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import signal
+import stat
 from pathlib import Path
 
 import pytest
@@ -288,18 +289,17 @@ async def test_what_is_acknowledged_is_on_disk(
 ) -> None:
     """The file first, then its name, then the folder."""
     order: list[str] = []
-    fsync, replace, sync_folder = os.fsync, Path.replace, transcoder_module.sync_folder
+    fsync, replace = os.fsync, Path.replace
+
+    def noted_fsync(descriptor: int) -> None:
+        order.append("folder" if stat.S_ISDIR(os.fstat(descriptor).st_mode) else "file")
+        fsync(descriptor)
 
     def noted_replace(path: Path, target: Path) -> Path:
         order.append("rename")
         return replace(path, target)
 
-    monkeypatch.setattr(transcoder_module.os, "fsync", lambda file: (order.append("file"), fsync(file)))
+    monkeypatch.setattr(os, "fsync", noted_fsync)
     monkeypatch.setattr(Path, "replace", noted_replace)
-    monkeypatch.setattr(
-        transcoder_module,
-        "sync_folder",
-        lambda folder: (order.append("folder"), monkeypatch.undo(), sync_folder(folder)),
-    )
     await Bench(stand_in(tmp_path, f"{LAST}; printf small >$result; {DONE}"), tmp_path, clock).compressed(any_video)
     assert order == ["file", "rename", "folder"]
