@@ -174,8 +174,9 @@ class Witness:
 class Soak:
     """One run in a folder, which is made."""
 
-    def __init__(self, folder: Path, way: Way) -> None:
+    def __init__(self, folder: Path, way: Way, *, at_latest: float = AT_LATEST) -> None:
         folder.mkdir()
+        self._at_latest = at_latest
         self._folder = folder
         self._way = way
         self._recordings = folder / "scenarios"
@@ -230,7 +231,7 @@ class Soak:
         await vehicle.tell({})
         snare.set(point.trap, (await vehicle.expect("forked"))["process_id"])
         listening = asyncio.create_task(self._listen(vehicle, snare, point))
-        await asyncio.wait({listening, asyncio.create_task(snare.sprung.wait())}, timeout=AT_LATEST)
+        await asyncio.wait({listening, asyncio.create_task(snare.sprung.wait())}, timeout=self._at_latest)
         if not snare.sprung.is_set():
             self.outcome.in_vain += 1
             snare.kill()
