@@ -213,8 +213,11 @@ class Soak:
             backend = await stack.enter_async_context(
                 httpx.AsyncClient(base_url=url, headers={"Authorization": f"Bearer {key}"}, trust_env=False)
             )
+            in_vain = 0
             for index, point in enumerate(sequence):
-                if index % RECORDING_EVERY == 0 or (index and point.name.startswith("announc")):
+                # Where the last one had nothing left to send, so that there is something again.
+                idle, in_vain = self.outcome.in_vain > in_vain, self.outcome.in_vain
+                if idle or index % RECORDING_EVERY == 0 or (index and point.name.startswith("announc")):
                     await asyncio.to_thread(self._record)
                 await self._live_and_die(vehicle, snare, point)
             self.outcome.strikes = (await backend.get("/_faults")).json()["strikes"]
