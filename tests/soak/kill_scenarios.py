@@ -174,8 +174,9 @@ class Witness:
 class Soak:
     """One run in a folder, which is made."""
 
-    def __init__(self, folder: Path, way: Way) -> None:
+    def __init__(self, folder: Path, way: Way, *, at_latest: float = AT_LATEST) -> None:
         folder.mkdir()
+        self._at_latest = at_latest
         self._folder = folder
         self._way = way
         self._recordings = folder / "scenarios"
@@ -212,8 +213,11 @@ class Soak:
             backend = await stack.enter_async_context(
                 httpx.AsyncClient(base_url=url, headers={"Authorization": f"Bearer {key}"}, trust_env=False)
             )
+            in_vain = 0
             for index, point in enumerate(sequence):
-                if index % RECORDING_EVERY == 0 or (index and point.name.startswith("announc")):
+                # Where the last one had nothing left to send, so that there is something again.
+                idle, in_vain = self.outcome.in_vain > in_vain, self.outcome.in_vain
+                if idle or index % RECORDING_EVERY == 0 or (index and point.name.startswith("announc")):
                     await asyncio.to_thread(self._record)
                 await self._live_and_die(vehicle, snare, point)
             self.outcome.strikes = (await backend.get("/_faults")).json()["strikes"]
@@ -230,7 +234,7 @@ class Soak:
         await vehicle.tell({})
         snare.set(point.trap, (await vehicle.expect("forked"))["process_id"])
         listening = asyncio.create_task(self._listen(vehicle, snare, point))
-        await asyncio.wait({listening, asyncio.create_task(snare.sprung.wait())}, timeout=AT_LATEST)
+        await asyncio.wait({listening, asyncio.create_task(snare.sprung.wait())}, timeout=self._at_latest)
         if not snare.sprung.is_set():
             self.outcome.in_vain += 1
             snare.kill()
