@@ -59,6 +59,7 @@ cover: $(STAMP)
 
 soak: $(STAMP)
 	$(BIN)/python -m tests.soak.kill_trips --kills $(KILLS) --seed $(SEED)
+	$(BIN)/python -m tests.soak.kill_scenarios --kills $(KILLS) --seed $(SEED)
 	$(BIN)/python -m tests.soak.kill_models --kills $(KILLS) --seed $(SEED)
 
 bench: $(STAMP)

@@ -24,7 +24,7 @@ from tests.services.scenarios import (
 
 __all__ = ["build_fixture", "cloud_fixture", "no_blocking_fixture", "recordings_fixture"]
 
-SETTLE, INTERVAL, PATIENCE = 5.0, 10.0, 600.0
+SETTLE, INTERVAL, PATIENCE = 5.0, 10.0, 60.0
 
 
 async def statuses(uploader: ScenarioUploader) -> dict[str, str]:
