@@ -36,7 +36,8 @@ def record(folder: Path) -> None:
 
 
 async def uploaded(agent: SyncAgent) -> bool:
-    return (await agent.scenarios.get_upload_status(RECORDING))["status"] == "uploaded"
+    arrived = (await agent.scenarios.get_upload_status(RECORDING))["status"] == "uploaded"
+    return arrived and (await agent.scenarios.get_statistics())["uploaded"] == 1
 
 
 async def test_what_the_recorder_leaves_is_found_and_sent_without_a_call(tmp_path: Path, cloud: FakeCloud) -> None:
