@@ -111,16 +111,7 @@ async def build(
         clock=clock,
         rng=rng,
     )
-    await trips.prepare()
-    stack.push_async_callback(trips.checkpoint_step)
-    await take_over(
-        settings.trip_queue_file,
-        store,
-        kind=TRIP,
-        vehicle_id=settings.vehicle_id,
-        pseudonym_of=trips.pseudonym_of,
-        clock=clock,
-    )
+    await _begin_trips(trips, store, settings, stack, clock)
     scenarios = ScenarioUploader(
         client,
         store=store,
@@ -145,3 +136,19 @@ async def build(
     stack.push_async_callback(fleet.close)
     stack.push_async_callback(connectivity.close)
     return Parts(client, store, timekeeper, traffic, connectivity, trips, scenarios, models, profiles, fleet)
+
+
+async def _begin_trips(
+    trips: TripUploader, store: Store, settings: CloudSettings, stack: AsyncExitStack, clock: Clock
+) -> None:
+    """Close the trip that a crash cut off, and take over what the older module had queued."""
+    await trips.prepare()
+    stack.push_async_callback(trips.checkpoint_step)
+    await take_over(
+        settings.trip_queue_file,
+        store,
+        kind=TRIP,
+        vehicle_id=settings.vehicle_id,
+        pseudonym_of=trips.pseudonym_of,
+        clock=clock,
+    )
