@@ -7,8 +7,8 @@ from pydantic import JsonValue
 
 from sentinel_sync.rules.scenarios.plan import Priority
 
-#: A recording that is incomplete and has not changed for so long, seconds, is refused with the reason: a recorder at work
-#: writes all the time. Where it only paused, nothing is lost: what was refused is looked at again when it changes.
+#: A recording that is incomplete and has not changed for so long, seconds, is refused with the reason: a recorder at
+#: work writes all the time. Where it only paused, nothing is lost: what was refused is looked at again when it changes.
 PATIENCE = 60.0
 
 
