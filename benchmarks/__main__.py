@@ -7,7 +7,7 @@ import sys
 from benchmarks.report import Figure, show
 
 #: One module per subject; each has `async def measure() -> list[Figure]`.
-SUBJECTS = ("outbox", "trips", "drain", "transports", "sleeper", "footprint", "console")
+SUBJECTS = ("outbox", "trips", "drain", "transports", "sleeper", "footprint", "console", "profiles")
 
 
 def main(names: list[str]) -> int:

@@ -250,7 +250,8 @@ class ProfileDesk:
         state = cloud.state if known is None else join(known.state, cloud.state)
         start = Known(state) if known is None else replace(known, state=state, pending=None)
         offered = settled(start, base_of(read_profile(profile, None)), self.vehicle, state)
-        return profile, ProfileRecord(self.keyring.seal(known_bytes(offered)), whose=self._whose(record))
+        sealed, held = self.keyring.seal(known_bytes(offered)), state_digest(cloud.state)
+        return profile, ProfileRecord(sealed, copy.etag, held, whose=self._whose(record))
 
     def holds(self, copy: SealedCopy, woven: Woven) -> bool:
         """Whether what was fetched has all of what was sent.
