@@ -9,7 +9,7 @@ from rich.console import Console
 from sentinel_sync.cli.live import draw
 from sentinel_sync.cli.progress import Lines, Pace, Quiet, choose_view
 from sentinel_sync.cli.shown import facts_of, line_of
-from sentinel_sync.status import AgentStatus, ConnectivityShown, DutyShown, OutboxShown
+from sentinel_sync.status import AgentStatus, ConnectivityShown, DutyShown, OutboxShown, ProfilesShown
 
 ONLINE = ConnectivityShown(
     status="online",
@@ -131,3 +131,25 @@ def test_views_fit_their_readers() -> None:
     assert isinstance(choose_view(as_json=True, json_log=True, lines=False), Quiet)
     assert choose_view(as_json=True, json_log=True, lines=True).interval is not None
     assert choose_view(as_json=False, json_log=False, lines=True).interval is not None
+
+
+def test_profiles_are_said_where_there_are_any() -> None:
+    calm = ProfilesShown(
+        profiles=2,
+        unsent=0,
+        failing=0,
+        to_forget=0,
+        held=None,
+        reason=None,
+        synced_at=None,
+        keys="cloud.profile_keys_file",
+        warning=None,
+    )
+    assert dict(facts_of(_with(profiles=calm), OUTBOX, age=0.0))["profiles"] == "2 driver profiles"
+    none = calm.model_copy(update={"profiles": 0})
+    assert "profiles" not in dict(facts_of(_with(profiles=none), OUTBOX, age=0.0))
+    stuck = {"unsent": 3, "failing": 1, "to_forget": 1, "reason": "the profile is not JSON"}
+    said = dict(facts_of(_with(profiles=calm.model_copy(update=stuck)), OUTBOX, age=0.0))["profiles"]
+    assert said == (
+        "2 driver profiles, 2 to be sent, 1 set aside, 1 driver to be forgotten at the backend: the profile is not JSON"
+    )

@@ -584,3 +584,10 @@ async def test_a_vehicle_without_profiles_asks_for_no_key(tmp_path: Path) -> Non
         with pytest.raises(ConfigurationError):
             await keyless.step()
         assert server.asked == []
+
+
+async def test_a_broken_file_does_not_take_a_callers_merged_profile_from_him(fleet: Fleet) -> None:
+    vehicle = await fleet.vehicle("vehicle_001")
+    (vehicle.folder / "d.json").write_text("{")
+    assert await vehicle.profiles.sync_profile("d", {"total_distance": 3}) == {"total_distance": 3}
+    assert (vehicle.folder / "d.json").read_text() == "{"
