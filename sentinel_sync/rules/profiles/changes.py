@@ -113,8 +113,8 @@ def taken_in(known: Known | None, cloud: Cloud | None) -> Merged:
 
 def absorb(known: Known, reading: Reading, vehicle: str, now: int, *, is_true: bool = True) -> Known:
     """Bring this vehicle's profile in: only what it adds to the one it descends from counts."""
-    base, counts = descent(known, reading, vehicle)
     seen = base_of(reading)
+    base, counts = descent(known, seen, vehicle)
     if base == seen and counts and vehicle in known.state.contributions:
         return replace(known, bases=remembered(known.bases, seen), pending=None)
     # A clock that is years behind must not turn back what was written when it was right.
