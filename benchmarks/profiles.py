@@ -2,10 +2,11 @@
 
 import asyncio
 import json
+import logging
 import tempfile
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from random import Random
 from statistics import median
@@ -85,12 +86,21 @@ async def bare(settings: CloudSettings, body: bytes) -> float:
         return PROFILES / (time.perf_counter() - began)
 
 
-async def ours(settings: CloudSettings, lateness: list[float]) -> tuple[float, bytes]:
-    """Profiles per second, from file to settled record; also the last body that was sent."""
+async def ours(settings: CloudSettings, lateness: list[float] | None = None) -> tuple[float, bytes]:
+    """Profiles per second, from file to settled record; also the last body that was sent.
+
+    Args:
+        settings: Without profile keys: the one from the vehicle's id is derived before, as once in a vehicle's day.
+        lateness: Where given, the loop's naps go here, and further keys are derived all the time.
+    """
     async with Store(settings.state_dir) as store, CloudAPIClient(settings=settings) as client:
         profiles = ProfileSynchronizer(client, store, supervised=True)
         await profiles.prepare()
-        async with _watched(lateness), _deriving():
+        await profiles.encrypt_profile({})
+        async with AsyncExitStack() as stack:
+            if lateness is not None:
+                await stack.enter_async_context(_watched(lateness))
+                await stack.enter_async_context(_deriving())
             began = time.perf_counter()
             synced = await profiles.sync_all_profiles()
             rate = synced / (time.perf_counter() - began)
@@ -114,6 +124,7 @@ async def _watched(lateness: list[float]) -> AsyncIterator[None]:
 @asynccontextmanager
 async def _deriving() -> AsyncIterator[None]:
     """Keys are derived without a pause while the profiles go: once is what a vehicle does."""
+    logging.getLogger("sentinel_sync.adapters.profiles.keys").setLevel(logging.ERROR)  # each would warn
 
     async def derive() -> None:
         number = 0
@@ -138,10 +149,12 @@ async def measure() -> list[Figure]:
             path = Path(folder) / f"{number}"
             await asyncio.to_thread(write_profiles, path / "profiles")
             with profile_backend() as url:
-                rate, body = await ours(settings_for(path, url), lateness)
+                rate, body = await ours(settings_for(path, url))
             with profile_backend() as url:
                 bare_rates.append(await bare(settings_for(path, url), body))
             rates.append(rate)
+            with profile_backend() as url:
+                await ours(settings_for(path, url).model_copy(update={"state_dir": path / "again"}), lateness)
     limit = f"a bare loop: {percentile(quiet, 0.999) * 1e3:.2f} ms, worst {max(quiet) * 1e3:.2f} ms"
     return [
         Figure(
@@ -150,7 +163,7 @@ async def measure() -> list[Figure]:
             "×",
             0.5,
             at_least=True,
-            how=f"ours {spread(rates)}/s, bare {spread(bare_rates)}/s; keys are derived meanwhile, for ours only",
+            how=f"ours {spread(rates)}/s, bare {spread(bare_rates)}/s; their key was derived before",
         ),
         Figure(
             "stall at the 99.9th percentile while profiles are synced and keys derived",

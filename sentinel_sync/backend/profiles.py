@@ -140,7 +140,12 @@ async def forget_driver(request: Request, driver_id: str, caller: CallerHere, ba
             return  # again: it stays the first time
         if request.headers.get("if-match"):
             _check_preconditions(request, row)
-        connection.execute("INSERT OR REPLACE INTO forgotten_drivers VALUES (?, ?, ?)", (caller.fleet_id, digest, now))
+        # `Last-Modified` counts seconds: a driver who is forgotten twice within one must be seen to be.
+        connection.execute(
+            "INSERT INTO forgotten_drivers VALUES (?, ?, ?) ON CONFLICT (fleet_id, driver_digest)"
+            " DO UPDATE SET forgotten_at = max(excluded.forgotten_at, forgotten_at + 1)",
+            (caller.fleet_id, digest, now),
+        )
         connection.execute("DELETE FROM profiles WHERE fleet_id = ? AND driver_id = ?", (caller.fleet_id, driver_id))
 
     await backend.database.write(forget)

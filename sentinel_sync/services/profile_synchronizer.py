@@ -16,7 +16,7 @@ from sentinel_sync.adapters.profiles.cloud import ProfileCloud
 from sentinel_sync.adapters.profiles.desk import Instant, open_profile
 from sentinel_sync.adapters.profiles.exchange import Errand, ProfileExchange
 from sentinel_sync.adapters.profiles.file_sync import FileSync
-from sentinel_sync.adapters.profiles.files import ProfileFile, ProfileFolder
+from sentinel_sync.adapters.profiles.files import ProfileFolder
 from sentinel_sync.adapters.profiles.forgetter import Forgetter
 from sentinel_sync.adapters.profiles.keys import KeyProvider, LegacyKeys, key_provider
 from sentinel_sync.adapters.profiles.order_desk import OrderDesk
@@ -171,8 +171,11 @@ class ProfileSynchronizer:
             local = await self._bench.do(_own_copy, local_profile, driver_id)
             errand = Errand(driver_id, local)
             merged = await self._run(errand)
-            file = await self._bench.do(self._folder.read, driver_id)
-            if isinstance(file, ProfileFile) and file.profile == local:
+            try:
+                file = await self._bench.do(self._folder.read, driver_id)
+            except ProfileError:
+                return merged  # a file of no use is not the caller's profile; the folder's own sync reports it
+            if file is not None and file.profile == local:
                 await self._files.leave(driver_id, file, errand)
             return merged
 
@@ -348,7 +351,11 @@ class ProfileSynchronizer:
             except ProfileError:
                 continue  # its key is gone: nobody can read it
             async with self._one_at_a_time(driver_id):
-                await self._exchange.run([Errand(driver_id, None)])
+                errand = Errand(driver_id, None)
+                await self._exchange.run([errand])
+            if errand.error is not None:
+                reference = keyring.reference(driver_id)[:8]
+                logger.warning("profiles.left: profile %s, which has no file here: %s", reference, errand.error)
 
     async def _sync_as_asked(self, reference: str | None) -> SyncOrder:
         """Sync the files of one driver, by reference, or of all."""

@@ -1,46 +1,26 @@
 """`profiles`: list, show, sync and forget, with and without a running agent, against the reference backend."""
 
-import asyncio
 import json
 import signal
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from sentinel_sync.backend import BackendSettings, running_server
+from sentinel_sync.backend import BackendSettings
 from tests.cli.backend import KEY
-from tests.cli.vehicle import PATIENCE, Vehicle, started
+from tests.cli.vehicle import Vehicle, started
 from tests.conftest import FIXTURES
+from tests.fakes.reference_backend import reference_backend
 
 DRIVER = "driver_123"
 FLEET_KEY = "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE="
 
 
-@contextmanager
-def reference(folder: Path) -> Iterator[str]:
-    """The reference backend in a thread; gives its URL."""
-    ready, urls = threading.Event(), list[str]()
-    loop, over = asyncio.new_event_loop(), asyncio.Event()
-
-    async def serve() -> None:
-        async with running_server(BackendSettings(folder=folder, api_keys=(KEY,))) as url:
-            urls.append(url)
-            ready.set()
-            await over.wait()
-
-    thread = threading.Thread(target=loop.run_until_complete, args=(serve(),))
-    thread.start()
-    assert ready.wait(PATIENCE)
-    try:
-        yield urls[0]
-    finally:
-        loop.call_soon_threadsafe(over.set)
-        thread.join()
-        loop.close()
+def reference(folder: Path) -> AbstractContextManager[str]:
+    return reference_backend(BackendSettings(folder=folder, api_keys=(KEY,)))
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from sentinel_sync.status import (
     ModelCheckShown,
     ModelShown,
     OutboxShown,
+    ProfilesShown,
     ScenariosShown,
     TransferShown,
 )
@@ -245,3 +246,25 @@ def test_a_check_that_failed_is_said() -> None:
     said = _with(model_check=ModelCheckShown(checked_at=None, failure="the metadata has expired"))
     facts = dict(facts_of(said, said.outbox, age=0.0))
     assert facts["model check"] == "failed: the metadata has expired (last done: never)"
+
+
+def test_profiles_are_said_where_there_are_any() -> None:
+    calm = ProfilesShown(
+        profiles=2,
+        unsent=0,
+        failing=0,
+        to_forget=0,
+        held=None,
+        reason=None,
+        synced_at=None,
+        keys="cloud.profile_keys_file",
+        warning=None,
+    )
+    assert dict(facts_of(_with(profiles=calm), OUTBOX, age=0.0))["profiles"] == "2 driver profiles"
+    none = calm.model_copy(update={"profiles": 0})
+    assert "profiles" not in dict(facts_of(_with(profiles=none), OUTBOX, age=0.0))
+    stuck = {"unsent": 3, "failing": 1, "to_forget": 1, "reason": "the profile is not JSON"}
+    said = dict(facts_of(_with(profiles=calm.model_copy(update=stuck)), OUTBOX, age=0.0))["profiles"]
+    assert said == (
+        "2 driver profiles, 2 to be sent, 1 set aside, 1 driver to be forgotten at the backend: the profile is not JSON"
+    )

@@ -354,3 +354,13 @@ def test_joining_keeps_the_greater_total_of_one_vehicle() -> None:
         ProfileState({"v1": part}), ProfileState({"v1": replace(part, sequence=1, totals={"total_distance": 9})})
     )
     assert total(merged, "total_distance") == 9
+
+
+def test_a_clock_that_may_be_wrong_turns_back_no_time() -> None:
+    local = {"total_distance": 1, "created_at": 1_780_000_000, "last_updated": 1_790_000_000}
+    ten_years_behind = 1_470_000_000_000_000
+    merged = merge(None, None, local, driver_id="d", vehicle="v1", now=ten_years_behind, is_true=False)
+    assert merged.profile == local
+    # Where the true time is known, nothing was updated after it.
+    merged = merge(None, None, local, driver_id="d", vehicle="v1", now=1_785_000_000_000_000)
+    assert merged.profile == local | {"last_updated": 1_785_000_000}

@@ -16,10 +16,10 @@ from cryptography.fernet import Fernet
 
 from sentinel_sync.adapters.cloud.cloud_api_client import CloudAPIClient
 from sentinel_sync.adapters.profiles.exchange import MAX_ROUNDS
-from sentinel_sync.adapters.profiles.keys import GivenKeys
+from sentinel_sync.adapters.profiles.keys import GivenKeys, KeyFile
 from sentinel_sync.adapters.store.store import Store
 from sentinel_sync.backend import BackendSettings, Extensions, running_server
-from sentinel_sync.errors import CloudError, HeldError, NotNowError, ProfileError, UnreachableError
+from sentinel_sync.errors import CloudError, ConfigurationError, HeldError, NotNowError, ProfileError, UnreachableError
 from sentinel_sync.services.profile_synchronizer import WATCH_INTERVAL, ProfileSynchronizer
 from sentinel_sync.settings import CloudSettings
 from tests.conftest import FIXTURES
@@ -540,3 +540,54 @@ async def test_alone_it_syncs_in_the_background_and_stops_with_its_client(fleet:
     # The state folder is free again.
     async with Store(vehicle.state_dir) as store:
         assert len(await store.documents.keys("profile")) == 1
+
+
+async def test_after_an_outage_all_are_looked_at_again(fleet: Fleet) -> None:
+    one, two = await fleet.vehicle("vehicle_001"), await fleet.vehicle("vehicle_002")
+    one.put("d", {"total_distance": 10, "last_updated": 5})
+    two.put("d", {"total_distance": 1, "last_updated": 4})
+    await one.profiles.step()
+    await two.profiles.step()
+    one.client.gate.halt("test", "the backend is away")
+    one.put("d", {"total_distance": 15, "last_updated": 6})
+    await one.profiles.step()
+    shown = one.profiles.snapshot()
+    assert (shown.unsent, shown.held) == (1, "the backend is away")
+    two.put("d", two.get("d") | {"total_distance": 111, "last_updated": 7})
+    await two.profiles.step()
+    one.client.gate.resume("test")
+    # Long before the next sync of all is due.
+    await one.profiles.step()
+    assert one.get("d")["total_distance"] == 115 + 1
+    shown = one.profiles.snapshot()
+    assert (shown.profiles, shown.unsent, shown.failing, shown.held, shown.reason) == (1, 0, 0, None, None)
+    assert shown.synced_at is not None
+
+
+async def test_the_status_counts_and_names_nobody(fleet: Fleet) -> None:
+    vehicle = await fleet.vehicle("vehicle_001")
+    vehicle.put("driver-secret", {"total_distance": 1})
+    vehicle.put("driver-broken", {"total_distance": "1"})
+    await vehicle.profiles.step()
+    shown = vehicle.profiles.snapshot()
+    assert (shown.profiles, shown.unsent, shown.failing, shown.to_forget) == (2, 1, 1, 0)
+    assert shown.reason == "total_distance must be a number, not str"
+    assert "driver-" not in shown.model_dump_json()
+
+
+async def test_a_vehicle_without_profiles_asks_for_no_key(tmp_path: Path) -> None:
+    async with scripted(lambda _: Said(500)) as server, fleet_at(server.url, tmp_path) as fleet:
+        vehicle = await fleet.vehicle("vehicle_001")
+        keyless = ProfileSynchronizer(vehicle.client, keys=KeyFile(tmp_path / "missing"))
+        await keyless.step()
+        vehicle.put("d", {"total_distance": 1})
+        with pytest.raises(ConfigurationError):
+            await keyless.step()
+        assert server.asked == []
+
+
+async def test_a_broken_file_does_not_take_a_callers_merged_profile_from_him(fleet: Fleet) -> None:
+    vehicle = await fleet.vehicle("vehicle_001")
+    (vehicle.folder / "d.json").write_text("{")
+    assert await vehicle.profiles.sync_profile("d", {"total_distance": 3}) == {"total_distance": 3}
+    assert (vehicle.folder / "d.json").read_text() == "{"

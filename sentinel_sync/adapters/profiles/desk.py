@@ -144,7 +144,7 @@ class ProfileDesk:
             return Forgotten(record)
         if known is not None and cloud is not None and known.state.forgotten < cloud.state.forgotten:
             known = forgotten_known(known, cloud.state.forgotten)
-        return self._merged(copy, record, known, cloud, local, instant.now, (held, plain), keeps_local=keeps_local)
+        return self._merged(copy, record, known, cloud, local, instant, (held, plain), keeps_local=keeps_local)
 
     def _merged(
         self,
@@ -153,7 +153,7 @@ class ProfileDesk:
         known: Known | None,
         cloud: Cloud | None,
         local: Mapping[str, Any] | None,
-        now: int,
+        instant: Instant,
         digests: tuple[str | None, str | None],
         *,
         keeps_local: bool,
@@ -168,14 +168,15 @@ class ProfileDesk:
                 local,
                 driver_id=self.driver_id,
                 vehicle=self.vehicle,
-                now=now,
+                now=instant.now,
+                is_true=instant.is_true,
                 keeps_local=keeps_local,
             )
         state, before = result.known.state, dropped(result.known)
         same = record is not None and record.whose is not None and known == before
         woven = state_digest(state)
         sealed = record.sealed if same and record is not None else self.keyring.seal(known_bytes(before))
-        body = None if woven == held or (copy.gone and state.is_tombstone) else self._body(state, now)
+        body = None if woven == held or (copy.gone and state.is_tombstone) else self._body(state, instant.now)
         after = sealed if before == result.known else self.keyring.seal(known_bytes(result.known))
         kept = ProfileRecord(sealed, copy.etag, held, plain, self._whose(record))
         return Woven(kept, result.profile, state, woven, body, after, leaves=result.known.pending is not None)
@@ -249,7 +250,8 @@ class ProfileDesk:
         state = cloud.state if known is None else join(known.state, cloud.state)
         start = Known(state) if known is None else replace(known, state=state, pending=None)
         offered = settled(start, base_of(read_profile(profile, None)), self.vehicle, state)
-        return profile, ProfileRecord(self.keyring.seal(known_bytes(offered)), whose=self._whose(record))
+        sealed, held = self.keyring.seal(known_bytes(offered)), state_digest(cloud.state)
+        return profile, ProfileRecord(sealed, copy.etag, held, whose=self._whose(record))
 
     def holds(self, copy: SealedCopy, woven: Woven) -> bool:
         """Whether what was fetched has all of what was sent.

@@ -4,7 +4,7 @@ What is merged is kept before it is sent, and what the vehicle is about to be le
 touched: so whatever is cut off, the next exchange knows of it and counts nothing twice.
 
 The steps are taken by all profiles of a batch together: a crossing into a thread costs more than a profile takes there,
-and while nothing but requests is made no connection lies idle, which httpcore would poll at each request.
+and what many ask of the store at once shares one fsync.
 """
 
 import asyncio

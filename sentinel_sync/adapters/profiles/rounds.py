@@ -1,6 +1,8 @@
-"""Syncs the folder's files in batches, and remembers which of them the backend has as they are."""
+"""Syncs the folder's files in batches, two at a time, and remembers which of them the backend has as they are."""
 
+import asyncio
 import logging
+from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 
@@ -14,7 +16,9 @@ from sentinel_sync.errors import CloudError, SentinelSyncError, StoreError
 logger = logging.getLogger(__name__)
 
 #: So many profiles take each step together: what they take in memory, and what each may have to wait, is bounded.
-_BATCH = 32
+_BATCH = 16
+#: While one batch is on the disk or in the thread that computes, another makes its requests.
+_LANES = 2
 
 
 class FolderRounds:
@@ -71,22 +75,31 @@ class FolderRounds:
         if not driver_ids:
             return 0
         keyring = await self._cipher.keyring()  # a missing key is one error, not one per profile
-        synced, errors = 0, list[SentinelSyncError]()
-        for start in range(0, len(driver_ids), _BATCH):
-            batch = driver_ids[start : start + _BATCH]
-            async with AsyncExitStack() as stack:
-                for driver_id in batch:
-                    await stack.enter_async_context(self._lock(driver_id))
-                outcomes = await self._files.run(batch)
-            for driver_id, outcome in outcomes.items():
-                self._note(keyring, driver_id, outcome)
-            errors += [outcome for outcome in outcomes.values() if isinstance(outcome, SentinelSyncError)]
-            synced += sum(isinstance(outcome, tuple) for outcome in outcomes.values())
-            if await self._why_not() is not None:
-                break
+        batches = iter([driver_ids[start : start + _BATCH] for start in range(0, len(driver_ids), _BATCH)])
+        outcomes: dict[str, Outcome] = {}
+
+        async def work() -> None:
+            for batch in batches:
+                done = await self._batch(batch)
+                outcomes.update(done)
+                if await self._why_not() is not None or any(isinstance(one, StoreError) for one in done.values()):
+                    deque(batches, maxlen=0)  # nobody takes another one
+
+        async with asyncio.TaskGroup() as group:
+            for _ in range(_LANES):
+                group.create_task(work())
+        errors = [outcome for outcome in outcomes.values() if isinstance(outcome, SentinelSyncError)]
+        for driver_id, outcome in outcomes.items():
+            self._note(keyring, driver_id, outcome)
         if errors:
             logger.warning("profiles.left: %d of %d not synced; the first: %s", len(errors), len(driver_ids), errors[0])
-        return synced
+        return sum(isinstance(outcome, tuple) for outcome in outcomes.values())
+
+    async def _batch(self, driver_ids: Sequence[str]) -> dict[str, Outcome]:
+        async with AsyncExitStack() as stack:
+            for driver_id in driver_ids:
+                await stack.enter_async_context(self._lock(driver_id))
+            return await self._files.run(driver_ids)
 
     async def remove_forgotten(self) -> None:
         """Remove files of drivers that are known here as forgotten, without asking anybody.

@@ -63,6 +63,7 @@ def merge(
     driver_id: str,
     vehicle: str,
     now: int,
+    is_true: bool = True,
     keeps_local: bool = False,
 ) -> Merged:
     """Merge this vehicle's profile with what the backend holds.
@@ -73,7 +74,8 @@ def merge(
         local: This vehicle's profile.
         driver_id: Whose.
         vehicle: This vehicle's id.
-        now: Wall time, microseconds since the epoch; no time in a local profile counts as later.
+        now: Wall time, microseconds since the epoch.
+        is_true: Whether that is the true time: then no `last_updated` counts as later.
         keeps_local: True where the vehicle stays with `local` and is not left with the merged profile.
 
     Raises:
@@ -82,12 +84,12 @@ def merge(
     reading = read_profile(local, driver_id)
     if known is None:
         start = first_known(cloud or Cloud(ProfileState()), local, vehicle)
-        grown = absorb(start, reading, vehicle, now)
+        grown = absorb(start, reading, vehicle, now, is_true=is_true)
     else:
         _refuse_plain(cloud)
         # First what was changed here, then what came from elsewhere: nobody here knew of that when it was changed.
         start = known
-        grown = absorb(start, reading, vehicle, now)
+        grown = absorb(start, reading, vehicle, now, is_true=is_true)
         if cloud is not None:
             grown = replace(grown, state=join(grown.state, cloud.state))
     profile = render(grown.state, local)
@@ -109,20 +111,21 @@ def taken_in(known: Known | None, cloud: Cloud | None) -> Merged:
     return Merged(grown, render(grown.state))
 
 
-def absorb(known: Known, reading: Reading, vehicle: str, now: int) -> Known:
+def absorb(known: Known, reading: Reading, vehicle: str, now: int, *, is_true: bool = True) -> Known:
     """Bring this vehicle's profile in: only what it adds to the one it descends from counts."""
-    base, counts = descent(known, reading, vehicle)
     seen = base_of(reading)
+    base, counts = descent(known, seen, vehicle)
     if base == seen and counts and vehicle in known.state.contributions:
         return replace(known, bases=remembered(known.bases, seen), pending=None)
-    updated = None if reading.updated is None else _not_after(reading.updated, now)
+    # A clock that is years behind must not turn back what was written when it was right.
+    updated = _not_after(reading.updated, now) if reading.updated is not None and is_true else reading.updated
     at = updated.us if updated is not None else 0 if base is None else now
     state = known.state
     fresh = ProfileState(
         contributions=_contribution(state, reading, base, vehicle, counts=counts),
         registers=_registers(state, reading, seen.marks, base, Stamp(at, 1, vehicle)),
         metrics=_metrics(state, reading, base, at, vehicle),
-        created=None if reading.created is None else _of_this_generation(_not_after(reading.created, now), state),
+        created=None if reading.created is None else _of_this_generation(reading.created, state),
         updated=updated,
         forgotten=state.forgotten,
     )

@@ -96,9 +96,8 @@ def first_known(cloud: Cloud, local: Mapping[str, Any] | None, vehicle: str) -> 
     return Known(cloud.state)
 
 
-def descent(known: Known, reading: Reading, vehicle: str) -> tuple[Base | None, bool]:
+def descent(known: Known, this: Base, vehicle: str) -> tuple[Base | None, bool]:
     """The former profile that this one descends from (None: none, it is new), and whether what it adds counts."""
-    this = base_of(reading)
     if vehicle not in known.state.contributions:
         # Nothing was counted here yet: the profile is this vehicle's own, unless it is what was downloaded.
         return (known.pending if known.pending is not None and _is_copy(known.pending, this) else None), True
