@@ -2,16 +2,14 @@
 
 import argparse
 import asyncio
-import json
 import sys
-from collections.abc import Callable, Coroutine, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from sentinel_sync.adapters.scenarios.derived import DerivedFiles
 from sentinel_sync.adapters.scenarios.ledger import DERIVED_NAME
 from sentinel_sync.adapters.store.store import DATABASE_NAME
+from sentinel_sync.cli.actions import add_action, add_command, at_least_one, print_json, print_lines
 from sentinel_sync.cli.arguments import Subparsers, program
-from sentinel_sync.cli.configuration import load_settings
 from sentinel_sync.cli.exit_codes import ExitCode
 from sentinel_sync.cli.scenario_books import changed, read
 from sentinel_sync.cli.state_folder import runs
@@ -28,32 +26,25 @@ _SENT = ("SENT", "SCENARIO", "PART", "SIZE", "ACKNOWLEDGED", "CONSENT OF", "POLI
 _RIGHT = frozenset({3})
 _NO_DECISION = "no decision was ever made: no recording is sent"
 
-Answer = Callable[[CloudSettings, argparse.Namespace], Coroutine[Any, Any, int]]
-
 
 def add_parser(subparsers: Subparsers) -> None:
     """Add `consent` and what can be done with it."""
-    parser = subparsers.add_parser(
+    actions = add_command(
+        subparsers,
         "consent",
-        help="grant, withdraw or show the consent to sending recordings",
+        summary="grant, withdraw or show the consent to sending recordings",
         description="The driver's consent to sending recordings. Off by default. Works while the agent runs.",
     )
-    actions: Subparsers = parser.add_subparsers(title="actions", metavar="ACTION", required=True, dest="action")
-    _action(actions, "grant", "record that the driver consents, to the policy in force", _grant)
-    _action(actions, "withdraw", "record that the driver does not: nothing is sent any more", _withdraw)
-    showing = _action(actions, "show", "show the decision, those before it, and what was sent under which", _show)
+    add_action(actions, "grant", "record that the driver consents, to the policy in force", _grant)
+    add_action(actions, "withdraw", "record that the driver does not: nothing is sent any more", _withdraw)
+    showing = add_action(actions, "show", "show the decision, those before it, and what was sent under which", _show)
     showing.add_argument(
-        "--limit", type=_limit, default=_LIMIT, metavar="N", help="at most so many sent parts (default: %(default)s)"
+        "--limit",
+        type=at_least_one,
+        default=_LIMIT,
+        metavar="N",
+        help="at most so many sent parts (default: %(default)s)",
     )
-
-
-def _action(actions: Subparsers, name: str, text: str, answer: Answer) -> argparse.ArgumentParser:
-    def execute(arguments: argparse.Namespace) -> int:
-        return asyncio.run(answer(load_settings(arguments).cloud, arguments))
-
-    parser = actions.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
-    parser.set_defaults(execute=execute)
-    return parser
 
 
 async def _grant(settings: CloudSettings, arguments: argparse.Namespace) -> int:
@@ -98,7 +89,7 @@ async def _show(settings: CloudSettings, arguments: argparse.Namespace) -> int:
             sent = await books.overview.sent()
     missing = missing_consent(decision, settings.policy_version)
     if arguments.json:
-        _print_json(
+        print_json(
             {
                 "in_force": missing is None,
                 "reason": missing,
@@ -115,12 +106,12 @@ async def _show(settings: CloudSettings, arguments: argparse.Namespace) -> int:
         ("in force", "yes" if missing is None else f"no: {missing}"),
         ("policy", settings.policy_version),
     ]
-    _print(pairs(facts))
+    print_lines(pairs(facts))
     if history:
-        _print(["", *table(_DECISIONS, [_row(past, sent) for past in history], width=width(), right=frozenset())])
+        print_lines(["", *table(_DECISIONS, [_row(past, sent) for past in history], width=width(), right=frozenset())])
     if sent:
         rows = [_sent_row(part) for part in sent[: arguments.limit]]
-        _print(["", *table(_SENT, rows, width=width(), right=_RIGHT)])
+        print_lines(["", *table(_SENT, rows, width=width(), right=_RIGHT)])
     if len(sent) > arguments.limit:
         sys.stderr.write(f"{arguments.limit:,} of {count(len(sent), 'sent part')} shown: --limit shows more\n")
     return ExitCode.DONE
@@ -170,23 +161,8 @@ def _sent_facts(part: SentPart) -> dict[str, object]:
     }
 
 
-def _limit(text: str) -> int:
-    limit = int(text)
-    if limit < 1:
-        raise argparse.ArgumentTypeError("must be at least 1")
-    return limit
-
-
 def _tell(arguments: argparse.Namespace, facts: dict[str, object], lines: Sequence[str]) -> None:
     if arguments.json:
-        _print_json(facts)
+        print_json(facts)
     else:
-        _print(lines)
-
-
-def _print(lines: Sequence[str]) -> None:
-    sys.stdout.write("\n".join(lines) + "\n")
-
-
-def _print_json(value: object) -> None:
-    sys.stdout.write(json.dumps(value, indent=2) + "\n")
+        print_lines(lines)

@@ -3,8 +3,7 @@
 import argparse
 import asyncio
 import json
-import sys
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -14,8 +13,8 @@ from sentinel_sync.adapters.models.orders import ModelOrders, Order, OrderOutcom
 from sentinel_sync.adapters.models.records import ModelRecords
 from sentinel_sync.adapters.store.store import Store
 from sentinel_sync.adapters.timekeeper import Timekeeper
+from sentinel_sync.cli.actions import add_action, add_command, print_lines
 from sentinel_sync.cli.arguments import Subparsers
-from sentinel_sync.cli.configuration import load_settings
 from sentinel_sync.cli.exit_codes import CommandError, ExitCode
 from sentinel_sync.cli.model_keys import add_keygen, add_sign, add_verify
 from sentinel_sync.cli.model_publishing import add_publish
@@ -42,8 +41,6 @@ Works while the agent runs: then an order is left for it, and `--wait` waits for
 the command does it by itself.
 """
 
-Answer = Callable[[CloudSettings, argparse.Namespace], Coroutine[Any, Any, int]]
-
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
@@ -64,14 +61,14 @@ class Outcome:
 
 def add_parser(subparsers: Subparsers) -> None:
     """Add `models` and what can be done with them."""
-    parser = subparsers.add_parser(
+    actions = add_command(
+        subparsers,
         "models",
-        help="list, check, install, roll back and pin models; make keys, sign, verify and publish them",
+        summary="list, check, install, roll back and pin models; make keys, sign, verify and publish them",
         description="The models of this vehicle, and the tools of whoever releases them.",
         epilog=_EPILOG,
     )
-    actions: Subparsers = parser.add_subparsers(title="actions", metavar="ACTION", required=True, dest="action")
-    _action(actions, "list", "show what is installed", _list)
+    add_action(actions, "list", "show what is installed", _list)
     _order(actions, "check", "ask the backend for newer ones")
     _order(actions, "install", "fetch a version and let the runtime open it", "NAME", "VERSION")
     _order(actions, "rollback", "let the runtime open the previous version again", "NAME")
@@ -82,17 +79,8 @@ def add_parser(subparsers: Subparsers) -> None:
         add(actions)
 
 
-def _action(actions: Subparsers, name: str, text: str, answer: Answer) -> argparse.ArgumentParser:
-    def execute(arguments: argparse.Namespace) -> int:
-        return asyncio.run(answer(load_settings(arguments).cloud, arguments))
-
-    parser = actions.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
-    parser.set_defaults(execute=execute)
-    return parser
-
-
 def _order(actions: Subparsers, name: str, text: str, *operands: str) -> None:
-    parser = _action(actions, name, text, _carry_out)
+    parser = add_action(actions, name, text, _carry_out)
     for operand in operands:
         parser.add_argument(operand.lower(), metavar=operand)
     parser.add_argument(
@@ -118,11 +106,11 @@ async def _list(settings: CloudSettings, arguments: argparse.Namespace) -> int:
     shown = {} if said is None else {model.name: model for model in said.models}
     models = [_facts(record, shown.get(name)) for name, record in sorted(records.all.items())]
     if arguments.json:
-        _print([json.dumps({"models": models, "agent_running": running}, indent=2)])
+        print_lines([json.dumps({"models": models, "agent_running": running}, indent=2)])
     elif not models:
-        _print(["no model is known on this vehicle"])
+        print_lines(["no model is known on this vehicle"])
     else:
-        _print(table(_HEAD, [_row(model) for model in models], width=width(), right=frozenset()))
+        print_lines(table(_HEAD, [_row(model) for model in models], width=width(), right=frozenset()))
     return ExitCode.DONE
 
 
@@ -175,14 +163,14 @@ async def _carry_out(settings: CloudSettings, arguments: argparse.Namespace) -> 
         outcome = await _do(settings, order)
     if arguments.json:
         answer: dict[str, Any] = {"done": outcome.done, "message": outcome.message, "agent_running": running}
-        _print([json.dumps(answer | {"updates": list(outcome.updates)} if order.action == "check" else answer)])
+        print_lines([json.dumps(answer | {"updates": list(outcome.updates)} if order.action == "check" else answer)])
     elif outcome.updates:
         rows = [_update_row(update) for update in outcome.updates]
-        _print(table(_UPDATE_HEAD, rows, width=width(), right=frozenset({3})))
+        print_lines(table(_UPDATE_HEAD, rows, width=width(), right=frozenset({3})))
     elif outcome.done is False:
         raise CommandError(outcome.message, outcome.code)
     else:
-        _print([printable(outcome.message)])
+        print_lines([printable(outcome.message)])
     return outcome.code
 
 
@@ -266,10 +254,6 @@ def _outcome(result: InstallResult) -> Outcome:
 def _update_row(update: ModelUpdate) -> tuple[str, ...]:
     installed, released = update["current_version"] or "none", update["released_at"] or ""
     return (update["name"], installed, update["version"], size(update["size"]), released)
-
-
-def _print(lines: Sequence[str]) -> None:
-    sys.stdout.write("\n".join(lines) + "\n")
 
 
 def _seconds(text: str) -> float:

@@ -3,19 +3,16 @@
 import argparse
 import asyncio
 import json
-import sys
 import time
-from collections.abc import Callable, Coroutine
 from dataclasses import asdict, replace
-from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
 from sentinel_sync.adapters.traffic.desk import TrafficDesk
 from sentinel_sync.adapters.traffic.operator_word import load_word, save_word
 from sentinel_sync.adapters.traffic.snapshot import TrafficSnapshot
+from sentinel_sync.cli.actions import add_action, add_command, print_lines
 from sentinel_sync.cli.arguments import Subparsers, program
-from sentinel_sync.cli.configuration import load_settings
 from sentinel_sync.cli.exit_codes import ExitCode
 from sentinel_sync.cli.state_folder import opened, runs
 from sentinel_sync.cli.terminal import width
@@ -49,36 +46,24 @@ class StatusSaid(BaseModel):
     traffic: TrafficSaid | None = None
 
 
-Answer = Callable[[CloudSettings, argparse.Namespace], Coroutine[Any, Any, int]]
-
-
 def add_parser(subparsers: Subparsers) -> None:
     """Add `network` and what can be said of it."""
-    parser = subparsers.add_parser(
+    actions = add_command(
+        subparsers,
         "network",
-        help="show or say what the network may cost",
+        summary="show or say what the network may cost",
         description="What the network is like and what that holds up. Works while the agent runs.",
         epilog=_EPILOG,
     )
-    actions: Subparsers = parser.add_subparsers(title="actions", metavar="ACTION", required=True, dest="action")
-    _action(actions, "show", "show the network, the data used, and what waits for what", _show)
+    add_action(actions, "show", "show the network, the data used, and what waits for what", _show)
     for metering, text in (
         (Metering.METERED, "the network is metered: recordings and models wait"),
         (Metering.UNMETERED, "the network is not metered: everything may go"),
         (Metering.AUTO, "take it back: the host, the settings or NetworkManager know"),
     ):
-        saying = _action(actions, metering.value, text, _say)
+        saying = add_action(actions, metering.value, text, _say)
         links = [str(link) for link in Link]
         saying.add_argument("--link", choices=links, metavar="LINK", help=f"what carries it: {', '.join(links)}")
-
-
-def _action(actions: Subparsers, name: str, text: str, answer: Answer) -> argparse.ArgumentParser:
-    def execute(arguments: argparse.Namespace) -> int:
-        return asyncio.run(answer(load_settings(arguments).cloud, arguments))
-
-    parser = actions.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
-    parser.set_defaults(execute=execute)
-    return parser
 
 
 async def _say(settings: CloudSettings, arguments: argparse.Namespace) -> int:
@@ -87,14 +72,14 @@ async def _say(settings: CloudSettings, arguments: argparse.Namespace) -> int:
         await save_word(folder.documents, metering, link)
     running = await asyncio.to_thread(runs, settings)
     if arguments.json:
-        _print([json.dumps({"metering": metering, "link": link, "agent_running": running})])
+        print_lines([json.dumps({"metering": metering, "link": link, "agent_running": running})])
         return ExitCode.DONE
     said = "nothing is said of its price" if metering is Metering.AUTO else f"the network counts as {metering}"
     carried = "" if link is None else f", the link as {link}"
     then = "the running agent notices at once" if running else "the next agent goes by it"
     until = f"until `{program()} network auto`"
     taken_back = metering is Metering.AUTO and link is None
-    _print([f"taken back: {then}" if taken_back else f"{said}{carried}, {until}: {then}"])
+    print_lines([f"taken back: {then}" if taken_back else f"{said}{carried}, {until}: {then}"])
     return ExitCode.DONE
 
 
@@ -110,9 +95,9 @@ async def _show(settings: CloudSettings, arguments: argparse.Namespace) -> int:
     if said is not None:
         snapshot = _as_said(snapshot, said)
     if arguments.json:
-        _print([_json(snapshot, word, running=running)])
+        print_lines([_json(snapshot, word, running=running)])
     else:
-        _print([*pairs(_facts(snapshot, running=running)), "", *_table(snapshot)])
+        print_lines([*pairs(_facts(snapshot, running=running)), "", *_table(snapshot)])
     return ExitCode.DONE
 
 
@@ -171,7 +156,3 @@ def _json(snapshot: TrafficSnapshot, word: NetworkWord | None, *, running: bool)
             "word": None if word is None else {"metering": word.metering, "link": word.link},
         }
     )
-
-
-def _print(lines: list[str]) -> None:
-    sys.stdout.write("\n".join(lines) + "\n")

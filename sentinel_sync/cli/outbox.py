@@ -6,13 +6,12 @@ import base64
 import json
 import sys
 import time
-from collections.abc import Callable, Coroutine, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from sentinel_sync.adapters.store.database import DamagedError
 from sentinel_sync.adapters.store.outbox import ItemState, Outbox, OutboxCounts, OutboxItem
+from sentinel_sync.cli.actions import add_action, add_command, at_least_one, print_json, print_lines
 from sentinel_sync.cli.arguments import Subparsers, program
-from sentinel_sync.cli.configuration import load_settings
 from sentinel_sync.cli.exit_codes import CommandError, ExitCode
 from sentinel_sync.cli.state_folder import opened, runs
 from sentinel_sync.cli.terminal import width
@@ -29,46 +28,35 @@ _MEND = (
     "Then check the disk"
 )
 
-Answer = Callable[[CloudSettings, argparse.Namespace], Coroutine[Any, Any, int]]
-
 
 def add_parser(subparsers: Subparsers) -> None:
     """Add `queue` and what can be done with it."""
-    parser = subparsers.add_parser(
+    actions = add_command(
+        subparsers,
         "queue",
-        help="list, show, retry, drop or verify what waits to be sent",
+        summary="list, show, retry, drop or verify what waits to be sent",
         description="Look at what waits to be sent, and decide on what cannot be sent. Works while the agent runs.",
     )
-    actions: Subparsers = parser.add_subparsers(title="actions", metavar="ACTION", required=True, dest="action")
 
-    listing = _action(actions, "list", "list items, oldest first", _list)
+    listing = add_action(actions, "list", "list items, oldest first", _list)
     listing.add_argument("--state", type=_state, metavar="STATE", help=f"only those that are {', '.join(ItemState)}")
     listing.add_argument("--kind", help="only those of a kind, such as trip")
     listing.add_argument(
-        "--limit", type=_limit, default=_LIMIT, metavar="N", help="at most so many (default: %(default)s)"
+        "--limit", type=at_least_one, default=_LIMIT, metavar="N", help="at most so many (default: %(default)s)"
     )
 
-    showing = _action(actions, "show", "show one item with its body", _show)
+    showing = add_action(actions, "show", "show one item with its body", _show)
     showing.add_argument("key", metavar="KEY")
 
-    retrying = _action(actions, "retry", "try items now, also those that were set aside", _retry)
+    retrying = add_action(actions, "retry", "try items now, also those that were set aside", _retry)
     retrying.add_argument("keys", nargs="*", metavar="KEY")
     retrying.add_argument("--all", action="store_true", help="try everything now")
 
-    dropping = _action(actions, "drop", "delete items for good", _drop)
+    dropping = add_action(actions, "drop", "delete items for good", _drop)
     dropping.add_argument("keys", nargs="+", metavar="KEY")
     dropping.add_argument("--yes", action="store_true", help="do not ask")
 
-    _action(actions, "verify", "check the whole outbox file for damage", _verify)
-
-
-def _action(actions: Subparsers, name: str, text: str, answer: Answer) -> argparse.ArgumentParser:
-    def execute(arguments: argparse.Namespace) -> int:
-        return asyncio.run(answer(load_settings(arguments).cloud, arguments))
-
-    parser = actions.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
-    parser.set_defaults(execute=execute)
-    return parser
+    add_action(actions, "verify", "check the whole outbox file for damage", _verify)
 
 
 async def _list(settings: CloudSettings, arguments: argparse.Namespace) -> int:
@@ -78,11 +66,11 @@ async def _list(settings: CloudSettings, arguments: argparse.Namespace) -> int:
     running = await asyncio.to_thread(runs, settings)
     now = time.time()
     if arguments.json:
-        _print_json({"total": total, "items": [_facts(item) for item in items]})
+        print_json({"total": total, "items": [_facts(item) for item in items]})
     elif not items:
-        _print(["nothing there" if arguments.state or arguments.kind else "the queue is empty"])
+        print_lines(["nothing there" if arguments.state or arguments.kind else "the queue is empty"])
     else:
-        _print(table(_HEAD, [_row(item, now, running=running) for item in items], width=width(), right=_RIGHT))
+        print_lines(table(_HEAD, [_row(item, now, running=running) for item in items], width=width(), right=_RIGHT))
         if total > len(items):
             sys.stderr.write(f"{len(items):,} of {count(total, 'item')} shown: --limit shows more\n")
     return ExitCode.DONE
@@ -96,7 +84,7 @@ async def _show(settings: CloudSettings, arguments: argparse.Namespace) -> int:
     except ValueError:
         body = {"base64": base64.b64encode(item.body).decode()}
     if arguments.json:
-        _print_json({**_facts(item), "body": body})
+        print_json({**_facts(item), "body": body})
         return ExitCode.DONE
     running = await asyncio.to_thread(runs, settings)
     now = time.time()
@@ -110,7 +98,7 @@ async def _show(settings: CloudSettings, arguments: argparse.Namespace) -> int:
         ("queued", f"{moment(item.created_at)} ({duration(now - item.created_at)} ago)"),
         ("size", size(len(item.body))),
     ]
-    _print([*pairs(facts), "", json.dumps(body, indent=2)])
+    print_lines([*pairs(facts), "", json.dumps(body, indent=2)])
     return ExitCode.DONE
 
 
@@ -123,10 +111,10 @@ async def _retry(settings: CloudSettings, arguments: argparse.Namespace) -> int:
         retried = await folder.outbox.retry(None if arguments.all else list(dict.fromkeys(arguments.keys)))
     running = await asyncio.to_thread(runs, settings)
     if arguments.json:
-        _print_json({"retried": retried, "agent_running": running})
+        print_json({"retried": retried, "agent_running": running})
     else:
         then = "the running agent takes them up" if running else f"`{program()} once` or the next agent sends them"
-        _print([f"{count(retried, 'item')} to be tried now: {then}" if retried else "there is nothing to retry"])
+        print_lines([f"{count(retried, 'item')} to be tried now: {then}" if retried else "there is nothing to retry"])
     return ExitCode.DONE
 
 
@@ -136,13 +124,13 @@ async def _drop(settings: CloudSettings, arguments: argparse.Namespace) -> int:
         items = await _find(folder.outbox, keys)
         # The terminal is asked on a thread: meanwhile the agent may go on with the same file.
         if not arguments.yes and not await asyncio.to_thread(_may_drop, items):
-            _print(["nothing was dropped"])
+            print_lines(["nothing was dropped"])
             return ExitCode.FAILED
         dropped = await folder.outbox.drop(keys)
     if arguments.json:
-        _print_json({"dropped": dropped})
+        print_json({"dropped": dropped})
     else:
-        _print([f"{count(dropped, 'item')} dropped"])
+        print_lines([f"{count(dropped, 'item')} dropped"])
     if dropped < len(keys):
         kept = count(len(keys) - dropped, "item")
         raise CommandError(f"{kept} could not be dropped: sent already, or being sent when an agent last ran")
@@ -157,12 +145,12 @@ async def _verify(settings: CloudSettings, arguments: argparse.Namespace) -> int
     except DamagedError as error:
         problems, items = [str(error)], 0
     if arguments.json:
-        _print_json({"sound": not problems, "items": items, "problems": problems})
+        print_json({"sound": not problems, "items": items, "problems": problems})
     elif not problems:
-        _print([f"the outbox is sound; it holds {count(items, 'item')}"])
+        print_lines([f"the outbox is sound; it holds {count(items, 'item')}"])
     if problems:
         if not arguments.json:
-            _print(problems)
+            print_lines(problems)
         raise CommandError(f"the outbox in {settings.state_dir} is damaged: {_MEND}")
     return ExitCode.DONE
 
@@ -248,18 +236,3 @@ def _state(text: str) -> ItemState:
         return ItemState(text.replace("-", "_").replace(" ", "_"))
     except ValueError:
         raise argparse.ArgumentTypeError(f"must be one of {', '.join(ItemState)}") from None
-
-
-def _limit(text: str) -> int:
-    limit = int(text)
-    if limit < 1:
-        raise argparse.ArgumentTypeError("must be at least 1")
-    return limit
-
-
-def _print(lines: Sequence[str]) -> None:
-    sys.stdout.write("\n".join(lines) + "\n")
-
-
-def _print_json(value: object) -> None:
-    sys.stdout.write(json.dumps(value, indent=2) + "\n")

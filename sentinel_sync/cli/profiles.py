@@ -2,15 +2,14 @@
 
 import argparse
 import asyncio
-import json
 import sys
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 from sentinel_sync.adapters.profiles.orders import ALL, SyncOrder
 from sentinel_sync.adapters.profiles.overview import ProfileStanding, Standing
+from sentinel_sync.cli.actions import add_action, add_command, print_json, print_lines
 from sentinel_sync.cli.arguments import Subparsers
-from sentinel_sync.cli.configuration import load_settings
 from sentinel_sync.cli.exit_codes import CommandError, ExitCode
 from sentinel_sync.cli.profile_books import agent_runs, beside_agent, looked_into, without_agent
 from sentinel_sync.cli.terminal import width
@@ -27,30 +26,28 @@ _LOOK = 0.2
 _WAIT = 60.0
 _METRES = 1000.0
 _EPILOG = """\
-`show` prints what was driven and how; face embeddings, and what else may tell who it is, stay in the file.
 `show` prints what was driven and how; face embeddings and whatever else may tell who it is stay in the file.
 """
 
-Answer = Callable[[CloudSettings, argparse.Namespace], Coroutine[Any, Any, int]]
 Found = TypeVar("Found")
 
 
 def add_parser(subparsers: Subparsers) -> None:
     """Add `profiles` and what can be done with them."""
-    parser = subparsers.add_parser(
+    actions = add_command(
+        subparsers,
         "profiles",
-        help="list, show, sync and forget driver profiles",
+        summary="list, show, sync and forget driver profiles",
         description="The drivers' profiles on this vehicle, and at the backend, which cannot read them.",
         epilog=_EPILOG,
     )
-    actions: Subparsers = parser.add_subparsers(title="actions", metavar="ACTION", required=True, dest="action")
-    _action(actions, "list", "show whose profiles there are, and whether the backend has them", _list)
-    _action(actions, "show", "show one, without what tells who the driver is", _show).add_argument(
+    add_action(actions, "list", "show whose profiles there are, and whether the backend has them", _list)
+    add_action(actions, "show", "show one, without what tells who the driver is", _show).add_argument(
         "driver", type=_driver, metavar="DRIVER"
     )
-    syncing = _action(actions, "sync", "sync all now, or one", _sync)
+    syncing = add_action(actions, "sync", "sync all now, or one", _sync)
     syncing.add_argument("driver", type=_driver, metavar="DRIVER", nargs="?")
-    forgetting = _action(
+    forgetting = add_action(
         actions, "forget", "remove a profile for good: here, at the backend, and from there in every vehicle", _forget
     )
     forgetting.add_argument("driver", type=_driver, metavar="DRIVER")
@@ -65,15 +62,6 @@ def add_parser(subparsers: Subparsers) -> None:
         )
 
 
-def _action(actions: Subparsers, name: str, text: str, answer: Answer) -> argparse.ArgumentParser:
-    def execute(arguments: argparse.Namespace) -> int:
-        return asyncio.run(answer(load_settings(arguments).cloud, arguments))
-
-    parser = actions.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
-    parser.set_defaults(execute=execute)
-    return parser
-
-
 # --- what there is ---
 
 
@@ -82,11 +70,11 @@ async def _list(settings: CloudSettings, arguments: argparse.Namespace) -> int:
         standings = await overview.all()
     if arguments.json:
         running = await agent_runs(settings)
-        _print_json({"profiles": [_facts(standing) for standing in standings], "agent_running": running})
+        print_json({"profiles": [_facts(standing) for standing in standings], "agent_running": running})
     elif standings:
-        _print(table(_HEAD, [_row(standing) for standing in standings], width=width(), right=_RIGHT))
+        print_lines(table(_HEAD, [_row(standing) for standing in standings], width=width(), right=_RIGHT))
     else:
-        _print([f"there is no profile in {settings.profiles_dir}"])
+        print_lines([f"there is no profile in {settings.profiles_dir}"])
     return ExitCode.DONE
 
 
@@ -96,14 +84,14 @@ async def _show(settings: CloudSettings, arguments: argparse.Namespace) -> int:
     if standing.standing is Standing.UNKNOWN:
         raise CommandError(f"there is no profile of {arguments.driver!r} in {settings.profiles_dir}, nor on record")
     if arguments.json:
-        _print_json(_facts(standing))
+        print_json(_facts(standing))
         return ExitCode.DONE
     facts = [("driver", standing.driver_id), ("state", _state(standing)), ("vehicles", f"{standing.vehicles:,}")]
     facts += [(name, _value(value)) for name, value in standing.shown().items()]
     withheld = standing.withheld()
     if withheld:
         facts.append(("not shown", ", ".join(withheld)))
-    _print(pairs(facts))
+    print_lines(pairs(facts))
     return ExitCode.DONE
 
 
@@ -152,7 +140,7 @@ async def _sync(settings: CloudSettings, arguments: argparse.Namespace) -> int:
     if arguments.json:
         synced, wanted = (None, None) if order is None else (order.synced, order.wanted)
         reason = None if order is None else order.reason
-        _print_json({"synced": synced, "wanted": wanted, "reason": reason, "agent_running": running})
+        print_json({"synced": synced, "wanted": wanted, "reason": reason, "agent_running": running})
         return ExitCode.DONE if order is not None and order.done else ExitCode.LEFT
     if order is None:
         raise CommandError(f"the running agent has not answered within {arguments.wait:g} s; it will", ExitCode.LEFT)
@@ -161,7 +149,7 @@ async def _sync(settings: CloudSettings, arguments: argparse.Namespace) -> int:
     if not order.done:
         left = f"{order.synced:,} of {count(order.wanted, 'profile')} synced"
         raise CommandError(f"{left}: {order.reason or 'the rest goes with the next sync'}", ExitCode.LEFT)
-    _print([f"{count(order.wanted, 'profile')} synced"])
+    print_lines([f"{count(order.wanted, 'profile')} synced"])
     return ExitCode.DONE
 
 
@@ -175,7 +163,7 @@ async def _left_to_agent(settings: CloudSettings, driver_id: str | None, wait: f
 async def _forget(settings: CloudSettings, arguments: argparse.Namespace) -> int:
     driver_id = arguments.driver
     if not arguments.yes and not await asyncio.to_thread(_may_forget, driver_id):
-        _print(["nothing was forgotten"])
+        print_lines(["nothing was forgotten"])
         return ExitCode.FAILED
     running = await agent_runs(settings)
     if running:
@@ -186,10 +174,10 @@ async def _forget(settings: CloudSettings, arguments: argparse.Namespace) -> int
             told = await profiles.forget_profile(driver_id)
         later = "the backend is told with the next sync"
     if arguments.json:
-        _print_json({"forgotten_here": True, "forgotten_at_backend": told, "agent_running": running})
+        print_json({"forgotten_here": True, "forgotten_at_backend": told, "agent_running": running})
     else:
         where = "at the backend; other vehicles remove it when they next sync"
-        _print([f"forgotten on this vehicle and {where}" if told else f"forgotten on this vehicle; {later}"])
+        print_lines([f"forgotten on this vehicle and {where}" if told else f"forgotten on this vehicle; {later}"])
     return ExitCode.DONE if told else ExitCode.LEFT
 
 
@@ -237,11 +225,3 @@ def _seconds(text: str) -> float:
     if not 0.0 <= seconds <= 86_400.0:
         raise argparse.ArgumentTypeError("must be between 0 and 86400 seconds")
     return seconds
-
-
-def _print(lines: Sequence[str]) -> None:
-    sys.stdout.write("\n".join(lines) + "\n")
-
-
-def _print_json(value: object) -> None:
-    sys.stdout.write(json.dumps(value, indent=2) + "\n")

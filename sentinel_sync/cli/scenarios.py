@@ -2,18 +2,15 @@
 
 import argparse
 import asyncio
-import json
 import sys
-from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
-from typing import Any
 
 from sentinel_sync.adapters.scenarios.folders import folder_names
 from sentinel_sync.adapters.scenarios.intake import Intake
 from sentinel_sync.adapters.scenarios.ledger import key_of, storable
 from sentinel_sync.adapters.scenarios.recordings import absolute, read_recording
+from sentinel_sync.cli.actions import add_action, add_command, at_least_one, print_json, print_lines
 from sentinel_sync.cli.arguments import Subparsers, program
-from sentinel_sync.cli.configuration import load_settings
 from sentinel_sync.cli.exit_codes import CommandError, ExitCode
 from sentinel_sync.cli.scenario_books import Books, changed, outlook, read
 from sentinel_sync.cli.state_folder import runs
@@ -33,28 +30,26 @@ _STATUSES = ("queued", "held", "uploading", "uploaded", "set_aside", "dropped", 
 #: Digits of a hash that are shown in a table; `--json` has them all.
 _DIGITS = 12
 
-Answer = Callable[[CloudSettings, argparse.Namespace], Coroutine[Any, Any, int]]
-
 
 def add_parser(subparsers: Subparsers) -> None:
     """Add `scenarios` and what can be done with it."""
-    parser = subparsers.add_parser(
+    actions = add_command(
+        subparsers,
         "scenarios",
-        help="list, show, queue or retry recordings",
+        summary="list, show, queue or retry recordings",
         description="Look at recordings and their upload, queue one by name. Works while the agent runs.",
     )
-    actions: Subparsers = parser.add_subparsers(title="actions", metavar="ACTION", required=True, dest="action")
 
-    listing = _action(actions, "list", "list all recordings that were ever heard of, newest first", _list)
+    listing = add_action(actions, "list", "list all recordings that were ever heard of, newest first", _list)
     listing.add_argument("--status", choices=_STATUSES, help="only those of a status")
     listing.add_argument(
-        "--limit", type=_limit, default=_LIMIT, metavar="N", help="at most so many (default: %(default)s)"
+        "--limit", type=at_least_one, default=_LIMIT, metavar="N", help="at most so many (default: %(default)s)"
     )
 
-    showing = _action(actions, "show", "show one recording with its parts", _show)
+    showing = add_action(actions, "show", "show one recording with its parts", _show)
     showing.add_argument("scenario_id", metavar="SCENARIO")
 
-    queueing = _action(actions, "queue", "queue a recording for upload", _queue)
+    queueing = add_action(actions, "queue", "queue a recording for upload", _queue)
     queueing.add_argument("path", metavar="PATH", type=Path)
     queueing.add_argument(
         "--priority",
@@ -63,19 +58,12 @@ def add_parser(subparsers: Subparsers) -> None:
         help="how much it matters (default: %(default)s)",
     )
 
-    retrying = _action(actions, "retry", "try recordings again that were set aside, or wait after a failure", _retry)
+    retrying = add_action(actions, "retry", "try recordings again that were set aside, or wait after a failure", _retry)
     retrying.add_argument("scenario_ids", nargs="*", metavar="SCENARIO")
     retrying.add_argument("--all", action="store_true", help="all of them")
-
-
-def _action(actions: Subparsers, name: str, text: str, answer: Answer) -> argparse.ArgumentParser:
-    def execute(arguments: argparse.Namespace) -> int:
-        return asyncio.run(answer(load_settings(arguments).cloud, arguments))
-
-    parser = actions.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
-    # What is refused is said by the command itself.
-    parser.set_defaults(execute=execute, default_log_level="error")
-    return parser
+    for action in (queueing, retrying):
+        # What is refused is said by the command itself.
+        action.set_defaults(default_log_level="error")
 
 
 async def _list(settings: CloudSettings, arguments: argparse.Namespace) -> int:
@@ -88,11 +76,11 @@ async def _list(settings: CloudSettings, arguments: argparse.Namespace) -> int:
     found = [status for status in statuses if arguments.status in {None, status["status"]}]
     shown = found[: arguments.limit]
     if arguments.json:
-        _print_json({"total": len(found), "scenarios": shown})
+        print_json({"total": len(found), "scenarios": shown})
     elif not shown:
-        _print(["nothing there" if arguments.status else "no recording was ever queued"])
+        print_lines(["nothing there" if arguments.status else "no recording was ever queued"])
     else:
-        _print(table(_HEAD, [_row(status) for status in shown], width=width(), right=_RIGHT))
+        print_lines(table(_HEAD, [_row(status) for status in shown], width=width(), right=_RIGHT))
         if len(found) > len(shown):
             sys.stderr.write(f"{len(shown):,} of {count(len(found), 'scenario')} shown: --limit shows more\n")
     if unheard_of and not arguments.json:
@@ -106,7 +94,7 @@ async def _show(settings: CloudSettings, arguments: argparse.Namespace) -> int:
         plan = await _known(settings, books, arguments.scenario_id)
         status = await books.overview.status(plan.scenario_id, await outlook(settings, books))
     if arguments.json:
-        _print_json({**status, "folder": plan.folder, "files": [_part_facts(part) for part in plan.parts]})
+        print_json({**status, "folder": plan.folder, "files": [_part_facts(part) for part in plan.parts]})
         return ExitCode.DONE
     facts = [
         ("scenario", plan.scenario_id),
@@ -124,9 +112,9 @@ async def _show(settings: CloudSettings, arguments: argparse.Namespace) -> int:
         facts.append(("deleted", moment(plan.deleted_at)))
     if plan.warning is not None:
         facts.append(("warning", plan.warning))
-    _print(pairs(facts))
+    print_lines(pairs(facts))
     if plan.parts:
-        _print(["", *table(_PARTS, [_part_row(part) for part in plan.parts], width=width(), right=_PARTS_RIGHT)])
+        print_lines(["", *table(_PARTS, [_part_row(part) for part in plan.parts], width=width(), right=_PARTS_RIGHT)])
     return ExitCode.DONE
 
 
@@ -136,11 +124,11 @@ async def _queue(settings: CloudSettings, arguments: argparse.Namespace) -> int:
         status = await books.overview.status(scenario_id, await outlook(settings, books))
     running = await asyncio.to_thread(runs, settings)
     if arguments.json:
-        _print_json({**status, "agent_running": running})
+        print_json({**status, "agent_running": running})
     elif status["status"] == "uploaded":
-        _print([f"{scenario_id} was uploaded before: there is nothing to do"])
+        print_lines([f"{scenario_id} was uploaded before: there is nothing to do"])
     else:
-        _print([f"{scenario_id} is queued, {arguments.priority} priority: {_then(running=running)}"])
+        print_lines([f"{scenario_id} is queued, {arguments.priority} priority: {_then(running=running)}"])
     return ExitCode.DONE
 
 
@@ -166,10 +154,10 @@ async def _retry(settings: CloudSettings, arguments: argparse.Namespace) -> int:
                     faults.append(str(error))
     running = await asyncio.to_thread(runs, settings)
     if arguments.json:
-        _print_json({"retried": retried, "agent_running": running, "refused": faults})
+        print_json({"retried": retried, "agent_running": running, "refused": faults})
     else:
         amount = f"{count(retried, 'scenario')} to be tried now: {_then(running=running)}"
-        _print([amount if retried else "there is nothing to retry", *faults])
+        print_lines([amount if retried else "there is nothing to retry", *faults])
     return ExitCode.FAILED if faults else ExitCode.DONE
 
 
@@ -271,18 +259,3 @@ def _part_facts(part: Part) -> dict[str, object]:
 
 def _then(*, running: bool) -> str:
     return "the running agent takes it up" if running else f"`{program()} once` or the next agent sends it"
-
-
-def _limit(text: str) -> int:
-    limit = int(text)
-    if limit < 1:
-        raise argparse.ArgumentTypeError("must be at least 1")
-    return limit
-
-
-def _print(lines: Sequence[str]) -> None:
-    sys.stdout.write("\n".join(lines) + "\n")
-
-
-def _print_json(value: object) -> None:
-    sys.stdout.write(json.dumps(value, indent=2) + "\n")

@@ -1,0 +1,56 @@
+"""Commands that consist of actions, such as `queue list`; an action is an async function, given the settings."""
+
+import argparse
+import asyncio
+import json
+import sys
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
+
+from sentinel_sync.cli.arguments import Subparsers
+from sentinel_sync.cli.configuration import load_settings
+from sentinel_sync.settings import CloudSettings
+
+#: Does it, and returns the exit code.
+Answer = Callable[[CloudSettings, argparse.Namespace], Coroutine[Any, Any, int]]
+
+
+def add_command(
+    subparsers: Subparsers, name: str, *, summary: str, description: str, epilog: str | None = None
+) -> Subparsers:
+    """Add a command; returns what its actions are added to."""
+    parser = subparsers.add_parser(name, help=summary, description=description, epilog=epilog)
+    actions: Subparsers = parser.add_subparsers(title="actions", metavar="ACTION", required=True, dest="action")
+    return actions
+
+
+def add_action(actions: Subparsers, name: str, text: str, answer: Answer) -> argparse.ArgumentParser:
+    """Add an action; `text` says what it does, in one clause. Returns its parser, for what it takes besides."""
+
+    def execute(arguments: argparse.Namespace) -> int:
+        return asyncio.run(answer(load_settings(arguments).cloud, arguments))
+
+    parser = actions.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+    parser.set_defaults(execute=execute)
+    return parser
+
+
+def at_least_one(text: str) -> int:
+    """A number of rows.
+
+    Raises:
+        argparse.ArgumentTypeError: It is none, or below one.
+    """
+    if not text.isascii() or not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError("must be a whole number, at least 1")
+    return int(text)
+
+
+def print_lines(lines: Sequence[str]) -> None:
+    """Show something to a person."""
+    sys.stdout.write("\n".join(lines) + "\n")
+
+
+def print_json(value: object) -> None:
+    """Show something to a program."""
+    sys.stdout.write(json.dumps(value, indent=2) + "\n")
