@@ -95,7 +95,8 @@ class ProfileSynchronizer:
             why_held=self._why_held,
             instant=self._instant,
             vehicle=vehicle,
-            workers=settings.max_in_flight,
+            # The other half of the places is for trips; and the pool looks at each idle connection at each request.
+            workers=max(1, settings.max_in_flight // 2),
         )
         self._files = files = FileSync(folder, exchange, records, cipher, bench, vehicle=vehicle, instant=self._instant)
         self._rounds = FolderRounds(folder, files, cipher, bench, lock=self._one_at_a_time, why_not=self._why_not)

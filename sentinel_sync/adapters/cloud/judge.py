@@ -67,14 +67,12 @@ class Judge:
         """
         if reply.status in asked.takes and not (reply.status == HTTPStatus.UNAUTHORIZED and reply.from_api):
             return reply
+        meaning = meaning_of(reply.status, asked.method)
+        if meaning is Meaning.DONE or (meaning is Meaning.NOT_MODIFIED and asked.is_conditional):
+            self._served(reply)
+            return reply
         what = f"{asked.what}: {_words(reply)}"
-        match meaning_of(reply.status, asked.method):
-            case Meaning.DONE:
-                self._served(reply)
-                return reply
-            case Meaning.NOT_MODIFIED if asked.is_conditional:
-                self._served(reply)
-                return reply
+        match meaning:
             case Meaning.REFUSED if reply.from_api:
                 raise self._refused(what, reply, key_in_use=key_in_use)
             case Meaning.NOT_NOW:

@@ -1,8 +1,6 @@
-"""Syncs the folder's files in batches, two at a time, and remembers which of them the backend has as they are."""
+"""Syncs the folder's files in batches, and remembers which of them the backend has as they are."""
 
-import asyncio
 import logging
-from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 
@@ -15,10 +13,10 @@ from sentinel_sync.errors import CloudError, SentinelSyncError, StoreError
 
 logger = logging.getLogger(__name__)
 
-#: So many profiles take each step together: what they take in memory, and what each may have to wait, is bounded.
-_BATCH = 16
-#: While one batch is on the disk or in the thread that computes, another makes its requests.
-_LANES = 2
+#: So many profiles take each step together: what they take in memory (a file has at most 1 MiB), and what each may have
+#: to wait, is bounded. One batch after the other: where a second one computed while the first made its requests, each
+#: request waited for the interpreter, and 1,000 profiles took 6.9 s instead of 4.
+_BATCH = 64
 
 
 class FolderRounds:
@@ -75,19 +73,12 @@ class FolderRounds:
         if not driver_ids:
             return 0
         keyring = await self._cipher.keyring()  # a missing key is one error, not one per profile
-        batches = iter([driver_ids[start : start + _BATCH] for start in range(0, len(driver_ids), _BATCH)])
         outcomes: dict[str, Outcome] = {}
-
-        async def work() -> None:
-            for batch in batches:
-                done = await self._batch(batch)
-                outcomes.update(done)
-                if await self._why_not() is not None or any(isinstance(one, StoreError) for one in done.values()):
-                    deque(batches, maxlen=0)  # nobody takes another one
-
-        async with asyncio.TaskGroup() as group:
-            for _ in range(_LANES):
-                group.create_task(work())
+        for start in range(0, len(driver_ids), _BATCH):
+            done = await self._batch(driver_ids[start : start + _BATCH])
+            outcomes |= done
+            if await self._why_not() is not None or any(isinstance(one, StoreError) for one in done.values()):
+                break
         errors = [outcome for outcome in outcomes.values() if isinstance(outcome, SentinelSyncError)]
         for driver_id, outcome in outcomes.items():
             self._note(keyring, driver_id, outcome)
