@@ -79,7 +79,7 @@ class ProfileSynchronizer:
         self._traffic = traffic or desk_of(api_client, store, clock)
         self._timekeeper = timekeeper
         self._vehicle = vehicle = settings.vehicle_id
-        self._bench = bench = Workbench()
+        self._bench = bench = Workbench(clock)
         self._cipher = cipher = ProfileCipher(
             keys or key_provider(settings, clock),
             LegacyKeys([vehicle, *settings.profile_legacy_vehicle_ids]),

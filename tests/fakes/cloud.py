@@ -179,6 +179,8 @@ class FakeCloud:
         task = asyncio.get_running_loop().create_task(self._converse(reader, writer))
         self._conversations.add(task)
         task.add_done_callback(self._conversations.discard)
+        # Also where the task was cancelled before it began.
+        task.add_done_callback(lambda _: writer.close())
 
     async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:

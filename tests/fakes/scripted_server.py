@@ -80,6 +80,8 @@ async def scripted(answer: Answerer) -> AsyncIterator[ScriptedServer]:
         task = asyncio.create_task(server.serve(reader, writer))
         connections.add(task)
         task.add_done_callback(connections.discard)
+        # Also where the task was cancelled before it began.
+        task.add_done_callback(lambda _: writer.close())
 
     listening = await asyncio.start_server(connected, "127.0.0.1", 0)
     server.url = f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}"

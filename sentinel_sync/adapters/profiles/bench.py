@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import ParamSpec, TypeVar
 
 from sentinel_sync.adapters.threads import run_to_end
+from sentinel_sync.clock import Clock, SystemClock
 from sentinel_sync.errors import SentinelSyncError
 
 Parameters = ParamSpec("Parameters")
@@ -20,9 +21,14 @@ _REST = 1e-6
 
 
 class Workbench:
-    """One thread at a time, because each that computes takes turns with the loop."""
+    """One thread at a time, because each that computes takes turns with the loop.
 
-    def __init__(self) -> None:
+    Args:
+        clock: To rest in time.
+    """
+
+    def __init__(self, clock: Clock | None = None) -> None:
+        self._clock = clock or SystemClock()
         self._one_by_one = asyncio.Lock()
 
     async def do(
@@ -40,18 +46,17 @@ class Workbench:
         if not pieces:
             return []
         async with self._one_by_one:
-            return await run_to_end(_done, work, pieces)
+            return await run_to_end(self._done, work, pieces)
 
-
-def _done(work: Callable[[Piece], Result], pieces: Sequence[Piece]) -> list[Result | SentinelSyncError]:
-    done: list[Result | SentinelSyncError] = []
-    since = time.perf_counter()
-    for piece in pieces:
-        if time.perf_counter() - since >= _WORK:
-            time.sleep(_REST)
-            since = time.perf_counter()
-        try:
-            done.append(work(piece))
-        except SentinelSyncError as error:
-            done.append(error)
-    return done
+    def _done(self, work: Callable[[Piece], Result], pieces: Sequence[Piece]) -> list[Result | SentinelSyncError]:
+        done: list[Result | SentinelSyncError] = []
+        since = self._clock.monotonic()
+        for piece in pieces:
+            if self._clock.monotonic() - since >= _WORK:
+                time.sleep(_REST)
+                since = self._clock.monotonic()
+            try:
+                done.append(work(piece))
+            except SentinelSyncError as error:
+                done.append(error)
+        return done

@@ -206,6 +206,7 @@ async def tunnel(*, refuse: bool = False) -> AsyncIterator[tuple[str, list[str]]
     def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.get_running_loop().create_task(serve(reader, writer))
         tasks.add(task)
+        task.add_done_callback(lambda _: writer.close())
 
     server = await asyncio.start_server(accept, "127.0.0.1", 0)
     try:
