@@ -365,7 +365,7 @@ class SyncAgent:
             self._refused = False
             self.wake()
         self._watches += 1
-        return _BUSY_INTERVAL if parts.is_busy else WATCH_INTERVAL
+        return _BUSY_INTERVAL if parts.is_busy or board.shows_work else WATCH_INTERVAL
 
     async def _housekeeping_step(self) -> float:
         """Apply the age bound, while the wall clock can be trusted."""

@@ -110,7 +110,8 @@ class ScenarioUploader:
         self._store = store = store or store_of(api_client, clock)
         self._record = ConsentRecord(store.documents, clock)
         self._ledger = ledger = Ledger(store.documents, store.outbox, clock)
-        self._permission = Permission(settings, self._record, traffic or desk_of(api_client, store, clock))
+        desk = traffic or desk_of(api_client, store, clock)
+        self._permission = Permission(settings, self._record, desk)
         derived_dir = store.state_dir / DERIVED_NAME
         self._derived = DerivedFiles(derived_dir, settings.derived_max_bytes)
         sender = PartSender(api_client, derived_dir, clock=clock)
@@ -131,6 +132,7 @@ class ScenarioUploader:
         self.upload = Duty("scenarios.upload", self.step)
         self.scan = Duty("scenarios.scan", self.scan_step)
         self.retention = Duty("scenarios.retention", self.retention_step)
+        desk.subscribe(self.upload.wake.set)
 
     async def prepare(self) -> None:
         """Open what is needed, and record the consent that the constructor was given; done by itself at first use.

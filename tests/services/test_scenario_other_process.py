@@ -51,6 +51,9 @@ class Vehicle:
         status: str = json.loads(await self.say("scenarios", "show", scenario_id, "--json"))["status"]
         return status
 
+    async def is_held(self) -> bool:
+        return await self.status(FIRST) == "held"
+
     async def has_sent_all(self) -> bool:
         return await self.status(FIRST) == "uploaded"
 
@@ -146,7 +149,7 @@ async def test_a_metered_network_stops_the_upload_which_then_goes_on_from_its_of
         said_at = vehicle.proxy.from_client
         stopped_at = await vehicle.quiet()
         assert stopped_at - said_at < PACE * AT_ONCE
-        assert await vehicle.status(FIRST) == "held"
+        await until_true(vehicle.is_held, "the word that it waits")
         await vehicle.say("network", "unmetered")
         await until(lambda: vehicle.proxy.from_client >= VIDEO_BYTES, "the rest of the video")
         await until_true(vehicle.has_sent_all, "the end of the upload")

@@ -6,7 +6,7 @@ import json
 import time
 import tracemalloc
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -108,9 +108,12 @@ async def sink() -> AsyncIterator[str]:
     """A server that throws away what it gets: no resumable uploads, and 201 for every part."""
 
     async def conversation(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with suppress(asyncio.IncompleteReadError):  # the client has nothing more to ask
+        try:
             await converse(reader, writer)
-        writer.close()
+        except asyncio.IncompleteReadError:
+            return  # the client has nothing more to ask
+        finally:
+            writer.close()
 
     async def converse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while head := (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower():
