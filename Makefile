@@ -8,6 +8,8 @@ BIN    := $(VENV)/bin
 LOCK   := .ci/requirements.lock
 STAMP  := $(VENV)/.installed
 TESTS  ?= tests
+# Tests that wait for processes and sockets leave the processor to others: one more at a time than there are cores.
+WORKERS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 SEED   ?= 1
 KILLS  ?= 200
 
@@ -36,7 +38,7 @@ run: $(STAMP)
 # --- checks ---
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -n auto --dist loadfile $(TESTS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(TESTS)
 
 check: lint types
 
