@@ -228,7 +228,7 @@ function showModels(models, check) {
   const rows = models.map((model) => [
     model.name,
     model.installed ?? "none",
-    model.available ?? "-",
+    model.available && model.available !== model.installed ? model.available : "-",
     [
       model.status.replaceAll("_", " "),
       model.reason,
