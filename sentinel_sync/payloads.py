@@ -29,9 +29,12 @@ class Payload(BaseModel):
 
 
 class Answer(BaseModel):
-    """A body that a backend sends: it may add fields, and leave out any that the contract does not call required."""
+    """A body that a backend sends: it may add fields, and leave out any that the contract does not call required.
 
-    model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
+    What reads one is built when the first is read: an agent that is never asked about the fleet need not hold it.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True, defer_build=True)
 
 
 class Location(Payload):

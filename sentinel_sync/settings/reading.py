@@ -4,7 +4,6 @@ import difflib
 from pathlib import Path
 from typing import Any, Self
 
-import yaml
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict, SettingsError
@@ -70,6 +69,8 @@ def _environment() -> dict[str, Any]:
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
+    import yaml  # noqa: PLC0415 - almost 1 MB, for nothing where the host gives the settings
+
     try:
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
