@@ -64,14 +64,13 @@ def apply_delta(delta: Path, old: Path, result: Path, target: Target, stop: Even
     zstd = load_zstd()
     try:
         _write(zstd, delta, old, result, target, stop)
-    except OSError as error:
+    except BaseException as error:
         result.unlink(missing_ok=True)
-        raise told(error, result) from None
-    except MemoryError:
-        result.unlink(missing_ok=True)
-        raise VerificationError("the delta is refused: there is too little memory") from None
-    except BaseException:
-        result.unlink(missing_ok=True)
+        match error:
+            case OSError():
+                raise told(error, result) from None
+            case MemoryError():
+                raise VerificationError("the delta is refused: there is too little memory") from None
         raise
 
 

@@ -111,7 +111,9 @@ class Delivery:
             self.got_further = self.got_further or (done_bytes > began_from and part.upload_url is not None)
             work.moved(done_bytes)
 
-        await means.sender.send(self._plan, part, self._queued, consent, remember=remember, on_progress=moved)
+        await means.sender.send(
+            self._plan, part, self._queued, consent, ask=self._ask, remember=remember, on_progress=moved
+        )
         await self._save(self._plan.acknowledged(part, means.clock.now(), consent))
         logger.info("scenario.part: %s %s, %d bytes", self._plan.scenario_id, part.name, work.total_bytes)
         await means.preparation.forget(part)

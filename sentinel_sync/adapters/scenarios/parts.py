@@ -64,6 +64,7 @@ class PartSender:
         queued: QueuedScenario,
         consent: Consent,
         *,
+        ask: Callable[[], Awaitable[object]],
         remember: Callable[[str | None], Awaitable[None]],
         on_progress: Callable[[int], None],
     ) -> None:
@@ -74,6 +75,7 @@ class PartSender:
             part: Which of its parts; `file` says which bytes go, `upload_url` where an upload of them goes on.
             queued: The scenario's metadata.
             consent: Under which it goes.
+            ask: Asked again before each request after the first: raises HeldError where it may not go any more.
             remember: Keeps the address of a resumable upload, or None where there is none any more; awaited before
                 the first byte goes there.
             on_progress: Told how many of the file's bytes have arrived or were handed to the network.
@@ -86,7 +88,7 @@ class PartSender:
         if part.kind is PartKind.METADATA:
             await self._announce(plan, part, queued, consent)
         else:
-            await self._send_file(plan, part, remember, on_progress)
+            await self._send_file(plan, part, ask, remember, on_progress)
 
     async def _announce(self, plan: ScenarioPlan, part: Part, queued: QueuedScenario, consent: Consent) -> None:
         announcement = ScenarioAnnouncement(
@@ -102,6 +104,7 @@ class PartSender:
         self,
         plan: ScenarioPlan,
         part: Part,
+        ask: Callable[[], Awaitable[object]],
         remember: Callable[[str | None], Awaitable[None]],
         on_progress: Callable[[int], None],
     ) -> None:
@@ -110,12 +113,13 @@ class PartSender:
             file = _file_of(part)
             offer = await self._offer(path, file)
             sending = Sending(
-                path, self._key(plan, part), source, _metadata(part), part.upload_url, remember, on_progress
+                path, self._key(plan, part), source, _metadata(part), part.upload_url, ask, remember, on_progress
             )
             if offer is not None and await self._sent_resumably(sending, offer, file):
                 return
             if part.upload_url is not None or offer is not None:
                 await remember(None)
+            await ask()
             await self._post(sending, part, file)
 
     async def _offer(self, path: str, file: PartFile) -> Offer | None:

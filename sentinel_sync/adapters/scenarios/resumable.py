@@ -62,6 +62,7 @@ class Sending:
         source: The file.
         metadata: For `Upload-Metadata`.
         address: Of an upload that was begun before, or None.
+        ask: Asked before each request: raises HeldError where nothing may be sent any more.
         remember: Keeps the address, or None for "there is none"; awaited before the first byte goes there.
         on_progress: Told how many bytes have arrived or were handed over.
     """
@@ -71,6 +72,7 @@ class Sending:
     source: OpenPart
     metadata: Mapping[str, str]
     address: str | None
+    ask: Callable[[], Awaitable[object]]
     remember: Callable[[str | None], Awaitable[None]]
     on_progress: Callable[[int], None]
 
@@ -122,12 +124,16 @@ class ResumableUploads:
         Raises:
             UnworkableError: The backend does not do what it offers.
             CloudError: It has not arrived whole.
+            HeldError: It may not be sent any more.
             ScenarioError: The file is not what was queued.
         """
         upload = Upload(sending.source.size_bytes, sending.address)
         async with _Checksums(sending.source, offer.algorithm) as checksums:
             while True:
-                match upload.next_step():
+                step = upload.next_step()
+                if isinstance(step, Create | AskOffset | SendFrom):
+                    await sending.ask()
+                match step:
                     case Create(instead_of):
                         if not await self._create(upload, sending, instead_of):
                             return

@@ -10,6 +10,7 @@ from pydantic import JsonValue
 
 from sentinel_sync.adapters.scenarios.bodies import annotations_file, original_file
 from sentinel_sync.adapters.scenarios.parts import PartSender, QueuedScenario
+from sentinel_sync.errors import HeldError
 from sentinel_sync.rules.scenarios.plan import Consent, Part, PartFile, PartKind, Priority, ScenarioPlan
 
 SCENARIO = "2026-11-23_09-10-11"
@@ -42,6 +43,8 @@ class RecordedPart:
         content: What has to arrive.
         remembered: Every word on the address of its upload, in order; the last one is what a restart would find.
         progress: Every word on how far it is.
+        asked: How often it was asked whether it still may be sent, and …
+        may_be_sent_until: … from which time on the answer is no; None: never.
     """
 
     folder: Path
@@ -50,6 +53,8 @@ class RecordedPart:
     content: bytes
     remembered: list[str | None] = field(default_factory=list)
     progress: list[int] = field(default_factory=list)
+    asked: int = 0
+    may_be_sent_until: int | None = None
 
     @classmethod
     async def video(cls, folder: Path, content: bytes, name: str = "bev.mp4") -> Self:
@@ -97,5 +102,12 @@ class RecordedPart:
             self.remembered.append(address)
             self.part = replace(self.part, upload_url=address)
 
+        async def ask() -> None:
+            self.asked += 1
+            if self.may_be_sent_until is not None and self.asked > self.may_be_sent_until:
+                raise HeldError("the driver withdrew the consent")
+
         queued = QueuedScenario(SCENARIO, dict(METADATA))
-        await sender.send(self.plan, part, queued, CONSENT, remember=remember, on_progress=self.progress.append)
+        await sender.send(
+            self.plan, part, queued, CONSENT, ask=ask, remember=remember, on_progress=self.progress.append
+        )

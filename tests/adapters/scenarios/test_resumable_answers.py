@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from sentinel_sync.errors import CloudError, CredentialError, NotNowError, RejectedError, UnreachableError
+from sentinel_sync.errors import CloudError, CredentialError, HeldError, NotNowError, RejectedError, UnreachableError
 from tests.adapters.scenarios.recorded_part import ANNOTATIONS, SCENARIO, VIDEOS, RecordedPart, noise
 from tests.adapters.scenarios.sending import MEBIBYTE, PAUSE, Sender, no_blocking_fixture, vehicle
 from tests.fakes.cloud import (
@@ -64,6 +64,20 @@ def once(*answers: Answer) -> Callable[[Seen], Answer | None]:
 
 def offsets(cloud: FakeCloud) -> list[int]:
     return [int(seen.headers["upload-offset"]) for seen in cloud.to("PATCH")]
+
+
+async def test_it_is_asked_before_each_request_whether_it_still_may_be_sent(
+    sender: Sender, recorded: RecordedPart, tus: FakeTus, cloud: FakeCloud
+) -> None:
+    recorded.may_be_sent_until = 1  # the creation
+    with pytest.raises(HeldError, match="withdrew"):
+        await sender.send(recorded)
+    assert [seen.method for seen in cloud.requests] == ["OPTIONS", "POST"]
+    recorded.may_be_sent_until = None
+    await sender.send(recorded)
+    assert tus.contents() == [VIDEO]
+    # Each request but OPTIONS, which whoever calls has asked for; one more no came before.
+    assert recorded.asked == len(cloud.requests)
 
 
 class TestRowOptions:
