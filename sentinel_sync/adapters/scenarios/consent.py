@@ -34,7 +34,11 @@ class ConsentRecord:
             return decided
         # No decision in force, but there were some: it was withdrawn while the disk was full.
         past = await self._past()
-        return Consent(granted=False, at=past[-1].at, policy_version=past[-1].policy_version) if past else None
+        if not past:
+            return None
+        # Unless the first of them was made between these two looks.
+        decided = await self._documents.load(_KIND, _KEY, _SHAPE)
+        return decided or Consent(granted=False, at=past[-1].at, policy_version=past[-1].policy_version)
 
     async def history(self) -> list[Consent]:
         """All decisions, oldest first."""
