@@ -8,10 +8,10 @@ from pathlib import Path
 from statistics import median
 
 from benchmarks.report import Figure, spread
-from sentinel_sync.adapters.scenarios.bodies import annotations_file
-from sentinel_sync.adapters.scenarios.transcoder import Compressed, Transcoder
-from sentinel_sync.clock import SystemClock
-from sentinel_sync.rules.scenarios.plan import Part, PartKind
+from sentinel_sync.base.clock import SystemClock
+from sentinel_sync.scenarios.bodies import annotations_file
+from sentinel_sync.scenarios.rules.plan import Part, PartKind
+from sentinel_sync.scenarios.transcoder import Compressed, Transcoder
 from sentinel_sync.settings import CloudSettings
 
 RECORDINGS = Path(__file__).parents[1] / "tests" / "fixtures" / "scenarios"

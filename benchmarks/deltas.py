@@ -14,9 +14,9 @@ from threading import Event
 
 from benchmarks.report import Figure, percentile, spread
 from benchmarks.sleeper import bare_naps, sleeper
-from sentinel_sync.adapters.cloud.download import Target
-from sentinel_sync.adapters.models.delta_file import apply_delta
 from sentinel_sync.backend.deltas import make_delta
+from sentinel_sync.cloud.download import Target
+from sentinel_sync.models.delta_file import apply_delta
 from tests.fakes.weights import all_moved, some_tensors_replaced, weights
 
 WEIGHTS = 12_500_000
@@ -32,8 +32,8 @@ _APPLY = """
 import sys
 from pathlib import Path
 from threading import Event
-from sentinel_sync.adapters.cloud.download import Target
-from sentinel_sync.adapters.models.delta_file import apply_delta
+from sentinel_sync.cloud.download import Target
+from sentinel_sync.models.delta_file import apply_delta
 
 def said(key):
     lines = Path("/proc/self/status").read_text().splitlines()

@@ -12,12 +12,12 @@ import requests
 from benchmarks.report import Figure, spread
 from benchmarks.server import backend
 from benchmarks.work import summary, trip_settings
-from sentinel_sync.adapters.cloud.cloud_api_client import CloudAPIClient
-from sentinel_sync.adapters.cloud.http import build_http_client
-from sentinel_sync.adapters.store.outbox import NewItem
-from sentinel_sync.adapters.store.store import Store
-from sentinel_sync.services.trip_uploader import TripUploader
+from sentinel_sync.cloud.client import CloudAPIClient
+from sentinel_sync.cloud.http import build_http_client
 from sentinel_sync.settings import CloudSettings
+from sentinel_sync.store.outbox import NewItem
+from sentinel_sync.store.store import Store
+from sentinel_sync.trips.trip_uploader import TripUploader
 
 ROUNDS = 3
 TRIPS = 10_000

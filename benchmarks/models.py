@@ -29,8 +29,8 @@ from benchmarks.report import Figure, percentile, spread
 from benchmarks.sleeper import bare_naps, sleeper
 from benchmarks.work import trip_settings
 from sentinel_sync import CloudAPIClient, ModelDownloader
-from sentinel_sync.adapters.store.store import Store
-from sentinel_sync.rules.releases.releases import manifest, raw_key
+from sentinel_sync.models.rules.releases import manifest, raw_key
+from sentinel_sync.store.store import Store
 
 ROUNDS = 3
 SIZE = int(os.environ.get("BENCH_MODEL_BYTES", "500000000"))

@@ -18,12 +18,12 @@ from benchmarks.drain import HEADERS
 from benchmarks.profile_server import profile_backend
 from benchmarks.report import Figure, percentile, spread
 from benchmarks.sleeper import sleeper
-from sentinel_sync.adapters.cloud.cloud_api_client import CloudAPIClient
-from sentinel_sync.adapters.cloud.http import build_http_client
-from sentinel_sync.adapters.profiles.keys import DerivedKey
-from sentinel_sync.adapters.store.store import Store
-from sentinel_sync.services.profile_synchronizer import ProfileSynchronizer
+from sentinel_sync.cloud.client import CloudAPIClient
+from sentinel_sync.cloud.http import build_http_client
+from sentinel_sync.profiles.keys import DerivedKey
+from sentinel_sync.profiles.profile_synchronizer import ProfileSynchronizer
 from sentinel_sync.settings import CloudSettings
+from sentinel_sync.store.store import Store
 
 ROUNDS = 3
 PROFILES = 1_000
@@ -127,7 +127,7 @@ async def _watched(lateness: list[float]) -> AsyncIterator[None]:
 @asynccontextmanager
 async def _deriving() -> AsyncIterator[None]:
     """Keys are derived without a pause while the profiles go: once is what a vehicle does."""
-    logging.getLogger("sentinel_sync.adapters.profiles.keys").setLevel(logging.ERROR)  # each would warn
+    logging.getLogger("sentinel_sync.profiles.keys").setLevel(logging.ERROR)  # each would warn
 
     async def derive() -> None:
         number = 0

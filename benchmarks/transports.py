@@ -12,7 +12,7 @@ from benchmarks.drain import HEADERS, bodies
 from benchmarks.report import Figure, spread
 from benchmarks.server import backend
 from benchmarks.work import trip_settings
-from sentinel_sync.adapters.cloud.http import build_http_client
+from sentinel_sync.cloud.http import build_http_client
 
 ROUNDS = 3
 TRIPS = 3_000

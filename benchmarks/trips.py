@@ -9,9 +9,9 @@ from statistics import median
 
 from benchmarks.report import Figure, spread
 from benchmarks.work import trip_settings
-from sentinel_sync.adapters.cloud.cloud_api_client import CloudAPIClient
-from sentinel_sync.adapters.store.store import Store
-from sentinel_sync.services.trip_uploader import TripUploader
+from sentinel_sync.cloud.client import CloudAPIClient
+from sentinel_sync.store.store import Store
+from sentinel_sync.trips.trip_uploader import TripUploader
 
 ROUNDS = 5
 CALLS = 200_000

@@ -25,11 +25,11 @@ from pydantic import JsonValue
 
 from benchmarks.report import Figure, percentile, spread
 from benchmarks.sleeper import sleeper
-from sentinel_sync.adapters.cloud.cloud_api_client import CloudAPIClient
-from sentinel_sync.adapters.scenarios.bodies import original_file
-from sentinel_sync.adapters.scenarios.parts import PartSender, QueuedScenario
-from sentinel_sync.errors import HeldError, NotNowError, UnreachableError
-from sentinel_sync.rules.scenarios.plan import Consent, Part, PartKind, Priority, ScenarioPlan
+from sentinel_sync.base.errors import HeldError, NotNowError, UnreachableError
+from sentinel_sync.cloud.client import CloudAPIClient
+from sentinel_sync.scenarios.bodies import original_file
+from sentinel_sync.scenarios.part_upload import PartSender, QueuedScenario
+from sentinel_sync.scenarios.rules.plan import Consent, Part, PartKind, Priority, ScenarioPlan
 from tests.fakes.fault_proxy import fault_proxy
 from tests.servers.node_tus import NodeTus, installed, missing
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from pydantic import SecretStr
 
-from sentinel_sync.payloads import Location, TripSummary
+from sentinel_sync.base.payloads import Location, TripSummary
 from sentinel_sync.settings import CloudSettings
 
 

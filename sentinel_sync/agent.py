@@ -11,24 +11,24 @@ from typing import Self
 import httpx
 
 from sentinel_sync import __version__
-from sentinel_sync.adapters.cloud.api_response import Contact
-from sentinel_sync.adapters.cloud.cloud_api_client import CloudAPIClient
-from sentinel_sync.adapters.store.outbox import OutboxCounts
-from sentinel_sync.adapters.store.store import Store
-from sentinel_sync.clock import Clock, SystemClock
-from sentinel_sync.errors import SentinelSyncError
-from sentinel_sync.parts import Parts, build
-from sentinel_sync.rules.gate import GateState
-from sentinel_sync.services.fleet_manager import FleetManager
-from sentinel_sync.services.model_downloader import ModelDownloader
-from sentinel_sync.services.offline_manager import OfflineManager
-from sentinel_sync.services.profile_synchronizer import ProfileSynchronizer
-from sentinel_sync.services.scenario_uploader import ScenarioUploader
-from sentinel_sync.services.trip_uploader import TripUploader
+from sentinel_sync.base.clock import Clock, SystemClock
+from sentinel_sync.base.errors import SentinelSyncError
+from sentinel_sync.base.status import AgentStatus
+from sentinel_sync.base.supervisor import Duty, Supervisor
+from sentinel_sync.cloud.api_response import Contact
+from sentinel_sync.cloud.client import CloudAPIClient
+from sentinel_sync.cloud.offline_manager import OfflineManager
+from sentinel_sync.cloud.rules.gate import GateState
+from sentinel_sync.composition import Parts, build
+from sentinel_sync.fleet.fleet_manager import FleetManager
+from sentinel_sync.models.model_downloader import ModelDownloader
+from sentinel_sync.profiles.profile_synchronizer import ProfileSynchronizer
+from sentinel_sync.scenarios.scenario_uploader import ScenarioUploader
 from sentinel_sync.settings import Settings
-from sentinel_sync.status import AgentStatus
-from sentinel_sync.status_board import StatusBoard
-from sentinel_sync.supervisor import Duty, Supervisor
+from sentinel_sync.status_reporter import StatusBoard
+from sentinel_sync.store.outbox import OutboxCounts
+from sentinel_sync.store.store import Store
+from sentinel_sync.trips.trip_uploader import TripUploader
 
 logger = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ from random import Random
 
 import pytest
 
-from sentinel_sync.adapters.store.store import Store
+from sentinel_sync.store.store import Store
 from tests.fakes.clock import FakeClock
 from tests.fakes.cloud import cloud_fixture, private_ca_fixture, stranger_fixture  # noqa: F401 fixtures, by import
 

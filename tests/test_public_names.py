@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import sentinel_sync
-from sentinel_sync import errors
+from sentinel_sync.base import errors
 
 #: What an embedder pays for only when it is used. Seen by name, not by the clock.
 HEAVY = frozenset({

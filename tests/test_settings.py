@@ -10,7 +10,7 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from sentinel_sync.errors import ConfigurationError
+from sentinel_sync.base.errors import ConfigurationError
 from sentinel_sync.settings import CloudSettings, Settings, is_key, is_loopback
 
 DEFAULTS = Path(__file__).parents[1] / "configs" / "default.yaml"

@@ -5,9 +5,6 @@ import asyncio
 import sys
 from collections.abc import Sequence
 
-from sentinel_sync.adapters.scenarios.derived import DerivedFiles
-from sentinel_sync.adapters.scenarios.ledger import DERIVED_NAME
-from sentinel_sync.adapters.store.store import DATABASE_NAME
 from sentinel_sync.cli.actions import add_action, add_command, at_least_one, print_json, print_lines
 from sentinel_sync.cli.arguments import Subparsers, program
 from sentinel_sync.cli.exit_codes import ExitCode
@@ -15,10 +12,13 @@ from sentinel_sync.cli.scenario_books import changed, read
 from sentinel_sync.cli.state_folder import runs
 from sentinel_sync.cli.terminal import width
 from sentinel_sync.cli.words import count, moment, pairs, size, table
-from sentinel_sync.rules.scenarios.consent import WITHDRAWN
-from sentinel_sync.rules.scenarios.plan import Consent, missing_consent
-from sentinel_sync.rules.scenarios.status import SentPart, sent_under
+from sentinel_sync.scenarios.derived_files import DerivedFiles
+from sentinel_sync.scenarios.records import DERIVED_NAME
+from sentinel_sync.scenarios.rules.consent import WITHDRAWN
+from sentinel_sync.scenarios.rules.plan import Consent, missing_consent
+from sentinel_sync.scenarios.rules.status import SentPart, sent_under
 from sentinel_sync.settings import CloudSettings
+from sentinel_sync.store.store import DATABASE_NAME
 
 _LIMIT = 50
 _DECISIONS = ("DECIDED", "DECISION", "POLICY", "SENT UNDER IT")

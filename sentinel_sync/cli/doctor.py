@@ -8,6 +8,7 @@ import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import asdict
 
+from sentinel_sync.base.errors import ConfigurationError
 from sentinel_sync.cli.arguments import Subparsers
 from sentinel_sync.cli.configuration import load_settings
 from sentinel_sync.cli.exit_codes import ExitCode
@@ -25,7 +26,6 @@ from sentinel_sync.cli.model_checks import check_model_source
 from sentinel_sync.cli.network_checks import check_network
 from sentinel_sync.cli.terminal import Colour, coloured
 from sentinel_sync.cli.words import count, printable
-from sentinel_sync.errors import ConfigurationError
 from sentinel_sync.settings import CloudSettings
 
 _COLOURS: dict[Level, Colour] = {Level.OK: "green", Level.WARN: "yellow", Level.FAIL: "red"}

@@ -18,7 +18,7 @@ Those from 64 to 78 are named as in sysexits.h, the last two as a shell names de
 
 from enum import IntEnum
 
-from sentinel_sync.errors import SentinelSyncError
+from sentinel_sync.base.errors import SentinelSyncError
 
 
 class ExitCode(IntEnum):

@@ -8,8 +8,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from sentinel_sync.adapters.cloud.cloud_api_client import CloudAPIClient
-from sentinel_sync.adapters.store.store import Store
+from sentinel_sync.base.errors import SentinelSyncError
 from sentinel_sync.cli.arguments import Subparsers
 from sentinel_sync.cli.chart import Series, draw
 from sentinel_sync.cli.configuration import load_settings
@@ -27,11 +26,12 @@ from sentinel_sync.cli.fleet_sheets import (
 )
 from sentinel_sync.cli.terminal import clear, is_terminal, width
 from sentinel_sync.cli.words import printable
-from sentinel_sync.errors import SentinelSyncError
-from sentinel_sync.rules.fleet.answers import FleetAnswer, FleetListing, FleetTrend, VehicleComparison
-from sentinel_sync.rules.fleet.units import titled, unit_of
-from sentinel_sync.services.fleet_manager import FleetManager
+from sentinel_sync.cloud.client import CloudAPIClient
+from sentinel_sync.fleet.fleet_manager import FleetManager
+from sentinel_sync.fleet.rules.answers import FleetAnswer, FleetListing, FleetTrend, VehicleComparison
+from sentinel_sync.fleet.rules.units import titled, unit_of
 from sentinel_sync.settings import CloudSettings
+from sentinel_sync.store.store import Store
 
 #: Seconds between two looks of --watch: answers count as fresh for five minutes anyway.
 _WATCH_INTERVAL = 60.0

@@ -12,17 +12,17 @@ from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
-from sentinel_sync.adapters.cloud.credential import FileCredential, read_pseudonym_key
-from sentinel_sync.adapters.store.database import DamagedError
-from sentinel_sync.adapters.store.outbox import OutboxCounts
-from sentinel_sync.adapters.store.store import DATABASE_NAME
+from sentinel_sync.base.errors import ConfigurationError, StoreError
+from sentinel_sync.base.timekeeping import EARLIEST_PLAUSIBLE
 from sentinel_sync.cli.arguments import program
 from sentinel_sync.cli.findings import Finding, fail, ok, warn
 from sentinel_sync.cli.state_folder import last_said, opened, runs
 from sentinel_sync.cli.words import count, duration, moment, size
-from sentinel_sync.errors import ConfigurationError, StoreError
-from sentinel_sync.rules.timekeeping import EARLIEST_PLAUSIBLE
+from sentinel_sync.cloud.credential import FileCredential, read_pseudonym_key
 from sentinel_sync.settings import CloudSettings, Settings
+from sentinel_sync.store.database import DamagedError
+from sentinel_sync.store.outbox import OutboxCounts
+from sentinel_sync.store.store import DATABASE_NAME
 
 _PREFIX = "SENTINEL_CLOUD__"
 #: What configuration templates carry instead of a key.

@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from importlib.util import find_spec
 
+from sentinel_sync.base.errors import ConfigurationError
 from sentinel_sync.cli.findings import Finding, fail, ok
-from sentinel_sync.errors import ConfigurationError
 from sentinel_sync.settings import CloudSettings
 
 _CHECK = "models"
@@ -19,7 +19,7 @@ def check_model_source(cloud: CloudSettings) -> Iterator[Finding]:
         yield fail(_CHECK, "source tuf needs python-tuf", "pip install 'sentinel-sync[tuf]'")
         return
     # It loads python-tuf, which most vehicles do without.
-    from sentinel_sync.adapters.models.tuf_refresh import root_version  # noqa: PLC0415 - see above
+    from sentinel_sync.models.tuf.refresh import root_version  # noqa: PLC0415 - see above
 
     try:
         version = root_version(source.root_file)

@@ -10,22 +10,22 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from sentinel_sync.adapters.files import replace_file
-from sentinel_sync.adapters.models.keys import key_in_file, key_in_text, read_trust
-from sentinel_sync.adapters.models.signing import (
+from sentinel_sync.base.files import replace_file
+from sentinel_sync.base.payloads import ModelRelease
+from sentinel_sync.cli.arguments import Subparsers
+from sentinel_sync.cli.configuration import load_settings
+from sentinel_sync.cli.exit_codes import CommandError, ExitCode
+from sentinel_sync.cli.passphrases import VARIABLE, add_passphrase, new_passphrase, passphrase_of
+from sentinel_sync.cli.words import pairs, size
+from sentinel_sync.models.keys import key_in_file, key_in_text, read_trust
+from sentinel_sync.models.rules.releases import EXTENSIONS, Trust, live_name, verify
+from sentinel_sync.models.signing import (
     check_file,
     make_key,
     public_path,
     read_key,
     sign_release,
 )
-from sentinel_sync.cli.arguments import Subparsers
-from sentinel_sync.cli.configuration import load_settings
-from sentinel_sync.cli.exit_codes import CommandError, ExitCode
-from sentinel_sync.cli.passphrases import VARIABLE, add_passphrase, new_passphrase, passphrase_of
-from sentinel_sync.cli.words import pairs, size
-from sentinel_sync.payloads import ModelRelease
-from sentinel_sync.rules.releases.releases import EXTENSIONS, Trust, live_name, verify
 
 MANIFEST_ENDING = ".manifest.json"
 _DEFAULT_KEY = Path("model-signing.pem")

@@ -12,13 +12,13 @@ from urllib.parse import quote, urlsplit
 
 import httpx
 
-from sentinel_sync.adapters.models.signing import check_file
+from sentinel_sync.base.payloads import ModelRelease
 from sentinel_sync.cli.arguments import Subparsers
 from sentinel_sync.cli.exit_codes import CommandError, ExitCode
 from sentinel_sync.cli.model_keys import MANIFEST_ENDING, manifest_path, read_manifest
 from sentinel_sync.cli.serve import KEY_VARIABLE
 from sentinel_sync.cli.words import printable
-from sentinel_sync.payloads import ModelRelease
+from sentinel_sync.models.signing import check_file
 from sentinel_sync.settings import is_loopback
 
 #: Seconds for each phase; the backend answers only once a large file is durable.

@@ -8,11 +8,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from sentinel_sync.adapters.cloud.cloud_api_client import CloudAPIClient
-from sentinel_sync.adapters.models.orders import ModelOrders, Order, OrderOutcome
-from sentinel_sync.adapters.models.records import ModelRecords
-from sentinel_sync.adapters.store.store import Store
-from sentinel_sync.adapters.timekeeper import Timekeeper
+from sentinel_sync.base.clock import SystemClock
+from sentinel_sync.base.errors import CloudError
+from sentinel_sync.base.status import ModelShown
 from sentinel_sync.cli.actions import add_action, add_command, print_lines
 from sentinel_sync.cli.arguments import Subparsers
 from sentinel_sync.cli.exit_codes import CommandError, ExitCode
@@ -21,13 +19,15 @@ from sentinel_sync.cli.model_publishing import add_publish
 from sentinel_sync.cli.state_folder import last_said, opened, runs
 from sentinel_sync.cli.terminal import width
 from sentinel_sync.cli.words import moment, printable, size, table
-from sentinel_sync.clock import SystemClock
-from sentinel_sync.errors import CloudError
-from sentinel_sync.rules.releases.answers import InstallResult, ModelUpdate
-from sentinel_sync.rules.releases.installed import ModelRecord
-from sentinel_sync.services.model_downloader import ModelDownloader
+from sentinel_sync.cloud.client import CloudAPIClient
+from sentinel_sync.models.commands import ModelOrders, Order, OrderOutcome
+from sentinel_sync.models.model_downloader import ModelDownloader
+from sentinel_sync.models.records import ModelRecords
+from sentinel_sync.models.rules.answers import InstallResult, ModelUpdate
+from sentinel_sync.models.rules.installed import ModelRecord
 from sentinel_sync.settings import CloudSettings
-from sentinel_sync.status import ModelShown
+from sentinel_sync.store.store import Store
+from sentinel_sync.store.timekeeper import Timekeeper
 
 _HEAD = ("MODEL", "INSTALLED", "SINCE", "AVAILABLE", "PREVIOUS", "PINNED", "NOTE")
 _UPDATE_HEAD = ("MODEL", "INSTALLED", "AVAILABLE", "SIZE", "RELEASED")

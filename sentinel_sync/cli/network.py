@@ -8,20 +8,20 @@ from dataclasses import asdict, replace
 
 from pydantic import BaseModel, ValidationError
 
-from sentinel_sync.adapters.traffic.desk import TrafficDesk
-from sentinel_sync.adapters.traffic.operator_word import load_word, save_word
-from sentinel_sync.adapters.traffic.snapshot import TrafficSnapshot
+from sentinel_sync.base.clock import SystemClock
+from sentinel_sync.base.status import STATUS_NAME
 from sentinel_sync.cli.actions import add_action, add_command, print_lines
 from sentinel_sync.cli.arguments import Subparsers, program
 from sentinel_sync.cli.exit_codes import ExitCode
 from sentinel_sync.cli.state_folder import opened, runs
 from sentinel_sync.cli.terminal import width
 from sentinel_sync.cli.words import from_now, pairs, table
-from sentinel_sync.clock import SystemClock
-from sentinel_sync.rules.budget import Period, data_size
-from sentinel_sync.rules.traffic import Link, Metering, NetworkWord, Traffic
+from sentinel_sync.network.operator_override import load_word, save_word
+from sentinel_sync.network.policy import TrafficDesk
+from sentinel_sync.network.rules.budget import Period, data_size
+from sentinel_sync.network.rules.traffic import Link, Metering, NetworkWord, Traffic
+from sentinel_sync.network.snapshot import TrafficSnapshot
 from sentinel_sync.settings import CloudSettings
-from sentinel_sync.status import STATUS_NAME
 
 _HEAD = ("LINK", "PERIOD", "USED", "BUDGET", "LEFT", "BEGINS ANEW")
 _RIGHT = frozenset({2, 3, 4})

@@ -9,13 +9,8 @@ from collections.abc import AsyncIterator
 from http import HTTPMethod
 from urllib.parse import urlsplit
 
-from sentinel_sync.adapters.cloud.cloud_api_client import CloudAPIClient, Probe, quote_id
-from sentinel_sync.adapters.cloud.http import CONNECT_TIMEOUT, tls_context
-from sentinel_sync.cli.findings import Finding, Level, fail, ok, warn
-from sentinel_sync.cli.machine_checks import expiry
-from sentinel_sync.cli.words import duration
-from sentinel_sync.clock import Clock, SystemClock
-from sentinel_sync.errors import (
+from sentinel_sync.base.clock import Clock, SystemClock
+from sentinel_sync.base.errors import (
     CloudError,
     ConfigurationError,
     CredentialError,
@@ -23,8 +18,13 @@ from sentinel_sync.errors import (
     RejectedError,
     UnreachableError,
 )
-from sentinel_sync.rules.answers import rfc3339
-from sentinel_sync.rules.timekeeping import TOLERANCE, ClockStamp, sighting, skew
+from sentinel_sync.base.timekeeping import TOLERANCE, ClockStamp, sighting, skew
+from sentinel_sync.cli.findings import Finding, Level, fail, ok, warn
+from sentinel_sync.cli.machine_checks import expiry
+from sentinel_sync.cli.words import duration
+from sentinel_sync.cloud.client import CloudAPIClient, Probe, quote_id
+from sentinel_sync.cloud.http import CONNECT_TIMEOUT, tls_context
+from sentinel_sync.cloud.rules.answers import rfc3339
 from sentinel_sync.settings import CloudSettings
 
 #: A person waits: so many seconds for each answer, however patient the agent is.

@@ -6,13 +6,13 @@ import json
 import sys
 from dataclasses import dataclass
 
-from sentinel_sync.adapters.store.outbox import OutboxCounts
 from sentinel_sync.agent import SyncAgent
 from sentinel_sync.cli.arguments import Subparsers, program
 from sentinel_sync.cli.configuration import load_settings
 from sentinel_sync.cli.exit_codes import ExitCode
 from sentinel_sync.cli.session import run_agent
 from sentinel_sync.cli.words import count, printable
+from sentinel_sync.store.outbox import OutboxCounts
 
 #: So many seconds without a single item sent, and waiting longer is left to the next call.
 _PATIENCE = 20.0

@@ -8,16 +8,16 @@ import sys
 import time
 from collections.abc import Sequence
 
-from sentinel_sync.adapters.store.database import DamagedError
-from sentinel_sync.adapters.store.outbox import ItemState, Outbox, OutboxCounts, OutboxItem
+from sentinel_sync.base.backoff import CAP
 from sentinel_sync.cli.actions import add_action, add_command, at_least_one, print_json, print_lines
 from sentinel_sync.cli.arguments import Subparsers, program
 from sentinel_sync.cli.exit_codes import CommandError, ExitCode
 from sentinel_sync.cli.state_folder import opened, runs
 from sentinel_sync.cli.terminal import width
 from sentinel_sync.cli.words import count, duration, from_now, moment, pairs, size, table
-from sentinel_sync.rules.backoff import CAP
 from sentinel_sync.settings import CloudSettings
+from sentinel_sync.store.database import DamagedError
+from sentinel_sync.store.outbox import ItemState, Outbox, OutboxCounts, OutboxItem
 
 _LIMIT = 50
 _STATE_WORDS = {ItemState.WAITING: "waiting", ItemState.SENDING: "being sent", ItemState.SET_ASIDE: "set aside"}

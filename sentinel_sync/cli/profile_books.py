@@ -5,24 +5,24 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from sentinel_sync.adapters.cloud.cloud_api_client import CloudAPIClient
-from sentinel_sync.adapters.profiles.bench import Workbench
-from sentinel_sync.adapters.profiles.cipher import ProfileCipher
-from sentinel_sync.adapters.profiles.cloud import ProfileCloud
-from sentinel_sync.adapters.profiles.desk import Instant
-from sentinel_sync.adapters.profiles.files import ProfileFolder
-from sentinel_sync.adapters.profiles.forgetter import Forgetter
-from sentinel_sync.adapters.profiles.keys import LegacyKeys, key_provider
-from sentinel_sync.adapters.profiles.orders import ForgetOrders, SyncOrders
-from sentinel_sync.adapters.profiles.overview import ProfileOverview
-from sentinel_sync.adapters.profiles.records import ProfileRecords
-from sentinel_sync.adapters.store.documents import Documents
-from sentinel_sync.adapters.store.store import DATABASE_NAME, Store
+from sentinel_sync.base.clock import SystemClock
 from sentinel_sync.cli.exit_codes import CommandError, ExitCode
 from sentinel_sync.cli.state_folder import last_said, opened, runs
-from sentinel_sync.clock import SystemClock
-from sentinel_sync.services.profile_synchronizer import ProfileSynchronizer
+from sentinel_sync.cloud.client import CloudAPIClient
+from sentinel_sync.profiles.backend_copy import ProfileCloud
+from sentinel_sync.profiles.cipher import ProfileCipher
+from sentinel_sync.profiles.commands import ForgetOrders, SyncOrders
+from sentinel_sync.profiles.executor import Workbench
+from sentinel_sync.profiles.files import ProfileFolder
+from sentinel_sync.profiles.forgetter import Forgetter
+from sentinel_sync.profiles.keys import LegacyKeys, key_provider
+from sentinel_sync.profiles.merge_session import Instant
+from sentinel_sync.profiles.overview import ProfileOverview
+from sentinel_sync.profiles.profile_synchronizer import ProfileSynchronizer
+from sentinel_sync.profiles.records import ProfileRecords
 from sentinel_sync.settings import CloudSettings
+from sentinel_sync.store.documents import Documents
+from sentinel_sync.store.store import DATABASE_NAME, Store
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,16 +6,16 @@ import sys
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
-from sentinel_sync.adapters.profiles.orders import ALL, SyncOrder
-from sentinel_sync.adapters.profiles.overview import ProfileStanding, Standing
+from sentinel_sync.base.clock import SystemClock
 from sentinel_sync.cli.actions import add_action, add_command, print_json, print_lines
 from sentinel_sync.cli.arguments import Subparsers
 from sentinel_sync.cli.exit_codes import CommandError, ExitCode
 from sentinel_sync.cli.profile_books import agent_runs, beside_agent, looked_into, without_agent
 from sentinel_sync.cli.terminal import width
 from sentinel_sync.cli.words import count, pairs, printable, table
-from sentinel_sync.clock import SystemClock
-from sentinel_sync.rules.profiles.fields import checked_id
+from sentinel_sync.profiles.commands import ALL, SyncOrder
+from sentinel_sync.profiles.overview import ProfileStanding, Standing
+from sentinel_sync.profiles.rules.fields import checked_id
 from sentinel_sync.settings import CloudSettings
 
 _HEAD = ("DRIVER", "STATE", "DISTANCE", "SESSIONS", "VEHICLES", "NOTE")

@@ -10,22 +10,22 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from sentinel_sync.adapters.cloud.cloud_api_client import CloudAPIClient
-from sentinel_sync.adapters.recorded_clock import RecordedClock
-from sentinel_sync.adapters.store.outbox import ItemState, OutboxItem
-from sentinel_sync.adapters.store.store import Store
-from sentinel_sync.adapters.timekeeper import Timekeeper
-from sentinel_sync.adapters.trips.drive_file import read_drive
 from sentinel_sync.agent import SyncAgent
+from sentinel_sync.base.errors import SentinelSyncError, StateLockedError
+from sentinel_sync.base.payloads import TripSummary
 from sentinel_sync.cli import words
 from sentinel_sync.cli.arguments import Subparsers
 from sentinel_sync.cli.configuration import load_settings
 from sentinel_sync.cli.exit_codes import ExitCode
-from sentinel_sync.errors import SentinelSyncError, StateLockedError
-from sentinel_sync.payloads import TripSummary
-from sentinel_sync.rules.trips.drive import Drive
-from sentinel_sync.services.trip_uploader import TripUploader
+from sentinel_sync.cloud.client import CloudAPIClient
 from sentinel_sync.settings import Settings
+from sentinel_sync.store.outbox import ItemState, OutboxItem
+from sentinel_sync.store.store import Store
+from sentinel_sync.store.timekeeper import Timekeeper
+from sentinel_sync.trips.drive_file import read_drive
+from sentinel_sync.trips.recorded_clock import RecordedClock
+from sentinel_sync.trips.rules.drive import Drive
+from sentinel_sync.trips.trip_uploader import TripUploader
 
 #: Seconds that the backend is given to take the trip, by default; it is safe on disk before.
 DEFAULT_WAIT = 10.0

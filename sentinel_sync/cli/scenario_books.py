@@ -5,18 +5,18 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from sentinel_sync.adapters.scenarios.consent import ConsentRecord
-from sentinel_sync.adapters.scenarios.ledger import Ledger
-from sentinel_sync.adapters.scenarios.overview import Overview
-from sentinel_sync.adapters.store.documents import Documents
-from sentinel_sync.adapters.store.outbox import Outbox
-from sentinel_sync.adapters.store.store import Store
+from sentinel_sync.base.clock import SystemClock
+from sentinel_sync.base.status import TransferShown
 from sentinel_sync.cli.state_folder import last_said, opened, runs
-from sentinel_sync.clock import SystemClock
-from sentinel_sync.rules.scenarios.plan import missing_consent
-from sentinel_sync.rules.scenarios.status import Outlook, UploadProgress
+from sentinel_sync.scenarios.consent import ConsentRecord
+from sentinel_sync.scenarios.overview import Overview
+from sentinel_sync.scenarios.records import Ledger
+from sentinel_sync.scenarios.rules.plan import missing_consent
+from sentinel_sync.scenarios.rules.status import Outlook, UploadProgress
 from sentinel_sync.settings import CloudSettings
-from sentinel_sync.status import TransferShown
+from sentinel_sync.store.documents import Documents
+from sentinel_sync.store.outbox import Outbox
+from sentinel_sync.store.store import Store
 
 
 @dataclass(frozen=True, slots=True)

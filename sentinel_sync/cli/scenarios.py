@@ -5,10 +5,7 @@ import asyncio
 import sys
 from pathlib import Path
 
-from sentinel_sync.adapters.scenarios.folders import folder_names
-from sentinel_sync.adapters.scenarios.intake import Intake
-from sentinel_sync.adapters.scenarios.ledger import key_of, storable
-from sentinel_sync.adapters.scenarios.recordings import absolute, read_recording
+from sentinel_sync.base.errors import ConsentError, ScenarioError
 from sentinel_sync.cli.actions import add_action, add_command, at_least_one, print_json, print_lines
 from sentinel_sync.cli.arguments import Subparsers, program
 from sentinel_sync.cli.exit_codes import CommandError, ExitCode
@@ -16,9 +13,12 @@ from sentinel_sync.cli.scenario_books import Books, changed, outlook, read
 from sentinel_sync.cli.state_folder import runs
 from sentinel_sync.cli.terminal import width
 from sentinel_sync.cli.words import count, duration, moment, pairs, size, table
-from sentinel_sync.errors import ConsentError, ScenarioError
-from sentinel_sync.rules.scenarios.plan import Part, Priority, ScenarioPlan
-from sentinel_sync.rules.scenarios.status import ScenarioStatus
+from sentinel_sync.scenarios.folders import folder_names
+from sentinel_sync.scenarios.intake import Intake
+from sentinel_sync.scenarios.recordings import absolute, read_recording
+from sentinel_sync.scenarios.records import key_of, storable
+from sentinel_sync.scenarios.rules.plan import Part, Priority, ScenarioPlan
+from sentinel_sync.scenarios.rules.status import ScenarioStatus
 from sentinel_sync.settings import CloudSettings
 
 _LIMIT = 50

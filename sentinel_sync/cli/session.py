@@ -9,12 +9,12 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 
 from sentinel_sync.agent import SyncAgent
+from sentinel_sync.base.errors import SentinelSyncError
 from sentinel_sync.cli.logs import JsonFormatter, WriterHandler, formatter_for, logging_to
 from sentinel_sync.cli.progress import View, choose_view
 from sentinel_sync.cli.signals import stopping_signals
 from sentinel_sync.cli.systemd import ServiceNotifier
 from sentinel_sync.cli.writer import Writer
-from sentinel_sync.errors import SentinelSyncError
 from sentinel_sync.settings import Settings
 
 logger = logging.getLogger(__name__)

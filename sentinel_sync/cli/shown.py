@@ -2,9 +2,7 @@
 
 from collections.abc import Iterator
 
-from sentinel_sync.adapters.store.outbox import OutboxCounts
-from sentinel_sync.cli.words import count, duration, moment, size
-from sentinel_sync.status import (
+from sentinel_sync.base.status import (
     AgentStatus,
     ConnectivityShown,
     DutyShown,
@@ -16,6 +14,8 @@ from sentinel_sync.status import (
     TrafficShown,
     TransferShown,
 )
+from sentinel_sync.cli.words import count, duration, moment, size
+from sentinel_sync.store.outbox import OutboxCounts
 
 #: A clock that differs by less is right, as far as anybody can tell over a mobile network (seconds).
 _CLOCK_NOISE = 2.0

@@ -8,16 +8,16 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from sentinel_sync.adapters.store.database import Database
-from sentinel_sync.adapters.store.documents import Documents
-from sentinel_sync.adapters.store.outbox import Outbox
-from sentinel_sync.adapters.store.state_lock import is_locked
-from sentinel_sync.adapters.store.store import DATABASE_NAME
+from sentinel_sync.base.clock import SystemClock
+from sentinel_sync.base.status import STATUS_NAME, AgentStatus
 from sentinel_sync.cli.arguments import program
 from sentinel_sync.cli.exit_codes import CommandError
-from sentinel_sync.clock import SystemClock
 from sentinel_sync.settings import CloudSettings
-from sentinel_sync.status import STATUS_NAME, AgentStatus
+from sentinel_sync.store.database import Database
+from sentinel_sync.store.documents import Documents
+from sentinel_sync.store.outbox import Outbox
+from sentinel_sync.store.state_lock import is_locked
+from sentinel_sync.store.store import DATABASE_NAME
 
 
 @dataclass(frozen=True, slots=True)

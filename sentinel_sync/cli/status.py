@@ -7,8 +7,8 @@ import sys
 import time
 from dataclasses import asdict, dataclass
 
-from sentinel_sync.adapters.store.outbox import OutboxCounts
-from sentinel_sync.adapters.store.store import DATABASE_NAME
+from sentinel_sync.base.errors import StoreError
+from sentinel_sync.base.status import AgentStatus
 from sentinel_sync.cli.arguments import Subparsers, program
 from sentinel_sync.cli.configuration import load_settings
 from sentinel_sync.cli.exit_codes import CommandError, ExitCode
@@ -16,12 +16,12 @@ from sentinel_sync.cli.shown import facts_of, outbox_facts
 from sentinel_sync.cli.state_folder import last_said, nothing_there, opened, runs
 from sentinel_sync.cli.terminal import clear, is_terminal
 from sentinel_sync.cli.words import duration, moment, pairs
-from sentinel_sync.errors import StoreError
 from sentinel_sync.settings import CloudSettings
-from sentinel_sync.status import AgentStatus
+from sentinel_sync.store.outbox import OutboxCounts
+from sentinel_sync.store.store import DATABASE_NAME
 
 _WATCH_INTERVAL = 2.0
-#: The kind under which a trip under way is checkpointed (services/trip_uploader.py).
+#: The kind under which a trip under way is checkpointed (trips/trip_uploader.py).
 _OPEN_TRIP = "open_trip"
 
 

@@ -4,7 +4,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 
-from sentinel_sync.errors import SentinelSyncError
+from sentinel_sync.base.errors import SentinelSyncError
 
 logger = logging.getLogger(__name__)
 

@@ -6,10 +6,10 @@ from typing import TypeVar
 
 from pydantic import JsonValue
 
-from sentinel_sync.errors import SentinelSyncError
-from sentinel_sync.rules.fleet.answers import AggregateMetrics, FleetAlerts, FleetAnswer, FleetTrend, VehicleRankings
-from sentinel_sync.rules.fleet.units import titled, unit_of
-from sentinel_sync.services.fleet_manager import FleetManager
+from sentinel_sync.base.errors import SentinelSyncError
+from sentinel_sync.fleet.fleet_manager import FleetManager
+from sentinel_sync.fleet.rules.answers import AggregateMetrics, FleetAlerts, FleetAnswer, FleetTrend, VehicleRankings
+from sentinel_sync.fleet.rules.units import titled, unit_of
 
 #: A page is looked at, not searched.
 _RANKED, _ALERTS = 10, 20

@@ -2,8 +2,8 @@
 
 from pydantic import JsonValue
 
-from sentinel_sync.rules.scenarios.status import SentPart, sent_under
-from sentinel_sync.services.scenario_uploader import ScenarioUploader
+from sentinel_sync.scenarios.rules.status import SentPart, sent_under
+from sentinel_sync.scenarios.scenario_uploader import ScenarioUploader
 
 #: A page is looked at, not searched: the newest are shown, and how many there are.
 _MOST = 50

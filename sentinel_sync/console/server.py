@@ -13,11 +13,11 @@ from pathlib import Path
 
 import uvicorn
 
-from sentinel_sync.adapters.files import replace_file
 from sentinel_sync.agent import SyncAgent
+from sentinel_sync.base.errors import ConfigurationError
+from sentinel_sync.base.files import replace_file
 from sentinel_sync.console.app import ConsoleApp
 from sentinel_sync.console.guard import Guard
-from sentinel_sync.errors import ConfigurationError
 
 #: In the state folder, for its owner alone: kept over a restart, so that an open page goes on working.
 TOKEN_FILE_NAME = "console.token"  # noqa: S105 # the name of its file

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from random import Random
 
-from sentinel_sync.rules.trips.drive import haversine
+from sentinel_sync.trips.rules.drive import haversine
 
 #: What drivers take with passengers aboard, m/s² (the comfort that road design counts on is 3.4 for braking: AASHTO,
 #: "A Policy on Geometric Design of Highways and Streets", 2018, section 3.2.2).

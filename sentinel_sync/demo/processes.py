@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
-from sentinel_sync.errors import SentinelSyncError
+from sentinel_sync.base.errors import SentinelSyncError
 
 #: Seconds that a child gets for what it is waited for: far more than it takes, also on a small machine.
 PATIENCE = 20.0

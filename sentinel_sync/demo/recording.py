@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sentinel_sync.adapters.scenarios.ffmpeg import Ffmpeg, TranscodeError
-from sentinel_sync.clock import SystemClock
+from sentinel_sync.base.clock import SystemClock
 from sentinel_sync.demo.processes import DemoError
 from sentinel_sync.demo.stage import Stage
 from sentinel_sync.demo.witness import Witness
+from sentinel_sync.scenarios.ffmpeg import Ffmpeg, TranscodeError
 
 _NAME, _VIDEO = "demo_recording", "front_left.mp4"
 #: Where the recorder says that it was made, and the two decimals of it that may leave.

@@ -10,6 +10,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from sentinel_sync.base.payloads import TripSummary
 from sentinel_sync.demo.city import DAY
 from sentinel_sync.demo.cloud import KEY_VARIABLE
 from sentinel_sync.demo.processes import Child, DemoError
@@ -17,7 +18,6 @@ from sentinel_sync.demo.recording import RecordingAct, SentRecording
 from sentinel_sync.demo.stage import Stage
 from sentinel_sync.demo.verification import CutTrip, raw_ids_in, verify
 from sentinel_sync.demo.witness import Witness
-from sentinel_sync.payloads import TripSummary
 
 FLEET, VEHICLE = "demo_fleet", "demo_vehicle"
 #: Answers that the backend loses after doing the work, when it is back.

@@ -13,11 +13,11 @@ from collections.abc import AsyncIterator
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from sentinel_sync.adapters.recorded_clock import RecordedClock
-from sentinel_sync.adapters.timekeeper import Timekeeper
 from sentinel_sync.agent import SyncAgent
 from sentinel_sync.demo.city import DAY, moments
-from sentinel_sync.services.trip_uploader import TripUploader
+from sentinel_sync.store.timekeeper import Timekeeper
+from sentinel_sync.trips.recorded_clock import RecordedClock
+from sentinel_sync.trips.trip_uploader import TripUploader
 
 #: Seconds of driving between two checkpoints, and what one such stretch takes here, at least, seconds.
 STRETCH, STRETCH_TAKES = 30, 0.02

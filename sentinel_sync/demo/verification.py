@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sentinel_sync.base.payloads import TripSummary
+from sentinel_sync.base.privacy import pseudonym
 from sentinel_sync.demo.city import DAY
 from sentinel_sync.demo.processes import DemoError
-from sentinel_sync.payloads import TripSummary
-from sentinel_sync.rules.privacy import pseudonym
 
 _PSEUDONYM = re.compile(r"d_[0-9a-f]{32}")
 _FINER = re.compile(r"-?\d+\.\d{3,}")

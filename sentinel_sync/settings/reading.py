@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict, SettingsError
 
-from sentinel_sync.errors import ConfigurationError
+from sentinel_sync.base.errors import ConfigurationError
 from sentinel_sync.settings.cloud import CloudSettings
 
 

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from sentinel_sync import CloudAPIClient, ScenarioUploader
-from sentinel_sync.adapters.store.store import Store
 from sentinel_sync.settings import Settings
+from sentinel_sync.store.store import Store
 from tests.cli.vehicle import Vehicle
 from tests.conftest import FIXTURES
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from sentinel_sync.adapters.store.store import DATABASE_NAME
 from sentinel_sync.cli.exit_codes import ExitCode
+from sentinel_sync.store.store import DATABASE_NAME
 from tests.cli.backend import Backend
 from tests.cli.vehicle import Vehicle, started
 

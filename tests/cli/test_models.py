@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from sentinel_sync.adapters.models.orders import ModelOrders, Order, PlacedOrder
-from sentinel_sync.adapters.store.state_lock import StateLock
-from sentinel_sync.adapters.store.store import Store
 from sentinel_sync.backend.faults import Fault, FaultPlan
 from sentinel_sync.backend.server import running_server
 from sentinel_sync.backend.settings import BackendSettings
 from sentinel_sync.cli.exit_codes import ExitCode
+from sentinel_sync.models.commands import ModelOrders, Order, PlacedOrder
+from sentinel_sync.store.state_lock import StateLock
+from sentinel_sync.store.store import Store
 from tests.cli.backend import KEY
 from tests.cli.vehicle import PATIENCE, Said, Vehicle
 from tests.fakes.weights import some_tensors_replaced, weights

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from sentinel_sync.adapters.store.state_lock import StateLock
-from sentinel_sync.adapters.store.store import Store
-from sentinel_sync.adapters.traffic.desk import TrafficDesk
-from sentinel_sync.clock import SystemClock
-from sentinel_sync.rules.traffic import Link, Traffic
+from sentinel_sync.base.clock import SystemClock
+from sentinel_sync.base.status import STATUS_NAME
+from sentinel_sync.network.policy import TrafficDesk
+from sentinel_sync.network.rules.traffic import Link, Traffic
 from sentinel_sync.settings import CloudSettings
-from sentinel_sync.status import STATUS_NAME
+from sentinel_sync.store.state_lock import StateLock
+from sentinel_sync.store.store import Store
 from tests.cli.vehicle import Vehicle
 
 MEGABYTE = 1_000_000

@@ -3,8 +3,8 @@
 import asyncio
 from pathlib import Path
 
-from sentinel_sync.adapters.store.state_lock import StateLock
 from sentinel_sync.cli.exit_codes import ExitCode
+from sentinel_sync.store.state_lock import StateLock
 from tests.cli.backend import Backend
 from tests.cli.vehicle import Vehicle
 

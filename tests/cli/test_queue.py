@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from sentinel_sync.adapters.store.store import DATABASE_NAME
+from sentinel_sync.store.store import DATABASE_NAME
 from tests.cli.vehicle import Vehicle
 
 

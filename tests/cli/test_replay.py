@@ -11,18 +11,18 @@ from typing import Any
 import httpx
 import pytest
 
-from sentinel_sync.adapters.store.outbox import ItemState
-from sentinel_sync.adapters.store.store import Store
-from sentinel_sync.adapters.trips.drive_file import read_drive
 from sentinel_sync.agent import SyncAgent
 from sentinel_sync.backend import BackendSettings, Fault, FaultPlan, running_server
+from sentinel_sync.base.payloads import TripSummary
+from sentinel_sync.base.privacy import pseudonym
 from sentinel_sync.cli.exit_codes import ExitCode
 from sentinel_sync.cli.main import main
 from sentinel_sync.cli.replay import replay
-from sentinel_sync.payloads import TripSummary
-from sentinel_sync.rules.privacy import pseudonym
-from sentinel_sync.rules.trips.drive import Drive
 from sentinel_sync.settings import Settings
+from sentinel_sync.store.outbox import ItemState
+from sentinel_sync.store.store import Store
+from sentinel_sync.trips.drive_file import read_drive
+from sentinel_sync.trips.rules.drive import Drive
 from tests.fakes.patience import until_true
 
 KEY = "a-key-for-tests"

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from sentinel_sync.cli.scenarios import _now
-from sentinel_sync.rules.scenarios.plan import Part, PartKind, Priority, ScenarioPlan
-from sentinel_sync.rules.scenarios.status import Outlook, UploadProgress, Whereabouts, status_of
+from sentinel_sync.scenarios.rules.plan import Part, PartKind, Priority, ScenarioPlan
+from sentinel_sync.scenarios.rules.status import Outlook, UploadProgress, Whereabouts, status_of
 from tests.cli.backend import Backend
 from tests.cli.vehicle import Vehicle, started
 from tests.conftest import FIXTURES

@@ -6,10 +6,7 @@ from io import StringIO
 import pytest
 from rich.console import Console
 
-from sentinel_sync.cli.live import draw
-from sentinel_sync.cli.progress import Lines, Pace, Quiet, choose_view
-from sentinel_sync.cli.shown import facts_of, line_of
-from sentinel_sync.status import (
+from sentinel_sync.base.status import (
     AgentStatus,
     BadVersionShown,
     ConnectivityShown,
@@ -21,6 +18,9 @@ from sentinel_sync.status import (
     ScenariosShown,
     TransferShown,
 )
+from sentinel_sync.cli.live import draw
+from sentinel_sync.cli.progress import Lines, Pace, Quiet, choose_view
+from sentinel_sync.cli.shown import facts_of, line_of
 
 ONLINE = ConnectivityShown(
     status="online",

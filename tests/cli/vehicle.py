@@ -18,11 +18,11 @@ from typing import IO, Any
 
 import pytest
 
-from sentinel_sync.adapters.store.outbox import NewItem
-from sentinel_sync.adapters.store.store import Store
+from sentinel_sync.base.payloads import TripSummary
 from sentinel_sync.cli.main import main
-from sentinel_sync.payloads import TripSummary
-from sentinel_sync.rules.trips.trips import new_trip_id
+from sentinel_sync.store.outbox import NewItem
+from sentinel_sync.store.store import Store
+from sentinel_sync.trips.rules.trip import new_trip_id
 from tests.cli.backend import KEY
 
 PSEUDONYM_KEY = "pseudonym-key-that-must-not-be-shown"

@@ -12,11 +12,11 @@ from typing import Any
 import httpx
 import pytest
 
-from sentinel_sync.adapters.store.outbox import NewItem
 from sentinel_sync.agent import SyncAgent
+from sentinel_sync.base.errors import ConfigurationError, ScenarioError
 from sentinel_sync.console import ConsoleAddress, running_console
-from sentinel_sync.errors import ConfigurationError, ScenarioError
 from sentinel_sync.settings import Settings
+from sentinel_sync.store.outbox import NewItem
 from tests.conftest import FIXTURES
 from tests.fakes.cloud import Answer, FakeCloud, json_answer, settings_for
 

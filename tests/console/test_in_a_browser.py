@@ -14,14 +14,14 @@ from typing import Any, Literal
 import pytest
 from playwright.async_api import Browser, Page, async_playwright, expect
 
-from sentinel_sync.adapters.store.outbox import NewItem
 from sentinel_sync.agent import SyncAgent
 from sentinel_sync.backend import BackendSettings, ModelRelease, ModelSignature, publish_model, running_server
 from sentinel_sync.console import running_console
-from sentinel_sync.rules.releases.releases import key_id, raw_key
+from sentinel_sync.models.rules.releases import key_id, raw_key
 from sentinel_sync.settings import CloudSettings, Settings
+from sentinel_sync.store.outbox import NewItem
 from tests.conftest import FIXTURES
-from tests.services.model_vehicle import KEY, NAME, TRUSTED, content_of, sign
+from tests.models.vehicle import KEY, NAME, TRUSTED, content_of, sign
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 API_KEY = "key-of-the-browser-tests"

@@ -34,9 +34,9 @@ from typing import Any
 
 import httpx
 
-from sentinel_sync.adapters.store.store import DATABASE_NAME
 from sentinel_sync.demo.cloud import KEY_VARIABLE
 from sentinel_sync.demo.processes import Child
+from sentinel_sync.store.store import DATABASE_NAME
 from tests.fakes.processes import marked_by
 from tests.soak.snare import Snare, Trap
 

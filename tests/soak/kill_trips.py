@@ -24,10 +24,10 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from sentinel_sync.base.payloads import TripSummary
 from sentinel_sync.demo.cloud import KEY_VARIABLE
 from sentinel_sync.demo.processes import Child
 from sentinel_sync.demo.witness import Witness
-from sentinel_sync.payloads import TripSummary
 
 FLEET = "soak_fleet"
 #: Which requests fail, and how. `lose` does the work and then cuts the connection instead of answering.

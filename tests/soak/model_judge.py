@@ -9,8 +9,8 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from sentinel_sync.adapters.store.store import DATABASE_NAME
-from sentinel_sync.rules.releases.installed import ModelRecord
+from sentinel_sync.models.rules.installed import ModelRecord
+from sentinel_sync.store.store import DATABASE_NAME
 from tests.soak.model_releases import LAST, LIVE_NAMES
 from tests.soak.model_vehicle import NAME
 

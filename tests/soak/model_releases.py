@@ -3,8 +3,8 @@
 from functools import partial
 from pathlib import Path
 
-from sentinel_sync.adapters.models.signing import make_key, read_key, sign_release
 from sentinel_sync.backend import ModelRelease, ModelSignature, publish_model
+from sentinel_sync.models.signing import make_key, read_key, sign_release
 from tests.fakes.weights import all_moved, some_tensors_replaced, weights
 from tests.soak.model_vehicle import NAME
 

@@ -14,16 +14,16 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from sentinel_sync.adapters.cloud.cloud_api_client import CloudAPIClient
-from sentinel_sync.adapters.models.orders import ModelOrders, Order
-from sentinel_sync.adapters.models.records import ModelRecords
-from sentinel_sync.adapters.store.store import Store
 from sentinel_sync.agent import SyncAgent
-from sentinel_sync.errors import CloudError, VerificationError
-from sentinel_sync.rules.releases.answers import InstallResult
-from sentinel_sync.rules.releases.installed import ModelRecord
-from sentinel_sync.services.model_downloader import ModelDownloader
+from sentinel_sync.base.errors import CloudError, VerificationError
+from sentinel_sync.cloud.client import CloudAPIClient
+from sentinel_sync.models.commands import ModelOrders, Order
+from sentinel_sync.models.model_downloader import ModelDownloader
+from sentinel_sync.models.records import ModelRecords
+from sentinel_sync.models.rules.answers import InstallResult
+from sentinel_sync.models.rules.installed import ModelRecord
 from sentinel_sync.settings import CloudSettings, Settings
+from sentinel_sync.store.store import Store
 from tests.soak.vehicle import Diary, tell
 
 logger = logging.getLogger(__name__)

@@ -13,11 +13,11 @@ import sys
 from random import SystemRandom
 
 from sentinel_sync import CloudAPIClient, ScenarioUploader
-from sentinel_sync.adapters.store.store import Store
-from sentinel_sync.clock import SystemClock
-from sentinel_sync.rules.scenarios.status import UploadProgress
+from sentinel_sync.base.clock import SystemClock
+from sentinel_sync.base.supervisor import Supervisor
+from sentinel_sync.scenarios.rules.status import UploadProgress
 from sentinel_sync.settings import CloudSettings, Settings
-from sentinel_sync.supervisor import Supervisor
+from sentinel_sync.store.store import Store
 from tests.soak.vehicle import tell
 
 logger = logging.getLogger(__name__)

@@ -1,1 +1,0 @@
-"""What touches the world and decides nothing: HTTP, SQLite, files, credentials."""

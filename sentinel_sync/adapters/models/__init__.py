@@ -1,1 +1,0 @@
-"""Releases and installed models on disk: catalogue, keys, the shelf that the runtime opens."""

@@ -1,1 +1,0 @@
-"""Profiles on disk, encrypted, and at the backend."""

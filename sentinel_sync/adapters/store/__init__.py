@@ -1,1 +1,0 @@
-"""What lasts: one SQLite file with the outbox and documents, its lock, its repair."""

@@ -1,1 +1,0 @@
-"""Files of trips: the log of the open one, and recorded drives to replay."""

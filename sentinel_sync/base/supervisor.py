@@ -1,0 +1,130 @@
+"""Runs duties side by side, paces them, restarts what crashes, and stops in three phases: asked, granted, taken."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from random import Random
+
+from sentinel_sync.base.backoff import full_jitter
+from sentinel_sync.base.clock import Clock, wait_first
+
+logger = logging.getLogger(__name__)
+
+#: Ceiling of the wait before a crashed duty is tried again, seconds.
+MAX_RESTART_DELAY = 60.0
+
+
+@dataclass(slots=True)
+class Duty:
+    """Something to be done again and again.
+
+    Attributes:
+        name: For logs and the status.
+        step: Does what is due and returns the seconds until it wants to be asked again.
+        wake: Set by whoever has a reason for the duty to come early.
+        crashes: Crashes in a row; 0 after a step that ended well.
+        total_crashes: Crashes since the start.
+        last_error: What the last crash was, or None.
+    """
+
+    name: str
+    step: Callable[[], Awaitable[float]]
+    wake: asyncio.Event = field(default_factory=asyncio.Event)
+    crashes: int = 0
+    total_crashes: int = 0
+    last_error: str | None = None
+
+
+class Supervisor:
+    """One task per duty in one TaskGroup. A duty that crashes never reaches a sibling.
+
+    Args:
+        clock: For pace.
+        rng: For the jitter of restarts.
+    """
+
+    def __init__(self, clock: Clock, rng: Random) -> None:
+        self._clock = clock
+        self._rng = rng
+        self._stopping = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self.duties: tuple[Duty, ...] = ()
+
+    @property
+    def running(self) -> bool:
+        """Whether duties are being done."""
+        return self._task is not None and not self._task.done()
+
+    def start(self, duties: Sequence[Duty]) -> asyncio.Future[None]:
+        """Begin, in the running loop; the returned future may be awaited and is done once every duty has its task."""
+        started: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        if self.running:
+            started.set_result(None)
+            return started
+        self.duties = tuple(duties)
+        self._stopping.clear()
+        self._task = asyncio.create_task(self._run(started), name="sync.supervisor")
+        return started
+
+    async def stop(self, grace: float) -> None:
+        """Ask every duty to end, grant `grace` seconds for the step under way, then take it: cancel and collect."""
+        task = self._task
+        if task is None:
+            return
+        self._stopping.set()
+        try:
+            await asyncio.wait({task}, timeout=grace)
+        finally:
+            # Also where the one who stops is cancelled: nothing of ours goes on behind its back.
+            self._task = None
+            if not task.done():
+                logger.info("supervisor.taken: a step was cut off after %.1f s of grace", grace)
+                task.cancel()
+                await asyncio.wait({task})
+        if not task.cancelled() and (error := task.exception()) is not None:
+            raise error
+
+    async def _run(self, started: asyncio.Future[None]) -> None:
+        async with asyncio.TaskGroup() as group:
+            for duty in self.duties:
+                group.create_task(self._keep(duty), name=f"sync.{duty.name}")
+            if not started.done():
+                started.set_result(None)
+
+    async def _keep(self, duty: Duty) -> None:
+        while not self._stopping.is_set():
+            duty.wake.clear()
+            try:
+                delay = await duty.step()
+            except asyncio.CancelledError as error:
+                if _is_cancelled():
+                    raise
+                # Something that the step awaited was cancelled, not the step: a task group would let it end in silence.
+                await self._after_crash(duty, error)
+            except Exception as error:  # one part must not take the others down: it is counted, shown and restarted
+                await self._after_crash(duty, error)
+            else:
+                duty.crashes = 0
+                await wait_first(self._clock, delay, duty.wake, self._stopping)
+
+    async def _after_crash(self, duty: Duty, error: BaseException) -> None:
+        duty.crashes += 1
+        duty.total_crashes += 1
+        duty.last_error = f"{type(error).__name__}: {error}"
+        delay = full_jitter(duty.crashes, self._rng, cap=MAX_RESTART_DELAY)
+        logger.error(
+            "supervisor.crash: %s crashed (%d in a row); again in %.1f s: %s",
+            duty.name,
+            duty.crashes,
+            delay,
+            duty.last_error,
+            exc_info=error,
+        )
+        # A wake does not shorten this: whoever wakes a duty that crashes would have it crash in a circle.
+        await wait_first(self._clock, delay, self._stopping)
+
+
+def _is_cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is None or task.cancelling() > 0

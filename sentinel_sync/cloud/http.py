@@ -1,0 +1,120 @@
+"""The one shared `httpx.AsyncClient`: TLS, proxy, pools. The only place that builds one."""
+
+import ssl
+from contextlib import suppress
+from http.cookiejar import CookieJar, DefaultCookiePolicy
+from importlib import import_module
+from pathlib import Path
+
+import httpx
+
+from sentinel_sync.base.errors import ConfigurationError
+from sentinel_sync.cloud.transport import LaneTransport
+from sentinel_sync.settings import CloudSettings
+
+#: Connections beyond the requests in flight: one for the health probe, one for a file from another host. The pool gets
+#: slower the more wait for it (encode/httpx#3215), so nobody is let to wait: the client bounds what is in flight.
+SPARE_CONNECTIONS = 2
+#: Connections for videos and models: two uploads (`turns.py`), and downloads beside them.
+BULK_CONNECTIONS = 6
+#: A keep-alive connection is given up after so many idle seconds: most load balancers cut it after 60.
+KEEPALIVE_EXPIRY = 50.0
+#: Seconds to set up a connection: beyond it a vehicle is better off trying again.
+CONNECT_TIMEOUT = 10.0
+
+#: What httpcore imports at the first request, on the loop, for about 0.1 s: `warm_up` has it done beforehand.
+_IMPORTED_LATE = ("sniffio", "anyio._backends._asyncio", "anyio.streams.tls")
+
+
+def timeouts(seconds: float) -> httpx.Timeout:
+    """Separate time-outs: `timeout` for each read and write, less to connect, none worth naming for the pool.
+
+    The pool's is generous because waiting for a place is not the network's fault; the client's own bound comes first.
+    """
+    return httpx.Timeout(seconds, connect=min(seconds, CONNECT_TIMEOUT), pool=seconds * 4)
+
+
+def build_http_client(settings: CloudSettings) -> httpx.AsyncClient:
+    """Build the client. Blocks: reads certificates.
+
+    No default credential (it would go to every host), no redirects (the client follows them by the contract), no
+    environment (a vehicle's proxy is configured, not inherited), HTTP/1.1 (under HTTP/2 httpx waits out the whole read
+    time-out where a server answers before the upload ends). Bulk has connections of its own, marked as background where
+    `mark_background` says so.
+
+    Raises:
+        ConfigurationError: A certificate, key or proxy cannot be used.
+    """
+    context = tls_context(settings)
+    try:
+        transport = LaneTransport(
+            _lane(settings, context, settings.max_in_flight + SPARE_CONNECTIONS, settings.max_in_flight),
+            _lane(settings, context, BULK_CONNECTIONS, BULK_CONNECTIONS),
+            marked=settings.mark_background,
+        )
+    except (ValueError, ImportError, httpx.InvalidURL):  # httpx imports what SOCKS needs, and we do not bring it
+        raise ConfigurationError("cloud.proxy must be a URL such as http://proxy.example.com:3128") from None
+    return httpx.AsyncClient(
+        transport=transport,
+        timeout=timeouts(settings.timeout),
+        # No cookies: nothing in the contract needs them, and a login page's would travel along.
+        cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),
+        trust_env=False,
+        follow_redirects=False,
+    )
+
+
+def _lane(
+    settings: CloudSettings, context: ssl.SSLContext, connections: int, kept_alive: int
+) -> httpx.AsyncHTTPTransport:
+    return httpx.AsyncHTTPTransport(
+        verify=context,
+        trust_env=False,
+        limits=httpx.Limits(
+            max_connections=connections, max_keepalive_connections=kept_alive, keepalive_expiry=KEEPALIVE_EXPIRY
+        ),
+        proxy=settings.proxy.get_secret_value() if settings.proxy else None,
+    )
+
+
+def tls_context(settings: CloudSettings) -> ssl.SSLContext:
+    """What the backend must show, and what the vehicle shows. Blocks: reads certificates.
+
+    Raises:
+        ConfigurationError: A file cannot be used.
+    """
+    try:
+        context = _trusting(settings.ca_file)
+        if settings.client_cert_file is not None:
+            # A password, be it empty: without one OpenSSL would ask the terminal for an encrypted key's.
+            context.load_cert_chain(settings.client_cert_file, settings.client_key_file, password="")
+    except (OSError, ssl.SSLError) as error:
+        files = [
+            _name(file) for file in (settings.ca_file, settings.client_cert_file, settings.client_key_file) if file
+        ]
+        raise ConfigurationError(
+            f"TLS files {', '.join(map(str, files))} cannot be used: {error.strerror or error}"
+        ) from None
+    return context
+
+
+def _trusting(ca_file: Path | None) -> ssl.SSLContext:
+    """The private CA alone where there is one, else the machine's, else (a machine without any) httpx's own."""
+    if ca_file is not None:
+        return ssl.create_default_context(cafile=str(ca_file))
+    paths = ssl.get_default_verify_paths()
+    if paths.cafile is None and paths.capath is None:
+        return httpx.create_ssl_context(trust_env=False)
+    return ssl.create_default_context()
+
+
+def _name(path: Path | None) -> str | None:
+    return None if path is None else str(path)
+
+
+def warm_up() -> None:
+    """Import what the first request would import on the loop. Blocks: call it off the loop."""
+    for name in _IMPORTED_LATE:
+        # Another transport, or another version of this one, may not need it.
+        with suppress(ImportError):
+            import_module(name)

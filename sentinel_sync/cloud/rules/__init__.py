@@ -1,0 +1,1 @@
+"""What an answer means, when to come back, what to send next of an upload; no I/O."""

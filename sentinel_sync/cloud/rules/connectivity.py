@@ -1,0 +1,111 @@
+"""Is the backend within reach, since when, and when should it be probed again?"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from random import Random
+
+from sentinel_sync.base.backoff import full_jitter
+
+#: Ceiling of the first probe's delay after contact was lost, seconds: short outages are common (a tunnel, a lift).
+_FIRST_PROBE = 2.0
+#: While all is quiet and well, intervals vary by so much either way, so that a fleet does not probe in step.
+_JITTER = 0.25
+#: A `min_interval` counts for at most so many seconds: nobody means a vehicle never to look again.
+_MAX_MIN_INTERVAL = 3600.0
+
+
+class ConnectivityStatus(StrEnum):
+    """Whether the backend can be reached."""
+
+    UNKNOWN = "unknown"
+    ONLINE = "online"
+    OFFLINE = "offline"
+
+
+@dataclass(frozen=True, slots=True)
+class Transition:
+    """The status changed."""
+
+    before: ConnectivityStatus
+    after: ConnectivityStatus
+
+
+class Connectivity:
+    """The state behind `OfflineManager`. Times are monotonic seconds.
+
+    Args:
+        interval: Seconds between probes while online and nothing else is sent (`connectivity_check_interval`).
+    """
+
+    def __init__(self, interval: float, rng: Random, now: float) -> None:
+        self._interval = interval
+        self._min_interval = 0.0
+        self._rng = rng
+        self._failures = 0
+        self._next_probe = now  # the first probe is due at once; its spread is the supervisor's
+        self._offline_since: float | None = None
+        self.status = ConnectivityStatus.UNKNOWN
+        self.since = now
+        self.message = "not asked yet"
+        self._refusal = ""
+
+    @property
+    def unauthorized(self) -> bool:
+        """Whether the backend refuses the credential, as far as is known."""
+        return bool(self._refusal)
+
+    def on_contact(self, now: float) -> Transition | None:
+        """The backend answered usefully."""
+        self._failures = 0
+        self._offline_since = None
+        spread = 1.0 + self._rng.uniform(-_JITTER, _JITTER)
+        self._next_probe = now + max(self._interval * spread, self._min_interval)
+        return self._become(ConnectivityStatus.ONLINE, now)
+
+    def on_authorized(self) -> None:
+        """A request with the credential was accepted."""
+        self._refusal = ""
+        if self.status is ConnectivityStatus.ONLINE:
+            self.message = "online"
+
+    def on_unauthorized(self, why: str, now: float) -> Transition | None:
+        """The backend answered, and refused the credential: reachable, but not for us."""
+        self._refusal = why or "the credential is refused"
+        return self.on_contact(now)
+
+    def on_no_contact(self, why: str, now: float) -> Transition | None:
+        """No usable answer came."""
+        if now >= self._next_probe or self.status is not ConnectivityStatus.OFFLINE:
+            self._failures += 1
+            delay = full_jitter(self._failures, self._rng, base=_FIRST_PROBE, cap=max(self._interval, _FIRST_PROBE))
+            self._next_probe = now + max(delay, self._min_interval)
+        if self._offline_since is None:
+            self._offline_since = now
+        self.message = f"offline: {why}"
+        return self._become(ConnectivityStatus.OFFLINE, now)
+
+    def set_min_interval(self, seconds: float) -> None:
+        """The backend said how many seconds it wants between probes (`min_interval`)."""
+        self._min_interval = min(max(0.0, seconds), _MAX_MIN_INTERVAL)
+
+    def probe_in(self, now: float) -> float:
+        """Seconds until the next probe is due; 0 where it is due now."""
+        return max(0.0, self._next_probe - now)
+
+    def probe_soon(self, now: float) -> None:
+        """Ask for a probe now (the host saw the network change)."""
+        self._next_probe = now
+
+    def offline_duration(self, now: float) -> float:
+        """Seconds without contact, 0.0 while online or unknown."""
+        return 0.0 if self._offline_since is None else max(0.0, now - self._offline_since)
+
+    def _become(self, status: ConnectivityStatus, now: float) -> Transition | None:
+        if status is ConnectivityStatus.ONLINE:
+            self.message = f"online, but unauthorized: {self._refusal}" if self._refusal else "online"
+        before = self.status
+        if status is before:
+            return None
+        self.status = status
+        self.since = now
+        return Transition(before, status)

@@ -1,0 +1,154 @@
+"""All that an agent consists of, built once, in order: client, store, services. Leaving undoes it backwards."""
+
+import logging
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from random import Random
+
+import httpx
+
+from sentinel_sync.base.clock import Clock
+from sentinel_sync.base.supervisor import Duty
+from sentinel_sync.cloud.client import CloudAPIClient
+from sentinel_sync.cloud.offline_manager import OfflineManager
+from sentinel_sync.fleet.fleet_manager import FleetManager
+from sentinel_sync.models.model_downloader import ModelDownloader
+from sentinel_sync.network.policy import TrafficDesk
+from sentinel_sync.network.rules.traffic import Traffic
+from sentinel_sync.profiles.profile_synchronizer import ProfileSynchronizer
+from sentinel_sync.scenarios.scenario_uploader import KIND as SCENARIO
+from sentinel_sync.scenarios.scenario_uploader import ScenarioUploader
+from sentinel_sync.settings import CloudSettings
+from sentinel_sync.store.store import Store
+from sentinel_sync.store.timekeeper import Timekeeper
+from sentinel_sync.trips.legacy_queue import take_over
+from sentinel_sync.trips.trip_uploader import KIND as TRIP
+from sentinel_sync.trips.trip_uploader import TripUploader
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """The collaborators of one agent."""
+
+    client: CloudAPIClient
+    store: Store
+    timekeeper: Timekeeper
+    traffic: TrafficDesk
+    connectivity: OfflineManager
+    trips: TripUploader
+    scenarios: ScenarioUploader
+    models: ModelDownloader
+    profiles: ProfileSynchronizer
+    fleet: FleetManager
+
+    @property
+    def duties(self) -> tuple[Duty, ...]:
+        """What the supervisor keeps doing, for all services."""
+        return (
+            self.traffic.duty,
+            self.connectivity.monitor,
+            self.trips.upload,
+            self.trips.checkpoint,
+            self.profiles.synchronize,
+            self.scenarios.scan,
+            self.scenarios.upload,
+            self.scenarios.retention,
+            *self.models.duties,
+        )
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether something is under way that takes long enough to be watched."""
+        models = any(model.under_way is not None for model in self.models.snapshot())
+        return models or self.scenarios.under_way() is not None
+
+    @property
+    def syncs(self) -> tuple[Callable[[], Awaitable[object]], ...]:
+        """What sends, most important first."""
+        return (self.trips.sync_now, self.profiles.sync_now, self.scenarios.sync_now)
+
+    async def held_kinds(self) -> list[str]:
+        """Kinds of the outbox that the settings, a missing consent or the network keep from being sent."""
+        trips_wait = not self.client.settings.upload_trips or await self.traffic.why_held(Traffic.TRIPS) is not None
+        held = [TRIP] if trips_wait else []
+        return held if await self.scenarios.why_held() is None else [*held, SCENARIO]
+
+
+async def build(
+    settings: CloudSettings,
+    stack: AsyncExitStack,
+    *,
+    http: httpx.AsyncClient | None,
+    clock: Clock,
+    rng: Random,
+) -> Parts:
+    """Build and open everything; what was opened is closed when `stack` is left, also after a failure in between.
+
+    Raises:
+        ConfigurationError: A key or certificate cannot be read.
+        StoreError: The state folder cannot be used, or is another agent's (StateLockedError).
+    """
+    store = Store(settings.state_dir, clock=clock, max_bytes=settings.outbox_max_bytes)
+    await stack.enter_async_context(store)
+    client = CloudAPIClient(settings=settings, http=http, clock=clock, rng=rng)
+    await stack.enter_async_context(client)
+    await client.refresh_credential()
+    timekeeper = Timekeeper(store.documents, clock)
+    traffic = TrafficDesk(store.documents, settings, clock=clock, timekeeper=timekeeper, supervised=True)
+    stack.push_async_callback(traffic.close)
+    client.on_traffic(traffic.count)
+    connectivity = OfflineManager(client, on_probe=timekeeper.observe, clock=clock, rng=rng)
+    trips = TripUploader(
+        client,
+        store,
+        timekeeper=timekeeper,
+        traffic=traffic,
+        supervised=True,
+        ask_time=connectivity.probe_now,
+        clock=clock,
+        rng=rng,
+    )
+    await _begin_trips(trips, store, settings, stack, clock)
+    scenarios = ScenarioUploader(
+        client,
+        store=store,
+        traffic=traffic,
+        clock_is_trusted=lambda: timekeeper.trusted,
+        supervised=True,
+        clock=clock,
+        rng=rng,
+    )
+    stack.push_async_callback(scenarios.close)
+    models = ModelDownloader(
+        client, store=store, timekeeper=timekeeper, traffic=traffic, supervised=True, clock=clock, rng=rng
+    )
+    profiles = ProfileSynchronizer(
+        client, store, timekeeper=timekeeper, traffic=traffic, supervised=True, clock=clock, rng=rng
+    )
+    for service in (scenarios, profiles):
+        await service.prepare()
+    # Models open with their first duty: to hash those of an older module may take a minute, and trips begin now.
+    stack.push_async_callback(models.close)
+    fleet = FleetManager(client, store, traffic=traffic, clock=clock)
+    stack.push_async_callback(fleet.close)
+    stack.push_async_callback(connectivity.close)
+    return Parts(client, store, timekeeper, traffic, connectivity, trips, scenarios, models, profiles, fleet)
+
+
+async def _begin_trips(
+    trips: TripUploader, store: Store, settings: CloudSettings, stack: AsyncExitStack, clock: Clock
+) -> None:
+    """Close the trip that a crash cut off, and take over what the older module had queued."""
+    await trips.prepare()
+    stack.push_async_callback(trips.checkpoint_step)
+    await take_over(
+        settings.trip_queue_file,
+        store,
+        kind=TRIP,
+        vehicle_id=settings.vehicle_id,
+        pseudonym_of=trips.pseudonym_of,
+        clock=clock,
+    )

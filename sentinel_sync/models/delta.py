@@ -1,0 +1,188 @@
+"""Gets a file by what changed since an older one, where the backend offers that; any doubt means the whole file.
+
+The delta lies beside its target while it comes (`.v2.1.0.pt.delta.part`), resumed like any file, and what is made of it
+too (`.v2.1.0.pt.patched.part`); the target's own staging file is replaced only by the whole and verified new file.
+"""
+
+import asyncio
+import logging
+import shutil
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Event
+from typing import Self
+
+from sentinel_sync.base.clock import Clock
+from sentinel_sync.base.errors import RejectedError, StoreError, StoreFullError, UnreachableError, VerificationError
+from sentinel_sync.base.payloads import DeltaOffer
+from sentinel_sync.base.threads import run_to_end
+from sentinel_sync.cloud.attempt_client import AttemptClient
+from sentinel_sync.cloud.download import FileDownload, StaleAddressError, Target
+from sentinel_sync.models.delta_file import apply_delta, load_zstd
+from sentinel_sync.models.files import PART_ENDING, RESERVE_BYTES, checksum_of, discard, told
+from sentinel_sync.models.rules.delta import why_not
+
+logger = logging.getLogger(__name__)
+
+#: Seconds without a single further byte after which a delta keeps the whole file waiting no longer.
+PATIENCE = 900.0
+
+
+@dataclass(frozen=True, slots=True)
+class DeltaFiles:
+    """What lies beside a target while it is made. Blocks: call it off the loop.
+
+    Attributes:
+        delta: What has come of the delta.
+        result: What has been made of it.
+    """
+
+    delta: Path
+    result: Path
+
+    @classmethod
+    def beside(cls, staging: Path) -> Self:
+        """Those of the target whose staging file this is."""
+        name = staging.name.removesuffix(PART_ENDING)
+        return cls(staging.with_name(f"{name}.delta{PART_ENDING}"), staging.with_name(f"{name}.patched{PART_ENDING}"))
+
+    def discard(self) -> None:
+        """Delete them; a folder that cannot be written is said where the whole file is to be written."""
+        with suppress(OSError):
+            discard(self.delta)
+            self.result.unlink(missing_ok=True)
+
+    def came_lately(self, now: float) -> bool:
+        """Whether the delta has grown within the last `PATIENCE` seconds; `now` is wall time."""
+        try:
+            return now - self.delta.stat().st_mtime < PATIENCE
+        except OSError:
+            return False
+
+
+async def fetch_by_delta(
+    client: AttemptClient,
+    offer: DeltaOffer | None,
+    old: Path,
+    old_checksum: str,
+    target: Target,
+    *,
+    clock: Clock,
+    on_progress: Callable[[int], None],
+) -> bool:
+    """Make the target's staging file out of an older file and a delta.
+
+    Args:
+        client: Opens addresses.
+        offer: What the backend offered, or None.
+        old: A file that the vehicle has.
+        old_checksum: The SHA-256 in hex that was named to the backend as `from`.
+        target: What is wanted, as signed.
+        clock: For the rate.
+        on_progress: Told for how many bytes of the target what has come stands.
+
+    Returns:
+        True where the staging file is whole, durable, and has the signed checksum. False where the whole file is to be
+        fetched; why is logged, and nothing of the delta is left (but what may still be of use after an outage).
+
+    Raises:
+        UnreachableError: The network failed, or the address has expired half-way (StaleAddressError: ask for a new
+            one); what has come is gone on from at the next call.
+        HeldError: Not sent: the gate is closed.
+    """
+    files = DeltaFiles.beside(target.staging)
+    if offer is None:
+        await run_to_end(files.discard)
+        return False
+    try:
+        await run_to_end(_check, offer, old, old_checksum, target, files)
+        await _fetch(client, offer, files.delta, target.size, clock, on_progress)
+        await _apply(files, old, target)
+    except UnreachableError as error:
+        if await run_to_end(files.came_lately, clock.now()):
+            raise
+        _say(target, error)
+        return False
+    except (VerificationError, RejectedError, StoreError) as error:
+        _say(target, error)
+        await run_to_end(files.discard)
+        return False
+    logger.info("model.delta: %s: %d bytes came instead of %d", target.checksum[:12], offer.size, target.size)
+    return True
+
+
+def _say(target: Target, error: Exception) -> None:
+    logger.warning("model.delta: %s: the whole file instead: %s", target.checksum[:12], error)
+
+
+def _check(offer: DeltaOffer, old: Path, old_checksum: str, target: Target, files: DeltaFiles) -> None:
+    """See whether this is worth a byte, and can come to anything. Blocks: reads the old file."""
+    if (reason := why_not(offer, target.size)) is not None:
+        raise VerificationError(f"the delta is refused: {reason}")
+    load_zstd()
+    try:
+        whole_missing, delta_missing = target.size - _size(target.staging), max(0, offer.size - _size(files.delta))
+        if whole_missing <= delta_missing:
+            raise VerificationError(f"the delta is refused: only {whole_missing} bytes of the whole file are missing")
+        if checksum_of(old) != old_checksum:
+            raise VerificationError("the delta is refused: the file it starts from was changed on this vehicle")
+        needed, free = delta_missing + target.size + RESERVE_BYTES, shutil.disk_usage(target.staging.parent).free
+    except OSError as error:
+        raise told(error, old) from None
+    if free < needed:
+        raise StoreFullError(f"the disk of the models folder has {free} bytes free, and {needed} are needed")
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+async def _fetch(
+    client: AttemptClient,
+    offer: DeltaOffer,
+    staging: Path,
+    whole_size: int,
+    clock: Clock,
+    on_progress: Callable[[int], None],
+) -> None:
+    came = False
+
+    def tell(received: int) -> None:
+        nonlocal came
+        came = True
+        on_progress(whole_size * received // offer.size)
+
+    delta = Target(staging, offer.size, offer.checksum)
+    try:
+        await FileDownload(client, delta, clock=clock, on_progress=tell).fetch(offer.download_url)
+    except StaleAddressError:
+        if came:
+            raise
+        # It was given out a moment ago: whoever asks for another would get no better one.
+        raise RejectedError("GET a file: its address has expired before it gave a byte") from None
+
+
+async def _apply(files: DeltaFiles, old: Path, target: Target) -> None:
+    stop = Event()
+    work = asyncio.ensure_future(asyncio.to_thread(_make, files, old, target, stop))
+    try:
+        await asyncio.shield(work)
+    except asyncio.CancelledError:
+        # It sees that within a block, some milliseconds; what is undone next must not be written to any more.
+        stop.set()
+        await asyncio.wait({work})
+        if not work.cancelled():
+            work.exception()  # seen: the cancellation is what the caller gets
+        raise
+
+
+def _make(files: DeltaFiles, old: Path, target: Target, stop: Event) -> None:
+    apply_delta(files.delta, old, files.result, target, stop)
+    try:
+        discard(target.staging)  # with what is known of a part of the whole file
+        files.result.replace(target.staging)
+        discard(files.delta)
+    except OSError as error:
+        raise told(error, target.staging) from None

@@ -1,0 +1,207 @@
+"""The models folder: versions side by side, one atomic switch of what the runtime opens. Blocks: call it off the loop.
+
+Beside what the runtime opens (`models/yolov8m.pt`) lies `models/versions/yolov8m/v2.1.0.pt` for each version kept, the
+same bytes on disk by a hard link, and, while it is downloaded, `models/versions/yolov8m/.v2.1.0.pt.part`.
+"""
+
+import errno
+import hashlib
+import os
+import shutil
+from collections.abc import Collection
+from contextlib import suppress
+from pathlib import Path
+
+from sentinel_sync.base.errors import StoreError, StoreFullError
+from sentinel_sync.base.files import sync_folder
+
+VERSIONS_NAME = "versions"
+PART_ENDING = ".part"
+ETAG_ENDING = ".part.etag"
+#: What a switch that was cut off leaves.
+_SWITCH_ENDING = ".switch"
+#: The runtime, another user perhaps, reads models.
+MODEL_MODE = 0o644
+_HASH_CHUNK = 1 << 20
+#: Space that a download leaves to others.
+RESERVE_BYTES = 16 << 20
+_NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EMLINK, errno.EXDEV, errno.ENOSYS})
+
+
+class ModelFolderError(StoreError):
+    """The models folder cannot be read or written."""
+
+
+class ModelFiles:
+    """Everything that touches the models folder.
+
+    Args:
+        folder: `models_dir`.
+
+    Every method raises ModelFolderError where the folder cannot be read or written, StoreFullError where its disk is
+    full.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    # --- where things lie ---
+
+    def live(self, live_name: str) -> Path:
+        """What the runtime opens."""
+        return self._folder / live_name
+
+    def version(self, name: str, version: str, live_name: str) -> Path:
+        """Where a version is kept."""
+        return self._folder / VERSIONS_NAME / name / (version + Path(live_name).suffix)
+
+    def staging(self, name: str, version: str, live_name: str) -> Path:
+        """Where a version lies while it is downloaded."""
+        kept = self.version(name, version, live_name)
+        return kept.with_name(f".{kept.name}{PART_ENDING}")
+
+    # --- what is there ---
+
+    def holds(self, path: Path, size: int, checksum: str) -> bool:
+        """Whether a file is there with just these bytes; reads all of it."""
+        try:
+            return path.stat().st_size == size and checksum_of(path) == checksum
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            raise told(error, path) from None
+
+    def checksum(self, path: Path) -> tuple[int, str] | None:
+        """Size and SHA-256 of a file, or None where it is missing; reads all of it."""
+        try:
+            return path.stat().st_size, checksum_of(path)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise told(error, path) from None
+
+    # --- changing it ---
+
+    def make_room(self, staging: Path, size: int) -> int:
+        """Make the staging file's folder, and see whether the disk has room for what is missing of `size` bytes.
+
+        Returns:
+            How many bytes are there already.
+        """
+        try:
+            staging.parent.mkdir(parents=True, exist_ok=True)
+            there = staging.stat().st_size if staging.exists() else 0
+            free = shutil.disk_usage(staging.parent).free
+        except OSError as error:
+            raise told(error, staging) from None
+        missing = max(0, size - there) + RESERVE_BYTES
+        if free < missing:
+            raise StoreFullError(f"the disk of the models folder has {free} bytes free, and {missing} are needed")
+        return there
+
+    def keep(self, staging: Path, kept: Path) -> None:
+        """Make a whole staging file a version: durable before it has its name."""
+        try:
+            descriptor = os.open(staging, os.O_RDONLY | os.O_NOFOLLOW)
+            try:
+                os.fchmod(descriptor, MODEL_MODE)
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+            staging.replace(kept)
+            discard(staging)
+            sync_folder(kept.parent)
+            sync_folder(kept.parent.parent)
+        except OSError as error:
+            raise told(error, kept) from None
+
+    def keep_live(self, live: Path, kept: Path) -> None:
+        """Keep what the runtime opens now as a version, where it is not kept already."""
+        try:
+            if live.exists() and not kept.exists():
+                kept.parent.mkdir(parents=True, exist_ok=True)
+                _link_or_copy(live, kept.with_name(f".{kept.name}{_SWITCH_ENDING}"), kept)
+        except OSError as error:
+            raise told(error, kept) from None
+
+    def switch(self, kept: Path, live: Path) -> None:
+        """Let the runtime open this version: one rename, so that at no instant there is no model, or a mixed one."""
+        try:
+            _link_or_copy(kept, live.with_name(f".{live.name}{_SWITCH_ENDING}"), live)
+        except OSError as error:
+            raise told(error, live) from None
+
+    def is_there(self, live: Path) -> bool:
+        """Whether the runtime finds a file."""
+        try:
+            return live.is_file()
+        except OSError as error:
+            raise told(error, live) from None
+
+    def remove(self, live: Path) -> bool:
+        """Take a live file away whose model is opened under another name now; False where there is none."""
+        try:
+            live.unlink()
+            sync_folder(live.parent)
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            raise told(error, live) from None
+        return True
+
+    def clean(self, wanted: Collection[Path]) -> None:
+        """Delete what was left half done, and versions and staging files that are not in `wanted`."""
+        try:
+            for leftover in self._folder.glob(".*"):
+                if leftover.name.endswith(_SWITCH_ENDING):
+                    leftover.unlink(missing_ok=True)
+            for path in self._folder.glob(f"{VERSIONS_NAME}/*/*"):
+                owner = path.with_name(path.name.removesuffix(".etag")) if path.name.endswith(ETAG_ENDING) else path
+                if owner not in wanted and not path.is_dir():  # a folder is none of ours
+                    path.unlink(missing_ok=True)
+            for folder in self._folder.glob(f"{VERSIONS_NAME}/*/"):
+                with suppress(OSError):  # it is not empty
+                    folder.rmdir()
+        except OSError as error:
+            raise told(error, self._folder) from None
+
+
+def checksum_of(path: Path) -> str:
+    """SHA-256 of a file, in hex."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_HASH_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def discard(staging: Path) -> None:
+    """Delete a staging file and what is known of it."""
+    staging.unlink(missing_ok=True)
+    staging.with_name(staging.name.removesuffix(PART_ENDING) + ETAG_ENDING).unlink(missing_ok=True)
+
+
+def _link_or_copy(source: Path, beside: Path, target: Path) -> None:
+    """Give `source`'s bytes the name `target`, durably and in one step."""
+    beside.unlink(missing_ok=True)
+    try:
+        os.link(source, beside)
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        # A file system without hard links (FAT on an SD card).
+        shutil.copyfile(source, beside)
+        with beside.open("rb") as file:
+            os.fchmod(file.fileno(), MODEL_MODE)
+            os.fsync(file.fileno())
+    beside.replace(target)
+    # Renaming one name of a file to another of its names does nothing (POSIX), so the first would stay.
+    beside.unlink(missing_ok=True)
+    sync_folder(target.parent)
+
+
+def told(error: OSError, path: Path) -> StoreError:
+    """Say what an error of the file system means to the caller."""
+    if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        return StoreFullError(f"the disk of the models folder is full ({path.name}): free some space")
+    return ModelFolderError(f"the models folder cannot be used ({path.name}: {error.strerror})")

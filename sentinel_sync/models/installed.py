@@ -1,0 +1,297 @@
+"""Switches between versions and remembers it: the models folder and the records kept in step, whenever the power goes.
+
+The order of a switch: intent on disk, the new version under the live name (one rename), the registry, the record, and
+at last the live file of the version before, where that has another name. A start that finds an intent finishes it, and
+so does `mend`; until then the runtime opens the whole old or the whole new file. The registry comes before the record
+because a registry that says something else than the record was written by somebody else.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Collection
+from dataclasses import replace
+from pathlib import Path
+
+from sentinel_sync.base.clock import Clock
+from sentinel_sync.base.errors import StoreFullError, VerificationError
+from sentinel_sync.base.threads import run_to_end
+from sentinel_sync.models.files import ModelFiles, ModelFolderError
+from sentinel_sync.models.records import ModelRecords
+from sentinel_sync.models.registry import Registry, RegistryEntry
+from sentinel_sync.models.rules.installed import BadVersion, KeptVersion, ModelRecord
+from sentinel_sync.models.rules.trial import Probation
+from sentinel_sync.models.takeover import found, recall_bad, take_over
+from sentinel_sync.store.documents import Documents
+
+logger = logging.getLogger(__name__)
+
+
+class ModelShelf:
+    """The models of this vehicle.
+
+    Args:
+        folder: `models_dir`.
+        documents: Where the records are kept.
+        clock: For the time of an installation.
+
+    Methods that switch raise ModelFolderError where the models folder cannot be written, StoreFullError where its disk
+    or the store's is full. The runtime then opens what it opened before, unless only the records are behind: `mend`
+    sets that right.
+    """
+
+    def __init__(self, folder: Path, documents: Documents, clock: Clock) -> None:
+        self._clock = clock
+        self._records = ModelRecords(documents)
+        self._registry = Registry(folder)
+        self._switching = asyncio.Lock()
+        self.files = ModelFiles(folder)
+
+    @property
+    def records(self) -> dict[str, ModelRecord]:
+        """All that is known, by name."""
+        return self._records.all
+
+    def record(self, name: str) -> ModelRecord:
+        """What is known of one model; an empty record where nothing is."""
+        return self._records.of(name)
+
+    async def change(self, name: str, changed: Callable[[ModelRecord], ModelRecord]) -> ModelRecord:
+        """Put what `changed` makes of a record in its place; returns it once it is on disk. One change at a time."""
+        return await self._records.change(name, changed)
+
+    async def open(self) -> None:
+        """Read the records, finish what was cut off, and take over what an older module installed.
+
+        A folder that cannot be used is reported, and keeps nobody from starting: what is installed stays in use.
+        """
+        await self._records.load()
+        try:
+            await recall_bad(self._registry, self._records)
+            await take_over(self._registry, self._records, self.files, self._clock)
+            await self.mend()
+            await self._write_registry()
+        except (ModelFolderError, StoreFullError) as error:
+            logger.error("models.folder: %s", error)
+
+    # --- switching ---
+
+    async def install(self, name: str, version: KeptVersion, probation: Probation | None = None) -> None:
+        """Let the runtime open `version`, which lies whole and verified among the versions; on probation, perhaps."""
+        async with self._switching:
+            # What lay there before anybody kept a record.
+            there = (
+                await found(self.files, version.live_name, self._clock) if self.record(name).installed is None else None
+            )
+            await self.change(
+                name,
+                lambda record: replace(
+                    record,
+                    installed=record.installed or there,
+                    switching_to=replace(version, installed_at=self._clock.now()),
+                    next_probation=probation,
+                ),
+            )
+            await self._switch(name)
+
+    async def roll_back(self, name: str, order: str | None = None) -> KeptVersion:
+        """Let the runtime open the previous version; the present one is not taken again by itself.
+
+        Args:
+            name: Of the model.
+            order: Key of the order that asks for it; one that was carried out before a power cut is so only once.
+
+        Raises:
+            VerificationError: No previous version is kept, or its file is not what it was.
+        """
+        async with self._switching:
+            record = self.record(name)
+            if order is not None and record.last_order == order and record.installed is not None:
+                return record.installed
+            target = record.previous
+            if target is None or record.installed is None:
+                raise VerificationError(f"{name} cannot be rolled back: no previous version is kept")
+            if not await self.is_kept(name, target):
+                raise VerificationError(
+                    f"{name} cannot be rolled back: the file of {target.version} is missing or damaged"
+                )
+            skipped = tuple(dict.fromkeys((*record.skipped, record.installed.version)))
+            await self._go_back(name, target, lambda record: replace(record, skipped=skipped, last_order=order))
+            return target
+
+    async def condemn(self, name: str, reason: str) -> KeptVersion | None:
+        """What is installed has failed: never again, and back to the version before; None where there is none whole.
+
+        Then the failed one stays in use: to take the only model away is not for us to decide.
+        """
+        async with self._switching:
+            record = self.record(name)
+            if record.installed is None or record.installed.checksum is None:
+                return None
+            bad = BadVersion(record.installed.version, record.installed.checksum, reason, self._clock.now())
+            await self._remember_bad(name, (*record.bad, bad))
+            target = record.previous
+            if target is None or not await self.is_kept(name, target):
+                await self.change(name, lambda record: replace(record.condemned(bad), probation=None))
+                return None
+            await self._go_back(name, target, lambda record: replace(record.condemned(bad), probation=None))
+            return target
+
+    async def mend(self) -> None:
+        """Finish switches that were cut off or failed half-way, put back a live file that is gone."""
+        async with self._switching:
+            for record in self.records.values():
+                await self._recover(record)
+
+    @property
+    def needs_mending(self) -> bool:
+        """Whether a switch was begun and is not finished."""
+        return any(record.switching_to is not None or record.superseded for record in self.records.values())
+
+    # --- bad versions ---
+
+    async def condemn_staged(self, name: str, reason: str) -> None:
+        """What is staged has failed before it was ever in use: never again."""
+        async with self._switching:
+            record = self.record(name)
+            if record.staged is None:
+                return
+            release = record.staged.release
+            bad = BadVersion(release.version, release.checksum, reason, self._clock.now())
+            await self._remember_bad(name, (*record.bad, bad))
+            await self.change(name, lambda record: record.condemned(bad))
+
+    async def forgive(self, name: str, version: str) -> bool:
+        """Let a version be tried again; False where it is not bad."""
+        async with self._switching:
+            before = self.record(name).bad
+            left = tuple(bad for bad in before if bad.version != version)
+            if left == before:
+                return False
+            await self.change(name, lambda record: replace(record, bad=left, failure=None))
+            await self._remember_bad(name, left)
+            return True
+
+    # --- what is there ---
+
+    async def is_kept(self, name: str, version: KeptVersion) -> bool:
+        """Whether a version lies whole among the versions; reads all of it."""
+        kept = self.files.version(name, version.version, version.live_name)
+        return version.checksum is not None and await run_to_end(self.files.holds, kept, version.size, version.checksum)
+
+    async def clean(self, wanted: Collection[Path]) -> None:
+        """Delete versions that nothing leads to any more, and what is half done, but for these."""
+        async with self._switching:  # what a switch has in hand looks half done
+            kept = {
+                self.files.version(record.name, version.version, version.live_name)
+                for record in self.records.values()
+                for version in record.kept
+            }
+            try:
+                await run_to_end(self.files.clean, kept | set(wanted))
+                await run_to_end(self._registry.clean)
+            except ModelFolderError as error:
+                logger.error("models.folder: %s", error)
+
+    # --- how ---
+
+    async def _go_back(self, name: str, target: KeptVersion, changed: Callable[[ModelRecord], ModelRecord]) -> None:
+        target = replace(target, installed_at=self._clock.now())
+        await self.change(name, lambda record: replace(changed(record), switching_to=target, next_probation=None))
+        await self._switch(name)
+
+    async def _switch(self, name: str) -> None:
+        """Carry out the intent that is on disk, to its end: whoever is cancelled meanwhile is cancelled then."""
+        work = asyncio.ensure_future(self._carry_out(name))
+        try:
+            await asyncio.shield(work)
+        except asyncio.CancelledError:
+            # A few renames and fsyncs: done sooner than undone.
+            await asyncio.wait({work})
+            if not work.cancelled() and (error := work.exception()) is not None:
+                logger.error("model.switch: %s: %s", name, error)
+            raise
+
+    async def _carry_out(self, name: str) -> None:
+        intent = self.record(name)
+        target = intent.switching_to
+        if target is None:
+            return
+        previous = await self._keep_previous(intent, target)
+        kept = self.files.version(name, target.version, target.live_name)
+        await run_to_end(self.files.switch, kept, self.files.live(target.live_name))
+        await self._write_registry(intent.switched(previous))
+        await self.change(name, lambda record: record.switched(previous))
+        logger.info("model.installed: %s %s", name, target.version)
+        await self._take_away_superseded(name)
+
+    async def _keep_previous(self, intent: ModelRecord, target: KeptVersion) -> KeptVersion | None:
+        """Keep what the runtime opens now, with its checksum; None where there is nothing."""
+        old = intent.installed
+        if old is None or old.version == target.version:
+            return intent.previous
+        if intent.probation is not None and intent.previous is not None and intent.previous.version != target.version:
+            # What is not proven is nothing to go back to, where something is.
+            return intent.previous
+        kept = self.files.version(intent.name, old.version, old.live_name)
+        await run_to_end(self.files.keep_live, self.files.live(old.live_name), kept)
+        # Of what is kept, not of the live file: after a cut in the middle that may be the new one already.
+        measured = await run_to_end(self.files.checksum, kept)
+        if measured is None:
+            return None
+        size, checksum = measured
+        if old.checksum not in {None, checksum}:
+            logger.warning("model.altered: %s %s was changed on this vehicle", intent.name, old.version)
+        return replace(old, size=size, checksum=checksum)
+
+    async def _take_away_superseded(self, name: str) -> None:
+        """Take away live files of other names: the model's one live file is the one that the registry names."""
+        for live in self.record(name).superseded:
+            try:
+                await run_to_end(self.files.remove, self.files.live(live))
+            except ModelFolderError as error:
+                logger.warning("model.superseded: %s: %s", name, error)
+                return
+        await self.change(name, lambda record: replace(record, superseded=()))
+
+    async def _recover(self, record: ModelRecord) -> None:
+        """Finish a switch that was cut off; put back a live file that is gone."""
+        if (target := record.switching_to) is not None:
+            if await self.is_kept(record.name, target):
+                logger.warning("model.recovered: %s %s: a switch was cut off", record.name, target.version)
+                await self._switch(record.name)
+            else:
+                await self.change(record.name, lambda record: replace(record, switching_to=None, next_probation=None))
+            return
+        if record.superseded:
+            await self._take_away_superseded(record.name)
+        installed = record.installed
+        if installed is None or await run_to_end(self.files.is_there, self.files.live(installed.live_name)):
+            return
+        if await self.is_kept(record.name, installed):
+            logger.warning("model.restored: %s %s was missing", record.name, installed.version)
+            kept = self.files.version(record.name, installed.version, installed.live_name)
+            await run_to_end(self.files.switch, kept, self.files.live(installed.live_name))
+        else:
+            logger.error("model.missing: %s %s is gone", record.name, installed.version)
+            await self.change(record.name, lambda record: replace(record, installed=None, probation=None))
+
+    async def _write_registry(self, *newer: ModelRecord) -> None:
+        """Make registry.json say what is installed, where it does not; `newer` are records about to be kept."""
+        records = self.records | {record.name: record for record in newer}
+        entries = {
+            name: RegistryEntry(installed.version, installed.installed_at, str(self.files.live(installed.live_name)))
+            for name, record in records.items()
+            if (installed := record.installed) is not None
+        }
+        said = await run_to_end(self._registry.read)
+        if any(said.get(name) != entry for name, entry in entries.items()):
+            await run_to_end(self._registry.write, entries)
+
+    async def _remember_bad(self, name: str, bad: Collection[BadVersion]) -> None:
+        """Write it beside the models: before the record where a version has failed, so that no kill forgets it."""
+        listed = {record.name: record.bad for record in self.records.values()} | {name: tuple(bad)}
+        try:
+            await run_to_end(self._registry.write_bad, listed)
+        except (ModelFolderError, StoreFullError) as error:
+            # The record knows it as well, and what follows is more urgent.
+            logger.error("models.bad: %s", error)

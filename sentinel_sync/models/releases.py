@@ -1,0 +1,240 @@
+"""What is offered to this vehicle, and what of it may be taken: the source's word against keys and records."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from sentinel_sync.base.errors import VerificationError
+from sentinel_sync.base.payloads import ModelRelease
+from sentinel_sync.base.threads import run_to_end
+from sentinel_sync.models.catalogue import ReleaseSource
+from sentinel_sync.models.fetch import leftovers_of
+from sentinel_sync.models.installed import ModelShelf
+from sentinel_sync.models.keys import read_trust
+from sentinel_sync.models.rules.choice import Choice, check_genuine, choose_each, is_history
+from sentinel_sync.models.rules.installed import ModelRecord
+from sentinel_sync.models.rules.releases import Trust, check_name, check_version, live_name, newest
+from sentinel_sync.models.rules.standing import check_not_bad, check_version_allowed
+from sentinel_sync.settings import CloudSettings
+
+logger = logging.getLogger(__name__)
+
+#: A listing that nobody signed may name any number of models; a person reads so many.
+_MOST_SHOWN = 20
+
+
+class ReleaseDesk:
+    """Asks the source, and lets pass what is genuine and allowed.
+
+    Args:
+        source: Where releases come from.
+        shelf: What is known of each model.
+        settings: Keys, threshold, the vehicle's id.
+        trusted_keys: Base64 of raw public keys.
+        allow_unsigned: For a bench.
+    """
+
+    def __init__(
+        self,
+        source: ReleaseSource,
+        shelf: ModelShelf,
+        settings: CloudSettings,
+        *,
+        trusted_keys: Sequence[str],
+        allow_unsigned: bool,
+    ) -> None:
+        self._source = source
+        self._shelf = shelf
+        self._settings = settings
+        self._trusted_keys = tuple(trusted_keys)
+        self._allow_unsigned = allow_unsigned
+        self._refusals: dict[str, str] = {}
+        self._available: dict[str, str] = {}
+
+    async def open(self) -> None:
+        """Read what was offered last."""
+        await self._source.open()
+
+    @property
+    def checked_at(self) -> float | None:
+        """When the source was last asked with success, seconds since the epoch, or None."""
+        return None if self._source.last is None else self._source.last.checked_at
+
+    def refusal(self, name: str) -> str | None:
+        """Why what was offered of a model was refused at the last choice, or None."""
+        return self._refusals.get(name)
+
+    def refused(self) -> list[str]:
+        """Names of models that something was refused of at the last choice; of very many the first few."""
+        return sorted(self._refusals)[:_MOST_SHOWN]
+
+    def refuse(self, name: str, why: str) -> None:
+        """Remember why, for a model that this vehicle knows nothing else of."""
+        self._refusals[name] = why
+
+    def available(self, name: str) -> str | None:
+        """The version that may be taken, as of the last choice and what became of it since, or None."""
+        version, standing = self._available.get(name), self._shelf.record(name).standing
+        is_unwanted = standing.pinned not in {None, version}
+        return None if is_unwanted or version in {standing.installed, *standing.skipped} else version
+
+    # --- which ---
+
+    async def ask(self) -> list[ModelRelease]:
+        """Ask the source, and choose: one release per model at most.
+
+        Raises:
+            CloudError: There was no answer.
+            VerificationError: The answer is not to be believed.
+            ConfigurationError: A trusted key cannot be read.
+            StoreError: The result cannot be written down.
+        """
+        await self._source.ask()
+        return await self.choose()
+
+    async def choose(self) -> list[ModelRelease]:
+        """Choose from what was offered last.
+
+        Raises:
+            ConfigurationError: A trusted key cannot be read.
+            StoreError: The result cannot be written down.
+        """
+        offer = self._source.last
+        if offer is None or not offer.releases:
+            self._refusals, self._available = {} if offer is None else dict(offer.left_out), {}
+            return []
+        trust = await self._trust()
+        standings = {name: record.standing for name, record in self._shelf.records.items()}
+        choices = await run_to_end(
+            choose_each,
+            offer.releases,
+            standings,
+            trust,
+            self._settings.vehicle_id,
+            allow_unsigned=self._allow_unsigned,
+        )
+        self._refusals, self._available = dict(offer.left_out), {}
+        return [update for name, choice in choices.items() if (update := await self._note(name, choice)) is not None]
+
+    async def _note(self, name: str, choice: Choice) -> ModelRelease | None:
+        record = self._shelf.record(name)
+        for refusal in choice.refusals:
+            logger.error("model.refused: %s", refusal)
+        if choice.withdrawn is not None:
+            logger.warning("model.withdrawn: %s: %s", ascii(name), choice.withdrawn)
+        if choice.update is not None:
+            self._available[name] = choice.update.version
+            self._refusals.pop(name, None)
+        elif choice.refusals:
+            self._refusals[name] = choice.refusals[0]
+        # Only what somebody trusted has named: others could fill the store with names.
+        if choice.newest_seen != record.newest_seen or (choice.update is None and record.failure is not None):
+            await self._shelf.change(name, partial(_noting, choice))
+        return choice.update
+
+    async def find(self, name: str, version: str, expected_checksum: str | None, signature: str | None) -> ModelRelease:
+        """The release that was asked for, verified, and allowed on this vehicle.
+
+        Raises:
+            VerificationError: It is not.
+            CloudError: It was not listed before, and there was no answer.
+            ConfigurationError: A trusted key cannot be read.
+        """
+        check_name(name, "the model's name")
+        check_version(version)
+        release = self.listed(name, version, expected_checksum)
+        if release is None:
+            await self._source.ask()
+            release = self.listed(name, version, expected_checksum)
+        if release is None:
+            raise VerificationError(f"{name} {version} is not in the backend's listing")
+        if expected_checksum is not None and expected_checksum.lower() != release.checksum:
+            raise VerificationError(f"{name} {version} is refused: the listed checksum is not the expected one")
+        if signature is not None and signature != release.signature:
+            release = release.model_copy(update={"signature": signature, "key_id": None})
+        await self._check_genuine(release)
+        if release.signature is None and not release.signatures and not self._source.vouches:
+            logger.critical("model.unsigned: %s %s is taken although nobody signed it", name, version)
+        record = self._shelf.record(name)
+        check_not_bad(release, record.standing)
+        installed = record.installed
+        if installed is None or (installed.version, installed.checksum) != (version, release.checksum):
+            check_version_allowed(name, version, record.standing)
+            if installed is not None and installed.version == version:
+                raise VerificationError(
+                    f"{name} {version} is refused: it is installed with other bytes, and a version never changes them"
+                )
+        return release
+
+    async def check(self, release: ModelRelease) -> None:
+        """Let a release pass that was found, and has waited since: keys are revoked, and operators speak, meanwhile.
+
+        What was seen meanwhile does not count: a newer one that is offered makes this one no worse.
+
+        Raises:
+            VerificationError: It is no longer genuine, or no longer wanted.
+            ConfigurationError: A trusted key cannot be read.
+        """
+        await self._check_genuine(release)
+        standing = replace(self._shelf.record(release.name).standing, newest_seen=None)
+        check_not_bad(release, standing)
+        check_version_allowed(release.name, release.version, standing)
+
+    def listed(self, name: str, version: str, checksum: str | None = None) -> ModelRelease | None:
+        """What the last listing says of a version, verified or not; of several entries the one with this checksum."""
+        listing = () if self._source.last is None else self._source.last.releases
+        entries = [release for release in listing if (release.name, release.version) == (name, version)]
+        expected = (release for release in entries if checksum is not None and release.checksum == checksum.lower())
+        return next(expected, entries[0] if entries else None)
+
+    async def _check_genuine(self, release: ModelRelease) -> None:
+        # Many signatures by many keys, as a hostile listing may have, take longer than a loop can spare.
+        await run_to_end(check_genuine, release, await self._trust(), allow_unsigned=self._allow_unsigned)
+        if self._source.vouches and not self._is_vouched_for(release):
+            raise VerificationError(f"{release.name} {release.version} is refused: it is not offered any more")
+
+    def _is_vouched_for(self, release: ModelRelease) -> bool:
+        """Whether the source still offers just these bytes: where it vouches, its listing is all the proof there is.
+
+        What waits on disk may have come while another source, or another root file, was in the settings.
+        """
+        offered = self.listed(release.name, release.version, release.checksum)
+        return offered is not None and (offered.size, offered.checksum) == (release.size, release.checksum)
+
+    async def _trust(self) -> Trust | None:
+        if self._source.vouches:
+            return None
+        # Read each time: keys are rotated under a running agent.
+        return await run_to_end(
+            read_trust,
+            self._trusted_keys,
+            self._settings.model_trusted_keys_dir,
+            self._settings.model_revoked_keys,
+            threshold=self._settings.model_signature_threshold,
+        )
+
+    # --- what may lie about ---
+
+    def half_done(self) -> list[Path]:
+        """Where what was fetched of listed releases may lie, to be gone on from; of many it takes long."""
+        paths: list[Path] = []
+        for release in () if self._source.last is None else self._source.last.releases:
+            record = self._shelf.record(release.name)
+            if record.is_bad(release.checksum):
+                continue
+            try:
+                if release.version == record.pinned or not is_history(release.version, record.standing.installed):
+                    live = live_name(release.name, release.filename)
+                    check_version(release.version)
+                    paths += leftovers_of(self._shelf.files.staging(release.name, release.version, live))
+            except VerificationError:
+                continue  # it was refused, and said so, when it was listed
+        return paths
+
+
+def _noting(choice: Choice, record: ModelRecord) -> ModelRecord:
+    """The record once a listing was read; where there is nothing to take, an earlier failure is history."""
+    failure = record.failure if choice.update is not None else None
+    return replace(record, newest_seen=newest((record.newest_seen, choice.newest_seen)), failure=failure)

@@ -1,0 +1,161 @@
+"""What is known of one model on this vehicle: what is installed, what waits, what was before, what is bad."""
+
+from dataclasses import dataclass, replace
+from typing import Self
+
+from sentinel_sync.base.payloads import ModelRelease
+from sentinel_sync.models.rules.standing import Standing
+from sentinel_sync.models.rules.trial import Probation
+
+
+@dataclass(frozen=True, slots=True)
+class KeptVersion:
+    """A version that is on this vehicle.
+
+    Attributes:
+        live_name: What the runtime opens it as.
+        checksum: SHA-256 in hex; None where nobody has hashed it yet (it was there before us).
+        installed_at: Seconds since the epoch.
+    """
+
+    version: str
+    live_name: str
+    installed_at: float
+    size: int = 0
+    checksum: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StagedVersion:
+    """A version that lies whole among the versions and waits to be switched to.
+
+    Attributes:
+        release: As it was listed: it is verified again when it is switched to.
+        live_name: What the runtime is to open it as.
+        tried: Whether the validator has passed it.
+    """
+
+    release: ModelRelease
+    live_name: str
+    tried: bool = False
+
+    @property
+    def kept(self) -> KeptVersion:
+        """The same as a file among the versions."""
+        release = self.release
+        return KeptVersion(release.version, self.live_name, 0.0, release.size, release.checksum)
+
+
+@dataclass(frozen=True, slots=True)
+class BadVersion:
+    """A version that failed its validator on this vehicle: never to be tried again, whoever lists it.
+
+    Attributes:
+        checksum: SHA-256 in hex: the same bytes under another version are as bad.
+        found_at: Seconds since the epoch.
+    """
+
+    version: str
+    checksum: str
+    reason: str
+    found_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRecord:
+    """What is known of one model.
+
+    Attributes:
+        installed: What the runtime opens.
+        previous: What it opened before: `rollback` leads there.
+        switching_to: What is being put in its place: a start that finds this finishes it.
+        staged: What is put in its place as soon as that may be.
+        probation: Of what is installed; None where it is proven.
+        next_probation: Of what is being switched to.
+        superseded: Live files of other names that the runtime is not to open any more, still to be taken away.
+        bad: What failed.
+        newest_seen: As in `Standing`.
+        pinned: As in `Standing`.
+        skipped: As in `Standing`.
+        failure: Why the last attempt at it came to nothing, or None.
+        given_up: Checksum of the release that came to nothing last, or None …
+        given_up_at: … and when, seconds since the epoch.
+        last_order: Key of the operator's last order that switched, so that none is carried out twice.
+    """
+
+    name: str
+    installed: KeptVersion | None = None
+    previous: KeptVersion | None = None
+    switching_to: KeptVersion | None = None
+    staged: StagedVersion | None = None
+    probation: Probation | None = None
+    next_probation: Probation | None = None
+    superseded: tuple[str, ...] = ()
+    bad: tuple[BadVersion, ...] = ()
+    newest_seen: str | None = None
+    pinned: str | None = None
+    skipped: tuple[str, ...] = ()
+    failure: str | None = None
+    given_up: str | None = None
+    given_up_at: float = 0.0
+    last_order: str | None = None
+
+    def pinned_to(self, version: str | None) -> Self:
+        """The record once the operator wants just this version, also one that was rolled back from; None is any."""
+        return replace(self, pinned=version, skipped=tuple(other for other in self.skipped if other != version))
+
+    @property
+    def standing(self) -> Standing:
+        """What counts against a release."""
+        return Standing(
+            installed=None if self.installed is None else self.installed.version,
+            newest_seen=self.newest_seen,
+            pinned=self.pinned,
+            skipped=self.skipped,
+            bad={bad.checksum: bad.reason for bad in self.bad},
+        )
+
+    def switched(self, previous: KeptVersion | None) -> Self:
+        """The record once the runtime opens `switching_to`."""
+        before, now = self.installed, self.switching_to
+        names = {*self.superseded, *(() if before is None else (before.live_name,))}
+        was_bad = before is not None and self.is_bad(before.checksum)
+        is_staged = self.staged is not None and now is not None and self.staged.release.version == now.version
+        return replace(
+            self,
+            installed=now,
+            previous=None if previous is None or self.is_bad(previous.checksum) else previous,
+            switching_to=None,
+            staged=None if is_staged else self.staged,
+            probation=self.next_probation,
+            next_probation=None,
+            superseded=tuple(sorted(name for name in names if now is None or name != now.live_name)),
+            skipped=tuple(version for version in self.skipped if now is None or version != now.version),
+            # Why it was taken back is what people want to know then.
+            failure=self.failure if was_bad else None,
+        )
+
+    def is_given_up(self, checksum: str, now: float, interval: float) -> bool:
+        """Whether a release failed less than an interval ago, and not for the network's sake: not to be fetched again.
+
+        A clock that was set back says nothing about when that was.
+        """
+        return self.given_up == checksum and 0.0 <= now - self.given_up_at < interval
+
+    def is_bad(self, checksum: str | None) -> bool:
+        """Whether these bytes have failed here."""
+        return any(bad.checksum == checksum for bad in self.bad)
+
+    def condemned(self, bad: BadVersion) -> Self:
+        """The record once a version has failed."""
+        others = tuple(other for other in self.bad if other.checksum != bad.checksum)
+        staged = self.staged
+        if staged is not None and staged.release.checksum == bad.checksum:
+            staged = None
+        return replace(self, bad=(*others, bad), staged=staged, failure=bad.reason)
+
+    @property
+    def kept(self) -> tuple[KeptVersion, ...]:
+        """All versions that must stay on disk."""
+        staged = None if self.staged is None else self.staged.kept
+        return tuple(kept for kept in (self.installed, self.previous, self.switching_to, staged) if kept is not None)

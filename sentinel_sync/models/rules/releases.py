@@ -1,0 +1,254 @@
+"""Whether a release of a model is genuine: names, versions, signatures.
+
+`cryptography` is imported when the first key is read: it takes 6 MB, which a vehicle without models need not hold.
+"""
+
+import base64
+import binascii
+import hashlib
+import json
+import re
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+from sentinel_sync.base.errors import VerificationError
+from sentinel_sync.base.payloads import ModelRelease, ModelSignature
+
+#: What the runtime opens (wire contract, Models).
+EXTENSIONS = (".pt", ".pth", ".onnx", ".engine", ".tflite", ".safetensors", ".bin")
+#: `type` of the signed manifest (wire contract, Models).
+MANIFEST_TYPE = "application/vnd.sentinel.model.v1+json"
+#: Version of a file that lay there before anybody recorded one: every release is newer.
+UNKNOWN_VERSION = "v0"
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+_VERSION = re.compile(
+    # [0-9], not \\d: that takes the digits of every script, and a version is part of a file's name.
+    r"v?(?P<numbers>[0-9]{1,9}(?:\.[0-9]{1,9}){0,3})(?:-(?P<pre>[0-9A-Za-z.-]{1,60}))?(?:\+[0-9A-Za-z.-]{1,60})?"
+)
+#: Names that some file systems take for devices, whatever follows the first dot.
+_DEVICES = frozenset(
+    {"con", "prn", "aux", "nul", "clock$"} | {f"{port}{n}" for port in ("com", "lpt") for n in range(10)}
+)
+_KEY_BYTES = 32
+_SIGNATURE_BYTES = 64
+_KEY_ID_DIGITS = 16
+#: A release with more signatures than this is not looked at: each costs a tenth of a millisecond per trusted key.
+_MOST_SIGNATURES = 32
+
+
+class VersionOrder(NamedTuple):
+    """A version as it compares: semver's precedence (semver.org, item 11), with up to four numbers."""
+
+    numbers: tuple[int, ...]
+    is_final: bool
+    pre: tuple[tuple[bool, int, str], ...]
+
+
+class VerifyingKey(Protocol):
+    """What `cryptography`'s Ed25519PublicKey does for us."""
+
+    def verify(self, signature: bytes, data: bytes) -> None:
+        """Raise InvalidSignature where the signature is not this key's over `data`."""
+        ...
+
+    def public_bytes_raw(self) -> bytes:
+        """The key's 32 raw bytes."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Trust:
+    """Whose signatures count.
+
+    Attributes:
+        keys: The public keys by key id; revoked ones are not among them.
+        threshold: So many different ones of them must have signed a release.
+    """
+
+    keys: Mapping[str, VerifyingKey]
+    threshold: int = 1
+
+    @classmethod
+    def of(cls, keys: Iterable[bytes], revoked: Collection[str] = (), *, threshold: int = 1) -> "Trust":
+        """Trust these raw keys, but those that are revoked (named by key id, or by the key itself in base64).
+
+        Raises:
+            ValueError: One is not a raw Ed25519 public key.
+        """
+        trusted: dict[str, VerifyingKey] = {}
+        for raw in keys:
+            name = key_id(raw)
+            if name not in revoked and base64.b64encode(raw).decode() not in revoked:
+                trusted[name] = _verifying_key(raw)
+        return cls(trusted, threshold)
+
+
+# --- names and versions ---
+
+
+def check_name(name: str, what: str) -> str:
+    """Let a name pass that is one file's on any system, and no device's.
+
+    Raises:
+        VerificationError: It is not.
+    """
+    if not _NAME.fullmatch(name) or name.endswith(".") or name.partition(".")[0].lower() in _DEVICES:
+        raise VerificationError(f"{what} {name[:80]!a} is refused: letters, digits, dots, dashes and underscores only")
+    return name
+
+
+def check_version(version: str) -> str:
+    """Let a version pass.
+
+    Raises:
+        VerificationError: It is not like v2.1.0.
+    """
+    if not _VERSION.fullmatch(version):
+        raise VerificationError(f"the version {version[:80]!a} is refused: it must be like v2.1.0")
+    return version
+
+
+def version_order(version: str) -> VersionOrder:
+    """Sort key of a version: v2.1 equals v2.1.0, v2.1.0-rc1 comes before v2.1.0, what follows a `+` does not count.
+
+    Raises:
+        VerificationError: It is not like v2.1.0.
+    """
+    match = _VERSION.fullmatch(version)
+    if match is None:
+        raise VerificationError(f"the version {version[:80]!a} is refused: it must be like v2.1.0")
+    numbers = tuple(int(number) for number in match["numbers"].split("."))
+    pre = tuple(
+        (not part.isdigit(), int(part) if part.isdigit() else 0, "" if part.isdigit() else part)
+        for part in (match["pre"] or "").split(".")
+        if part
+    )
+    return VersionOrder((*numbers, 0, 0, 0)[:4], not match["pre"], pre)
+
+
+def newest(versions: Iterable[str | None]) -> str | None:
+    """The newest of these versions, or None where there is none."""
+    return max((version for version in versions if version is not None), key=version_order, default=None)
+
+
+def live_name(name: str, filename: str | None) -> str:
+    """File name, below `models_dir`, that the runtime opens (wire contract, Models).
+
+    Raises:
+        VerificationError: A name that must not touch a path, or an ending that the contract does not know.
+    """
+    check_name(name, "the model's name")
+    if filename is None:
+        return name + (".pt" if "yolo" in name.lower() else ".pth")
+    check_name(filename, "the file name")
+    ending = next((ending for ending in EXTENSIONS if filename.lower().endswith(ending)), None)
+    if ending is None:
+        raise VerificationError(f"the file name {filename[:80]!a} is refused: it must end with {' '.join(EXTENSIONS)}")
+    return name + ending
+
+
+# --- signatures ---
+
+
+def manifest(name: str, version: str, size: int, checksum: str) -> bytes:
+    """The bytes that are signed: DSSE's pre-authentication encoding of the release's manifest (wire contract)."""
+    facts = {"checksum": checksum, "name": name, "size": size, "version": version}
+    body = json.dumps(facts, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+    return b" ".join((b"DSSEv1", b"%d" % len(MANIFEST_TYPE), MANIFEST_TYPE.encode(), b"%d" % len(body), body))
+
+
+def key_id(raw: bytes) -> str:
+    """Name of a key: the first 16 hex digits of the SHA-256 of the raw public key.
+
+    Raises:
+        ValueError: These are not 32 bytes.
+    """
+    if len(raw) != _KEY_BYTES:
+        raise ValueError(f"an Ed25519 public key has {_KEY_BYTES} bytes, not {len(raw)}")
+    return hashlib.sha256(raw).hexdigest()[:_KEY_ID_DIGITS]
+
+
+def raw_key(key: VerifyingKey) -> bytes:
+    """A key's 32 raw bytes."""
+    return key.public_bytes_raw()
+
+
+def verify(release: ModelRelease, trust: Trust, *, allow_unsigned: bool = False) -> tuple[str, ...]:
+    """Let a release pass that enough of those trusted have signed: name, version, size and checksum, all at once.
+
+    Returns:
+        The ids of the keys; none where the release is unsigned and that is allowed.
+
+    Raises:
+        VerificationError: It is unsigned, or too few of those trusted have signed just this.
+    """
+    what = f"{release.name} {release.version}"
+    signed = _signatures(release)
+    if not signed:
+        if allow_unsigned:
+            return ()
+        raise VerificationError(f"{what} is refused: it is not signed")
+    if not trust.keys:
+        raise VerificationError(f"{what} is refused: no key is trusted: set cloud.model_trusted_keys")
+    if len(signed) > _MOST_SIGNATURES:
+        raise VerificationError(f"{what} is refused: it has {len(signed)} signatures, more than {_MOST_SIGNATURES}")
+    body = manifest(release.name, release.version, release.size, release.checksum)
+    faults: list[str] = []
+    # By key, not by signature: one key that signs twice, or is listed twice, is still one signer.
+    signers: dict[str, None] = {}
+    for signature in signed:
+        try:
+            signers[_signer(signature, trust, body)] = None
+        except VerificationError as error:
+            faults.append(str(error))
+    if not signers:
+        raise VerificationError(f"{what} is refused: {faults[0]}")
+    if len(signers) < trust.threshold:
+        raise VerificationError(
+            f"{what} is refused: {len(signers)} of the trusted keys signed it, and {trust.threshold} must"
+        )
+    return tuple(signers)
+
+
+def _signatures(release: ModelRelease) -> tuple[ModelSignature, ...]:
+    """All that a release brings: the contract's one, and those of the extension."""
+    first = () if release.signature is None else (ModelSignature(signature=release.signature, key_id=release.key_id),)
+    # A backend may list the first one among the others as well.
+    return tuple(dict.fromkeys((*first, *release.signatures)))
+
+
+def _signer(signature: ModelSignature, trust: Trust, body: bytes) -> str:
+    """The id of the trusted key that made a signature."""
+    from cryptography.exceptions import InvalidSignature  # noqa: PLC0415 - see the top; a key is there, so it is loaded
+
+    raw = _signature(signature.signature)
+    candidates: Iterable[tuple[str, VerifyingKey]] = trust.keys.items()
+    if signature.key_id is not None:
+        if signature.key_id not in trust.keys:
+            raise VerificationError("it is signed by a key that is not trusted")
+        candidates = [(signature.key_id, trust.keys[signature.key_id])]
+    for name, key in candidates:
+        try:
+            key.verify(raw, body)
+        except InvalidSignature:
+            continue
+        return name
+    raise VerificationError("the signature is not one of a trusted key over this release")
+
+
+def _verifying_key(raw: bytes) -> VerifyingKey:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey  # noqa: PLC0415 - see the top
+
+    return Ed25519PublicKey.from_public_bytes(raw)
+
+
+def _signature(text: str) -> bytes:
+    try:
+        signature = base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        signature = b""
+    if len(signature) != _SIGNATURE_BYTES:
+        raise VerificationError(f"its signature is not base64 of {_SIGNATURE_BYTES} bytes")
+    return signature

@@ -1,0 +1,1 @@
+"""Releases out of a repository of The Update Framework (docs/tuf.md); python-tuf is imported in `refresh` alone."""

@@ -1,0 +1,219 @@
+"""Gets releases into use and keeps them so: remembers what waits and why, what failed, and goes on by itself."""
+
+import logging
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+
+from sentinel_sync.base.clock import Clock
+from sentinel_sync.base.errors import (
+    CloudError,
+    ConfigurationError,
+    HeldError,
+    SentinelSyncError,
+    StoreError,
+    StoreFullError,
+    VerificationError,
+)
+from sentinel_sync.base.payloads import ModelRelease
+from sentinel_sync.base.threads import run_to_end
+from sentinel_sync.models.files import ModelFolderError
+from sentinel_sync.models.installed import ModelShelf
+from sentinel_sync.models.installer import ModelInstaller
+from sentinel_sync.models.probation import ProbationWatch
+from sentinel_sync.models.releases import ReleaseDesk
+from sentinel_sync.models.rules.answers import InstallResult
+from sentinel_sync.models.rules.schedule import LEAST_SHARE, is_passing
+from sentinel_sync.network.policy import TrafficDesk
+
+logger = logging.getLogger(__name__)
+
+#: Seconds until the next look at what is ready and waits for the end of a trip, where nobody wakes us: the ignition
+#: goes off soon after it.
+_READY_AGAIN = 2.0
+#: What could not be mended or tried is tried again after so many seconds.
+_AGAIN = 60.0
+#: Where nothing is to be done.
+_IDLE = 300.0
+
+
+class ModelKeeper:
+    """Installs, and looks after what is installed.
+
+    Args:
+        shelf: The models of this vehicle.
+        releases: What may be taken.
+        installer: Brings it into use.
+        probation: Tries what is new.
+        traffic: Knows of trips.
+        interval: Seconds between checks: so long nothing is fetched again that was refused.
+        clock: For stamps.
+    """
+
+    def __init__(
+        self,
+        shelf: ModelShelf,
+        releases: ReleaseDesk,
+        installer: ModelInstaller,
+        probation: ProbationWatch,
+        traffic: TrafficDesk,
+        *,
+        interval: float,
+        clock: Clock,
+    ) -> None:
+        self._shelf = shelf
+        self._releases = releases
+        self._installer = installer
+        self._probation = probation
+        self._traffic = traffic
+        self._interval = interval
+        self._clock = clock
+        #: Why a download waits (the network's price, the budget, a quiet trip, a gate that is closed), by model.
+        self._held: dict[str, str] = {}
+        #: Why what is staged waits (a trip, a validator that cannot be run), by model.
+        self._ready: dict[str, str] = {}
+
+    @property
+    def holds_downloads(self) -> bool:
+        """Whether a download waits for a cheaper network."""
+        return bool(self._held)
+
+    def why_held(self, name: str) -> str | None:
+        """Why what is wanted of a model waits, or None."""
+        return self._ready.get(name) or self._held.get(name)
+
+    def let_go(self, wanted: Collection[str] = ()) -> None:
+        """Nobody waits any more for a download of other models than these."""
+        self._held = {name: why for name, why in self._held.items() if name in wanted}
+
+    async def install(
+        self, name: str, version: str, expected_checksum: str | None, signature: str | None
+    ) -> InstallResult:
+        """Find a release, fetch it and let the runtime open it, as far as that may be now.
+
+        Raises:
+            ConfigurationError: A trusted key cannot be read.
+            StoreError: The state folder cannot be used.
+        """
+        checksum = None
+        try:
+            release = await self._releases.find(name, version, expected_checksum, signature)
+            checksum = release.checksum
+            if self._shelf.record(name).standing.installed != version:
+                await self._installer.bring(release)
+                self._held.pop(name, None)
+                if (why := await self._put_in_use(name)) is not None:
+                    return InstallResult(False, name, version, why, waiting=True)
+        except (CloudError, VerificationError, ModelFolderError, StoreFullError) as error:
+            await self._failed(name, version, checksum, error)
+            return InstallResult(False, name, version, str(error), error)
+        return InstallResult(True, name, version)
+
+    async def take(self, releases: Sequence[ModelRelease]) -> tuple[int, SentinelSyncError | None]:
+        """Install what may be installed by itself.
+
+        Returns:
+            How many the runtime opens now that it did not before, and an error for whose sake to try again soon.
+
+        Raises:
+            ConfigurationError: A trusted key cannot be read.
+            StoreError: The state folder cannot be used.
+        """
+        before, now = self._in_use(), self._clock.now()
+        await self._switch_to_what_is_ready()
+        self.let_go({release.name for release in releases})
+        passing: SentinelSyncError | None = None
+        for release in releases:
+            record = self._shelf.record(release.name)
+            is_ready = record.staged is not None and record.staged.release.checksum == release.checksum
+            if is_ready or record.is_given_up(release.checksum, now, LEAST_SHARE * self._interval):
+                self._held.pop(release.name, None)
+                continue
+            error = (await self.install(release.name, release.version, release.checksum, None)).error
+            if passing is None and error is not None and is_passing(error):
+                passing = None if isinstance(error, HeldError) else error
+        return len(self._in_use() - before), passing
+
+    async def look_after(self) -> float:
+        """Finish, switch to what is ready, try what is on probation; returns the seconds until the next look.
+
+        Raises:
+            StoreError: The state folder cannot be used.
+        """
+        before = self._in_use()
+        wait = min(await self._mend(), await self._switch_to_what_is_ready(), await self._probation.step(), _IDLE)
+        if self._in_use() != before:
+            await self.clean()
+        return wait
+
+    async def clean(self) -> None:
+        """Keep what a listed release has of half-done files, and nothing else that is half done."""
+        # In a thread: a thousand listed releases take some 50 ms, which is more than a loop can spare.
+        half_done = await run_to_end(self._releases.half_done)
+        await self._shelf.clean({*half_done, *self._installer.in_hand})
+
+    def _in_use(self) -> set[tuple[str, str | None]]:
+        return {(name, record.standing.installed) for name, record in self._shelf.records.items()}
+
+    async def _put_in_use(self, name: str) -> str | None:
+        """Switch to what is staged; returns why that waits, or None where the runtime opens it."""
+        why = await self._installer.put_in_use(name)
+        if why is None:
+            self._ready.pop(name, None)
+            await self.clean()
+        elif self._ready.get(name) != why:
+            self._ready[name] = why
+            logger.info("model.ready: %s", why)
+        return why
+
+    async def _failed(self, name: str, version: str, checksum: str | None, error: SentinelSyncError) -> None:
+        what = (ascii(name), ascii(version), error)
+        if isinstance(error, HeldError):
+            if self._held.get(name) != str(error):  # once, not at each look
+                logger.info("model.held: %s %s: %s", *what)
+                self._held[name] = str(error)
+            return
+        level = logging.ERROR if isinstance(error, VerificationError) else logging.WARNING
+        logger.log(level, "model.failed: %s %s: %s", *what)
+        self._held.pop(name, None)
+        self._ready.pop(name, None)
+        if name not in self._shelf.records:
+            self._releases.refuse(name, str(error))
+            return
+        given_up = None if is_passing(error) else checksum
+        now = self._clock.now()
+        await self._shelf.change(
+            name, lambda record: replace(record, failure=str(error), given_up=given_up, given_up_at=now)
+        )
+        if given_up is not None:
+            await self.clean()
+
+    async def _mend(self) -> float:
+        """Finish a switch that failed half-way; the runtime opens the new model then, and the records do not know."""
+        if not self._shelf.needs_mending:
+            return _IDLE
+        try:
+            await self._shelf.mend()
+        except StoreError as error:
+            logger.error("model.mend: %s", error)
+        return _AGAIN
+
+    async def _switch_to_what_is_ready(self) -> float:
+        """Switch to all that is staged, where no trip is under way; returns the seconds until the next look."""
+        wait = _IDLE
+        for name, record in self._shelf.records.items():
+            if record.staged is None:
+                self._ready.pop(name, None)
+                continue
+            release = record.staged.release
+            try:
+                if await self._put_in_use(name) is not None:
+                    wait = min(wait, _READY_AGAIN if self._traffic.trip_under_way else _AGAIN)
+            except ConfigurationError as error:
+                # It says nothing about this release, and must not keep what is on probation from being tried.
+                self._ready[name] = str(error)
+                logger.error("model.ready: %s", error)
+                wait = min(wait, _AGAIN)
+            except (VerificationError, ModelFolderError, StoreFullError) as error:
+                await self._failed(name, release.version, release.checksum, error)
+                wait = min(wait, _AGAIN)
+        return wait

@@ -1,0 +1,310 @@
+"""`TrafficDesk`: whoever is about to send or fetch asks here whether this kind of traffic may go now."""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable
+from typing import TypeVar
+
+from sentinel_sync.base.clock import Clock
+from sentinel_sync.base.errors import StoreError
+from sentinel_sync.base.supervisor import Duty
+from sentinel_sync.network.network_manager import NetworkManagerWatch
+from sentinel_sync.network.operator_override import load_word
+from sentinel_sync.network.rules.budget import ANY, Accounts, Limit, Period, resets_at, spent, standing, why_spent
+from sentinel_sync.network.rules.traffic import (
+    NAMES,
+    Link,
+    Metering,
+    NetworkCondition,
+    NetworkWord,
+    Traffic,
+    condition,
+    why_unfit,
+)
+from sentinel_sync.network.snapshot import LinkUse, TrafficSnapshot
+from sentinel_sync.network.usage import UsageLedger
+from sentinel_sync.settings import CloudSettings
+from sentinel_sync.store.documents import Documents
+from sentinel_sync.store.timekeeper import Timekeeper
+
+logger = logging.getLogger(__name__)
+
+#: What other processes say is read at most so often, seconds: a transfer asks every half second.
+_READ_AGAIN = 0.25
+#: Seconds that the start waits for NetworkManager's first word.
+_FIRST_LOOK = 1.0
+#: Seconds between two looks where nobody wakes the duty.
+_LOOK_AGAIN = 60.0
+#: A look at the turn of a day comes this much after it, seconds: not an instant before.
+_AFTER_THE_TURN = 0.05
+
+Listener = Callable[[], None]
+Word = TypeVar("Word", Metering, Link)
+
+
+class TrafficDesk:
+    """Asked before each request, and every half second during a transfer.
+
+    Whose word on the network counts: the command line's, then the host's, then `cloud.network`, then NetworkManager's;
+    where none says anything, a cellular link is metered and any other is not. Each may also name the link alone.
+
+    The command line goes before the host because it is a person at this vehicle, who says it once and on purpose, while
+    the host is a program that repeats itself at each change of its modem: were the host first, or the latest word, the
+    technician's would be undone within seconds and there would be nothing else to try. It stands until it is taken back
+    (`network auto`), over restarts, and is shown as the source wherever the condition is, so that it is not forgotten.
+    The data budget holds whoever says what. The host's word is the host's to repeat: it ends with the process.
+
+    What passes between two questions is not stopped: a recording asked about every half second may overshoot its
+    budget by half a second's traffic, trips by one request per place in flight, and health probes are never held.
+
+    Args:
+        documents: Where usage is kept, and where the command line leaves its word; the store is open before the first
+            question.
+        settings: The network, the budgets, quiet during a trip.
+        clock: The seam for time.
+        timekeeper: What is known of the true time: whose days count. Without it the wall clock's do.
+        owner: Whether this process owns the state folder; another one's usage is handed to the owner.
+        supervised: Whether somebody keeps doing `duty`; else NetworkManager is looked after when a question is asked.
+        bus_address: Of the D-Bus that NetworkManager is on; by default the system's.
+    """
+
+    def __init__(
+        self,
+        documents: Documents,
+        settings: CloudSettings,
+        *,
+        clock: Clock,
+        timekeeper: Timekeeper | None = None,
+        owner: bool = True,
+        supervised: bool = False,
+        bus_address: str | None = None,
+    ) -> None:
+        self._documents = documents
+        self._settings = settings
+        self._clock = clock
+        self._supervised = supervised
+        self._limits = tuple(_limits(settings))
+        self._ledger = UsageLedger(documents, self._limits, clock=clock, timekeeper=timekeeper, owner=owner)
+        self.duty = Duty("network", self.step)
+        #: None where its word could not change anything.
+        self._watch = (
+            NetworkManagerWatch(self._on_news, clock=clock, bus_address=bus_address)
+            if settings.network == "auto" or any(limit.link != ANY for limit in self._limits)
+            else None
+        )
+        self._operator: NetworkWord | None = None
+        self._host: NetworkWord | None = None
+        self._setting = NetworkWord("cloud.network", Metering(settings.network))
+        self._condition = self._find_condition()
+        self._trips: list[Callable[[], bool]] = []
+        self._listeners: list[Listener] = []
+        self._noted: tuple[NetworkCondition, frozenset[Traffic]] | None = None
+        self._preparing = asyncio.Lock()
+        self._prepared = self._looked = self._unreadable = False
+        self._read_at = 0.0
+
+    # --- for those who send ---
+
+    async def why_held(self, traffic: Traffic) -> str | None:
+        """Why this kind of traffic waits, for a person to read, or None where it may go.
+
+        Where the store cannot be read, what the others say counts.
+        """
+        await self._refresh()
+        return self._why(traffic)
+
+    def wait_of(self, traffic: Traffic) -> float | None:
+        """Seconds until a budget that holds this kind begins anew; None where it is not held, or not by a budget."""
+        limit = None if self._unfit(traffic) else spent(traffic, self._condition.link, self._limits, self._accounts)
+        return None if limit is None else self._until_reset(limit.period)
+
+    def count(self, sent_bytes: int, received_bytes: int) -> None:
+        """Charge traffic as it happens, bytes; a plain call."""
+        if self._ledger.count(self._condition.link, sent_bytes + received_bytes):
+            self.duty.wake.set()
+
+    def subscribe(self, listener: Listener) -> None:
+        """Have `listener()` called when the network has changed, or something else waits than did before."""
+        self._listeners.append(listener)
+
+    # --- for those who know ---
+
+    @property
+    def trip_under_way(self) -> bool:
+        """Whether a trip is being recorded."""
+        return any(under_way() for under_way in self._trips)
+
+    def follow_trips(self, under_way: Callable[[], bool]) -> None:
+        """Ask `under_way()` whether a trip is being recorded; a plain function that returns at once."""
+        self._trips.append(under_way)
+
+    async def set_network(self, choice: str, link: str | None = None) -> None:
+        """Take the host's word on the network; it counts at once, until the next one or the end of the process.
+
+        Args:
+            choice: 'metered', 'unmetered', or 'auto' to say nothing of it.
+            link: 'wifi', 'cellular', 'ethernet', 'other', or None to say nothing of it.
+
+        Raises:
+            ValueError: None of these.
+        """
+        self._host = NetworkWord("the host", _known(choice, Metering), None if link is None else _known(link, Link))
+        self._note()
+
+    # --- life ---
+
+    async def prepare(self) -> None:
+        """Read the accounts and hear NetworkManager's first word; done by itself at the first question."""
+        async with self._preparing:
+            if not self._looked and self._watch is not None:
+                self._looked = True
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(_FIRST_LOOK):
+                        await self._watch.look()
+            if not self._prepared:
+                await self._read(first=True)
+                self._note()
+                self._warn_of_a_budget_for_nothing()
+
+    async def step(self) -> float:
+        """See what others said, write what is due; returns the seconds until the next look."""
+        await self.prepare()
+        self._ledger.turn()
+        waits = [_LOOK_AGAIN, *(self._until_reset(limit.period) for limit in self._limits)]
+        if self._watch is not None:
+            waits.append(await self._watch.look())
+        await self._read()
+        await self._ledger.take_in()
+        if self._ledger.is_due:
+            await self._ledger.write()
+        self._note()
+        return min(waits)
+
+    async def close(self) -> None:
+        """Write what was counted and leave the bus; a later question begins anew."""
+        async with self._preparing:
+            self._prepared = self._looked = False
+            await self._ledger.close()
+            if self._watch is not None:
+                await self._watch.close()
+
+    def snapshot(self) -> TrafficSnapshot:
+        """What there is to show, as of the last question or look."""
+        self._ledger.turn()
+        accounts = self._accounts
+        uses = (LinkUse(link, accounts.used(link, Period.DAY), accounts.used(link, Period.MONTH)) for link in Link)
+        return TrafficSnapshot(
+            self._condition.link,
+            self._condition.metered,
+            self._condition.source,
+            standing(self._limits, accounts),
+            tuple(use for use in uses if use.month_bytes),
+            {traffic: why for traffic in Traffic if (why := self._why(traffic)) is not None},
+        )
+
+    # --- how ---
+
+    @property
+    def _accounts(self) -> Accounts:
+        return self._ledger.accounts
+
+    async def _refresh(self) -> None:
+        if not self._prepared:
+            await self.prepare()
+        self._ledger.turn()
+        now = self._clock.monotonic()
+        if now - self._read_at >= _READ_AGAIN:
+            await self._read()
+            if not self._supervised:
+                await self._look_after()
+            self._note()
+
+    async def _read(self, *, first: bool = False) -> None:
+        """Read what is in the store; a component that gets along without one gets along without this too."""
+        self._read_at = self._clock.monotonic()
+        try:
+            if first:
+                await self._ledger.load()
+                self._prepared = True
+            self._operator = await load_word(self._documents)
+        except StoreError as error:
+            if not self._unreadable:
+                logger.warning("network.store: what was used, and what the command line said, is not known: %s", error)
+            self._unreadable = True
+        else:
+            self._unreadable = False
+
+    async def _look_after(self) -> None:
+        """What the duty does where somebody keeps doing it."""
+        if self._watch is not None:
+            await self._watch.look()
+        if self._ledger.is_due:
+            await self._ledger.write()
+
+    def _why(self, traffic: Traffic) -> str | None:
+        unfit = self._unfit(traffic)
+        if unfit is not None:
+            return unfit
+        limit = spent(traffic, self._condition.link, self._limits, self._accounts)
+        return None if limit is None else why_spent(traffic, limit, self._accounts)
+
+    def _unfit(self, traffic: Traffic) -> str | None:
+        quiet = self._settings.quiet_during_trip and self.trip_under_way
+        return why_unfit(traffic, self._condition, quiet=quiet)
+
+    def _until_reset(self, period: Period) -> float:
+        return max(0.0, resets_at(period, self._accounts.today) - self._ledger.now()) + _AFTER_THE_TURN
+
+    def _find_condition(self) -> NetworkCondition:
+        words = [word for word in (self._operator, self._host, self._setting) if word is not None]
+        return condition(words, None if self._watch is None else self._watch.sight)
+
+    def _note(self) -> None:
+        """Follow the network, and tell the others what is news."""
+        self._condition = network = self._find_condition()
+        held = {traffic: why for traffic in Traffic if (why := self._why(traffic)) is not None}
+        before, self._noted = self._noted, (network, frozenset(held))
+        if before == self._noted:
+            return
+        if before is None or before[0] != network:
+            metered = "metered" if network.metered else "not metered"
+            logger.info("network.condition: %s, %s (%s)", network.link, metered, network.source)
+        was_held = frozenset[Traffic]() if before is None else before[1]
+        for traffic in sorted(held.keys() - was_held):
+            logger.info("traffic.held: %s", held[traffic])
+        for traffic in sorted(was_held - held.keys()):
+            logger.info("traffic.released: %s may go", NAMES[traffic])
+        for listener in self._listeners:
+            listener()
+
+    def _warn_of_a_budget_for_nothing(self) -> None:
+        """Whoever set a budget for a modem and runs where nobody knows the link has no budget at all: say so."""
+        named = sorted({limit.link for limit in self._limits} - {ANY, Link.OTHER})
+        sight = None if self._watch is None else self._watch.sight
+        if not named or self._condition.link is not Link.OTHER or (sight is not None and sight.link is not None):
+            return
+        logger.warning(
+            "network.link_unknown: cloud.data_budget for %s does not count as long as nobody says what the link is: "
+            "NetworkManager, the host (set_network) or the command line (network … --link)",
+            ", ".join(named),
+        )
+
+    def _on_news(self) -> None:
+        self.duty.wake.set()
+
+
+def _limits(settings: CloudSettings) -> list[Limit]:
+    return [
+        Limit(link, period, limit_bytes)
+        for link, budget in settings.data_budget.items()
+        for period, limit_bytes in ((Period.DAY, budget.day), (Period.MONTH, budget.month))
+        if limit_bytes is not None
+    ]
+
+
+def _known(text: str, words: type[Word]) -> Word:
+    try:
+        return words(text)
+    except ValueError:
+        raise ValueError(f"{text!r} is none of {', '.join(words)}") from None

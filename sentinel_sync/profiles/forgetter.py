@@ -1,0 +1,169 @@
+"""Forgets a driver: here at once, then at the backend, for as long as that takes."""
+
+import logging
+from dataclasses import replace
+
+from sentinel_sync.base.clock import Clock
+from sentinel_sync.base.errors import NotNowError, PreconditionError, ProfileError, UnreachableError
+from sentinel_sync.profiles.backend_copy import Deletion, ProfileCloud, SealedCopy
+from sentinel_sync.profiles.cipher import Keyring
+from sentinel_sync.profiles.commands import ForgetOrder, ForgetOrders
+from sentinel_sync.profiles.executor import Workbench
+from sentinel_sync.profiles.files import ProfileFile, ProfileFolder
+from sentinel_sync.profiles.merge_session import Instant, ProfileDesk
+from sentinel_sync.profiles.records import ProfileRecords
+from sentinel_sync.profiles.rules.forgetting import put_right
+
+logger = logging.getLogger(__name__)
+
+#: Other vehicles may be faster so many times in a row before the order waits for the next turn.
+_MAX_ROUNDS = 6
+#: On a backend that knows neither deletion nor conditions a tombstone is looked at again after so many seconds: by then
+#: whatever another vehicle had on its way, and did not know of the tombstone, has arrived.
+CONFIRM_AFTER = 120.0
+
+
+class Forgetter:
+    """Forgets drivers. Whoever calls holds the driver's lock.
+
+    Args:
+        cloud: The backend.
+        records: What is kept of drivers.
+        orders: What is still to be done.
+        folder: Where the profiles lie.
+        bench: Where what computes is done.
+        vehicle: This vehicle's id.
+        clock: For the confirmation.
+    """
+
+    def __init__(
+        self,
+        cloud: ProfileCloud,
+        records: ProfileRecords,
+        orders: ForgetOrders,
+        folder: ProfileFolder,
+        bench: Workbench,
+        *,
+        vehicle: str,
+        clock: Clock,
+    ) -> None:
+        self._cloud = cloud
+        self._records = records
+        self._orders = orders
+        self._folder = folder
+        self._bench = bench
+        self._vehicle = vehicle
+        self._clock = clock
+        self._placed: dict[str, float] = {}
+
+    async def forget_here(self, keyring: Keyring, driver_id: str, instant: Instant) -> ForgetOrder:
+        """Forget a driver on this vehicle, and write down that the backend is to be told.
+
+        Raises:
+            StoreError: The order cannot be written; nothing was done.
+            ProfileError: The file cannot be removed; the order stands.
+        """
+        record, file = await self._records.load(keyring, driver_id), await self._read(driver_id)
+        local = None if file is None else file.profile
+        order = await self._bench.do(self._desk(keyring, driver_id).order, record, local, instant.now)
+        await self._orders.save(keyring, order)
+        await self.go_on_here(keyring, order, instant)
+        return order
+
+    async def go_on_here(self, keyring: Keyring, order: ForgetOrder, instant: Instant) -> None:
+        """Do on this vehicle what an order says, where it was not done or the profile is back.
+
+        Raises:
+            ProfileError: The file cannot be removed; the order stands.
+        """
+        driver_id = order.driver_id
+        desk, record = self._desk(keyring, driver_id), await self._records.load(keyring, driver_id)
+        file = await self._read(driver_id)
+        local = None if file is None else file.profile
+        if record is not None and await self._bench.do(desk.knows_of, record, order.at):
+            if local is None or not await self._bench.do(desk.was_forgotten, record, local, instant):
+                return
+        else:
+            forgotten = await self._bench.do(desk.forgotten, record, order.at, local, instant.here)
+            await self._records.save(keyring, driver_id, forgotten.record)
+        await self._bench.do(self._folder.remove, driver_id)
+
+    async def forget_there(self, keyring: Keyring, order: ForgetOrder, instant: Instant) -> bool:
+        """Have the backend forget; True where it has, False where that is to be looked at again later.
+
+        Raises:
+            CloudError: The backend could not be told; the order stands.
+        """
+        order = replace(order, at=put_right(order.at, order.after, instant.true_now))
+        desk = self._desk(keyring, order.driver_id)
+        for _ in range(_MAX_ROUNDS):
+            copy = await self._fetch(order.driver_id)
+            if copy.gone and (order.asked or not order.deletes):
+                await self._done(keyring, order, copy.forgotten or order.at)
+                return True
+            if await self._bench.do(_has_forgotten, desk, copy, order.at):
+                if copy.etag is None and not self._confirmed(order):
+                    return False
+                await self._done(keyring, order, order.at)
+                return True
+            try:
+                order = await self._tell(keyring, desk, order, copy, instant.now)
+            except PreconditionError:
+                continue  # another vehicle was faster: look again
+        raise NotNowError(f"DELETE /drivers/{{id}}/profile: other vehicles were faster {_MAX_ROUNDS} times")
+
+    async def _fetch(self, driver_id: str) -> SealedCopy:
+        try:
+            return await self._cloud.fetch(driver_id, None)
+        except ProfileError:
+            return SealedCopy()  # something is there that is no profile: it goes as well
+
+    async def _tell(
+        self, keyring: Keyring, desk: ProfileDesk, order: ForgetOrder, copy: SealedCopy, now: int
+    ) -> ForgetOrder:
+        """Delete it; where that is not offered, or leaves nothing for the other vehicles to see, put a tombstone."""
+        if order.deletes and not (order.asked and not copy.exists):
+            try:
+                if await self._cloud.delete(order.driver_id, copy) is Deletion.DONE:
+                    return replace(order, asked=True)
+            except UnreachableError:
+                await self._orders.save(keyring, replace(order, asked=True))
+                raise
+            order = replace(order, deletes=False)
+            # An answer of 501 pauses the client: what it said must not be forgotten till then.
+            await self._orders.save(keyring, order)
+            if copy.gone:
+                return order
+        await self._cloud.replace(await self._bench.do(desk.tombstone, order.at, now), copy)
+        return order
+
+    def _confirmed(self, order: ForgetOrder) -> bool:
+        now = self._clock.monotonic()
+        return now - self._placed.setdefault(order.driver_id, now) >= CONFIRM_AFTER
+
+    async def _done(self, keyring: Keyring, order: ForgetOrder, at: int) -> None:
+        """Take over the time that the other vehicles will see, and end the order."""
+        record = await self._records.load(keyring, order.driver_id)
+        desk = self._desk(keyring, order.driver_id)
+        if record is not None and not await self._bench.do(desk.knows_exactly, record, at):
+            forgotten = await self._bench.do(desk.forgotten, record, at, None, 0)
+            await self._records.save(keyring, order.driver_id, forgotten.record)
+        await self._orders.done(keyring, order.driver_id)
+        self._placed.pop(order.driver_id, None)
+        logger.info("profiles.forgotten: the backend has forgotten profile %s", keyring.reference(order.driver_id)[:8])
+
+    async def _read(self, driver_id: str) -> ProfileFile | None:
+        try:
+            return await self._bench.do(self._folder.read, driver_id)
+        except ProfileError:
+            return None  # it goes all the same
+
+    def _desk(self, keyring: Keyring, driver_id: str) -> ProfileDesk:
+        return ProfileDesk(driver_id, self._vehicle, keyring)
+
+
+def _has_forgotten(desk: ProfileDesk, copy: SealedCopy, at: int) -> bool:
+    try:
+        return desk.has_forgotten(copy, at)
+    except ProfileError:
+        return False  # nobody can read it: it goes all the same

@@ -1,0 +1,433 @@
+"""`ProfileSynchronizer`: each driver's profile, encrypted, the same in every vehicle of the fleet."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from random import Random, SystemRandom
+from typing import Any
+from weakref import WeakValueDictionary
+
+from sentinel_sync.base.clock import Clock, SystemClock
+from sentinel_sync.base.errors import HeldError, ProfileError
+from sentinel_sync.base.status import ProfilesShown
+from sentinel_sync.base.supervisor import Duty, Supervisor
+from sentinel_sync.cloud.client import CloudAPIClient
+from sentinel_sync.network.policy import TrafficDesk
+from sentinel_sync.network.rules.traffic import Traffic
+from sentinel_sync.network.standalone import desk_of, store_of
+from sentinel_sync.profiles.backend_copy import ProfileCloud
+from sentinel_sync.profiles.cipher import ProfileCipher
+from sentinel_sync.profiles.command_runner import OrderDesk
+from sentinel_sync.profiles.commands import ForgetOrders, SyncOrder, SyncOrders
+from sentinel_sync.profiles.exchange import Errand, ProfileExchange
+from sentinel_sync.profiles.executor import Workbench
+from sentinel_sync.profiles.file_sync import FileSync
+from sentinel_sync.profiles.files import ProfileFolder
+from sentinel_sync.profiles.forgetter import Forgetter
+from sentinel_sync.profiles.keys import KeyProvider, LegacyKeys, key_provider
+from sentinel_sync.profiles.merge_session import Instant, open_profile
+from sentinel_sync.profiles.records import ProfileRecords
+from sentinel_sync.profiles.rounds import FolderRounds
+from sentinel_sync.profiles.rules.envelope import detached
+from sentinel_sync.profiles.rules.fields import canonical, checked_id, read_profile
+from sentinel_sync.store.store import Store
+from sentinel_sync.store.timekeeper import Timekeeper
+
+logger = logging.getLogger(__name__)
+
+#: The profiles' folder is looked at so often, seconds: a change is sent within it.
+WATCH_INTERVAL = 10.0
+
+
+class ProfileSynchronizer:
+    """Uploads, downloads and merges driver profiles; nobody but the fleet's vehicles can read them on the way.
+
+    Methods that need the backend raise CloudError where it could not be asked; what this vehicle has is then as it was,
+    and goes with the next sync. They raise ProfileError where a profile cannot be used: the local one is then untouched
+    and the backend's not overwritten; and ConfigurationError where there are no keys to be had.
+
+    Args:
+        api_client: The backend.
+        store: Where this vehicle's part of the merge state lies, encrypted; by default that of the client's
+            `state_dir`.
+        keys: Where the fleet's keys come from; by default from the settings.
+        timekeeper: What is known of the true time.
+        traffic: Says whether profiles may be sent now; by default the client's own.
+        supervised: True where somebody else (the agent) sees to `synchronize`.
+        clock: The seam for time.
+        rng: The seam for chance.
+    """
+
+    def __init__(
+        self,
+        api_client: CloudAPIClient,
+        store: Store | None = None,
+        *,
+        keys: KeyProvider | None = None,
+        timekeeper: Timekeeper | None = None,
+        traffic: TrafficDesk | None = None,
+        supervised: bool = False,
+        clock: Clock | None = None,
+        rng: Random | None = None,
+    ) -> None:
+        self._client = api_client
+        self._settings = settings = api_client.settings
+        self._clock = clock = clock or SystemClock()
+        self._store = store = store or store_of(api_client, clock)
+        self._traffic = traffic or desk_of(api_client, store, clock)
+        self._timekeeper = timekeeper
+        self._vehicle = vehicle = settings.vehicle_id
+        self._bench = bench = Workbench(clock)
+        self._cipher = cipher = ProfileCipher(
+            keys or key_provider(settings, clock),
+            LegacyKeys([vehicle, *settings.profile_legacy_vehicle_ids]),
+        )
+        cloud = ProfileCloud(api_client)
+        self._records = records = ProfileRecords(store.documents)
+        self._folder = folder = ProfileFolder(settings.profiles_dir)
+        self._exchange = exchange = ProfileExchange(
+            cloud,
+            records,
+            cipher,
+            bench,
+            why_held=self._why_held,
+            instant=self._instant,
+            vehicle=vehicle,
+            # The other half of the places is for trips; and the pool looks at each idle connection at each request.
+            workers=max(1, settings.max_in_flight // 2),
+        )
+        self._files = files = FileSync(folder, exchange, records, cipher, bench, vehicle=vehicle, instant=self._instant)
+        self._rounds = FolderRounds(folder, files, cipher, bench, lock=self._one_at_a_time, why_not=self._why_not)
+        forget_orders = ForgetOrders(store.documents)
+        self._orders = OrderDesk(
+            Forgetter(cloud, records, forget_orders, folder, bench, vehicle=vehicle, clock=clock),
+            forget_orders,
+            SyncOrders(store.documents),
+            cipher,
+            lock=self._one_at_a_time,
+            instant=self._instant,
+        )
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._supervised = supervised
+        self._background = Supervisor(clock, rng or SystemRandom())
+        self._all_due = 0.0
+        self._was_away = False
+        self._held: str | None = None
+        self._synced_at: float | None = None
+        self._prepared = False
+        self._preparing = asyncio.Lock()
+        self.synchronize = Duty("profiles.synchronize", self.step)
+
+    # --- the specification's ---
+
+    async def upload_profile(self, driver_id: str, profile_data: Mapping[str, Any]) -> bool:
+        """Bring this vehicle's profile of a driver to the backend, merged with what is there. No file is touched.
+
+        Returns:
+            True: the backend has it.
+
+        Raises:
+            CloudError: It could not be sent.
+            ProfileError: The profile, or the backend's copy, cannot be used; or the driver was forgotten since the
+                profile was begun.
+            ValueError: `driver_id` is no id.
+        """
+        await self._check_allowed()
+        async with self._one_at_a_time(driver_id):
+            local = await self._bench.do(_own_copy, profile_data, driver_id)
+            await self._run(Errand(driver_id, local, keeps_local=True))
+        return True
+
+    async def download_profile(self, driver_id: str) -> dict[str, Any] | None:
+        """The backend's profile of a driver, decrypted; None where there is none. Nothing local is touched.
+
+        Raises:
+            CloudError: The backend could not be asked.
+            ProfileError: Its copy cannot be used.
+            ValueError: `driver_id` is no id.
+        """
+        await self._check_allowed()
+        async with self._one_at_a_time(driver_id):
+            return await self._exchange.offer(driver_id)
+
+    async def sync_profile(self, driver_id: str, local_profile: Mapping[str, Any]) -> dict[str, Any]:
+        """Merge this vehicle's profile of a driver with the backend's, both ways.
+
+        Where the driver has a file in `profiles_dir` that says what `local_profile` says, it is replaced by the merged
+        one (its own fields only).
+
+        Returns:
+            The merged profile.
+
+        Raises:
+            CloudError: The backend could not be asked; nothing has changed.
+            ProfileError: The profile, or the backend's copy, cannot be used; nothing has changed. Or the driver was
+                forgotten since the profile was begun.
+            ValueError: `driver_id` is no id.
+        """
+        await self._check_allowed()
+        async with self._one_at_a_time(driver_id):
+            local = await self._bench.do(_own_copy, local_profile, driver_id)
+            errand = Errand(driver_id, local)
+            merged = await self._run(errand)
+            try:
+                file = await self._bench.do(self._folder.read, driver_id)
+            except ProfileError:
+                return merged  # a file of no use is not the caller's profile; the folder's own sync reports it
+            if file is not None and file.profile == local:
+                await self._files.leave(driver_id, file, errand)
+            return merged
+
+    async def sync_all_profiles(self) -> int:
+        """Sync every profile in `profiles_dir`; returns how many are now as the backend has them.
+
+        One that cannot be used is reported in the log and costs only itself; so is an outage.
+
+        Raises:
+            StoreError: The state folder cannot be written.
+            ConfigurationError: There are no keys to be had.
+            ProfileError: The folder of profiles cannot be read.
+        """
+        if not self._settings.sync_profiles:
+            logger.info("profiles.disabled: cloud.sync_profiles is false: nothing is sent")
+            return 0
+        await self.prepare()
+        await self._rounds.look()
+        wanted = self._left_standing(self._rounds.watch.all)
+        synced = await self._rounds.sync(wanted)
+        if synced == len(wanted):
+            self._synced_at = self._clock.now()
+        await self._sync_records()
+        return synced
+
+    async def encrypt_profile(self, profile_data: Mapping[str, Any]) -> str:
+        """Encrypt a profile with the newest key, as a Fernet token.
+
+        Raises:
+            ProfileError: It is no profile.
+            ConfigurationError: There are no keys to be had.
+        """
+        keyring = await self._cipher.keyring()
+        return await self._bench.do(lambda: keyring.seal(canonical(detached(profile_data)).encode()))
+
+    async def decrypt_profile(self, encrypted_data: str) -> dict[str, Any]:
+        """Decrypt what `encrypt_profile`, another vehicle of the fleet, or the older module encrypted.
+
+        Raises:
+            ProfileError: Tampered with, cut off, or encrypted with a key that is not here.
+            ConfigurationError: There are no keys to be had.
+        """
+        keyring = await self._cipher.keyring()
+        try:
+            return await self._bench.do(open_profile, (keyring,), encrypted_data)
+        except ProfileError:
+            legacy = await self._cipher.legacy_keyrings()
+            return await self._bench.do(open_profile, (*legacy, keyring), encrypted_data)
+
+    # --- the right to be forgotten ---
+
+    async def forget_profile(self, driver_id: str) -> bool:
+        """Forget a driver: here when this returns, at the backend at once or as soon as it can be told.
+
+        The profile's file and what the store knows of the driver are gone then; a restart forgets no order.
+
+        Returns:
+            Whether the backend has forgotten the driver too.
+
+        Raises:
+            StoreError: It cannot be written down; nothing was done.
+            ProfileError: The file cannot be removed; the rest is done, and this is tried again.
+            ConfigurationError: There are no keys to be had.
+            ValueError: `driver_id` is no id.
+        """
+        checked_id(driver_id)
+        await self.prepare()
+        await self._orders.forget(driver_id)
+        if await self._why_not() is None:
+            await self._orders.tell()
+        return driver_id not in self._orders.forgetting
+
+    # --- for the agent, and for one component alone ---
+
+    async def sync_now(self) -> int:
+        """Sync the profiles that changed since they were last synced; returns how many are now as the backend's."""
+        if not self._settings.sync_profiles:
+            return 0
+        await self.prepare()
+        await self._rounds.look()
+        return await self._rounds.sync(self._left_standing(self._rounds.watch.changed()))
+
+    async def sync_ordered(self, driver_id: str | None = None) -> SyncOrder:
+        """Do now what an operator asks for: sync one driver's file, or all, and tell the backend whom to forget.
+
+        Raises:
+            StoreError: The state folder cannot be written.
+            ConfigurationError: There are no keys to be had.
+            ProfileError: The folder of profiles cannot be read.
+            ValueError: `driver_id` is no id.
+        """
+        await self.prepare()
+        await self._rounds.look()
+        await self._orders.look()
+        if await self._why_not() is None:
+            await self._orders.tell()
+        if driver_id is None:
+            return await self._sync_as_asked(None)
+        keyring = await self._cipher.keyring()
+        return await self._sync_as_asked(keyring.reference(checked_id(driver_id)))
+
+    def start_background_sync(self) -> "asyncio.Future[None]":
+        """Sync every `sync_interval` seconds and after a profile changes, in the running loop; may be awaited."""
+        return self._background.start([self.synchronize])
+
+    async def stop_background_sync(self) -> None:
+        """End what `start_background_sync` began; what has not been sent goes with the next sync."""
+        await self._background.stop(grace=self._settings.shutdown_timeout)
+
+    async def step(self) -> float:
+        """Do what is due; returns the seconds until the next look."""
+        await self.prepare()
+        await self._rounds.look()
+        await self._orders.look()
+        await self._orders.answer(self._sync_as_asked)
+        why = await self._why_not()
+        if why is not None:
+            # What other vehicles did meanwhile is not known: all is due when the way is free again.
+            self._was_away = True
+            await self._rounds.remove_forgotten()
+            return min(WATCH_INTERVAL, self._settings.sync_interval)
+        await self._orders.tell()
+        now = self._clock.monotonic()
+        if now >= self._all_due or self._was_away:
+            self._was_away = False
+            await self.sync_all_profiles()
+            self._all_due = now + self._settings.sync_interval
+        else:
+            await self.sync_now()
+        return min(WATCH_INTERVAL, max(0.0, self._all_due - now))
+
+    def snapshot(self) -> ProfilesShown:
+        """What there is to show, as of the last look: counts only, because an id is personal."""
+        synced_at = None if self._synced_at is None else datetime.fromtimestamp(self._synced_at, UTC)
+        waiting, watch = len(self._orders.forgetting) + self._orders.unreadable, self._rounds.watch
+        return ProfilesShown(
+            profiles=len(watch.all),
+            unsent=watch.unsent + waiting,
+            failing=watch.failing,
+            to_forget=waiting,
+            held=self._held,
+            reason=watch.reason or (self._orders.reason if waiting else None),
+            synced_at=synced_at,
+            keys=self._cipher.source,
+            warning=self._cipher.warning,
+        )
+
+    async def prepare(self) -> None:
+        """Open what is needed; done by itself at first use.
+
+        Raises:
+            StoreError: The state folder cannot be used.
+        """
+        async with self._preparing:
+            if not self._prepared:
+                await self._store.open()
+                await self._bench.do(self._folder.sweep)
+                await self._files.settle()
+                if not self._supervised:
+                    self._client.close_with(self._close)
+                self._prepared = True
+
+    # --- how ---
+
+    async def _sync_records(self) -> None:
+        """Bring what is known of drivers who have no file here now: what was not sent yet, and a forgetting."""
+        if await self._why_not() is not None or not await self._records.any():
+            return  # a vehicle without profiles needs no key
+        keyring = await self._cipher.keyring()
+        for record in await self._records.besides(keyring, {*self._rounds.watch.all, *self._orders.forgetting}):
+            try:
+                driver_id = (await self._bench.do(keyring.open, record.whose or "")).decode()
+            except ProfileError:
+                continue  # its key is gone: nobody can read it
+            async with self._one_at_a_time(driver_id):
+                errand = Errand(driver_id, None)
+                await self._exchange.run([errand])
+            if errand.error is not None:
+                reference = keyring.reference(driver_id)[:8]
+                logger.warning("profiles.left: profile %s, which has no file here: %s", reference, errand.error)
+
+    async def _sync_as_asked(self, reference: str | None) -> SyncOrder:
+        """Sync the files of one driver, by reference, or of all."""
+        why, watch = await self._why_not(), self._rounds.watch
+        wanted = watch.all
+        if reference is not None:
+            keyring = await self._cipher.keyring()
+            wanted = [driver_id for driver_id in wanted if reference in keyring.references(driver_id)]
+        wanted = self._left_standing(wanted)
+        synced = 0 if why is not None else await self._rounds.sync(wanted)
+        return SyncOrder(0.0, synced, why if why is not None else watch.why(wanted), len(wanted))
+
+    def _left_standing(self, driver_ids: Sequence[str]) -> list[str]:
+        return [driver_id for driver_id in driver_ids if driver_id not in self._orders.forgetting]
+
+    async def _run(self, errand: Errand) -> dict[str, Any]:
+        await self._exchange.run([errand])
+        if errand.error is not None:
+            raise errand.error
+        if errand.merged is None:
+            raise ProfileError(
+                "the driver was forgotten, and nothing shows that this profile was begun since: it is not sent"
+            )
+        return errand.merged
+
+    @asynccontextmanager
+    async def _one_at_a_time(self, driver_id: str) -> AsyncIterator[None]:
+        checked_id(driver_id)
+        lock = self._locks.get(driver_id)
+        if lock is None:
+            lock = self._locks[driver_id] = asyncio.Lock()
+        async with lock:
+            yield
+
+    async def _check_allowed(self) -> None:
+        if not self._settings.sync_profiles:
+            raise HeldError("not sent: cloud.sync_profiles is false")
+        await self.prepare()
+        held = await self._why_held()
+        if held is not None:
+            raise HeldError(f"not sent: {held}")
+
+    async def _why_held(self) -> str | None:
+        return await self._traffic.why_held(Traffic.PROFILES)
+
+    async def _why_not(self) -> str | None:
+        """Why nothing may be sent now, whoever says so."""
+        passage = self._client.gate.passage(self._clock.monotonic())
+        if not self._settings.sync_profiles:
+            self._held = "cloud.sync_profiles is false"
+        else:
+            self._held = await self._why_held() if passage.open else passage.why
+        return self._held
+
+    def _instant(self) -> Instant:
+        """Wall time, put right where the backend's is known."""
+        here = self._clock.now()
+        ahead = None if self._timekeeper is None else self._timekeeper.skew()
+        return Instant(_microseconds(here - (ahead or 0.0)), _microseconds(here), ahead is not None)
+
+    async def _close(self) -> None:
+        await self.stop_background_sync()
+        self._prepared = False
+
+
+def _microseconds(seconds: float) -> int:
+    return max(0, round(seconds * 1_000_000))
+
+
+def _own_copy(profile: Mapping[str, Any], driver_id: str) -> dict[str, Any]:
+    """A caller's profile as JSON brings it back, valid."""
+    copy = detached(profile)
+    read_profile(copy, driver_id)
+    return copy

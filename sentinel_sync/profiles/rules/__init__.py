@@ -1,0 +1,1 @@
+"""How driver profiles merge, and which values their fields may have; no I/O."""

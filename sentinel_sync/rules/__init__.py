@@ -1,1 +1,0 @@
-"""Decisions: plain code without clock, disk, socket, log or await."""

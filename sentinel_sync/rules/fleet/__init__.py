@@ -1,1 +1,0 @@
-"""What can be asked of a fleet, and how its answers read."""

@@ -1,1 +1,0 @@
-"""Which release of a model to take, and whether it is genuine."""

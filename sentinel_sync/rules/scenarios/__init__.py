@@ -1,1 +1,0 @@
-"""What of a recording leaves, in which order, under which consent."""

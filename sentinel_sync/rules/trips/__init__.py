@@ -1,1 +1,0 @@
-"""What a trip is: opened, updated, closed, recovered."""

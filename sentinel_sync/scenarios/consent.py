@@ -1,0 +1,86 @@
+"""The driver's decisions about sending recordings: on disk, each with its time and the policy that it was about."""
+
+import asyncio
+import logging
+import secrets
+
+from pydantic import TypeAdapter
+
+from sentinel_sync.base.clock import Clock
+from sentinel_sync.base.errors import StoreFullError
+from sentinel_sync.scenarios.rules.plan import Consent
+from sentinel_sync.store.documents import Documents
+
+logger = logging.getLogger(__name__)
+
+_KIND = "consent"
+_KEY = "scenarios"
+#: Every decision by itself; keys sort by the order in which they were made.
+_HISTORY_KIND = "consent.scenarios"
+_SHAPE = TypeAdapter(Consent)
+
+
+class ConsentRecord:
+    """Reads the decision from disk each time: another process (the CLI) may have written it."""
+
+    def __init__(self, documents: Documents, clock: Clock) -> None:
+        self._documents = documents
+        self._clock = clock
+
+    async def load(self) -> Consent | None:
+        """The decision in force, or None where none was ever made."""
+        decided = await self._documents.load(_KIND, _KEY, _SHAPE)
+        if decided is not None:
+            return decided
+        # No decision in force, but there were some: it was withdrawn while the disk was full.
+        past = await self._past()
+        if not past:
+            return None
+        # Unless the first of them was made between these two looks.
+        decided = await self._documents.load(_KIND, _KEY, _SHAPE)
+        return decided or Consent(granted=False, at=past[-1].at, policy_version=past[-1].policy_version)
+
+    async def history(self) -> list[Consent]:
+        """All decisions, oldest first."""
+        past, decided = await self._past(), await self.load()
+        # One that was made before there was a history, or cut off between the two writes.
+        return past if decided is None or decided in past else [*past, decided]
+
+    async def record(self, *, granted: bool, policy_version: str) -> Consent:
+        """Write a decision; returns once it is on disk.
+
+        Raises:
+            StoreFullError: A consent cannot be written. A withdrawal can always: it takes the consent away.
+        """
+        consent = Consent(granted, self._clock.now(), policy_version)
+        past, before = await self._past(), await self.load()
+        news = [consent] if before is None or before in past else [before, consent]
+        # Submitted within one turn of the loop, so they share a transaction.
+        outcomes = await asyncio.gather(
+            self._documents.save(_KIND, _KEY, consent, _SHAPE),
+            *(
+                # Two processes may decide at one instant: both are kept.
+                self._documents.save(_HISTORY_KIND, f"{number:08d}.{secrets.token_hex(4)}", decision, _SHAPE)
+                for number, decision in enumerate(news, len(past))
+            ),
+            return_exceptions=True,
+        )
+        fault = next((outcome for outcome in outcomes if outcome is not None), None)
+        if isinstance(fault, StoreFullError) and not granted:
+            if outcomes[0] is not None:
+                # Deleting may use the headroom.
+                await self._documents.delete(_KIND, _KEY)
+            logger.error("consent.recorded: withdrawn, but the disk is too full to write down when")
+            return consent
+        if fault is not None:
+            raise fault
+        logger.info("consent.recorded: %s, policy %s", "granted" if granted else "withdrawn", policy_version)
+        return consent
+
+    async def _past(self) -> list[Consent]:
+        keys = await self._documents.keys(_HISTORY_KIND)
+        found = await asyncio.gather(*(self._past_decision(key) for key in keys))
+        return [decision for decision in found if decision is not None]
+
+    async def _past_decision(self, key: str) -> Consent | None:
+        return await self._documents.load(_HISTORY_KIND, key, _SHAPE)

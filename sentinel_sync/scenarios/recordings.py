@@ -1,0 +1,153 @@
+"""Recordings as the recorder leaves them: read, checked, opened, never changed. Blocks: call it off the loop."""
+
+import os
+import stat
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from pydantic import JsonValue
+
+from sentinel_sync.base.errors import ScenarioError
+from sentinel_sync.scenarios.rules.metadata import LARGEST_METADATA, outgoing_metadata, read_metadata, video_names
+from sentinel_sync.scenarios.rules.plan import ANNOTATIONS_NAME, METADATA_NAME, Part, PartKind, check_name
+
+#: No link is followed (it could lead out of the folder), and a pipe does not make us wait for its writer.
+_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+#: What an MP4 begins with (ISO/IEC 14496-12); anything else is no MP4, and goes as it is.
+_FIRST_BOXES = frozenset({b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide"})
+#: A recording has a handful of boxes at its top; a file of millions of empty ones is not worth reading.
+_MOST_BOXES = 4096
+#: Of annotations, so much is looked at from either end: white space beyond that is no JSON writer's.
+_END_BYTES = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """A recording that can be uploaded.
+
+    Attributes:
+        metadata: As it may leave the vehicle.
+        parts: In the order in which they go.
+    """
+
+    scenario_id: str
+    folder: Path
+    metadata: dict[str, JsonValue]
+    parts: tuple[Part, ...]
+
+
+def absolute(path: str | Path) -> Path:
+    """Where a folder lies, without following links: its name stays the one that it was called by."""
+    return Path(os.path.abspath(path))  # noqa: PTH100  # Path.resolve() would follow them
+
+
+def read_recording(folder: Path) -> Recording:
+    """Look whether a recording is whole, without reading its videos.
+
+    Args:
+        folder: Absolute; its name is the scenario's id.
+
+    Raises:
+        ScenarioError: It cannot be uploaded as it is; the message says why, without the folder's path.
+    """
+    scenario_id = check_name(folder.name, "the folder's name")
+    if not str(folder).isprintable():
+        raise ScenarioError("the folder's path has characters that cannot be written down")
+    if not folder.is_dir():
+        raise ScenarioError("the folder does not exist" if not folder.exists() else "this is not a folder")
+    with open_file(folder, METADATA_NAME) as file:
+        metadata_part = _part(PartKind.METADATA, METADATA_NAME, file)
+        if metadata_part.size_bytes > LARGEST_METADATA:
+            raise ScenarioError(f"{METADATA_NAME} is larger than {LARGEST_METADATA} bytes")
+        metadata = read_metadata(file.read(LARGEST_METADATA + 1))
+    parts = [metadata_part]
+    for name in video_names(metadata):
+        with open_file(folder, name) as file:
+            part = _part(PartKind.VIDEO, name, file)
+            fault = mp4_fault(file, part.size_bytes)
+        if fault is not None:
+            raise ScenarioError(f"{name} {fault}")
+        parts.append(part)
+    with open_file(folder, ANNOTATIONS_NAME) as file:
+        part = _part(PartKind.ANNOTATIONS, ANNOTATIONS_NAME, file)
+        if not _is_whole_object(file, part.size_bytes):
+            raise ScenarioError(f"{ANNOTATIONS_NAME} is cut off or not a JSON object")
+        parts.append(part)
+    return Recording(scenario_id, folder, outgoing_metadata(metadata), tuple(parts))
+
+
+def open_file(folder: Path, name: str) -> BinaryIO:
+    """Open one file of a recording.
+
+    Raises:
+        ScenarioError: It is missing, a link, not a plain file, or cannot be read.
+    """
+    try:
+        descriptor = os.open(folder / name, _FLAGS)
+    except FileNotFoundError:
+        raise ScenarioError(f"{name} is missing") from None
+    except OSError as error:
+        if (folder / name).is_symlink():
+            raise ScenarioError(f"{name} is a link: only the recording's own files are sent") from None
+        raise ScenarioError(f"{name} cannot be read ({error.strerror})") from None
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise ScenarioError(f"{name} is not a plain file")
+    return os.fdopen(descriptor, "rb")
+
+
+def open_part(folder: Path, part: Part) -> BinaryIO:
+    """Open a part that is still what was queued.
+
+    Raises:
+        ScenarioError: As `open_file`; or it has changed since.
+    """
+    file = open_file(folder, part.name)
+    status = os.fstat(file.fileno())
+    if (status.st_size, status.st_mtime_ns) != (part.size_bytes, part.modified_ns):
+        file.close()
+        raise ScenarioError(f"{part.name} was changed after it was queued: queue the scenario again")
+    return file
+
+
+def mp4_fault(file: BinaryIO, size: int) -> str | None:
+    """What shows that an MP4 was not written to its end, or None: its boxes must fill it, one of them the index.
+
+    Reads the boxes' headers only. What does not begin like an MP4 is not judged.
+    """
+    at, has_index = 0, False
+    for number in range(_MOST_BOXES):
+        if at == size:
+            return None if has_index else "was not recorded to its end (it has no index)"
+        file.seek(at)
+        header = file.read(16)
+        kind = header[4:8]
+        if number == 0 and kind not in _FIRST_BOXES:
+            return None
+        if len(header) < 8:
+            return "is cut off"
+        length, smallest = struct.unpack(">I", header[:4])[0], 8
+        if length == 1 and len(header) == 16:
+            length, smallest = struct.unpack(">Q", header[8:])[0], 16
+        elif length == 0:  # to the end of the file
+            length = size - at
+        if length < smallest or at + length > size:
+            return "is cut off"
+        has_index = has_index or kind == b"moov"
+        at += length
+    return "is not an MP4 that a recorder writes"
+
+
+def _part(kind: PartKind, name: str, file: BinaryIO) -> Part:
+    status = os.fstat(file.fileno())
+    if status.st_size == 0:
+        raise ScenarioError(f"{name} is empty")
+    return Part(kind, name, status.st_size, status.st_mtime_ns)
+
+
+def _is_whole_object(file: BinaryIO, size: int) -> bool:
+    first = file.read(_END_BYTES).lstrip()[:1]
+    file.seek(max(0, size - _END_BYTES))
+    return (first, file.read(_END_BYTES).rstrip()[-1:]) == (b"{", b"}")

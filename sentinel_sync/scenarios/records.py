@@ -1,0 +1,277 @@
+"""The record of every scenario: its plan, its item in the outbox, and what is known of all of them at a glance."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import Self, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+
+from sentinel_sync.base.clock import Clock
+from sentinel_sync.base.errors import ScenarioError
+from sentinel_sync.scenarios.part_upload import QueuedScenario
+from sentinel_sync.scenarios.recordings import Recording
+from sentinel_sync.scenarios.rules.order import HEAD_START, turn
+from sentinel_sync.scenarios.rules.plan import Priority, ScenarioPlan
+from sentinel_sync.scenarios.rules.status import Whereabouts
+from sentinel_sync.store.documents import Documents
+from sentinel_sync.store.outbox import ItemState, NewItem, Outbox, OutboxItem
+
+logger = logging.getLogger(__name__)
+
+Thing = TypeVar("Thing")
+
+#: Of its items in the outbox, and of its documents.
+KIND = "scenario"
+#: Folder within the state folder for what is made of recordings.
+DERIVED_NAME = "derived"
+#: Why an item goes whose scenario is queued anew; nothing is lost by it.
+REPLACED = "replaced"
+#: Plans that are read in one go; others get their turn in between.
+_CHUNK = 64
+#: More items than fit on a vehicle's disk as recordings.
+_ALL = 1_000_000
+_TWIN = "another folder of this name was found and not sent: give it a name of its own"
+
+_PLAN = TypeAdapter(ScenarioPlan)
+_QUEUED = TypeAdapter(QueuedScenario)
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """What of a plan is kept in memory.
+
+    Attributes:
+        refused: Why it was refused, or None.
+        fingerprint: Of a refused folder; None where it was refused without one.
+        settled: Whether nothing follows for it by itself: queued, uploaded, dropped or deleted.
+    """
+
+    folder: str
+    refused: str | None
+    fingerprint: str | None
+    settled: bool
+    uploaded: bool
+    deleted: bool
+
+    @classmethod
+    def of(cls, plan: ScenarioPlan) -> Self:
+        """Note down a plan."""
+        deleted = plan.deleted_at is not None
+        done = plan.uploaded_at is not None or deleted or plan.dropped is not None
+        return cls(
+            folder=plan.folder,
+            refused=plan.refused,
+            fingerprint=plan.fingerprint,
+            settled=done or (plan.refused is None and plan.in_queue),
+            uploaded=plan.uploaded_at is not None,
+            deleted=deleted,
+        )
+
+
+class Ledger:
+    """Plans as documents, items in the outbox.
+
+    A plan says what is known of a scenario for ever; its item is there as long as it is to be sent. The plan is written
+    first, and once more when the item is in: whatever a power cut leaves can be told apart.
+    """
+
+    def __init__(self, documents: Documents, outbox: Outbox, clock: Clock) -> None:
+        self._documents = documents
+        self._outbox = outbox
+        self._clock = clock
+        self._cards: dict[str, Card] = {}
+        self._version: int | None = None
+        self._saved: set[str] = set()
+        self._reading = asyncio.Lock()
+        self._queueing = asyncio.Lock()
+
+    async def plan(self, scenario_id: str) -> ScenarioPlan | None:
+        """What is known of one scenario, or None where it was never heard of."""
+        return await self._documents.load(KIND, storable(scenario_id), _PLAN)
+
+    async def save(self, plan: ScenarioPlan) -> None:
+        """Write a plan; returns once it is on disk."""
+        await self._documents.save(KIND, plan.scenario_id, plan, _PLAN)
+        self._cards[plan.scenario_id] = Card.of(plan)
+        self._saved.add(plan.scenario_id)
+
+    async def item(self, scenario_id: str) -> OutboxItem | None:
+        """The item of one scenario, or None where it is not queued."""
+        return await self._outbox.find(key_of(scenario_id))
+
+    async def items(self) -> list[OutboxItem]:
+        """All that is queued, oldest first."""
+        return await self._outbox.items(kind=KIND, limit=_ALL)
+
+    async def whereabouts(self, scenario_id: str) -> Whereabouts:
+        """Whether a scenario is in the outbox, and how it is there."""
+        return _whereabouts(await self.item(scenario_id))
+
+    async def all_whereabouts(self) -> dict[str, Whereabouts]:
+        """The same for all that are in the outbox, by scenario."""
+        return {id_of(item): _whereabouts(item) for item in await self.items()}
+
+    async def reasons(self, most: int) -> dict[str, str]:
+        """Why scenarios need a person: of `most` that were set aside, and of `most` that were refused."""
+        aside = await self._outbox.items(kind=KIND, state=ItemState.SET_ASIDE, limit=most)
+        refused = ((name, card.refused) for name, card in (await self.cards()).items() if card.refused is not None)
+        return {**dict(islice(refused, most)), **{id_of(item): item.reason or "" for item in aside}}
+
+    async def ids(self) -> list[str]:
+        """All scenarios that were ever heard of, sorted."""
+        return await self._documents.keys(KIND)
+
+    async def plans(self, ids: Iterable[str] | None = None) -> AsyncIterator[ScenarioPlan]:
+        """Go through plans, all by default."""
+        for some in _batched(list(ids) if ids is not None else await self.ids(), _CHUNK):
+            for plan in await asyncio.gather(*(self.plan(scenario_id) for scenario_id in some)):
+                if plan is not None:
+                    yield plan
+
+    async def cards(self) -> dict[str, Card]:
+        """All scenarios at a glance; read again only where another process has written."""
+        async with self._reading:
+            version = await self._outbox.data_version()
+            if version != self._version:
+                self._saved.clear()
+                cards = {plan.scenario_id: Card.of(plan) async for plan in self.plans()}
+                # What was saved here meanwhile is newer than what was read.
+                self._cards = cards | {scenario_id: self._cards[scenario_id] for scenario_id in self._saved}
+                self._version = version
+        return self._cards
+
+    # --- whose turn it is ---
+
+    async def claim(self) -> OutboxItem | None:
+        """Take the item whose turn it is, or None where none is due."""
+        return await self._outbox.claim_in_turn(KIND, HEAD_START)
+
+    async def is_overtaken(self, item: OutboxItem) -> bool:
+        """Whether another item is due that goes before one that was claimed."""
+        first = await self._outbox.first_in_turn(KIND, HEAD_START)
+        return first is not None and turn(first.created_at, first.priority) < turn(item.created_at, item.priority)
+
+    # --- changes ---
+
+    async def queue(self, recording: Recording, priority: Priority) -> bool:
+        """Put a recording into the outbox; returns once it is on disk, False where nothing was to be done.
+
+        What has arrived of it stays so, as far as its files are the same.
+
+        Raises:
+            ScenarioError: Another folder of this name was queued before.
+            StoreError: It cannot be written.
+        """
+        async with self._queueing:
+            return await self._queue(recording, priority)
+
+    async def _queue(self, recording: Recording, priority: Priority) -> bool:
+        known, item = await self.plan(recording.scenario_id), await self.item(recording.scenario_id)
+        plan = ScenarioPlan(
+            recording.scenario_id,
+            str(recording.folder),
+            priority,
+            self._clock.now(),
+            recording.parts,
+            in_queue=False,
+        )
+        if known is not None and known.refused is None:
+            if known.folder != plan.folder and (known.uploaded_at is not None or item is not None):
+                await self.save(replace(known, warning=_TWIN))
+                raise ScenarioError("another folder of this name was queued before")
+            if known.uploaded_at is not None or (item is not None and not _is_to_be_replaced(item, priority)):
+                return False
+            plan = plan.going_on_from(known)
+        await self.save(plan)
+        if item is not None:
+            await self._outbox.drop([item.key], reason=REPLACED)
+        body = _QUEUED.dump_json(QueuedScenario(plan.scenario_id, recording.metadata))
+        await self._outbox.put(NewItem(KIND, key_of(plan.scenario_id), body, priority=priority.rank))
+        await self.save(replace(plan, in_queue=True))
+        logger.info("scenario.queued: %s, %s, %d bytes", plan.scenario_id, priority, plan.size_bytes)
+        return True
+
+    async def refuse(self, folder: Path, reason: str, fingerprint: str | None = None) -> None:
+        """Keep the reason for the status, but never over a scenario that is known to be good."""
+        scenario_id = storable(folder.name)
+        known = await self.plan(scenario_id)
+        if known is None or known.refused is not None or not Card.of(known).settled:
+            await self.save(replace(bare_plan(folder, self._clock.now()), refused=reason, fingerprint=fingerprint))
+        logger.warning("scenario.refused: %s: %s", ascii(scenario_id), reason)
+
+    async def decline(self, folder: Path, reason: str) -> None:
+        """Note that a folder is not to be queued by itself."""
+        plan = replace(bare_plan(folder, self._clock.now()), dropped=reason)
+        await self.save(plan)
+        logger.info("scenario.declined: %s: %s", ascii(plan.scenario_id), reason)
+
+    async def drop_all(self, reason: str) -> int:
+        """Take everything out of the queue that is not being sent; returns how much that was."""
+        items = [item for item in await self.items() if item.state is not ItemState.SENDING]
+        dropped = await self._outbox.drop([item.key for item in items], reason="consent") if items else 0
+        plans = [replace(plan.without_files(), dropped=reason) async for plan in self.plans(map(id_of, items))]
+        for some in _batched(plans, _CHUNK):
+            await asyncio.gather(*(self.save(plan) for plan in some))
+        return dropped
+
+    async def drop(self, scenario_id: str, *, reason: str) -> bool:
+        """Take one out of the queue; False where it was not there, or is being sent."""
+        return await self._outbox.drop([key_of(scenario_id)], reason=reason) > 0
+
+    async def derived_names(self) -> Collection[str]:
+        """Files made of recordings that are still to be sent."""
+        names: set[str] = set()
+        async for plan in self.plans(map(id_of, await self.items())):
+            names |= plan.derived_names
+        return names
+
+
+def bare_plan(folder: Path, now: float) -> ScenarioPlan:
+    """A plan of a recording of which nothing is to be sent."""
+    return ScenarioPlan(storable(folder.name), storable(str(folder)), Priority.NORMAL, now, (), in_queue=False)
+
+
+def queued_of(item: OutboxItem) -> QueuedScenario | None:
+    """Read an item's body; None where it is not as it was written."""
+    try:
+        return _QUEUED.validate_json(item.body)
+    except ValidationError:
+        return None
+
+
+def key_of(scenario_id: str) -> str:
+    """The key of a scenario's item: with a prefix, because a folder may be called like a trip."""
+    return f"{KIND}:{storable(scenario_id)}"
+
+
+def id_of(item: OutboxItem) -> str:
+    """The scenario that an item is about."""
+    return item.key.removeprefix(f"{KIND}:")
+
+
+def storable(name: str) -> str:
+    """A folder's name as text that SQLite takes, also where it is not UTF-8."""
+    return name.encode("utf-8", "backslashreplace").decode()
+
+
+def _batched(things: Sequence[Thing], size: int) -> Iterator[Sequence[Thing]]:
+    """Parts of a list, one after the other."""
+    for start in range(0, len(things), size):
+        yield things[start : start + size]
+
+
+def _whereabouts(item: OutboxItem | None) -> Whereabouts:
+    if item is None:
+        return Whereabouts()
+    return Whereabouts(queued=True, set_aside=item.state is ItemState.SET_ASIDE, reason=item.reason)
+
+
+def _is_to_be_replaced(item: OutboxItem, priority: Priority) -> bool:
+    """Whether queueing an item's scenario again changes anything: it was set aside, or matters more or less now."""
+    if item.state is ItemState.WAITING:
+        return item.priority != priority.rank
+    return item.state is ItemState.SET_ASIDE

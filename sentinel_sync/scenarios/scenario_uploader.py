@@ -1,0 +1,364 @@
+"""`ScenarioUploader`: recorded scenarios reach the backend part by part, and only while the driver consents."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from random import Random, SystemRandom
+from typing import Any, TypedDict
+
+from sentinel_sync.base.clock import Clock, SystemClock
+from sentinel_sync.base.events import News
+from sentinel_sync.base.supervisor import Duty, Supervisor
+from sentinel_sync.base.threads import run_to_end
+from sentinel_sync.cloud.client import CloudAPIClient
+from sentinel_sync.network.policy import TrafficDesk
+from sentinel_sync.network.standalone import desk_of, store_of
+from sentinel_sync.scenarios.consent import ConsentRecord
+from sentinel_sync.scenarios.derived_files import DerivedFiles
+from sentinel_sync.scenarios.intake import Intake
+from sentinel_sync.scenarios.overview import Overview
+from sentinel_sync.scenarios.part_upload import PartSender
+from sentinel_sync.scenarios.permission import Permission
+from sentinel_sync.scenarios.preparation import Preparation
+from sentinel_sync.scenarios.records import DERIVED_NAME, KIND, REPLACED, Ledger
+from sentinel_sync.scenarios.retention import Retention
+from sentinel_sync.scenarios.rules.consent import WITHDRAWN
+from sentinel_sync.scenarios.rules.plan import Consent, Priority, missing_consent
+from sentinel_sync.scenarios.rules.status import Outlook, ScenarioStatus, SentPart, Snapshot, UploadProgress
+from sentinel_sync.scenarios.scan import Scan
+from sentinel_sync.scenarios.scenario_upload import Means
+from sentinel_sync.scenarios.transcoder import Transcoder
+from sentinel_sync.scenarios.upload_worker import Courier
+from sentinel_sync.store.store import Store
+
+__all__ = ["KIND", "ScenarioStatistics", "ScenarioUploader"]
+
+logger = logging.getLogger(__name__)
+
+#: An `async def` runs on the loop; a plain function runs in a thread of its own, where it may block.
+ProgressListener = Callable[[UploadProgress], Any]
+
+#: An item that is due now but was not sent waits at least so long, seconds: a claim that finds nothing must not spin.
+_MIN_WAIT = 0.05
+#: While the network's cost holds what is queued, it is asked again so often, seconds: nobody says when that changes.
+_HELD_INTERVAL = 15.0
+#: More reasons than a person reads at a glance are left to the list of scenarios.
+_MOST_REASONS = 20
+#: Retention is a matter of days.
+_RETENTION_INTERVAL = 3600.0
+
+
+class ScenarioStatistics(TypedDict):
+    """What `get_statistics` answers. Bytes, bytes per second and seconds are those of the part under way."""
+
+    consent: bool
+    uploading: str | None
+    queued: int
+    uploaded: int
+    set_aside: int
+    dropped: int
+    refused: int
+    deleted: int
+    deleted_unsent: int
+    phase: str | None
+    part: str | None
+    part_bytes: int | None
+    part_total_bytes: int | None
+    rate: float | None
+    time_left: float | None
+
+
+class ScenarioUploader:
+    """Scenarios, from the recorder's folder to the backend's acknowledgement of every part.
+
+    Args:
+        api_client: The backend.
+        upload_consent: True where the host knows that the driver consents: recorded at first use, unless the driver
+            has withdrawn it on this vehicle, which only `set_consent(True)` undoes.
+        store: Where the queue and the decision lie; by default as `TripUploader`.
+        traffic: What the network may cost; by default the one that the client's components share.
+        clock_is_trusted: Whether the wall clock is right: the retention settings delete nothing while it is not, or
+            where nobody can be asked.
+        supervised: True where somebody else (the agent) sees to `upload`, `scan` and `retention`.
+        clock: The seam for time.
+        rng: The seam for chance.
+
+    Attributes:
+        upload: The duty that sends what is queued.
+        scan: The duty that queues what is new and complete in `scenarios_dir`.
+        retention: The duty that deletes recordings as the settings say.
+    """
+
+    def __init__(
+        self,
+        api_client: CloudAPIClient,
+        upload_consent: bool = False,
+        store: Store | None = None,
+        *,
+        traffic: TrafficDesk | None = None,
+        clock_is_trusted: Callable[[], bool] | None = None,
+        supervised: bool = False,
+        clock: Clock | None = None,
+        rng: Random | None = None,
+    ) -> None:
+        self._client = api_client
+        self._settings = settings = api_client.settings
+        self._vouched = upload_consent
+        self._clock = clock = clock or SystemClock()
+        rng = rng or SystemRandom()
+        self._store = store = store or store_of(api_client, clock)
+        self._record = ConsentRecord(store.documents, clock)
+        self._ledger = ledger = Ledger(store.documents, store.outbox, clock)
+        desk = traffic or desk_of(api_client, store, clock)
+        self._permission = Permission(settings, self._record, desk)
+        derived_dir = store.state_dir / DERIVED_NAME
+        self._derived = DerivedFiles(derived_dir, settings.derived_max_bytes)
+        sender = PartSender(api_client, derived_dir, clock=clock)
+        preparation = Preparation(settings, self._derived, Transcoder(settings, clock), sender.packs_annotations)
+        means = Means(ledger, self._permission, preparation, sender, clock)
+        self._news = News[UploadProgress]("scenario.progress")
+        self._courier = Courier(api_client, store.outbox, means, self._news, rng=rng)
+        self._intake = Intake(ledger, self._record, settings.policy_version)
+        self._scan = Scan(ledger, self._record, settings, clock)
+        self._retention = Retention(ledger, settings, clock, clock_is_trusted)
+        self._overview = Overview(ledger)
+        self._supervised = supervised
+        self._background = Supervisor(clock, rng)
+        self._prepared = False
+        self._preparing = asyncio.Lock()
+        self._sending = asyncio.Lock()
+        self._swept = False
+        self.upload = Duty("scenarios.upload", self.step)
+        self.scan = Duty("scenarios.scan", self.scan_step)
+        self.retention = Duty("scenarios.retention", self.retention_step)
+        desk.subscribe(self.upload.wake.set)
+
+    async def prepare(self) -> None:
+        """Open what is needed, and record the consent that the constructor was given; done by itself at first use.
+
+        Raises:
+            StoreError: The state folder cannot be used.
+        """
+        async with self._preparing:
+            if self._prepared:
+                return
+            await self._store.open()
+            decided = await self._record.load()
+            withdrawn = decided is not None and not decided.granted
+            if self._vouched and not withdrawn and missing_consent(decided, self._settings.policy_version):
+                await self._record.record(granted=True, policy_version=self._settings.policy_version)
+            if not self._supervised:
+                self._client.close_with(self.close)
+            self._prepared = True
+
+    # --- consent ---
+
+    async def set_consent(self, granted: bool) -> None:
+        """Record the driver's decision; returns once it is on disk and, where withdrawn, nothing is sent any more.
+
+        Withdrawing stops the transfer or compression under way, drops what is queued, deletes what was made of
+        recordings, and leaves the recordings.
+        """
+        await self.prepare()
+        await self._record.record(granted=granted, policy_version=self._settings.policy_version)
+        self._courier.ask_again.set()
+        if granted:
+            self.scan.wake.set()
+            self.upload.wake.set()
+            return
+        self._courier.cut(WITHDRAWN)
+        async with self._sending:
+            await self._drop_if_withdrawn()
+
+    async def get_consent(self) -> Consent | None:
+        """The decision in force, or None where none was ever made."""
+        await self.prepare()
+        return await self._record.load()
+
+    async def get_consent_history(self) -> list[Consent]:
+        """All decisions, oldest first."""
+        await self.prepare()
+        return await self._record.history()
+
+    async def get_uploads(self) -> list[SentPart]:
+        """What has left the vehicle, part by part, and under which consent; newest first."""
+        await self.prepare()
+        return await self._overview.sent()
+
+    # --- the queue ---
+
+    async def queue_scenario(self, path: str | Path, priority: str = Priority.NORMAL) -> str:
+        """Queue a recording for upload; returns its id (the folder's name) once that is on disk.
+
+        Queueing one again is no harm: what has arrived stays so, and one that was set aside is tried again.
+
+        Args:
+            path: The recording's folder.
+            priority: "high", "normal" or "low".
+
+        Raises:
+            ConsentError: The driver has not consented.
+            ScenarioError: It cannot be uploaded as it is; `get_upload_status` keeps the reason.
+            ValueError: Unknown priority.
+            StoreError: It cannot be written; nothing was queued.
+        """
+        rank = Priority(priority)
+        await self.prepare()
+        scenario_id = await self._intake.take(path, rank)
+        self.upload.wake.set()
+        return scenario_id
+
+    async def get_upload_status(self, scenario_id: str) -> ScenarioStatus:
+        """Say where a scenario stands."""
+        await self.prepare()
+        return await self._overview.status(scenario_id, await self._outlook())
+
+    async def get_scenarios(self) -> list[ScenarioStatus]:
+        """Say where all scenarios stand, newest first."""
+        await self.prepare()
+        return await self._overview.statuses(await self._outlook())
+
+    async def get_statistics(self) -> ScenarioStatistics:
+        """Count scenarios, and say what is under way."""
+        await self.prepare()
+        counts = await self._store.outbox.counts(KIND)
+        cards = (await self._ledger.cards()).values()
+        consent = await self._record.load()
+        going = self._courier.progress()
+        return ScenarioStatistics(
+            consent=missing_consent(consent, self._settings.policy_version) is None,
+            uploading=self._courier.scenario_id,
+            queued=counts.unsent,
+            uploaded=counts.acknowledged,
+            set_aside=counts.set_aside,
+            dropped=sum(count for name, count in counts.dropped.items() if not name.endswith(REPLACED)),
+            refused=sum(card.refused is not None for card in cards),
+            deleted=sum(card.deleted for card in cards),
+            deleted_unsent=sum(card.deleted and not card.uploaded for card in cards),
+            phase=None if going is None else going.phase,
+            part=None if going is None else going.part,
+            part_bytes=None if going is None else going.done_bytes,
+            part_total_bytes=None if going is None else going.total_bytes,
+            rate=None if going is None else going.rate,
+            time_left=None if going is None else going.time_left,
+        )
+
+    async def snapshot(self) -> Snapshot:
+        """What is to be shown of recordings: cheap enough to be asked every second."""
+        statistics = await self.get_statistics()
+        return Snapshot(
+            consent=await self._record.load(),
+            in_force=statistics["consent"],
+            policy_version=self._settings.policy_version,
+            held=await self.why_held(),
+            under_way=self._courier.progress(),
+            queued=statistics["queued"],
+            uploaded=statistics["uploaded"],
+            set_aside=statistics["set_aside"] + statistics["refused"],
+            dropped=statistics["dropped"],
+            deleted=statistics["deleted"],
+            deleted_unsent=statistics["deleted_unsent"],
+            reasons=await self._ledger.reasons(_MOST_REASONS),
+        )
+
+    def under_way(self) -> UploadProgress | None:
+        """What is being prepared, compressed or sent at this instant; a plain call."""
+        return self._courier.progress()
+
+    def on_progress(self, listener: ProgressListener) -> None:
+        """Have `listener(progress)` told a few times a second how what is under way goes.
+
+        An `async def` runs on the loop; a plain function runs in a thread, where it may block. One that is slow or
+        raises disturbs nothing.
+        """
+        self._news.subscribe(listener)
+
+    # --- sending ---
+
+    async def sync_now(self) -> int:
+        """Send what is due now, one scenario after the other; returns how many the backend has whole."""
+        await self.prepare()
+        async with self._sending:
+            await self._drop_if_withdrawn()
+            if not self._swept:
+                # What a killed agent left half made.
+                await run_to_end(self._derived.sweep, await self._ledger.derived_names())
+                self._swept = True
+            sent = 0
+            while await self._may_send():
+                # One at a time, so that a more important one that comes meanwhile is the next.
+                item = await self._ledger.claim()
+                if item is None:
+                    break
+                sent += await self._courier.deliver(item)
+            await self._drop_if_withdrawn()
+            return sent
+
+    #: The name that deployed vehicles register with their OfflineManager.
+    _process_next_upload = sync_now
+
+    async def why_held(self) -> str | None:
+        """Why no recording may leave now, or None: the settings, the driver, or what the network costs."""
+        return await self._permission.why_held()
+
+    def start_background_upload(self) -> "asyncio.Future[None]":
+        """Upload every `sync_interval` seconds and after each queueing, in the running loop; may be awaited."""
+        return self._background.start([self.upload])
+
+    async def stop_background_upload(self) -> None:
+        """End what `start_background_upload` began; what is queued stays queued, what has arrived stays so."""
+        await self._background.stop(grace=self._settings.shutdown_timeout)
+
+    async def close(self) -> None:
+        """End the background and what listeners are being told; the store stays open."""
+        await self.stop_background_upload()
+        await self._news.close()
+        self._prepared = False
+
+    async def step(self) -> float:
+        """Upload what is due; returns the seconds until the next upload."""
+        await self.sync_now()
+        interval = self._settings.sync_interval
+        passage = self._client.gate.passage(self._clock.monotonic())
+        if not passage.open:
+            return interval if passage.wait is None else passage.wait
+        due = await self._store.outbox.next_due(KIND)
+        if due is None or await self._permission.why_forbidden() is not None:
+            return interval
+        if await self.why_held() is not None:
+            return min(interval, _HELD_INTERVAL)
+        return min(interval, max(due, _MIN_WAIT))
+
+    async def scan_step(self) -> float:
+        """Queue what is new and complete; returns the seconds until the next look."""
+        await self.prepare()
+        queued, wait = await self._scan.look()
+        if queued:
+            self.upload.wake.set()
+        return wait
+
+    async def retention_step(self) -> float:
+        """Delete what was kept long enough; returns the seconds until the next time."""
+        await self.prepare()
+        await self._retention.apply(lambda: self._courier.scenario_id)
+        return _RETENTION_INTERVAL
+
+    # --- how ---
+
+    async def _may_send(self) -> bool:
+        return self._client.gate.passage(self._clock.monotonic()).open and await self.why_held() is None
+
+    async def _outlook(self) -> Outlook:
+        passage = self._client.gate.passage(self._clock.monotonic())
+        return Outlook(await self.why_held(), passage.why or None, self._courier.progress())
+
+    async def _drop_if_withdrawn(self) -> None:
+        """Take everything out of the queue where the driver has said no, in this process or another."""
+        consent = await self._record.load()
+        if consent is None or consent.granted:
+            return
+        dropped = await self._ledger.drop_all(WITHDRAWN)
+        if dropped:
+            logger.info("scenario.dropped: %d scenarios: the consent was withdrawn", dropped)
+        await run_to_end(self._derived.sweep, ())

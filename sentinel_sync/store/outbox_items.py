@@ -1,0 +1,178 @@
+"""What lies in the outbox: the items, and the SQL that puts, claims and finds them."""
+
+import json
+import sqlite3
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+from sentinel_sync.base.backoff import CAP
+from sentinel_sync.base.timekeeping import ClockStamp
+
+COLUMNS = "seq, kind, key, priority, state, created_at, due_at, attempts, reason, body, boot_id, clock_offset"
+
+#: All due items as one row of JSON, in the order of `COLUMNS`. SQLite lets go of the interpreter at each row, and this
+#: thread may wait for the host's loop, up to 5 ms, to get it back (sys.getswitchinterval). JSON keeps 15 digits: a time
+#: to 10 µs.
+_DUE = """
+SELECT json_group_array(json_array(
+    seq, kind, key, priority, 'sending', created_at, due_at, attempts + 1, reason, hex(body), boot_id, clock_offset
+)) FROM (
+    SELECT * FROM item WHERE state = 'waiting' AND kind = ? AND priority = ? AND due_at > ? AND due_at <= ?
+    ORDER BY due_at LIMIT ?
+)
+"""
+_CLAIM = """
+UPDATE item SET state = 'sending', attempts = attempts + 1 WHERE seq IN (SELECT value FROM json_each(?))
+"""
+#: The one whose turn it is, where importance is an advantage in time and not a rule: a kind has few items that are
+#: sent so, and all of them are looked at.
+_IN_TURN = f"""
+SELECT {COLUMNS} FROM item
+WHERE state = 'waiting' AND kind = ? AND (due_at <= ? OR due_at > ?)
+ORDER BY created_at + priority * ?, seq LIMIT 1
+"""  # noqa: S608 # the columns are a constant
+
+#: Below SQLite's smallest integer but one.
+_BELOW_ALL = -(1 << 63)
+
+_Row = tuple[int, str, str, int, str, float, float, int, str | None, bytes, str | None, float | None]
+
+
+class ItemState(StrEnum):
+    """Where an item stands."""
+
+    WAITING = "waiting"
+    SENDING = "sending"
+    SET_ASIDE = "set_aside"
+
+
+@dataclass(frozen=True, slots=True)
+class NewItem:
+    """Work to be sent.
+
+    Attributes:
+        key: Its `Idempotency-Key`, unique within its kind: putting the same key twice keeps the first.
+        priority: 0 is the most important.
+        stamp: The clocks by which the times in `body` are given.
+    """
+
+    kind: str
+    key: str
+    body: bytes
+    priority: int = 0
+    stamp: ClockStamp | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class OutboxItem:
+    """Work as it lies in the outbox. Times are wall time, seconds since the epoch."""
+
+    seq: int
+    kind: str
+    key: str
+    priority: int
+    state: ItemState
+    created_at: float
+    due_at: float
+    attempts: int
+    reason: str | None
+    body: bytes
+    stamp: ClockStamp | None
+
+
+def item_of(row: _Row) -> OutboxItem:
+    """Read a row of `COLUMNS`."""
+    seq, kind, key, priority, state, created_at, due_at, attempts, reason, body, boot_id, offset = row
+    stamp = None if boot_id is None or offset is None else ClockStamp(boot_id, offset)
+    return OutboxItem(seq, kind, key, priority, ItemState(state), created_at, due_at, attempts, reason, body, stamp)
+
+
+def insert(connection: sqlite3.Connection, item: NewItem, now: float) -> bool:
+    """Insert one item within the caller's transaction; False where its key is already there."""
+    boot_id, offset = (item.stamp.boot_id, item.stamp.offset) if item.stamp else (None, None)
+    return (
+        connection.execute(
+            "INSERT INTO item (kind, key, priority, created_at, due_at, body, boot_id, clock_offset)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (key, kind) DO NOTHING",
+            (item.kind, item.key, item.priority, now, now, item.body, boot_id, offset),
+        ).rowcount
+        > 0
+    )
+
+
+def claim_due(connection: sqlite3.Connection, kind: str, now: float, limit: int) -> list[OutboxItem]:
+    """Mark up to `limit` due items as being sent, most important and longest due first; counts their attempt.
+
+    No backoff is longer than `CAP`, so an item due later than that was stamped before the clock was set back: it is
+    due as well.
+    """
+    claimed: list[OutboxItem] = []
+    for priority in priorities(connection, "waiting", kind):
+        for earliest, latest in ((float("-inf"), now), (now + CAP, float("inf"))):
+            if len(claimed) < limit:
+                claimed += _claim(connection, (kind, priority, earliest, latest, limit - len(claimed)))
+    return claimed
+
+
+def first_in_turn(connection: sqlite3.Connection, kind: str, now: float, head_start: float) -> OutboxItem | None:
+    """Find the due item whose turn it is: oldest first, but each priority is ahead of the next by `head_start` seconds.
+
+    So nothing important waits long, and nothing else waits for ever.
+    """
+    row = connection.execute(_IN_TURN, (kind, now, now + CAP, head_start)).fetchone()
+    return None if row is None else item_of(row)
+
+
+def claim_in_turn(connection: sqlite3.Connection, kind: str, now: float, head_start: float) -> OutboxItem | None:
+    """Mark that item as being sent; counts its attempt."""
+    item = first_in_turn(connection, kind, now, head_start)
+    if item is None:
+        return None
+    connection.execute(_CLAIM, (json.dumps([item.seq]),))
+    return replace(item, state=ItemState.SENDING, attempts=item.attempts + 1)
+
+
+def next_due_in(connection: sqlite3.Connection, kind: str, now: float) -> float | None:
+    """Seconds until the next item of a kind may be claimed (0.0 where one may), or None where none waits."""
+    waits: list[float] = []
+    for priority in priorities(connection, "waiting", kind):
+        first, last = connection.execute(
+            "SELECT (SELECT min(due_at) FROM item WHERE state = 'waiting' AND kind = ?1 AND priority = ?2),"
+            " (SELECT max(due_at) FROM item WHERE state = 'waiting' AND kind = ?1 AND priority = ?2)",
+            (kind, priority),
+        ).fetchone()
+        if first <= now or last > now + CAP:
+            return 0.0
+        waits.append(first - now)
+    return min(waits, default=None)
+
+
+def kinds(connection: sqlite3.Connection, state: str) -> Iterator[str]:
+    """Walk the kinds in a state: a step in the index for each, however many items there are."""
+    query = "SELECT min(kind) FROM item WHERE state = ? AND kind > ?"
+    kind: str | None = ""
+    while (kind := connection.execute(query, (state, kind)).fetchone()[0]) is not None:
+        yield kind
+
+
+def priorities(connection: sqlite3.Connection, state: str, kind: str) -> list[int]:
+    """List the priorities of a kind in a state, the most important first: a step in the index for each."""
+    found: list[int] = []
+    query = "SELECT min(priority) FROM item WHERE state = ? AND kind = ? AND priority > ?"
+    while True:
+        above = found[-1] if found else _BELOW_ALL
+        (priority,) = connection.execute(query, (state, kind, above)).fetchone()
+        if priority is None:
+            return found
+        found.append(priority)
+
+
+def _claim(connection: sqlite3.Connection, parameters: tuple[str, int, float, float, int]) -> list[OutboxItem]:
+    (text,) = connection.execute(_DUE, parameters).fetchone()
+    claimed = [
+        item_of((*head, bytes.fromhex(body), boot_id, offset)) for *head, body, boot_id, offset in json.loads(text)
+    ]
+    if claimed:
+        connection.execute(_CLAIM, (json.dumps([item.seq for item in claimed]),))
+    return sorted(claimed, key=lambda item: (item.due_at, item.seq))

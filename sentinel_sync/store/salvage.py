@@ -1,0 +1,245 @@
+"""A damaged store: move it aside, save what can be read, and say so. Blocks: call it off the loop."""
+
+import contextlib
+import logging
+import os
+import shutil
+import sqlite3
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from sentinel_sync.base.files import sync_folder
+from sentinel_sync.store.database import connect
+from sentinel_sync.store.schema import migrate
+
+logger = logging.getLogger(__name__)
+
+#: Tables and the columns that are carried over, most valuable first. `seq` stays behind: SQLite gives a new one.
+_TABLES: dict[str, tuple[str, ...]] = {
+    "item": (
+        "kind", "key", "priority", "state", "created_at", "due_at", "attempts", "offline", "reason", "body",
+        "boot_id", "clock_offset",
+    ),
+    "document": ("kind", "key", "body", "updated_at"),
+    "counter": ("name", "value"),
+}  # fmt: skip
+_COMPANIONS = ("-wal", "-shm")
+#: What SQLite says of a file that is not, or no longer, a whole database; also of sectors that cannot be read.
+_DAMAGE = ("SQLITE_CORRUPT", "SQLITE_NOTADB", "SQLITE_IOERR_SHORT_READ", "SQLITE_IOERR_READ")
+#: After so many unreadable rows in a row there is nothing more to be found beyond the damage.
+_MAX_MISSES = 10_000
+
+_Row = tuple[object, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Salvage:
+    """What became of a damaged store.
+
+    Attributes:
+        moved_to: Where the damaged file lies now.
+        saved: Rows saved, by table.
+    """
+
+    moved_to: Path
+    saved: dict[str, int]
+
+
+def is_sound(path: Path) -> bool:
+    """Whether the file is a whole database (or does not exist yet).
+
+    Raises:
+        sqlite3.Error: It cannot be told: the file cannot be opened, or somebody holds it.
+    """
+    if not path.exists():
+        return True
+    if path.stat().st_size == 0:
+        return False  # a file system that lost the content in a power cut; SQLite would take it for new
+    try:
+        # Reading only: a writer would play the log into a damaged file.
+        with contextlib.closing(connect(path, writable=False)) as connection:
+            return [row[0] for row in connection.execute("PRAGMA quick_check(1)")] == ["ok"]
+    except sqlite3.DatabaseError as error:
+        if _is_damage(error):
+            return False
+        raise
+
+
+def salvage(path: Path, now: float) -> Salvage:
+    """Put a new file, with what could be read, in the damaged one's place; keep the damaged one under a dated name.
+
+    The new file is built beside and gets its place in one rename when it is whole: after a power cut in between, the
+    damaged file is still there to be tried again, or `finish` ends what was begun.
+
+    Raises:
+        OSError: There is no space for it, or the folder cannot be written.
+        sqlite3.Error: The same.
+    """
+    stamp = datetime.fromtimestamp(now, UTC).strftime("%Y%m%dT%H%M%SZ")
+    aside = _free_name(path.with_name(f"{path.name}.damaged-{stamp}"))
+    building = _beside(path, ".salvaging")
+    for suffix in ("", *_COMPANIONS):
+        _beside(building, suffix).unlink(missing_ok=True)
+    try:
+        for suffix in ("", "-wal"):
+            if _beside(path, suffix).exists():
+                _keep(_beside(path, suffix), _beside(aside, suffix))
+        saved = _copy_readable(aside, building)
+        building.replace(_beside(path, ".salvaged"))
+    except BaseException:
+        # No space for it: tried again at the next start, and then it is not to find the space taken by this try.
+        for name in (aside, building):
+            for suffix in ("", *_COMPANIONS):
+                _beside(name, suffix).unlink(missing_ok=True)
+        raise
+    _beside(aside, "-shm").unlink(missing_ok=True)
+    finish(path)
+    logger.error("store.damaged: moved to %s; saved %s", aside.name, saved)
+    return Salvage(aside, saved)
+
+
+def finish(path: Path) -> None:
+    """Give a salvaged file its place, where one is whole: the last step of `salvage`, or of one that was cut off."""
+    salvaged = _beside(path, ".salvaged")
+    if not salvaged.exists():
+        return
+    # The old log first: SQLite would play it into the new file.
+    for suffix in _COMPANIONS:
+        _beside(path, suffix).unlink(missing_ok=True)
+    sync_folder(path.parent)
+    salvaged.replace(path)
+    sync_folder(path.parent)
+
+
+def _beside(path: Path, suffix: str) -> Path:
+    return path.with_name(path.name + suffix)
+
+
+def _keep(source: Path, target: Path) -> None:
+    """Have the same content under a second name: as a link where the file system can, which takes no space."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+def _free_name(path: Path) -> Path:
+    number = 1
+    candidate = path
+    while candidate.exists():
+        number += 1
+        candidate = path.with_name(f"{path.name}-{number}")
+    return candidate
+
+
+def _is_damage(error: sqlite3.Error) -> bool:
+    return getattr(error, "sqlite_errorname", "").startswith(_DAMAGE)
+
+
+def _copy_readable(damaged: Path, building: Path) -> dict[str, int]:
+    """Build a new file from what can be read of the damaged one, which stays as it is."""
+    with contextlib.closing(connect(building)) as target:
+        # One file without a log beside it: it can be renamed, and takes no more space than it must. A power cut before
+        # the commit leaves nothing that counts.
+        target.execute("PRAGMA journal_mode=MEMORY")
+        migrate(target)
+        saved = _copy(damaged, target)
+        if not any(saved.values()) and damaged.stat().st_size:
+            # Not one row: often only the first page is gone, which says where the tables begin. Ours always begin at
+            # the same pages, so a new file's first page can stand in for it.
+            patched = _beside(building, ".patched")
+            try:
+                _patch_first_page(damaged, building, patched)
+                saved = _copy(patched, target)
+            finally:
+                for suffix in ("", *_COMPANIONS):
+                    _beside(patched, suffix).unlink(missing_ok=True)
+    return saved
+
+
+def _patch_first_page(damaged: Path, sound: Path, patched: Path) -> None:
+    with contextlib.closing(connect(sound, writable=False)) as connection:
+        (page_size,) = connection.execute("PRAGMA page_size").fetchone()
+    shutil.copyfile(damaged, patched)
+    pages = patched.stat().st_size // page_size
+    with sound.open("rb") as source, patched.open("r+b") as target:
+        first = bytearray(source.read(page_size))
+        # Offset 28: the size in pages; 32 and 36: the list of free pages (sqlite.org/fileformat2.html, section 1.3).
+        first[28:32] = pages.to_bytes(4)
+        first[32:40] = bytes(8)
+        target.write(first)
+
+
+def _copy(damaged: Path, target: sqlite3.Connection) -> dict[str, int]:
+    saved = dict.fromkeys(_TABLES, 0)
+    try:
+        # Reading only, as above: this is the evidence.
+        source = connect(damaged, writable=False)
+    except sqlite3.DatabaseError:
+        return saved
+    with contextlib.closing(source):
+        source.text_factory = _text
+        for table, columns in _TABLES.items():
+            places = ", ".join("?" * len(columns))
+            statement = f"INSERT OR IGNORE INTO {table} ({', '.join(columns)}) VALUES ({places})"
+            target.execute("BEGIN IMMEDIATE")
+            for row in _rows(source, table, columns):
+                try:
+                    if not _has_text(row, columns):
+                        raise sqlite3.IntegrityError("its text is none")
+                    saved[table] += target.execute(statement, row).rowcount
+                except sqlite3.IntegrityError as error:
+                    # The damage changed a value so that the row breaks a rule of the table: the row is lost.
+                    logger.warning("store.damaged: a row of %s cannot be kept (%s)", table, error)
+            if table == "item":
+                # What was being sent waits again.
+                target.execute("UPDATE item SET state = 'waiting' WHERE state = 'sending'")
+            target.execute("COMMIT")
+    return saved
+
+
+def _text(raw: bytes) -> str | bytes:
+    """Text as it is; bytes that are none stay bytes, so that one such row does not end the reading."""
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        return raw
+
+
+def _has_text(row: _Row, columns: tuple[str, ...]) -> bool:
+    return not any(isinstance(value, bytes) and name != "body" for name, value in zip(columns, row, strict=True))
+
+
+def _rows(source: sqlite3.Connection, table: str, columns: tuple[str, ...]) -> Iterator[_Row]:
+    """Read a table forwards until the damage, then what lies behind it."""
+    names = ", ".join(columns)
+    if table != "item":
+        # Small tables without row ids: what comes before the damage is all that can be reached.
+        with contextlib.suppress(sqlite3.DatabaseError):
+            yield from source.execute(f"SELECT {names} FROM {table}")
+        return
+    last, first_behind = 0, 0
+    with contextlib.suppress(sqlite3.DatabaseError):
+        for row in source.execute(f"SELECT seq, {names} FROM item NOT INDEXED ORDER BY seq"):
+            last = row[0]
+            yield row[1:]
+        return  # to the end: nothing is behind
+    backwards = f"SELECT seq, {names} FROM item NOT INDEXED WHERE seq > ? ORDER BY seq DESC"
+    with contextlib.suppress(sqlite3.DatabaseError):
+        for row in source.execute(backwards, (last,)):
+            first_behind = row[0]
+            yield row[1:]
+    yield from _between(source, names, last, first_behind)
+
+
+def _between(source: sqlite3.Connection, names: str, last: int, first_behind: int) -> Iterator[_Row]:
+    """Look between two damaged places, row by row."""
+    seq, misses = last, 0
+    while misses < _MAX_MISSES and (seq := seq + 1) != first_behind:
+        misses += 1
+        with contextlib.suppress(sqlite3.DatabaseError):
+            for row in source.execute(f"SELECT {names} FROM item WHERE seq = ?", (seq,)):
+                misses = 0
+                yield row

@@ -1,0 +1,216 @@
+"""Drains one kind of the outbox: a bounded number in flight, acknowledgements written in groups."""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterator
+from random import Random
+
+from sentinel_sync.base.backoff import full_jitter
+from sentinel_sync.base.clock import Clock, wait_first
+from sentinel_sync.base.errors import CloudError, SentinelSyncError, StoreError
+from sentinel_sync.cloud.client import CloudAPIClient
+from sentinel_sync.store.outbox import Outbox, OutboxItem
+from sentinel_sync.store.rules.verdict import Defer, Release, SetAside, Verdict, verdict_on
+
+logger = logging.getLogger(__name__)
+
+#: Items claimed at once: their claim is one commit, and so many wait again at once if the network goes.
+CLAIM = 128
+#: With fewer than this left in stock, the next are claimed while these are sent.
+LOW = CLAIM // 2
+#: Acknowledgements are written in groups of so many, or …
+ACKNOWLEDGE = 32
+#: … when the oldest has waited for so many seconds: a kill before that sends the item again, under the same key.
+ACKNOWLEDGE_WITHIN = 0.25
+#: While requests hang, whoever has nothing to send looks for new work every so many seconds.
+LOOK_AGAIN = 1.0
+
+Send = Callable[[OutboxItem], Awaitable[None]]
+WhyHeld = Callable[[], Awaitable[str | None]]
+
+
+class OutboxSender:
+    """Sends what is due, until nothing is, the gate closes or it is held.
+
+    Args:
+        client: Bounds what is in flight, and holds the gate.
+        outbox: Where the items lie.
+        kind: Which of them.
+        send: Sends one; raises CloudError where it was not taken, ValueError where it cannot be sent at all.
+        clock: For the age of acknowledgements.
+        rng: For backoff.
+        why_held: Says why nothing of this kind may go now, or None where it may; asked before each item is taken up.
+    """
+
+    def __init__(
+        self,
+        client: CloudAPIClient,
+        outbox: Outbox,
+        kind: str,
+        send: Send,
+        *,
+        clock: Clock,
+        rng: Random,
+        why_held: WhyHeld | None = None,
+    ) -> None:
+        self._client = client
+        self._outbox = outbox
+        self._kind = kind
+        self._send = send
+        self._clock = clock
+        self._rng = rng
+        self._why_held = why_held
+        self._draining = asyncio.Lock()
+        self._claimed: deque[OutboxItem] = deque()
+        self._in_flight: set[int] = set()
+        self._exhausted = False
+        self._refill: asyncio.Task[None] | None = None
+        self._claiming: asyncio.Future[list[OutboxItem]] | None = None
+        self._left: set[int] = set()
+        self._landed = asyncio.Event()
+        self._lookout: asyncio.Task[None] | None = None
+        self._taken: list[int] = []
+        self._taken_since = 0.0
+
+    async def drain(self) -> int:
+        """Send what is due; returns how many items the backend took. Concurrent calls take turns.
+
+        Raises:
+            StoreError: The outbox could not be read or written; what the backend took is sent again under its key.
+        """
+        async with self._draining:
+            self._exhausted, self._refill, self._lookout = False, None, None
+            try:
+                # Workers only send: claims and acknowledgements are written beside them, so that the disk's latency
+                # leaves no connection idle.
+                async with asyncio.TaskGroup() as group:
+                    count = self._client.settings.max_in_flight
+                    workers = [group.create_task(self._work(group)) for _ in range(count)]
+                return sum(worker.result() for worker in workers)
+            except* SentinelSyncError as errors:
+                # The caller wants the error, not the group it came in.
+                raise next(leaves(errors)) from None
+            finally:
+                # Shielded, because a caller in a hurry may cancel twice, and what is left marked as being sent would
+                # lie there until the next start.
+                await asyncio.shield(self._give_back())
+
+    async def _work(self, group: asyncio.TaskGroup) -> int:
+        sent = 0
+        while (item := await self._next(group)) is not None:
+            self._in_flight.add(item.seq)
+            try:
+                await self._send(item)
+            except CloudError as error:
+                await self._settle(item, verdict_on(error, item.attempts, self._rng))
+            except ValueError as error:
+                await self._settle(item, SetAside(f"cannot be sent as it is stored: {error}"))
+            except SentinelSyncError:  # it is not about this item: no key, no disk
+                raise
+            except Exception as error:  # a fault of our own with this item must not block those behind it
+                logger.exception("outbox.fault: %s %s could not be sent", item.kind, item.key)
+                wait = full_jitter(item.attempts, self._rng)
+                await self._settle(item, Defer(wait, f"{type(error).__name__}: {error}", connectivity=False))
+            else:
+                sent += 1
+                self._take(item, group)
+            self._in_flight.discard(item.seq)
+            if not self._in_flight:
+                self._landed.set()
+        return sent
+
+    async def _next(self, group: asyncio.TaskGroup) -> OutboxItem | None:
+        while self._client.gate.passage(self._clock.monotonic()).open:
+            if self._why_held is not None and await self._why_held() is not None:
+                return None
+            idle = self._refill is None or self._refill.done()
+            if idle and not self._exhausted and len(self._claimed) < LOW:
+                self._refill = group.create_task(self._claim())
+                idle = False
+            if self._claimed:
+                return self._claimed.popleft()
+            if self._refill is not None and not idle:
+                await asyncio.wait({self._refill})
+            elif self._in_flight:
+                if self._lookout is None or self._lookout.done():
+                    self._landed.clear()
+                    self._lookout = group.create_task(self._look_out())
+                await asyncio.wait({self._lookout})
+            else:
+                return None
+        return None
+
+    async def _look_out(self) -> None:
+        """Wait until nothing is under way, but not for one that hangs: what was put meanwhile may go.
+
+        One for all workers that have nothing to do: each by itself would keep the loop busy.
+        """
+        await wait_first(self._clock, LOOK_AGAIN, self._landed)
+        if not self._landed.is_set():
+            self._exhausted = False
+            await self._acknowledge()
+
+    async def _claim(self) -> None:
+        self._claiming = claiming = asyncio.ensure_future(self._outbox.claim(self._kind, CLAIM))
+        # Cancelled, it happens all the same; then `_give_back` lets go of what it marked.
+        claimed = await asyncio.shield(claiming)
+        self._claiming = None
+        self._exhausted = len(claimed) < CLAIM
+        self._claimed.extend(claimed)
+
+    def _take(self, item: OutboxItem, group: asyncio.TaskGroup) -> None:
+        now = self._clock.monotonic()
+        if not self._taken:
+            self._taken_since = now
+        self._taken.append(item.seq)
+        if len(self._taken) >= ACKNOWLEDGE or now - self._taken_since > ACKNOWLEDGE_WITHIN:
+            group.create_task(self._acknowledge())
+
+    async def _acknowledge(self) -> None:
+        taken, self._taken = self._taken, []
+        if not taken:
+            return
+        try:
+            await self._outbox.acknowledge(self._kind, taken)
+        except StoreError:
+            # Still marked as being sent, so nobody sends them again: acknowledged the next time.
+            self._taken = taken + self._taken
+            raise
+
+    async def _give_back(self) -> None:
+        """Write what was taken and let wait what was not tried; what cannot be written is written the next time."""
+        claiming, self._claiming = self._claiming, None
+        self._left.update(self._in_flight, (item.seq for item in self._claimed))
+        self._claimed.clear()
+        self._in_flight.clear()
+        try:
+            if claiming is not None:
+                self._left.update(item.seq for item in await claiming)
+            await self._acknowledge()
+        finally:
+            left, self._left = self._left, set()
+            try:
+                await self._outbox.release(left)
+            except StoreError:
+                self._left |= left
+                raise
+
+    async def _settle(self, item: OutboxItem, verdict: Verdict) -> None:
+        match verdict:
+            case Release():
+                await self._outbox.release([item.seq])
+            case Defer(seconds, reason, connectivity):
+                await self._outbox.defer(item.seq, seconds, reason, connectivity=connectivity)
+            case SetAside(reason):
+                logger.warning("outbox.set_aside: %s %s: %s", item.kind, item.key, reason)
+                await self._outbox.set_aside(item.seq, reason)
+
+
+def leaves(group: BaseExceptionGroup[SentinelSyncError]) -> Iterator[SentinelSyncError]:
+    """The errors in a group, however deep they lie."""
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from leaves(error)
+        else:
+            yield error

@@ -1,0 +1,140 @@
+"""The state folder: its lock, its one database, and what lies in it. What a power cut must not take is here."""
+
+import asyncio
+import errno
+import logging
+import sqlite3
+from pathlib import Path
+from typing import Self
+
+from sentinel_sync.base.clock import Clock, SystemClock
+from sentinel_sync.base.errors import StoreError, StoreFullError
+from sentinel_sync.base.files import LEFTOVERS
+from sentinel_sync.base.threads import run_to_end
+from sentinel_sync.store.database import Database, translated
+from sentinel_sync.store.documents import Documents
+from sentinel_sync.store.headroom import Headroom
+from sentinel_sync.store.outbox import Outbox
+from sentinel_sync.store.salvage import Salvage, finish, is_sound, salvage
+from sentinel_sync.store.state_lock import StateLock
+
+logger = logging.getLogger(__name__)
+
+DATABASE_NAME = "outbox.db"
+HEADROOM_NAME = "headroom"
+DEFAULT_STATE_DIR = Path("state")
+DEFAULT_MAX_BYTES = 256 << 20
+
+
+class Store:
+    """Opens the state folder and holds it. An async context manager; `open` may be called again.
+
+    Args:
+        state_dir: The folder; made (0700: trips are personal even without a name) where it is missing.
+        clock: For stamps.
+        max_bytes: Bound of the outbox.
+        exclusive: True for whoever sends: takes the folder's lock and repairs a damaged file. False for a look from
+            outside, or to add to what a running agent sends.
+
+    Attributes:
+        outbox: Outgoing work.
+        documents: Small durable facts.
+        salvaged: What became of a file found damaged at `open`, or None.
+    """
+
+    def __init__(
+        self,
+        state_dir: Path = DEFAULT_STATE_DIR,
+        *,
+        clock: Clock | None = None,
+        max_bytes: int = DEFAULT_MAX_BYTES,
+        exclusive: bool = True,
+    ) -> None:
+        self._state_dir = state_dir
+        self._clock = clock or SystemClock()
+        self._exclusive = exclusive
+        self._lock = StateLock(state_dir)
+        self._headroom = Headroom(state_dir / HEADROOM_NAME)
+        self._database = Database(state_dir / DATABASE_NAME, headroom=self._headroom)
+        self._opening = asyncio.Lock()
+        self._is_open = False
+        self.outbox = Outbox(self._database, self._clock, max_bytes)
+        self.documents = Documents(self._database, self._clock)
+        self.salvaged: Salvage | None = None
+
+    @property
+    def state_dir(self) -> Path:
+        """The folder that everything durable lies in."""
+        return self._state_dir
+
+    async def open(self) -> Self:
+        """Open the folder; does nothing where it is open.
+
+        Raises:
+            StateLockedError: Another agent owns the folder.
+            StoreError: The folder cannot be made or the file cannot be opened.
+        """
+        async with self._opening:
+            if not self._is_open:
+                try:
+                    await run_to_end(self._prepare)
+                    await self._database.open()
+                    self._is_open = True
+                    if self._exclusive:
+                        released = await self.outbox.release_all()
+                        if released:
+                            logger.info("outbox.released: %d items were being sent when the last agent ended", released)
+                except BaseException:
+                    await self._give_up()
+                    raise
+        return self
+
+    async def close(self) -> None:
+        """Finish what was asked for and give the folder back."""
+        async with self._opening:
+            if self._is_open:
+                await self._give_up()
+
+    async def _give_up(self) -> None:
+        self._is_open = False
+        try:
+            await self._database.close()
+        finally:
+            await run_to_end(self._lock.release)
+
+    async def __aenter__(self) -> Self:
+        return await self.open()
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    def _prepare(self) -> None:
+        path = self._state_dir / DATABASE_NAME
+        try:
+            self._state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if self._exclusive:
+                self._lock.acquire()
+                self._repair(path)
+        except OSError as error:
+            if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+                raise StoreFullError(f"the disk that holds {self._state_dir} is full: free some space") from None
+            raise StoreError(
+                f"the state folder {self._state_dir} cannot be used ({error.strerror}): "
+                "set cloud.state_dir to a folder that this user may write to"
+            ) from None
+        except sqlite3.Error as error:
+            raise translated(error, path) from error
+
+    def _repair(self, path: Path) -> None:
+        """End what a power cut interrupted, and save what can be saved of a damaged file."""
+        for leftover in self._state_dir.glob(LEFTOVERS):
+            leftover.unlink(missing_ok=True)
+        finish(path)
+
+        def repair() -> Salvage | None:
+            try:
+                return None if is_sound(path) else salvage(path, self._clock.now())
+            except sqlite3.Error as error:
+                raise translated(error, path) from error
+
+        self.salvaged = self._headroom.spend(repair) or self.salvaged

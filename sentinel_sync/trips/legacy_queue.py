@@ -1,0 +1,199 @@
+"""Takes over `trip_queue.json`, the queue file of the module that this one succeeds: each trip once."""
+
+import asyncio
+import json
+import logging
+import re
+import stat
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import islice
+from pathlib import Path
+
+import aiofiles
+import aiofiles.os
+
+from sentinel_sync.base.clock import Clock
+from sentinel_sync.base.errors import StoreFullError
+from sentinel_sync.store.outbox import NewItem
+from sentinel_sync.store.store import Store
+from sentinel_sync.trips.rules.legacy import adopt
+
+logger = logging.getLogger(__name__)
+
+#: A file larger than this (bytes; some 100,000 trips) is no queue file: the old module wrote it anew for each trip.
+_MAX_BYTES = 64 << 20
+#: Trips read and queued at a time: what is held in memory beside the text, and others get their turn in between.
+_BATCH = 500
+#: So many unreadable entries are named in the log; the rest is counted.
+_NAMED = 10
+#: Digits of an integer; Python refuses to read one with more than 4,300, and no value of a trip has as many.
+_MAX_DIGITS = 400
+_SPACE = re.compile(r"[ \t\n\r]*")
+
+PseudonymOf = Callable[[str | None], str | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Takeover:
+    """What became of the old queue.
+
+    Attributes:
+        taken: Trips that are in the outbox now and were not before.
+        unreadable: Entries that are no trips; they stay in the renamed file.
+        moved_to: The file's new name.
+    """
+
+    taken: int
+    unreadable: int
+    moved_to: Path
+
+
+async def take_over(
+    path: Path,
+    store: Store,
+    *,
+    kind: str,
+    vehicle_id: str,
+    pseudonym_of: PseudonymOf,
+    clock: Clock,
+) -> Takeover | None:
+    """Move the old queue's trips into the outbox, then rename the file; None where there is none.
+
+    A crash in between takes the same trips over again, under the same ids, so none is there twice. A file that breaks
+    off gives the trips before the break, and is set aside as broken.
+    """
+    reader = _Reader(kind, vehicle_id, pseudonym_of)
+    try:
+        text = await _read(path)
+        if text is None:
+            return None
+        taken = 0
+        entries = reader.trips(text)
+        while batch := await asyncio.to_thread(lambda: list(islice(entries, _BATCH))):
+            taken += await store.outbox.put_all(batch)
+    except OSError as error:
+        logger.error("trips.takeover: %s cannot be read (%s); left alone until the next start", path, error.strerror)
+        return None
+    except StoreFullError as error:
+        logger.error("trips.takeover: %s waits for the next start: %s", path, error)
+        return None
+    except _BrokenFileError as error:
+        reader.broken, taken = str(error), 0
+    stamp = datetime.fromtimestamp(clock.now(), UTC).strftime("%Y%m%dT%H%M%SZ")
+    moved_to = await asyncio.to_thread(_move, path, f"{'broken' if reader.broken else 'imported'}-{stamp}")
+    if reader.broken:
+        logger.error(
+            "trips.takeover: %s is no whole trip queue (%s): %d trips before that are queued; set aside as %s",
+            path,
+            reader.broken,
+            taken,
+            moved_to.name,
+        )
+    else:
+        logger.info(
+            "trips.takeover: %d trips of %s are queued, %d entries unreadable; kept as %s",
+            taken,
+            path,
+            reader.unreadable,
+            moved_to.name,
+        )
+    return Takeover(taken, reader.unreadable, moved_to)
+
+
+class _BrokenFileError(ValueError):
+    """Nothing of the file can be read; the message says why, and repeats nothing of it."""
+
+
+class _Reader:
+    """Reads the entries one by one, so that neither a huge nor a hostile file stops anything else for long."""
+
+    def __init__(self, kind: str, vehicle_id: str, pseudonym_of: PseudonymOf) -> None:
+        self._kind = kind
+        self._vehicle_id = vehicle_id
+        self._pseudonym_of = pseudonym_of
+        self.unreadable = 0
+        self.broken = ""
+
+    def trips(self, text: str) -> Iterator[NewItem]:
+        """Yield the trips; sets `broken` where the file breaks off."""
+        try:
+            for number, entry in enumerate(_entries(text)):
+                try:
+                    trip = adopt(entry, self._vehicle_id, self._pseudonym_of)
+                except ValueError as error:
+                    self._leave(number, error)
+                    continue
+                yield NewItem(self._kind, trip.trip_id, trip.model_dump_json().encode())
+        except json.JSONDecodeError as error:
+            self.broken = f"line {error.lineno}, column {error.colno}"
+        except (ValueError, RecursionError) as error:
+            self.broken = str(error)
+
+    def _leave(self, number: int, error: ValueError) -> None:
+        self.unreadable += 1
+        if self.unreadable <= _NAMED:
+            logger.error("trips.takeover: entry %d is no trip (%s); it stays in the renamed file", number, error)
+
+
+def _entries(text: str) -> Iterator[object]:
+    """Decode a JSON list entry by entry."""
+    decoder = json.JSONDecoder(parse_int=_integer)
+    at = _skip_space(text, 0)
+    if text[at : at + 1] != "[":
+        raise ValueError("not a list of trips")
+    at = _skip_space(text, at + 1)
+    if text[at : at + 1] == "]":
+        return
+    while True:
+        entry, at = decoder.raw_decode(text, at)
+        yield entry
+        at = _skip_space(text, at)
+        match text[at : at + 1]:
+            case ",":
+                at = _skip_space(text, at + 1)
+            case "]":
+                return
+            case _:
+                raise json.JSONDecodeError("Expecting ',' or ']'", text, at)
+
+
+def _skip_space(text: str, at: int) -> int:
+    found = _SPACE.match(text, at)
+    return at if found is None else found.end()
+
+
+def _integer(digits: str) -> int | float:
+    return int(digits) if len(digits) <= _MAX_DIGITS else float(digits)
+
+
+async def _read(path: Path) -> str | None:
+    try:
+        status = await aiofiles.os.stat(path)
+    except FileNotFoundError:
+        return None
+    if not stat.S_ISREG(status.st_mode):
+        raise _BrokenFileError("it is no file")
+    if status.st_size > _MAX_BYTES:
+        raise _BrokenFileError(f"it is larger than {_MAX_BYTES} bytes")
+    try:
+        async with aiofiles.open(path, encoding="utf-8-sig") as file:
+            return await file.read()
+    except UnicodeDecodeError:
+        raise _BrokenFileError("its bytes are no text") from None
+
+
+def _move(path: Path, suffix: str) -> Path:
+    target = path.with_name(f"{path.name}.{suffix}")
+    number = 1
+    while target.exists():
+        number += 1
+        target = path.with_name(f"{path.name}.{suffix}-{number}")
+    try:
+        path.rename(target)
+    except OSError as error:
+        # It is read again at the next start; its trips keep their ids, so none is there twice.
+        logger.error("trips.takeover: %s cannot be renamed (%s): move it away by hand", path, error.strerror)
+        return path
+    return target

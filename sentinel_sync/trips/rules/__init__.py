@@ -1,0 +1,1 @@
+"""What a trip is: opened, updated, closed, recovered; no I/O."""

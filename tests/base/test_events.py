@@ -1,0 +1,81 @@
+"""Listeners hear of a transfer, and cannot disturb it."""
+
+import asyncio
+import threading
+
+import pytest
+
+from sentinel_sync.base.events import News
+from sentinel_sync.scenarios.rules.status import UploadProgress
+from tests.fakes.patience import until
+
+
+def progress(done: int) -> UploadProgress:
+    return UploadProgress("s1", "bev.mp4", "uploading", done, 100, None, None)
+
+
+async def test_a_slow_listener_misses_what_came_meanwhile_but_not_the_newest() -> None:
+    news, heard, going = News[UploadProgress]("scenario.progress"), [], asyncio.Event()
+
+    async def listen(said: UploadProgress) -> None:
+        heard.append(said.done_bytes)
+        await going.wait()
+
+    news.subscribe(listen)
+    for done in range(5):
+        news.tell(progress(done))
+        await asyncio.sleep(0)
+    assert heard == [0]
+    going.set()
+    await until(lambda: len(heard) == 2, "the newest")
+    assert heard == [0, 4]
+    await news.close()
+
+
+async def test_one_that_raises_is_told_on_and_the_others_hear() -> None:
+    news, heard = News[UploadProgress]("scenario.progress"), []
+
+    def fail(_: UploadProgress) -> None:
+        raise RuntimeError("the host's own fault")
+
+    news.subscribe(fail)
+    news.subscribe(lambda said: heard.append(said.done_bytes))
+    for done in (1, 2):
+        news.tell(progress(done))
+        await until(lambda done=done: heard[-1:] == [done], "the listener that works")  # type: ignore[misc]
+    await news.close()
+
+
+async def test_a_plain_function_may_block_without_holding_up_the_loop() -> None:
+    news, free, names = News[UploadProgress]("scenario.progress"), threading.Event(), []
+
+    def block(_: UploadProgress) -> None:
+        names.append(threading.current_thread().name)
+        free.wait(10.0)
+
+    news.subscribe(block)
+    news.tell(progress(1))
+    await until(lambda: bool(names), "the listener's thread")
+    assert names == ["sentinel-sync-news"]
+    async with asyncio.timeout(1.0):
+        await news.close()
+    free.set()
+
+
+@pytest.mark.parametrize("told", [0, 1])
+async def test_closing_ends_a_listener_that_hangs(told: int) -> None:
+    news, cancelled = News[UploadProgress]("scenario.progress"), []
+
+    async def hang(_: UploadProgress) -> None:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            cancelled.append(True)
+            raise
+
+    news.subscribe(hang)
+    for number in range(told):
+        news.tell(progress(number))
+    await asyncio.sleep(0)
+    await news.close()
+    assert len(cancelled) == told

@@ -1,0 +1,100 @@
+"""Which time was it really? Vehicles boot without a clock, and clocks are set while they run."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sentinel_sync.base.timekeeping import (
+    EARLIEST_PLAUSIBLE,
+    LATEST_PLAUSIBLE,
+    TOLERANCE,
+    ClockStamp,
+    Sighting,
+    correction,
+    is_plausible,
+    is_trusted,
+    sighting,
+    skew,
+)
+
+TRUE_OFFSET = 1_780_000_000.0
+HOUR = 3600.0
+
+
+def stamp(wrong_by: float, boot: str = "boot-1") -> ClockStamp:
+    """The clocks of a vehicle whose wall clock is ahead by so much."""
+    return ClockStamp(boot, TRUE_OFFSET + wrong_by)
+
+
+SEEN = Sighting("boot-1", TRUE_OFFSET, 0.5)
+
+
+def test_the_backends_clock_is_read_halfway() -> None:
+    seen = sighting("boot-1", TRUE_OFFSET + 101.0, sent=100.0, received=102.0, resolution=0.5)
+    assert seen == Sighting("boot-1", TRUE_OFFSET, 1.5)
+
+
+@pytest.mark.parametrize(
+    ("wrong_by", "seen", "now_wrong_by", "now_boot", "shift"),
+    [
+        # Seen in that boot: the backend's word counts, whatever the clock says now.
+        (0.0, SEEN, 0.0, "boot-1", 0.0),
+        (-HOUR, SEEN, -HOUR, "boot-1", HOUR),
+        (86_400.0, SEEN, 0.0, "boot-1", -86_400.0),
+        (-TRUE_OFFSET, SEEN, 0.0, "boot-2", TRUE_OFFSET),
+        # Latency and drift are no wrong clock.
+        (TOLERANCE, SEEN, 0.0, "boot-1", 0.0),
+        (-TOLERANCE, SEEN, 0.0, "boot-1", 0.0),
+        (TOLERANCE + 1.0, SEEN, 0.0, "boot-1", -TOLERANCE - 1.0),
+        # Never seen, but set since in the same boot: the later reading counts.
+        (-HOUR, None, 0.0, "boot-1", HOUR),
+        (0.0, None, 5.0, "boot-1", 0.0),
+        # Never seen, and another boot: nobody knows.
+        (-HOUR, None, 0.0, "boot-2", 0.0),
+        # Seen in another boot says nothing about this one.
+        (-HOUR, Sighting("boot-0", 0.0, 0.0), 0.0, "boot-2", 0.0),
+    ],
+)
+def test_corrections(wrong_by: float, seen: Sighting | None, now_wrong_by: float, now_boot: str, shift: float) -> None:
+    assert correction(stamp(wrong_by), seen, stamp(now_wrong_by, now_boot)) == pytest.approx(shift)
+
+
+@given(st.floats(-1e9, 1e9), st.floats(0.0, 10.0))
+def test_what_was_put_right_is_right(wrong_by: float, uncertainty: float) -> None:
+    seen = Sighting("boot-1", TRUE_OFFSET, uncertainty)
+    recorded = stamp(wrong_by)
+    left = recorded.offset + correction(recorded, seen, recorded) - TRUE_OFFSET
+    assert abs(left) <= TOLERANCE + uncertainty + 1e-3
+
+
+@pytest.mark.parametrize(
+    ("seen", "current", "ahead", "trusted"),
+    [
+        (SEEN, stamp(0.0), 0.0, True),
+        (SEEN, stamp(HOUR), HOUR, False),
+        (SEEN, stamp(-HOUR), -HOUR, False),
+        (SEEN, stamp(TOLERANCE), TOLERANCE, True),
+        (None, stamp(0.0), None, False),
+        (SEEN, stamp(0.0, "boot-2"), None, False),
+    ],
+)
+def test_skew_and_trust(seen: Sighting | None, current: ClockStamp, ahead: float | None, trusted: bool) -> None:
+    assert skew(seen, current) == ahead
+    assert is_trusted(seen, current) is trusted
+
+
+@pytest.mark.parametrize(
+    ("seconds", "plausible"),
+    [
+        (None, False),
+        (0.0, False),
+        (-1.0, False),
+        (EARLIEST_PLAUSIBLE, True),
+        (TRUE_OFFSET, True),
+        (LATEST_PLAUSIBLE, False),
+        (float("nan"), False),
+        (float("inf"), False),
+    ],
+)
+def test_what_a_working_clock_can_show(seconds: float | None, plausible: bool) -> None:
+    assert is_plausible(seconds) is plausible

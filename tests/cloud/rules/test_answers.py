@@ -1,0 +1,154 @@
+"""The answer table of the wire contract, every status of it, and the times that answers carry."""
+
+from http import HTTPMethod
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sentinel_sync.cloud.rules.answers import (
+    Meaning,
+    http_date,
+    may_lack_a_body,
+    meaning_of,
+    retry_after_seconds,
+    rfc3339,
+)
+
+ALL = list(HTTPMethod)
+NOT_GET: list[HTTPMethod] = [method for method in ALL if method != HTTPMethod.GET]
+NOT_POST: list[HTTPMethod] = [method for method in ALL if method != HTTPMethod.POST]
+
+TABLE: list[tuple[list[HTTPMethod], list[int], Meaning]] = [
+    (ALL, [200, 201, 202, 203, 204, 205, 206, 207, 226, 299], Meaning.DONE),
+    ([HTTPMethod.POST], [409], Meaning.DONE),
+    (NOT_POST, [409], Meaning.REJECTED),
+    (ALL, [401, 403], Meaning.REFUSED),
+    (ALL, [408, 425, 429, 500, 502, 503, 504], Meaning.NOT_NOW),
+    (ALL, [501, 505, 507, 508, 511, 599], Meaning.NOT_NOW),
+    (
+        ALL,
+        [413, 415, 422, 400, 404, 410, 402, 405, 406, 411, 414, 416, 417, 418, 421, 423, 424, 426, 428, 431, 451, 499],
+        Meaning.REJECTED,
+    ),
+    (ALL, [412], Meaning.PRECONDITION),
+    ([HTTPMethod.GET], [300, 301, 302, 303, 305, 307, 308, 399], Meaning.REDIRECT),
+    (NOT_GET, [300, 301, 302, 303, 305, 307, 308, 399], Meaning.UNKNOWN),
+    ([HTTPMethod.GET, HTTPMethod.HEAD], [304], Meaning.NOT_MODIFIED),
+    ([HTTPMethod.POST, HTTPMethod.PUT, HTTPMethod.PATCH, HTTPMethod.DELETE], [304], Meaning.UNKNOWN),
+    (ALL, [0, 100, 101, 199], Meaning.UNKNOWN),
+]
+
+
+@pytest.mark.parametrize(
+    ("method", "status", "meaning"),
+    [(method, status, meaning) for methods, statuses, meaning in TABLE for method in methods for status in statuses],
+)
+def test_table(method: HTTPMethod, status: int, meaning: Meaning) -> None:
+    assert meaning_of(status, method) is meaning
+    assert meaning_of(status, str(method)) is meaning
+
+
+@given(st.integers(-1, 1100), st.sampled_from(ALL))
+def test_every_status_has_a_meaning_and_nothing_but_2xx_409_is_done(status: int, method: HTTPMethod) -> None:
+    meaning = meaning_of(status, method)
+    done = 200 <= status < 300 or (status == 409 and method == HTTPMethod.POST)
+    assert (meaning is Meaning.DONE) == done
+
+
+@pytest.mark.parametrize(
+    ("status", "method", "length", "may"),
+    [
+        (204, "POST", None, True),
+        (205, "POST", None, True),
+        (201, "POST", "0", True),
+        (201, "POST", None, True),
+        (201, "POST", "5", False),
+        (200, "POST", "0", False),
+        (200, "GET", None, False),
+        (202, "POST", "0", False),
+        (200, "HEAD", "500", True),
+        (200, "OPTIONS", "0", True),
+    ],
+)
+def test_where_an_empty_body_is_a_whole_answer(status: int, method: str, length: str | None, may: bool) -> None:
+    assert may_lack_a_body(status, method, length) is may
+
+
+class TestRetryAfter:
+    NOW = 1_795_420_800.0  # Mon, 23 Nov 2026 08:00:00 GMT
+
+    @pytest.mark.parametrize(
+        ("header", "seconds"),
+        [
+            (None, None),
+            ("0", 0.0),
+            ("17", 17.0),
+            (" 17 ", 17.0),
+            ("000000000000000017", 17.0),
+            ("3600", 3600.0),
+            ("3601", 3600.0),
+            ("9" * 400, 3600.0),
+            ("Mon, 23 Nov 2026 08:01:00 GMT", 60.0),
+            ("Mon, 23 Nov 2026 09:01:00 +0100", 60.0),
+            ("Mon, 23 Nov 2026 07:00:00 GMT", 0.0),
+            ("Sat, 01 Jan 2050 00:00:00 GMT", 3600.0),
+            ("Monday, 23-Nov-26 08:01:00 GMT", 60.0),
+            ("Mon Nov 23 08:01:00 2026", 60.0),
+            ("-5", None),
+            ("+5", None),
+            ("1.5", None),
+            ("1e3", None),
+            ("\u0661\u0662", None),
+            ("soon", None),
+            ("", None),
+            ("Wed, 21 Oct 99999999999999 07:28:00 GMT", None),
+            ("Wed, 21 Oct 2026 07:28:00 +9999", None),
+        ],
+    )
+    def test_forms(self, header: str | None, seconds: float | None) -> None:
+        assert retry_after_seconds(header, self.NOW, 3600.0) == seconds
+
+    @given(st.text(), st.floats(-1e12, 1e12), st.floats(0.0, 1e6))
+    def test_whatever_a_server_writes_it_is_none_or_within_the_cap(self, header: str, now: float, cap: float) -> None:
+        seconds = retry_after_seconds(header, now, cap)
+        assert seconds is None or 0.0 <= seconds <= cap
+
+
+class TestTimes:
+    @pytest.mark.parametrize(
+        ("text", "seconds"),
+        [
+            ("Mon, 23 Nov 2026 08:00:00 GMT", 1_795_420_800.0),
+            ("Mon, 23 Nov 2026 08:00:00 -0000", 1_795_420_800.0),
+            (None, None),
+            ("", None),
+            ("x", None),
+        ],
+    )
+    def test_http_dates(self, text: str | None, seconds: float | None) -> None:
+        assert http_date(text) == seconds
+
+    @pytest.mark.parametrize(
+        ("text", "seconds"),
+        [
+            ("2026-11-23T08:00:00Z", 1_795_420_800.0),
+            ("2026-11-23t08:00:00z", 1_795_420_800.0),
+            ("2026-11-23T09:00:00.5+01:00", 1_795_420_800.5),
+            ("2026-11-23T08:00:00", None),
+            ("2026-11-23", None),
+            ("yesterday", None),
+            ("", None),
+            (None, None),
+            (1_795_420_800, None),
+            ([], None),
+        ],
+    )
+    def test_rfc_3339(self, text: Any, seconds: float | None) -> None:
+        assert rfc3339(text) == seconds
+
+    @given(st.text())
+    def test_no_text_raises(self, text: str) -> None:
+        http_date(text)
+        rfc3339(text)

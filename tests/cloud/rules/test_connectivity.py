@@ -1,0 +1,153 @@
+"""Online, offline, unknown; since when; and when to look again."""
+
+from random import Random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sentinel_sync.cloud.rules.connectivity import Connectivity, ConnectivityStatus, Transition
+
+UNKNOWN, ONLINE, OFFLINE = ConnectivityStatus.UNKNOWN, ConnectivityStatus.ONLINE, ConnectivityStatus.OFFLINE
+
+
+@pytest.fixture
+def state(rng: Random) -> Connectivity:
+    return Connectivity(30.0, rng, 1000.0)
+
+
+def test_nothing_is_known_at_first_and_a_probe_is_due(state: Connectivity) -> None:
+    assert state.status is UNKNOWN
+    assert state.probe_in(1000.0) == 0.0
+    assert state.offline_duration(2000.0) == 0.0
+    assert not state.unauthorized
+
+
+def test_values_are_those_of_the_specification() -> None:
+    assert [status.value for status in ConnectivityStatus] == ["unknown", "online", "offline"]
+
+
+def test_each_change_is_told_once(state: Connectivity) -> None:
+    assert state.on_contact(1001.0) == Transition(UNKNOWN, ONLINE)
+    assert state.on_contact(1002.0) is None
+    assert state.on_no_contact("x", 1003.0) == Transition(ONLINE, OFFLINE)
+    assert state.on_no_contact("x", 1004.0) is None
+    assert state.on_contact(1005.0) == Transition(OFFLINE, ONLINE)
+    assert state.since == 1005.0
+
+
+def test_offline_duration_counts_from_the_first_failure(state: Connectivity) -> None:
+    state.on_contact(1000.0)
+    state.on_no_contact("cannot connect", 1010.0)
+    state.on_no_contact("cannot connect", 1050.0)
+    assert state.offline_duration(1110.0) == 100.0
+    assert state.message == "offline: cannot connect"
+    state.on_contact(1111.0)
+    assert state.offline_duration(1200.0) == 0.0
+
+
+def test_real_traffic_makes_probes_needless(state: Connectivity) -> None:
+    for now in range(1000, 1200, 5):
+        state.on_contact(float(now))
+        assert state.probe_in(float(now)) >= 30.0 * 0.75
+
+
+def test_intervals_are_spread(state: Connectivity) -> None:
+    waits = []
+    for _ in range(300):
+        state.on_contact(0.0)
+        waits.append(state.probe_in(0.0))
+    assert 22.5 <= min(waits) < 25.0
+    assert 35.0 < max(waits) <= 37.5
+
+
+def test_probes_after_a_loss_are_soon_and_then_rarer(state: Connectivity) -> None:
+    state.on_contact(0.0)
+    now, waits = 0.0, []
+    for _ in range(100):
+        state.on_no_contact("x", now)
+        waits.append(state.probe_in(now))
+        now += waits[-1]
+    assert waits[0] <= 2.0
+    assert max(waits) > 20.0
+    assert max(waits) <= 30.0
+
+
+def test_failures_of_requests_in_flight_do_not_put_the_probe_off(state: Connectivity) -> None:
+    state.on_contact(0.0)
+    state.on_no_contact("x", 10.0)
+    due = state.probe_in(10.0)
+    for _ in range(8):
+        state.on_no_contact("x", 10.0 + due / 2)
+    assert state.probe_in(10.0 + due / 2) == pytest.approx(due / 2)
+
+
+class TestUnauthorized:
+    def test_is_online_and_told_apart(self, state: Connectivity) -> None:
+        assert state.on_unauthorized("answered 401", 1000.0) == Transition(UNKNOWN, ONLINE)
+        assert state.unauthorized
+        assert state.message == "online, but unauthorized: answered 401"
+
+    def test_a_probe_does_not_end_it_a_request_with_the_credential_does(self, state: Connectivity) -> None:
+        state.on_unauthorized("answered 401", 1000.0)
+        state.on_contact(1001.0)
+        assert state.unauthorized
+        state.on_authorized()
+        assert not state.unauthorized
+        assert state.message == "online"
+
+    def test_its_message_comes_back_after_an_outage(self, state: Connectivity) -> None:
+        state.on_unauthorized("answered 401", 1000.0)
+        state.on_no_contact("cannot connect", 1001.0)
+        assert state.message == "offline: cannot connect"
+        state.on_contact(1002.0)
+        assert state.message == "online, but unauthorized: answered 401"
+
+    def test_without_words_it_is_one_all_the_same(self, state: Connectivity) -> None:
+        state.on_unauthorized("", 1000.0)
+        assert state.unauthorized
+
+
+class TestWhatTheBackendWants:
+    def test_min_interval_is_kept(self, state: Connectivity) -> None:
+        state.set_min_interval(120.0)
+        state.on_contact(0.0)
+        assert state.probe_in(0.0) >= 120.0
+        state.on_no_contact("x", 1000.0)
+        assert state.probe_in(1000.0) >= 120.0
+
+    @pytest.mark.parametrize(("asked", "least", "most"), [(-5.0, 22.5, 37.5), (1e12, 3600.0, 3600.0)])
+    def test_within_reason(self, state: Connectivity, asked: float, least: float, most: float) -> None:
+        state.set_min_interval(asked)
+        state.on_contact(0.0)
+        assert least <= state.probe_in(0.0) <= most
+
+
+def test_a_host_that_saw_the_network_change_gets_a_probe_now(state: Connectivity) -> None:
+    state.on_contact(0.0)
+    state.probe_soon(1.0)
+    assert state.probe_in(1.0) == 0.0
+
+
+@given(st.lists(st.tuples(st.sampled_from("caun"), st.floats(0.0, 500.0)), max_size=50), st.integers())
+def test_whatever_happens_its_parts_agree(events: list[tuple[str, float]], seed: int) -> None:
+    state, now = Connectivity(30.0, Random(seed), 0.0), 0.0
+    for event, passed in events:
+        now += passed
+        before = state.status
+        transition: Transition | None = None
+        match event:
+            case "c":
+                transition = state.on_contact(now)
+            case "a":
+                state.on_authorized()
+            case "u":
+                transition = state.on_unauthorized("no", now)
+            case _:
+                transition = state.on_no_contact("x", now)
+        assert (transition is not None) == (before is not state.status)
+        assert (state.offline_duration(now + 1.0) > 0.0) == (state.status is OFFLINE)
+        if state.status is not UNKNOWN:
+            assert state.message.startswith(state.status.value)
+            assert ("unauthorized" in state.message) == (state.unauthorized and state.status is ONLINE)
+        assert 0.0 <= state.probe_in(now) <= 37.5

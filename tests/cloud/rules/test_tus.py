@@ -1,0 +1,311 @@
+"""tus, answer by answer: what is offered, what goes next, and where a conversation ends that leads nowhere."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sentinel_sync.cloud.rules.tus import (
+    ABOUT_THE_UPLOAD,
+    NOT_OFFERED,
+    Arrived,
+    AskOffset,
+    ComeBack,
+    Create,
+    Damaged,
+    GiveUp,
+    Offer,
+    SendFrom,
+    Upload,
+    creation_headers,
+    offer_of,
+    patch_headers,
+)
+
+TUS = {"Tus-Resumable": "1.0.0", "Tus-Extension": "creation"}
+LENGTH = 1000
+
+
+def at(offset: Any, length: Any = LENGTH) -> dict[str, str]:
+    return {"Upload-Offset": str(offset), "Upload-Length": str(length)}
+
+
+class TestOffer:
+    @pytest.mark.parametrize(
+        ("status", "headers", "offer"),
+        [
+            (204, TUS, Offer()),
+            (200, TUS, Offer()),
+            (204, TUS | {"Tus-Extension": "termination, creation,expiration"}, Offer()),
+            (204, TUS | {"Tus-Extension": "termination,creation-with-upload"}, None),
+            (204, {"Tus-Resumable": "1.0.0"}, None),
+            (204, {"Tus-Extension": "creation"}, None),
+            (204, TUS | {"Tus-Resumable": "0.2.2"}, None),
+            (204, TUS | {"Tus-Resumable": "1.0.0, 0.2.2"}, None),
+            (405, TUS, None),
+            (404, {}, None),
+            (501, {}, None),
+            (200, {"Content-Type": "text/html"}, None),
+            (204, TUS | {"Tus-Max-Size": "1000"}, Offer(largest=1000)),
+            (204, TUS | {"Tus-Max-Size": "0"}, Offer()),
+            (204, TUS | {"Tus-Max-Size": "much"}, Offer()),
+            (204, TUS | {"Accept-Encoding": "br, gzip;q=0.5"}, Offer(takes_gzip=True)),
+            (204, TUS | {"Accept-Encoding": "br"}, Offer()),
+        ],
+    )
+    def test_is_read_as_the_contract_says(self, status: int, headers: dict[str, str], offer: Offer | None) -> None:
+        assert offer_of(status, headers) == offer
+
+    @pytest.mark.parametrize(
+        ("extensions", "algorithms", "algorithm"),
+        [
+            ("creation,checksum", "sha1,sha256", "sha256"),
+            ("creation,checksum", "md5, SHA1", "sha1"),
+            ("creation,checksum", "md5,crc32", None),
+            ("creation,checksum", "", None),
+            ("creation", "sha1,sha256", None),
+        ],
+    )
+    def test_of_checksums_is_taken_where_one_is_known(
+        self, extensions: str, algorithms: str, algorithm: str | None
+    ) -> None:
+        headers = TUS | {"Tus-Extension": extensions, "Tus-Checksum-Algorithm": algorithms}
+        assert offer_of(204, headers) == Offer(algorithm)
+
+    @pytest.mark.parametrize(
+        ("offer", "size", "encoding", "taken"),
+        [
+            (Offer(), 1 << 40, None, True),
+            (Offer(largest=1000), 1000, None, True),
+            (Offer(largest=1000), 1001, None, False),
+            (Offer(), 10, "gzip", False),
+            (Offer(takes_gzip=True), 10, "gzip", True),
+            (Offer(takes_gzip=True), 10, "br", False),
+        ],
+    )
+    def test_says_what_can_come_so(self, offer: Offer, size: int, encoding: str | None, taken: bool) -> None:
+        assert offer.takes(size, encoding) is taken
+
+    def test_not_now_is_no_no(self) -> None:
+        assert {400, 403, 404, 405, 501} <= NOT_OFFERED
+        assert not {408, 425, 429, 500, 502, 503, 504} & NOT_OFFERED
+
+
+class TestHeaders:
+    def test_of_a_creation(self) -> None:
+        metadata = {"filename": "straße.mp4", "filetype": "video/mp4"}
+        assert creation_headers(5, metadata) == {
+            "Tus-Resumable": "1.0.0",
+            "Upload-Length": "5",
+            "Upload-Metadata": "filename c3RyYcOfZS5tcDQ=,filetype dmlkZW8vbXA0",
+        }
+
+    def test_of_a_patch(self) -> None:
+        plain = patch_headers(7, 3, None)
+        assert plain == {
+            "Tus-Resumable": "1.0.0",
+            "Upload-Offset": "7",
+            "Content-Type": "application/offset+octet-stream",
+            "Content-Length": "3",
+        }
+        assert patch_headers(7, 3, ("sha1", b"\0" * 3)) == plain | {"Upload-Checksum": "sha1 AAAA"}
+
+
+class TestTheStraightWay:
+    def test_create_send_arrive(self) -> None:
+        upload = Upload(LENGTH, None)
+        assert upload.next_step() == Create()
+        upload.created("u1")
+        assert upload.is_new
+        assert upload.next_step() == SendFrom(0)
+        assert upload.patched(600, 204, at(600)) is None
+        assert upload.next_step() == SendFrom(600)
+        assert upload.patched(400, 204, at(LENGTH)) is None
+        assert upload.next_step() == Arrived()
+
+    def test_one_that_was_begun_is_asked_about_first(self) -> None:
+        upload = Upload(LENGTH, "u1")
+        assert not upload.is_new
+        assert upload.next_step() == AskOffset()
+        assert upload.asked(200, at(300)) is None
+        assert upload.next_step() == SendFrom(300)
+
+    @pytest.mark.parametrize("status", [200, 204])
+    def test_one_that_is_whole_needs_nothing_more(self, status: int) -> None:
+        upload = Upload(LENGTH, "u1")
+        upload.asked(status, at(LENGTH))
+        assert upload.next_step() == Arrived()
+
+    def test_a_server_need_not_repeat_the_length(self) -> None:
+        upload = Upload(LENGTH, "u1")
+        upload.asked(200, {"Upload-Offset": "1"})
+        assert upload.next_step() == SendFrom(1)
+
+    def test_a_server_may_take_less_than_was_sent(self) -> None:
+        upload = Upload(LENGTH, None)
+        upload.created("u1")
+        upload.patched(500, 204, at(123))
+        assert upload.next_step() == SendFrom(123)
+
+
+class TestWhatIsGone:
+    @pytest.mark.parametrize("status", [401, 403, 404, 410])
+    def test_is_created_anew(self, status: int) -> None:
+        upload = Upload(LENGTH, "u1")
+        assert upload.asked(status, {}) is None
+        assert (upload.next_step(), upload.address) == (Create(), None)
+        upload.created("u2")
+        assert upload.patched(10, status, {}) is None
+        assert upload.next_step() == Create()
+
+    def test_an_address_that_led_nowhere_is_asked_for_under_another_key(self) -> None:
+        upload = Upload(LENGTH, "u1")
+        upload.asked(404, {})
+        upload.created("u1")
+        assert upload.next_step() == Create(instead_of="u1")
+        upload.created("u2")
+        assert upload.next_step() == SendFrom(0)
+
+    def test_is_not_created_for_ever(self) -> None:
+        upload = Upload(LENGTH, "u0")
+        upload.asked(404, {})
+        for number in range(1, 4):
+            assert upload.next_step() == Create()
+            upload.created(f"u{number}")
+            upload.patched(10, 404, {})
+        assert upload.next_step() == GiveUp("the upload is gone (answered 404)")
+
+
+class TestWhatCannotBe:
+    @pytest.mark.parametrize(
+        ("headers", "why"),
+        [
+            (at(1001), "it says that '1001' of 1000 bytes are there"),
+            (at("-1"), "it says that '-1' of 1000 bytes are there"),
+            (at("1e3"), "it says that '1e3' of 1000 bytes are there"),
+            (at(10**40), "it says that '10000000000000000000' of 1000 bytes are there"),
+            (at(5, 999), "it takes the part for '999' bytes long, not 1000"),
+            (at(5, ""), "it takes the part for '' bytes long, not 1000"),
+        ],
+    )
+    def test_is_no_upload_of_this_part(self, headers: dict[str, str], why: str) -> None:
+        upload = Upload(LENGTH, "u0")
+        upload.asked(200, headers)
+        for number in range(1, 4):
+            assert upload.next_step() == Create()
+            upload.created(f"u{number}")
+            upload.patched(1, 409, {})
+            upload.asked(200, headers)
+        assert upload.next_step() == GiveUp(why)
+
+    @pytest.mark.parametrize("said", ["600", "400", "1000", "0", "x", "99999"])
+    def test_after_a_patch_is_asked_about(self, said: str) -> None:
+        upload = Upload(LENGTH, "u1")
+        upload.asked(200, at(500))
+        assert upload.patched(99, 204, at(said)) is None
+        assert upload.next_step() == AskOffset()
+
+    def test_going_back_is_believed(self) -> None:
+        upload = Upload(LENGTH, "u1")
+        upload.asked(200, at(500))
+        upload.patched(100, 409, {})
+        upload.asked(200, at(200))
+        assert upload.next_step() == SendFrom(200)
+
+
+def never_advances(upload: Upload) -> None:
+    upload.patched(100, 204, at(0))
+
+
+def says_conflict(upload: Upload) -> None:
+    upload.patched(100, 409, at(0))
+
+
+def takes_a_byte(upload: Upload) -> None:
+    step = upload.next_step()
+    assert isinstance(step, SendFrom)
+    upload.patched(LENGTH - step.offset, 204, at(step.offset + 1))
+
+
+def goes_to_and_fro(upload: Upload) -> None:
+    step = upload.next_step()
+    assert isinstance(step, SendFrom)
+    upload.patched(LENGTH - step.offset, 204, at(step.offset + 2))
+    upload.patched(1, 409, {})
+    upload.asked(200, at(step.offset + 1))
+
+
+@pytest.mark.parametrize("answer", [never_advances, says_conflict, takes_a_byte, goes_to_and_fro])
+def test_no_server_keeps_it_busy_for_ever(answer: Callable[[Upload], None]) -> None:
+    upload = Upload(1 << 20, None)
+    for turn in range(20_000):
+        match upload.next_step():
+            case Create():
+                upload.created(f"u{turn}")
+            case AskOffset():
+                upload.asked(200, {"Upload-Offset": "0"})
+            case SendFrom():
+                answer(upload)
+            case GiveUp(reason):
+                assert reason
+                return
+    pytest.fail("it goes on and on")
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from([200, 204, *ABOUT_THE_UPLOAD]),
+            st.one_of(st.none(), st.integers(-10, 2000).map(str), st.text(max_size=5)),
+            st.integers(1, LENGTH),
+        ),
+        max_size=300,
+    )
+)
+def test_whatever_is_answered_the_offset_stays_within_the_part(answers: list[tuple[int, str | None, int]]) -> None:
+    upload = Upload(LENGTH, None)
+    for number, (status, offset, size) in enumerate(answers):
+        headers = {} if offset is None else {"Upload-Offset": offset}
+        match upload.next_step():
+            case Create():
+                upload.created(f"u{number}")
+            case AskOffset():
+                upload.asked(status, headers)
+            case SendFrom(begin):
+                assert 0 <= begin < LENGTH
+                if isinstance(upload.patched(min(size, LENGTH - begin), status, headers), Damaged):
+                    return
+            case Arrived() | GiveUp():
+                return
+
+
+class TestDamage:
+    def test_the_same_bytes_go_again(self) -> None:
+        upload = Upload(LENGTH, None)
+        upload.created("u1")
+        for _ in range(3):
+            assert upload.patched(100, 460, {}) is None
+            assert upload.next_step() == SendFrom(0)
+        assert upload.patched(100, 460, {}) == Damaged("bytes 0 to 100 do not arrive as they were sent (answered 460)")
+
+    def test_what_arrives_whole_in_between_begins_the_count_anew(self) -> None:
+        upload = Upload(LENGTH, None)
+        upload.created("u1")
+        for offset in range(0, 900, 100):
+            for _ in range(3):
+                assert upload.patched(100, 460, {}) is None
+            upload.patched(100, 204, at(offset + 100))
+        assert upload.next_step() == SendFrom(900)
+
+
+@pytest.mark.parametrize("ask", [True, False])
+def test_an_upload_that_is_still_held_is_for_later(ask: bool) -> None:
+    upload = Upload(LENGTH, "u1")
+    if ask:
+        assert upload.asked(423, {}) == ComeBack("an earlier request still holds the upload")
+        return
+    upload.asked(200, at(5))
+    assert upload.patched(10, 423, {}) == ComeBack("an earlier request still holds the upload")
+    assert upload.next_step() == SendFrom(5)

@@ -1,0 +1,216 @@
+"""TLS over a real socket: a private CA, a client certificate, a proxy, and what is refused."""
+
+import asyncio
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import trustme
+
+from sentinel_sync.base.errors import ConfigurationError
+from sentinel_sync.cloud.client import CloudAPIClient
+from sentinel_sync.cloud.http import build_http_client, timeouts
+from sentinel_sync.cloud.transport import LaneTransport
+from sentinel_sync.settings import CloudSettings
+from tests.fakes.cloud import FakeCloud, PrivateCA, settings_for
+from tests.fakes.recording_clock import RecordingClock
+
+#: What OpenSSL says on a machine without a store of certificates.
+_NOWHERE: dict[str, Any] = {"cafile": None, "capath": None}
+
+
+async def ask(cloud: FakeCloud, **settings: object) -> str | None:
+    """Make one request; returns what went wrong."""
+    async with CloudAPIClient(
+        settings=settings_for(cloud, max_retries=0, **settings), clock=RecordingClock()
+    ) as client:
+        return (await client.get("/models")).error
+
+
+async def test_a_private_ca_is_trusted_where_it_is_named(private_ca: PrivateCA) -> None:
+    async with FakeCloud(tls=private_ca.server()) as cloud:
+        assert await ask(cloud, ca_file=private_ca.ca_file) is None
+        assert len(cloud.requests) == 1
+
+
+async def test_and_not_where_it_is_not(private_ca: PrivateCA) -> None:
+    async with FakeCloud(tls=private_ca.server()) as cloud:
+        error = await ask(cloud)
+        assert error is not None
+        assert "CERTIFICATE_VERIFY_FAILED" in error
+        assert not cloud.requests
+
+
+async def test_nobody_else_is_trusted_beside_a_private_ca(private_ca: PrivateCA, tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    other = PrivateCA.in_folder(tmp_path / "other")
+    async with FakeCloud(tls=other.server()) as cloud:
+        assert "CERTIFICATE_VERIFY_FAILED" in str(await ask(cloud, ca_file=private_ca.ca_file))
+
+
+async def test_a_certificate_for_another_name_is_refused(private_ca: PrivateCA) -> None:
+    async with FakeCloud(tls=private_ca.server("other.example")) as cloud:
+        assert "CERTIFICATE_VERIFY_FAILED" in str(await ask(cloud, ca_file=private_ca.ca_file))
+
+
+async def test_old_protocols_are_refused(private_ca: PrivateCA) -> None:
+    assert build_context(private_ca).minimum_version >= ssl.TLSVersion.TLSv1_2
+
+
+async def test_mutual_tls(private_ca: PrivateCA) -> None:
+    async with FakeCloud(tls=private_ca.server(mutual=True), host="localhost") as cloud:
+        with_certificate = await ask(
+            cloud,
+            ca_file=private_ca.ca_file,
+            client_cert_file=private_ca.client_cert_file,
+            client_key_file=private_ca.client_key_file,
+        )
+        assert with_certificate is None
+        assert await ask(cloud, ca_file=private_ca.ca_file) is not None
+        assert len(cloud.requests) == 1
+
+
+@pytest.mark.parametrize("broken", ["ca_file", "client_cert_file", "client_key_file"])
+@pytest.mark.parametrize("how", ["missing", "garbage"])
+async def test_files_that_cannot_be_used_are_named(
+    private_ca: PrivateCA, tmp_path: Path, broken: str, how: str
+) -> None:
+    bad = tmp_path / "bad.pem"
+    if how == "garbage":
+        bad.write_text("-----BEGIN NOTHING-----")
+    files = {
+        "ca_file": private_ca.ca_file,
+        "client_cert_file": private_ca.client_cert_file,
+        "client_key_file": private_ca.client_key_file,
+        broken: bad,
+    }
+    with pytest.raises(ConfigurationError, match=r"bad\.pem"):
+        await asyncio.to_thread(build_http_client, CloudSettings.model_validate(files))
+
+
+async def test_a_key_with_a_password_is_an_error_not_a_question(private_ca: PrivateCA, tmp_path: Path) -> None:
+    from cryptography.hazmat.primitives import serialization  # noqa: PLC0415 only this test needs it
+
+    plain = serialization.load_pem_private_key(private_ca.client_key_file.read_bytes(), None)
+    locked = tmp_path / "locked.key"
+    locked.write_bytes(
+        plain.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.BestAvailableEncryption(b"secret"),
+        )
+    )
+    settings = CloudSettings(client_cert_file=private_ca.client_cert_file, client_key_file=locked)
+    with pytest.raises(ConfigurationError, match=r"locked\.key"):
+        await asyncio.to_thread(build_http_client, settings)
+
+
+async def test_a_machine_without_certificates_uses_those_of_httpx(monkeypatch: pytest.MonkeyPatch) -> None:
+    nowhere = ssl.get_default_verify_paths()._replace(**_NOWHERE)
+    monkeypatch.setattr(ssl, "get_default_verify_paths", lambda: nowhere)
+    async with await asyncio.to_thread(build_http_client, CloudSettings()) as http:
+        assert context_of(http).cert_store_stats()["x509_ca"] > 50
+
+
+async def test_a_proxy_is_used_and_sees_no_key(private_ca: PrivateCA) -> None:
+    async with FakeCloud(tls=private_ca.server()) as cloud, tunnel() as (proxy_url, seen):
+        assert await ask(cloud, ca_file=private_ca.ca_file, proxy=f"{proxy_url.replace('//', '//user:pw@')}") is None
+        assert len(cloud.requests) == 1
+    assert seen[0].startswith(f"CONNECT {cloud.url.removeprefix('https://')}")
+    assert "Bearer" not in seen[0]
+    assert "Proxy-Authorization: Basic" in seen[0]
+
+
+async def test_a_proxy_that_refuses_is_told_without_its_password(private_ca: PrivateCA) -> None:
+    async with FakeCloud(tls=private_ca.server()) as cloud, tunnel(refuse=True) as (proxy_url, _):
+        settings = {"ca_file": private_ca.ca_file, "proxy": proxy_url.replace("//", "//user:hush@")}
+        error = await ask(cloud, **settings)
+    assert error is not None
+    assert "the proxy does not let it pass (407" in error
+    assert "hush" not in error
+
+
+@pytest.mark.parametrize(
+    "proxy", ["gateway", "ftp://gateway.example:21", "socks5://gateway.example:1080", "http://[::bad"]
+)
+async def test_a_proxy_that_is_none_is_an_error_that_hides_it(proxy: str) -> None:
+    settings = CloudSettings.model_validate({"proxy": proxy})
+    with pytest.raises(ConfigurationError, match=r"cloud\.proxy") as caught:
+        await asyncio.to_thread(build_http_client, settings)
+    assert proxy not in str(caught.value)
+
+
+async def test_the_environment_takes_no_part(monkeypatch: pytest.MonkeyPatch, cloud: FakeCloud, tmp_path: Path) -> None:
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    netrc = tmp_path / "netrc"
+    netrc.write_text("machine 127.0.0.1 login me password mine\n")
+    monkeypatch.setenv("NETRC", str(netrc))
+    assert await ask(cloud) is None
+
+
+def test_time_outs_are_one_for_each_phase() -> None:
+    assert timeouts(30.0) == httpx.Timeout(connect=10.0, read=30.0, write=30.0, pool=120.0)
+    assert timeouts(2.0).connect == 2.0
+
+
+def test_the_fake_authority_is_a_real_one(private_ca: PrivateCA) -> None:
+    assert isinstance(private_ca.authority, trustme.CA)
+    assert private_ca.ca_file.read_text().startswith("-----BEGIN CERTIFICATE-----")
+
+
+def build_context(private_ca: PrivateCA) -> ssl.SSLContext:
+    return context_of(build_http_client(CloudSettings(ca_file=private_ca.ca_file)))
+
+
+def context_of(http: httpx.AsyncClient) -> ssl.SSLContext:
+    """The TLS context of a client, the same for both of its lanes: httpx has no public way to it."""
+    lanes = http._transport
+    assert isinstance(lanes, LaneTransport)
+    context = lanes.quick._pool._ssl_context
+    assert isinstance(context, ssl.SSLContext)
+    assert lanes.bulk._pool._ssl_context is context
+    return context
+
+
+@asynccontextmanager
+async def tunnel(*, refuse: bool = False) -> AsyncIterator[tuple[str, list[str]]]:
+    """An HTTP proxy: gives its URL and the heads of what it was asked."""
+    seen: list[str] = []
+    tasks: set[asyncio.Task[None]] = set()
+
+    async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while piece := await reader.read(65_536):
+            writer.write(piece)
+            await writer.drain()
+        writer.close()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = (await reader.readuntil(b"\r\n\r\n")).decode()
+        seen.append(head)
+        if refuse:
+            writer.write(b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n")
+            await writer.drain()
+            writer.close()
+            return
+        host, _, port = head.split(" ")[1].partition(":")
+        theirs, ours = await asyncio.open_connection(host, int(port))
+        writer.write(b"HTTP/1.1 200 Connected\r\n\r\n")
+        await asyncio.gather(pump(reader, ours), pump(theirs, writer), return_exceptions=True)
+        ours.close()
+
+    def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.get_running_loop().create_task(serve(reader, writer))
+        tasks.add(task)
+        task.add_done_callback(lambda _: writer.close())
+
+    server = await asyncio.start_server(accept, "127.0.0.1", 0)
+    try:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", seen
+    finally:
+        server.close()
+        await asyncio.wait(tasks, timeout=5.0)

@@ -1,0 +1,85 @@
+"""What is said of a model: what is being done about it comes first, then why it waits, then what went wrong."""
+
+import pytest
+
+from sentinel_sync.base.payloads import ModelRelease
+from sentinel_sync.models.rules.answers import DownloadProgress, InstallResult, download_status, model_shown
+from sentinel_sync.models.rules.installed import BadVersion, KeptVersion, ModelRecord, StagedVersion
+from sentinel_sync.models.rules.trial import Probation
+
+INSTALLED = KeptVersion("v1", "m.pt", 5.0, 100, "1" * 64)
+RECORD = ModelRecord("m", installed=INSTALLED)
+FAILED = ModelRecord("m", installed=INSTALLED, failure="no space")
+RELEASE = ModelRelease(name="m", version="v2", size=100, checksum="2" * 64)
+STAGED = ModelRecord("m", installed=INSTALLED, staged=StagedVersion(RELEASE, "m.pt"))
+UNDER_WAY = DownloadProgress("m", "v2", "downloading", 40, 100, 10.0, 6.0)
+
+
+@pytest.mark.parametrize(
+    ("record", "progress", "refusal", "held", "said"),
+    [
+        (None, None, None, None, ("unknown", None, None)),
+        (None, None, "not signed", None, ("failed", None, "not signed")),
+        (ModelRecord("m"), None, None, None, ("idle", None, None)),
+        (RECORD, None, None, None, ("installed", "v1", None)),
+        (RECORD, None, "not signed", None, ("failed", "v1", "not signed")),
+        (FAILED, None, None, None, ("failed", "v1", "no space")),
+        (FAILED, None, "not signed", None, ("failed", "v1", "no space")),
+        (RECORD, None, "not signed", "metered", ("held", "v1", "metered")),
+        (STAGED, None, None, "a trip is under way", ("held", "v2", "a trip is under way")),
+        (FAILED, UNDER_WAY, "not signed", "metered", ("downloading", "v2", None)),
+    ],
+)
+def test_what_matters_most_is_said(
+    record: ModelRecord | None,
+    progress: DownloadProgress | None,
+    refusal: str | None,
+    held: str | None,
+    said: tuple[str, str | None, str | None],
+) -> None:
+    status = download_status(record, "m", progress=progress, refusal=refusal, held=held)
+    assert (status["status"], status["version"], status["reason"]) == said
+    assert status["installed_version"] == (None if record is None or record.installed is None else "v1")
+
+
+def test_a_download_is_told_with_its_pace() -> None:
+    status = download_status(RECORD, "m", progress=UNDER_WAY, refusal=None, held=None)
+    shown = [status["received_bytes"], status["total_bytes"], status["rate"], status["time_left"]]
+    assert shown == [40, 100, 10.0, 6.0]
+
+
+def test_the_agents_status_has_all_of_it() -> None:
+    record = ModelRecord(
+        "m",
+        installed=INSTALLED,
+        previous=KeptVersion("v0", "m.pt", 1.0),
+        pinned="v1",
+        bad=(BadVersion("v3", "3" * 64, "it crashed", 7.0),),
+        probation=Probation(60.0, 20.0),
+    )
+    status = download_status(record, "m", progress=UNDER_WAY, refusal=None, held=None)
+    assert model_shown(record, status, UNDER_WAY, "v2").model_dump() == {
+        "name": "m",
+        "status": "downloading",
+        "installed": "v1",
+        "available": "v2",
+        "previous": "v0",
+        "pinned": "v1",
+        "bad_versions": [{"version": "v3", "reason": "it crashed"}],
+        "probation_left": 40.0,
+        "reason": None,
+        "under_way": {
+            "name": "m",
+            "part": "v2",
+            "phase": "downloading",
+            "done_bytes": 40,
+            "total_bytes": 100,
+            "rate": 10.0,
+            "time_left": 6.0,
+        },
+    }
+
+
+def test_a_result_is_true_where_the_runtime_opens_the_version() -> None:
+    assert InstallResult(True, "m", "v2")
+    assert not InstallResult(False, "m", "v2", "a trip is under way", waiting=True)

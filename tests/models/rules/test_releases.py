@@ -1,0 +1,378 @@
+"""Rules for models: names, versions, signatures, rollout, which release to take, how to read a download's answers."""
+
+import base64
+from random import Random
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sentinel_sync.base.errors import NotNowError, RejectedError, UnreachableError, VerificationError
+from sentinel_sync.base.payloads import ModelRelease
+from sentinel_sync.cloud.rules.download import (
+    AskForAddress,
+    AskForAll,
+    ComeBack,
+    GiveUp,
+    IsWhole,
+    Progress,
+    Refuse,
+    Step,
+    TakeBody,
+    next_step,
+    range_headers,
+)
+from sentinel_sync.models.rules.choice import choose
+from sentinel_sync.models.rules.releases import (
+    Trust,
+    check_name,
+    check_version,
+    key_id,
+    live_name,
+    manifest,
+    newest,
+    raw_key,
+    verify,
+    version_order,
+)
+from sentinel_sync.models.rules.schedule import CheckSchedule
+from sentinel_sync.models.rules.standing import Standing, check_version_allowed, in_rollout
+
+KEY, OTHER_KEY = Ed25519PrivateKey.from_private_bytes(b"k" * 32), Ed25519PrivateKey.from_private_bytes(b"o" * 32)
+RAW, OTHER_RAW = raw_key(KEY.public_key()), raw_key(OTHER_KEY.public_key())
+TRUST = Trust.of([RAW])
+CHECKSUM = "ab" * 32
+
+
+def release(
+    name: str = "m", version: str = "v1.0.0", *, by: Ed25519PrivateKey | None = KEY, **more: Any
+) -> ModelRelease:
+    size = more.pop("size", 100)
+    signature = None
+    if by is not None:
+        signature = base64.b64encode(by.sign(manifest(name, version, size, CHECKSUM))).decode()
+    return ModelRelease(
+        **({"name": name, "version": version, "size": size, "checksum": CHECKSUM, "signature": signature} | more)
+    )
+
+
+class TestNames:
+    @pytest.mark.parametrize("name", ["yolov8m_automotive", "a", "model-2.1", "Con2", "x" * 128])
+    def test_a_plain_name_passes(self, name: str) -> None:
+        assert check_name(name, "name") == name
+
+    @pytest.mark.parametrize(
+        "name",
+        [
+            "",
+            ".",
+            "..",
+            "../m",
+            "a/b",
+            "a\\b",
+            ".hidden",
+            "-rf",
+            "CON",
+            "nul.pt",
+            "com1",
+            "m\n",
+            "m\0",
+            "ü",
+            "x" * 129,
+            "m.",
+        ],
+    )
+    def test_what_could_be_a_path_or_a_device_is_refused(self, name: str) -> None:
+        with pytest.raises(VerificationError):
+            check_name(name, "name")
+
+    @pytest.mark.parametrize(
+        ("name", "filename", "live"),
+        [
+            ("yolov8m_automotive", None, "yolov8m_automotive.pt"),
+            ("My_YOLO", None, "My_YOLO.pt"),
+            ("gaze", None, "gaze.pth"),
+            ("gaze", "export-7.onnx", "gaze.onnx"),
+            ("gaze", "GAZE.ENGINE", "gaze.engine"),
+        ],
+    )
+    def test_the_runtime_opens_what_the_contract_says(self, name: str, filename: str | None, live: str) -> None:
+        assert live_name(name, filename) == live
+
+    @pytest.mark.parametrize("filename", ["m.exe", "m", "../m.pt", ".pt", "m.pt/", "nul.pt"])
+    def test_a_file_name_that_is_none_is_refused(self, filename: str) -> None:
+        with pytest.raises(VerificationError):
+            live_name("m", filename)
+
+
+class TestVersions:
+    def test_they_sort_as_releases_follow_each_other(self) -> None:
+        ordered = ["v0", "v1.9", "v2.0.0-alpha", "v2.0.0-rc.2", "v2.0.0-rc.10", "v2.0.0-rc.x", "2.0.0", "v2.0.0.1"]
+        ordered += ["v2.0.10", "v10"]
+        shuffled = Random(1).sample(ordered, len(ordered))
+        assert sorted(shuffled, key=version_order) == ordered
+        assert newest([None, *shuffled]) == "v10"
+
+    def test_missing_numbers_are_zero_and_build_marks_do_not_count(self) -> None:
+        assert version_order("v2.1") == version_order("2.1.0+build.7")
+
+    @pytest.mark.parametrize("version", ["", "v", "latest", "v1.2.3.4.5", "v1/..", "v1 ", "v1\n", "1.-1", "v1.0-"])
+    def test_what_is_none_is_refused(self, version: str) -> None:
+        for check in (check_version, version_order):
+            with pytest.raises(VerificationError):
+                check(version)
+
+
+class TestSignatures:
+    def test_the_signed_bytes_are_the_contracts(self) -> None:
+        # Counted with wc -c, not with the code.
+        assert manifest("yölo", "v2.1.0", 7, "ab") == (
+            b"DSSEv1 38 application/vnd.sentinel.model.v1+json 60 "
+            + '{"checksum":"ab","name":"yölo","size":7,"version":"v2.1.0"}'.encode()
+        )
+
+    def test_a_key_is_named_by_its_hash(self) -> None:
+        assert key_id(bytes(32)) == "66687aadf862bd77"
+        with pytest.raises(ValueError, match="32 bytes"):
+            key_id(bytes(31))
+
+    def test_a_genuine_release_passes_with_and_without_its_key_named(self) -> None:
+        trust = Trust.of([OTHER_RAW, RAW])
+        assert verify(release(), trust) == (key_id(RAW),)
+        assert verify(release(key_id=key_id(RAW)), trust) == (key_id(RAW),)
+
+    @pytest.mark.parametrize(
+        "changed", [{"name": "n"}, {"version": "v9.0.0"}, {"size": 101}, {"checksum": "cd" * 32}], ids=str
+    )
+    def test_the_signature_binds_every_field(self, changed: dict[str, Any]) -> None:
+        with pytest.raises(VerificationError):
+            verify(release().model_copy(update=changed), TRUST)
+
+    @pytest.mark.parametrize(
+        "forged",
+        [
+            release(by=None),
+            release(by=OTHER_KEY),
+            release(key_id=key_id(OTHER_RAW)),
+            release(key_id="nonsense"),
+            release(signature=""),
+            release(signature="signature..."),
+            release(signature=base64.b64encode(bytes(64)).decode()),
+            release(signature=base64.b64encode(bytes(63)).decode()),
+        ],
+    )
+    def test_anything_else_is_refused(self, forged: ModelRelease) -> None:
+        with pytest.raises(VerificationError):
+            verify(forged, TRUST)
+
+    def test_without_a_trusted_key_nothing_passes(self) -> None:
+        with pytest.raises(VerificationError, match="model_trusted_keys"):
+            verify(release(), Trust.of([]))
+
+    def test_a_revoked_key_counts_no_more(self) -> None:
+        for revoked in (key_id(RAW), base64.b64encode(RAW).decode()):
+            with pytest.raises(VerificationError):
+                verify(release(), Trust.of([RAW], [revoked]))
+
+    def test_as_many_different_keys_as_wanted_must_have_signed(self) -> None:
+        other = {"signature": release(by=OTHER_KEY).signature}
+        both = release(signatures=[other])
+        trust = Trust.of([RAW, OTHER_RAW], threshold=2)
+        assert set(verify(both, trust)) == {key_id(RAW), key_id(OTHER_RAW)}
+        assert set(verify(release(by=None, signatures=[other, {"signature": release().signature}]), trust)) == {
+            key_id(RAW),
+            key_id(OTHER_RAW),
+        }
+        for too_few in (
+            release(),
+            release(signatures=[{"signature": release().signature}]),
+            release(signatures=[{"signature": release().signature, "key_id": key_id(RAW)}]),
+            release(signatures=[{"signature": other["signature"], "key_id": key_id(RAW)}]),
+        ):
+            with pytest.raises(VerificationError, match="2 must"):
+                verify(too_few, trust)
+        with pytest.raises(VerificationError, match="2 must"):
+            verify(both, Trust.of([RAW, OTHER_RAW], [key_id(OTHER_RAW)], threshold=2))
+
+    def test_on_a_bench_unsigned_passes_but_wrongly_signed_does_not(self) -> None:
+        assert verify(release(by=None), TRUST, allow_unsigned=True) == ()
+        with pytest.raises(VerificationError):
+            verify(release(by=OTHER_KEY), TRUST, allow_unsigned=True)
+
+
+class TestRollout:
+    def test_it_is_stable_and_takes_about_its_share(self) -> None:
+        def chosen(offered: ModelRelease) -> set[int]:
+            return {number for number in range(4000) if in_rollout(offered, f"vehicle_{number}")}
+
+        quarter = chosen(release(rollout=0.25))
+        assert 900 < len(quarter) < 1100
+        assert quarter == chosen(release(rollout=0.25))
+        # Widened, nobody falls out; another version chooses others.
+        assert quarter < chosen(release(rollout=0.5))
+        assert quarter != chosen(release(version="v2", rollout=0.25))
+
+    @given(st.text(max_size=20))
+    def test_the_ends_are_everybody_and_nobody(self, vehicle: str) -> None:
+        assert in_rollout(release(rollout=1.0), vehicle)
+        assert in_rollout(release(rollout=None), vehicle)
+        assert not in_rollout(release(rollout=0.0), vehicle)
+
+
+class TestChoice:
+    @pytest.mark.parametrize(
+        ("listed", "standing", "taken", "refused"),
+        [
+            (["v1", "v2"], Standing(), "v2", False),
+            (["v1", "v2"], Standing(installed="v1"), "v2", False),
+            (["v1", "v2"], Standing(installed="v2"), None, False),
+            (["v1"], Standing(installed="v2"), None, False),
+            (["v2"], Standing(installed="v1", newest_seen="v3"), None, True),
+            (["v3"], Standing(installed="v1", newest_seen="v3"), "v3", False),
+            (["v1", "v2", "v3"], Standing(installed="v3", pinned="v2"), "v2", False),
+            (["v1", "v2", "v3"], Standing(installed="v2", pinned="v2"), None, False),
+            (["v3"], Standing(installed="v2", pinned="v2"), None, False),
+            (["v1", "v2"], Standing(installed="v1", newest_seen="v2", skipped=("v2",)), None, False),
+            (["v2", "v3"], Standing(installed="v1", newest_seen="v2", skipped=("v2",)), "v3", False),
+        ],
+    )
+    def test_only_what_leads_forward_or_is_pinned(
+        self, listed: list[str], standing: Standing, taken: str | None, refused: bool
+    ) -> None:
+        choice = choose([release(version=one) for one in listed], standing, TRUST, "v", allow_unsigned=False)
+        assert (choice.update.version if choice.update else None) == taken
+        assert bool(choice.refusals) is refused
+
+    def test_a_forged_newest_neither_is_taken_nor_hides_the_genuine_one(self) -> None:
+        listed = [release(version="v9", by=OTHER_KEY), release(version="v2"), release(name="../m")]
+        choice = choose(listed, Standing(), TRUST, "v", allow_unsigned=False)
+        assert choice.update is not None
+        assert (choice.update.version, choice.newest_seen, len(choice.refusals)) == ("v2", "v2", 2)
+
+    def test_who_is_not_in_the_rollout_takes_the_one_before(self) -> None:
+        choice = choose(
+            [release(version="v3", rollout=0.0), release(version="v2")], Standing(), TRUST, "v", allow_unsigned=False
+        )
+        assert choice.update is not None
+        assert (choice.update.version, choice.newest_seen) == ("v2", "v2")
+
+    def test_what_is_pinned_is_taken_whatever_the_rollout(self) -> None:
+        listed = [release(version="v3", rollout=0.0), release(version="v2")]
+        choice = choose(listed, Standing(pinned="v3"), TRUST, "v", allow_unsigned=False)
+        assert choice.update == listed[0]
+
+    def test_the_same_version_again_is_no_update(self) -> None:
+        with pytest.raises(VerificationError, match="not newer"):
+            check_version_allowed("m", "v2.0", Standing(installed="v2.0.0"))
+
+
+class TestTransfer:
+    @pytest.mark.parametrize(
+        ("progress", "headers"),
+        [
+            (Progress(), {}),
+            (Progress(5, '"a"'), {"Range": "bytes=5-", "If-Range": '"a"'}),
+            (Progress(5, 'W/"a"'), {"Range": "bytes=5-"}),
+            (Progress(5), {"Range": "bytes=5-"}),
+        ],
+    )
+    def test_the_rest_is_asked_for(self, progress: Progress, headers: dict[str, str]) -> None:
+        assert range_headers(progress) == {"Accept-Encoding": "identity"} | headers
+
+    @pytest.mark.parametrize(
+        ("status", "headers", "progress", "step"),
+        [
+            (200, {"Content-Length": "10", "ETag": '"a"'}, Progress(), TakeBody(0, '"a"')),
+            (200, {}, Progress(4, '"a"'), TakeBody(0, None)),
+            (200, {"Content-Length": "11"}, Progress(), Refuse("offers 11 bytes, where 10 are signed")),
+            (200, {"Content-Type": "text/html; charset=utf-8"}, Progress(4), ComeBack("")),
+            (200, {"Content-Encoding": "gzip"}, Progress(), ComeBack("")),
+            (206, {"Content-Range": "bytes 4-9/10", "ETag": '"a"'}, Progress(4, '"a"'), TakeBody(4, '"a"')),
+            (206, {"Content-Range": "bytes 4-9/10"}, Progress(4, '"a"'), TakeBody(4, '"a"')),
+            (206, {"Content-Range": "bytes 4-6/*"}, Progress(4), TakeBody(4, None)),
+            # If-Range was ignored: the file is another one.
+            (206, {"Content-Range": "bytes 4-9/10", "ETag": '"b"'}, Progress(4, '"a"'), AskForAll()),
+            (206, {"Content-Range": "bytes 0-9/10", "ETag": '"a"'}, Progress(4, '"a"'), AskForAll()),
+            (206, {"Content-Range": "bytes 4-9/12"}, Progress(4), AskForAll()),
+            (206, {"Content-Range": "bytes 4-3/10"}, Progress(4), AskForAll()),
+            (206, {}, Progress(4), AskForAll()),
+            (206, {"Content-Range": "bytes 0-11/12"}, Progress(), Refuse("offers 12 bytes, where 10 are signed")),
+            (416, {}, Progress(10), IsWhole()),
+            (416, {}, Progress(4), AskForAll()),
+            (416, {}, Progress(), GiveUp("")),
+            (403, {}, Progress(4), AskForAddress()),
+            (410, {}, Progress(4), AskForAddress()),
+            (404, {}, Progress(4), GiveUp("")),
+            (401, {}, Progress(4), GiveUp("")),
+            (429, {}, Progress(4), ComeBack("")),
+            (503, {}, Progress(4), ComeBack("")),
+        ],
+    )
+    def test_every_answer_has_its_meaning(
+        self, status: int, headers: dict[str, str], progress: Progress, step: Step
+    ) -> None:
+        found = next_step(status, headers, progress, 10)
+        if isinstance(found, ComeBack | GiveUp):
+            assert type(found) is type(step)
+        else:
+            assert found == step
+
+    @given(
+        st.integers(200, 599),
+        st.fixed_dictionaries(
+            {},
+            optional={
+                "Content-Range": st.from_regex(r"bytes [0-9]{1,3}-[0-9]{1,3}/[0-9*]{1,3}", fullmatch=True),
+                "ETag": st.sampled_from(['"a"', '"b"']),
+                "Content-Length": st.from_regex(r"[0-9]{1,3}", fullmatch=True),
+            },
+        ),
+        st.integers(0, 10),
+        st.sampled_from([None, '"a"']),
+    )
+    def test_bytes_are_only_ever_put_where_they_belong(
+        self, status: int, headers: dict[str, str], offset: int, etag: str | None
+    ) -> None:
+        step = next_step(status, headers, Progress(offset, etag), 10)
+        if isinstance(step, TakeBody):
+            assert step.offset in {0, offset}
+            assert status == (200 if step.offset != offset else status)
+        if isinstance(step, AskForAll):
+            assert offset > 0
+
+
+class TestSchedule:
+    def test_checks_come_about_once_an_interval_across_restarts(self) -> None:
+        for seed in range(50):
+            wait = CheckSchedule(86_400.0, Random(seed)).due_in(1_000_000.0, 0.0, 1_000_000.0)
+            assert 0.9 * 86_400.0 <= wait <= 1.1 * 86_400.0
+        assert CheckSchedule(86_400.0, Random(1)).due_in(1_000_000.0, 0.0, None) == 0.0
+        assert CheckSchedule(86_400.0, Random(1)).due_in(1_000_000.0, 0.0, 1_100_000.0) == 0.0
+        assert CheckSchedule(86_400.0, Random(1)).due_in(1_100_000.0, 0.0, 1_000_000.0) == 0.0
+
+    def test_failures_are_tried_again_ever_later(self) -> None:
+        schedule = CheckSchedule(86_400.0, Random(3))
+        waits = []
+        for _ in range(30):
+            schedule.failed(NotNowError("503"), 0.0)
+            waits.append(schedule.due_in(0.0, 0.0, 0.0))
+        assert waits[0] <= 30.0
+        assert max(waits) > 1800.0
+        assert max(waits) <= 3600.0
+        schedule.succeeded()
+        assert schedule.due_in(10.0, 0.0, 10.0) > 70_000.0
+
+    def test_a_backend_without_models_is_asked_once_an_interval(self) -> None:
+        schedule = CheckSchedule(86_400.0, Random(3))
+        schedule.failed(RejectedError("404", status=404), 0.0)
+        assert schedule.due_in(0.0, 0.0, None) > 70_000.0
+        assert not schedule.may_try(0.0, 3600.0, None)
+
+    def test_whoever_says_that_the_network_is_back_is_believed(self) -> None:
+        schedule = CheckSchedule(86_400.0, Random(3))
+        for _ in range(10):
+            schedule.failed(UnreachableError("no route"), 0.0)
+        assert schedule.due_in(0.0, 2.0, None) > 0.0
+        assert schedule.may_try(0.0, 2.0, None)

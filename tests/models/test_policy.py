@@ -1,0 +1,432 @@
+"""Downloads wait for the network's price, switches for a trip's end; orders come from other processes."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from sentinel_sync import HeldError, ModelDownloader, VerificationError
+from sentinel_sync.models.commands import ModelOrders, Order
+from sentinel_sync.models.rules.answers import DownloadProgress
+from sentinel_sync.network.policy import TrafficDesk
+from sentinel_sync.store.store import Store
+from tests.fakes.clock import FakeClock
+from tests.fakes.cloud import Answer, FakeCloud, cloud_fixture, settings_for, stranger_fixture
+from tests.fakes.patience import until, until_true
+from tests.models.vehicle import (
+    NAME,
+    OLD,
+    Build,
+    ModelHost,
+    build_fixture,
+    content_of,
+    fetched,
+    host_fixture,
+    leftovers,
+    listed,
+    live,
+    models_fixture,
+    off_the_loop_fixture,
+    registry,
+)
+
+__all__ = [
+    "build_fixture",
+    "cloud_fixture",
+    "host_fixture",
+    "models_fixture",
+    "off_the_loop_fixture",
+    "stranger_fixture",
+]
+
+
+async def _came(downloader: ModelDownloader, count: int) -> bool:
+    return bool((await downloader.get_download_status(NAME))["received_bytes"] >= count)
+
+
+class Trips:
+    """Whether a trip is under way."""
+
+    def __init__(self) -> None:
+        self.under_way = False
+
+    def __call__(self) -> bool:
+        return self.under_way
+
+
+@pytest.fixture
+def trips() -> Trips:
+    return Trips()
+
+
+@pytest.fixture
+def desk(store: Store, cloud: FakeCloud, clock: FakeClock, trips: Trips, tmp_path: Path) -> TrafficDesk:
+    settings = settings_for(cloud, state_dir=tmp_path / "state", network="unmetered")
+    desk = TrafficDesk(store.documents, settings, clock=clock, supervised=True)
+    desk.follow_trips(trips)
+    return desk
+
+
+class TestTheNetworksPrice:
+    async def test_nothing_is_fetched_over_a_metered_network(
+        self, cloud: FakeCloud, host: ModelHost, models: Path, build: Build, desk: TrafficDesk
+    ) -> None:
+        host.entries = [listed("v2.1.0")]
+        await desk.set_network("metered")
+        downloader = build(auto_install=True, traffic=desk)
+        assert await downloader.step() <= 30.0
+        assert [update["version"] for update in await downloader.check_for_updates()] == ["v2.1.0"]
+        result = await downloader.download_and_install_model(NAME, "v2.1.0")
+        assert isinstance(result.error, HeldError)
+        assert "metered" in str(result.reason)
+        status = await downloader.get_download_status(NAME)
+        assert (status["status"], "metered" in str(status["reason"])) == ("held", True)
+        assert fetched(cloud) == []
+        # The desk wakes it, and it does not ask for the listing again.
+        downloader.check.wake.clear()
+        await desk.set_network("unmetered")
+        assert downloader.check.wake.is_set()
+        await downloader.step()
+        assert live(models) == content_of("v2.1.0")
+        assert len(cloud.to("GET", "/models")) == 2
+
+    async def test_one_under_way_is_cut_off_within_a_second_and_goes_on_from_where_it_was(
+        self, cloud: FakeCloud, host: ModelHost, models: Path, build: Build, desk: TrafficDesk, clock: FakeClock
+    ) -> None:
+        size = 2_000_000
+        content = content_of("v2.1.0", size)
+        host.entries = [listed("v2.1.0", size=size, content=content)]
+        served: asyncio.Queue[int] = asyncio.Queue()
+
+        async def stall(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            """Most of the file, and then nothing for as long as anybody listens; the second time, what is asked for."""
+            head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
+            start = int(head.partition("range: bytes=")[2].partition("-")[0] or 0)
+            if start:
+                part = f"Content-Range: bytes {start}-{size - 1}/{size}\r\nContent-Length: {size - start}"
+                writer.write(f"HTTP/1.1 206 Partial Content\r\n{part}\r\n\r\n".encode() + content[start:])
+            else:
+                writer.write(f"HTTP/1.1 200 OK\r\nContent-Length: {size}\r\n\r\n".encode() + content[:1_500_000])
+            await writer.drain()
+            await served.put(start)
+            await reader.read()
+            writer.close()
+
+        async with await asyncio.start_server(stall, "127.0.0.1", 0) as server:
+            host.base = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+            downloader = build(auto_install=True, traffic=desk)
+            stepping = asyncio.create_task(downloader.step())
+            async with asyncio.timeout(10):
+                assert await served.get() == 0
+                await until_true(lambda: _came(downloader, 1_000_000), "what was sent")
+                await desk.set_network("metered")
+                await clock.advance(1.0)
+                await stepping
+            status = await downloader.get_download_status(NAME)
+            assert (status["status"], "was cut off" in str(status["reason"])) == ("held", True)
+            assert live(models) == OLD
+            # Neither a failure nor a reason to ask for the listing again: it goes on as soon as it may.
+            await desk.set_network("unmetered")
+            async with asyncio.timeout(10):
+                await downloader.step()
+                assert await served.get() >= 1_000_000
+        assert live(models) == content
+        assert len(cloud.to("GET", "/models")) == 1
+
+    async def test_nobody_is_said_to_wait_who_will_not_go_on(
+        self, host: ModelHost, build: Build, desk: TrafficDesk
+    ) -> None:
+        host.entries = [listed("v2.1.0")]
+        await desk.set_network("metered")
+        downloader = build(traffic=desk)
+        assert not await downloader.download_and_install_model(NAME, "v2.1.0")
+        assert (await downloader.get_download_status(NAME))["status"] == "held"
+        await desk.set_network("unmetered")
+        await downloader.step()
+        assert (await downloader.get_download_status(NAME))["status"] == "installed"
+
+
+class TestTrips:
+    async def test_what_comes_during_a_trip_is_switched_to_at_its_end(
+        self, cloud: FakeCloud, host: ModelHost, models: Path, build: Build, desk: TrafficDesk, trips: Trips
+    ) -> None:
+        host.entries = [listed("v2.1.0")]
+        trips.under_way = True
+        downloader = build(auto_install=True, traffic=desk)
+        assert await downloader.sync_now() == 0
+        result = await downloader.download_and_install_model(NAME, "v2.1.0")
+        assert (bool(result), result.waiting, result.error) == (False, True, None)
+        assert live(models) == OLD
+        assert registry(models)[NAME]["version"] == "v2.0.0"
+        status = await downloader.get_download_status(NAME)
+        assert (status["status"], status["version"], status["installed_version"]) == ("held", "v2.1.0", "v2.0.0")
+        assert "a trip is under way" in str(status["reason"]) or "trip under way" in str(status["reason"])
+        assert await downloader.upkeep_step() <= 2.0
+        assert len(fetched(cloud)) == 2
+        trips.under_way = False
+        await downloader.upkeep_step()
+        assert live(models) == content_of("v2.1.0")
+        assert len(fetched(cloud)) == 2
+        assert (await downloader.get_download_status(NAME))["status"] == "installed"
+
+    async def test_it_waits_over_a_restart(
+        self, cloud: FakeCloud, host: ModelHost, models: Path, build: Build, desk: TrafficDesk, trips: Trips
+    ) -> None:
+        host.entries = [listed("v2.1.0")]
+        trips.under_way = True
+        assert (await build(traffic=desk).download_and_install_model(NAME, "v2.1.0")).waiting
+        again = build(traffic=desk)
+        await again.upkeep_step()
+        assert live(models) == OLD
+        trips.under_way = False
+        await again.upkeep_step()
+        assert live(models) == content_of("v2.1.0")
+        assert len(fetched(cloud)) == 2
+
+    @pytest.mark.parametrize("meanwhile", ["revoked", "pinned", "spoilt"])
+    async def test_what_waited_is_looked_at_again(
+        self, host: ModelHost, models: Path, build: Build, desk: TrafficDesk, trips: Trips, meanwhile: str
+    ) -> None:
+        host.entries = [listed("v2.1.0")]
+        trips.under_way = True
+        downloader = build(traffic=desk)
+        assert (await downloader.download_and_install_model(NAME, "v2.1.0")).waiting
+        match meanwhile:
+            case "revoked":
+                downloader = build(traffic=desk, model_trusted_keys=())
+            case "pinned":
+                await downloader.pin(NAME, "v2.0.0")
+            case "spoilt":
+                (models / "versions" / NAME / "v2.1.0.pt").write_bytes(bytes(300_000))
+                downloader = build(traffic=desk)
+        trips.under_way = False
+        await downloader.upkeep_step()
+        assert live(models) == OLD
+        status = await downloader.get_download_status(NAME)
+        assert status["status"] == "failed"
+        await downloader.check_for_updates()
+        assert leftovers(models) == []
+        assert not (models / "versions" / NAME / "v2.1.0.pt").exists()
+
+    async def test_the_way_back_does_not_wait(
+        self, host: ModelHost, models: Path, build: Build, desk: TrafficDesk, trips: Trips
+    ) -> None:
+        host.entries = [listed("v2.1.0")]
+        downloader = build(traffic=desk)
+        assert await downloader.download_and_install_model(NAME, "v2.1.0")
+        trips.under_way = True
+        assert await downloader.rollback(NAME)
+        assert live(models) == OLD
+
+
+class TestGoingOn:
+    async def test_a_download_goes_on_after_a_restart_although_no_check_is_due(
+        self, cloud: FakeCloud, host: ModelHost, models: Path, build: Build
+    ) -> None:
+        host.entries = [listed("v2.1.0")]
+        half = content_of("v2.1.0")[:150_000]
+        head = b"HTTP/1.1 200 OK\r\nContent-Length: 300000\r\n\r\n"
+        host.spoil = lambda seen: Answer(raw=head + half) if "/files/" in seen.path else None
+        await build(auto_install=True).step()
+        host.spoil = lambda _: None
+        await build(auto_install=True).step()
+        assert live(models) == content_of("v2.1.0")
+        assert cloud.requests[-1].headers["range"] == "bytes=150000-"
+        assert len(cloud.to("GET", "/models")) == 1
+
+    async def test_but_one_that_was_refused_is_not_fetched_again_at_each_start(
+        self, cloud: FakeCloud, host: ModelHost, build: Build, clock: FakeClock
+    ) -> None:
+        host.entries = [listed("v2.1.0")]
+        host.spoil = lambda seen: Answer(200, bytes(300_000)) if "/files/" in seen.path else None
+        await build(auto_install=True).step()
+        count = len(fetched(cloud))
+        for _ in range(3):
+            await build(auto_install=True).step()
+        assert len(fetched(cloud)) == count
+        clock.tick(1.2 * 86_400.0)
+        await build(auto_install=True).step()
+        assert len(fetched(cloud)) > count
+
+    async def test_progress_is_told_and_shown(self, host: ModelHost, build: Build, clock: FakeClock) -> None:
+        host.entries = [listed("v2.1.0")]
+        told: list[DownloadProgress] = []
+
+        async def listen(progress: DownloadProgress) -> None:
+            told.append(progress)
+
+        downloader = build()
+        downloader.on_progress(listen)
+        assert await downloader.download_and_install_model(NAME, "v2.1.0")
+        await until(lambda: bool(told), "news of the download")
+        assert (told[-1].name, told[-1].version, told[-1].total_bytes) == (NAME, "v2.1.0", 300_000)
+        assert told[-1].done_bytes == 300_000
+
+    async def test_a_download_under_way_is_shown_with_its_rate(
+        self, cloud: FakeCloud, host: ModelHost, build: Build, clock: FakeClock
+    ) -> None:
+        host.entries = [listed("v2.1.0")]
+        half = content_of("v2.1.0")[:150_000]
+        head = b"HTTP/1.1 200 OK\r\nContent-Length: 300000\r\n\r\n"
+        host.spoil = lambda seen: Answer(raw=head + half) if "/files/" in seen.path else None
+        downloader = build()
+        assert not await downloader.download_and_install_model(NAME, "v2.1.0")
+        go_on = asyncio.Event()
+        rest = content_of("v2.1.0")[150_000:]
+        part = {"Content-Range": "bytes 150000-299999/300000"}
+        host.spoil = lambda seen: Answer(206, rest, part, before_body=go_on) if "/files/" in seen.path else None
+        count = len(cloud.requests)
+        installing = asyncio.create_task(downloader.download_and_install_model(NAME, "v2.1.0"))
+        await cloud.received(count + 2)
+        clock.tick(10.0)
+        status = await downloader.get_download_status(NAME)
+        (shown,) = downloader.snapshot()
+        go_on.set()
+        assert await installing
+        assert (status["status"], status["received_bytes"], status["total_bytes"]) == ("downloading", 150_000, 300_000)
+        assert status["rate"] == 0.0
+        assert shown.under_way is not None
+        assert (shown.available, shown.under_way.phase, shown.under_way.done_bytes) == (None, "downloading", 150_000)
+
+
+class TestOrders:
+    @pytest.fixture
+    def orders(self, store: Store, clock: FakeClock) -> ModelOrders:
+        return ModelOrders(store.documents, clock)
+
+    async def test_the_running_agent_carries_them_out(
+        self, host: ModelHost, models: Path, build: Build, orders: ModelOrders, clock: FakeClock
+    ) -> None:
+        host.entries = [listed("v2.1.0"), listed("v1.9.0")]
+        downloader = build()
+        await orders.place(Order("check"))
+        clock.tick(1.0)
+        key = await orders.place(Order("install", NAME, "v2.1.0"))
+        await downloader.upkeep_step()
+        assert downloader.check.wake.is_set()
+        await downloader.step()
+        assert live(models) == content_of("v2.1.0")
+        outcome = await orders.outcome(key)
+        assert outcome is not None
+        assert (outcome.done, outcome.message) == (True, f"{NAME} v2.1.0 is in use")
+        clock.tick(1.0)
+        await orders.place(Order("rollback", NAME))
+        await downloader.upkeep_step()
+        assert live(models) == OLD
+        assert [shown.available for shown in downloader.snapshot()] == [None]
+        clock.tick(1.0)
+        await orders.place(Order("pin", NAME, "v1.9.0"))
+        clock.tick(1.0)
+        await orders.place(Order("install", NAME, "v1.9.0"))
+        # The pin comes first, although another duty sees to it.
+        await downloader.step()
+        assert live(models) == OLD
+        await downloader.upkeep_step()
+        await downloader.step()
+        assert live(models) == content_of("v1.9.0")
+        clock.tick(1.0)
+        await orders.place(Order("unpin", NAME))
+        await downloader.upkeep_step()
+        assert (await downloader.get_installed_models())[NAME]["pinned_version"] is None
+        assert [outcome.order.action for outcome in await downloader.order_outcomes()] == [
+            "check",
+            "install",
+            "rollback",
+            "pin",
+            "install",
+            "unpin",
+        ]
+        assert await orders.waiting() == []
+
+    async def test_what_cannot_be_is_told(
+        self, host: ModelHost, models: Path, build: Build, orders: ModelOrders
+    ) -> None:
+        host.entries = [listed("v1.0.0")]
+        for order in (Order("rollback", "unknown"), Order("forgive", NAME, "v1.0.0"), Order("install", NAME, "v1.0.0")):
+            await orders.place(order)
+        downloader = build()
+        await downloader.upkeep_step()
+        await downloader.step()
+        outcomes = {outcome.order.action: (outcome.done, outcome.message) for outcome in await orders.outcomes()}
+        assert outcomes["rollback"] == (False, "unknown cannot be rolled back: no previous version is kept")
+        assert outcomes["forgive"] == (False, f"{NAME} v1.0.0 was not found bad on this vehicle")
+        assert outcomes["install"][0] is False
+        assert live(models) == OLD
+
+    @pytest.mark.parametrize(
+        "order",
+        [Order("install", "../x", "v1"), Order("install", NAME), Order("pin", NAME, "latest"), Order("rollback")],
+    )
+    async def test_nonsense_is_not_taken(self, orders: ModelOrders, order: Order) -> None:
+        with pytest.raises(VerificationError):
+            await orders.place(order)
+        assert await orders.waiting() == []
+
+    async def test_what_only_the_network_held_up_stays(
+        self, cloud: FakeCloud, host: ModelHost, models: Path, build: Build, orders: ModelOrders
+    ) -> None:
+        host.entries = [listed("v2.1.0")]
+        downloader = build()
+        await downloader.check_for_updates()
+        await orders.place(Order("install", NAME, "v2.1.0"))
+        host.spoil = lambda seen: Answer(503) if "/files/" in seen.path else None
+        assert await downloader.step() <= 60.0
+        assert len(await orders.waiting()) == 1
+        host.spoil = lambda _: None
+        await build().step()
+        assert live(models) == content_of("v2.1.0")
+
+    async def test_one_that_the_backend_refuses_does_not_wait_for_ever(
+        self, host: ModelHost, build: Build, orders: ModelOrders, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        host.spoil = lambda _: Answer(404)
+        key = await orders.place(Order("check"))
+        await build().step()
+        outcome = await orders.outcome(key)
+        assert outcome is not None
+        assert (outcome.done, "404" in outcome.message) == (False, True)
+
+    async def test_why_one_waits_is_said_once(
+        self, host: ModelHost, build: Build, orders: ModelOrders, desk: TrafficDesk, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        host.entries = [listed("v2.1.0")]
+        await desk.set_network("metered")
+        downloader = build(traffic=desk)
+        await orders.place(Order("install", NAME, "v2.1.0"))
+        with caplog.at_level("INFO"):
+            for _ in range(3):
+                await downloader.step()
+        said = [record.message for record in caplog.records if record.message.startswith(("model.order", "model.held"))]
+        assert [line.partition(":")[0] for line in said] == ["model.held", "model.order"]
+        assert len(await orders.waiting()) == 1
+
+    async def test_a_rollback_that_was_carried_out_before_a_kill_is_not_so_twice(
+        self, host: ModelHost, models: Path, build: Build, orders: ModelOrders, store: Store
+    ) -> None:
+        host.entries = [listed("v2.1.0")]
+        downloader = build()
+        assert await downloader.download_and_install_model(NAME, "v2.1.0")
+        key = await orders.place(Order("rollback", NAME))
+        # As if the process had been killed between the switch and the end of the order.
+        assert await downloader._roll_back(NAME, key)
+        assert live(models) == OLD
+        again = build()
+        await again.upkeep_step()
+        assert live(models) == OLD
+        outcome = await orders.outcome(key)
+        assert outcome is not None
+        assert outcome.done
+
+    async def test_an_order_can_be_taken_back(self, orders: ModelOrders) -> None:
+        key = await orders.place(Order("check"))
+        assert await orders.withdraw(key)
+        assert not await orders.withdraw(key)
+
+    async def test_only_the_last_outcomes_are_kept(self, build: Build, orders: ModelOrders, clock: FakeClock) -> None:
+        downloader = build()
+        for number in range(25):
+            clock.tick(1.0)
+            await orders.place(Order("pin", NAME, f"v{number}"))
+        await downloader.upkeep_step()
+        versions = [outcome.order.version for outcome in await orders.outcomes()]
+        assert versions == [f"v{number}" for number in range(5, 25)]

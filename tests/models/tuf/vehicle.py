@@ -1,0 +1,143 @@
+"""A vehicle that takes its models from a TUF repository on a real socket of another host than the backend's."""
+
+import asyncio
+import shutil
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+
+import pytest
+from blockbuster import blockbuster_ctx
+from pydantic import SecretStr
+
+from sentinel_sync.base.clock import Clock
+from sentinel_sync.base.errors import VerificationError
+from sentinel_sync.base.payloads import ModelRelease
+from sentinel_sync.cloud.client import CloudAPIClient
+from sentinel_sync.cloud.download import FileDownload, Target
+from sentinel_sync.models.tuf.source import TufOffers
+from sentinel_sync.settings import CloudSettings, ModelSource
+from sentinel_sync.store.store import Store
+from sentinel_sync.store.timekeeper import Timekeeper
+from tests.fakes.clock import FakeClock
+from tests.fakes.cloud import API_KEY, FLEET, VEHICLE, Answer, FakeCloud
+from tests.fakes.tuf_repository import TufRepository
+from tests.fakes.wire_rules import Seen
+
+NAME = "yolov8m_automotive"
+#: Seconds that a request may take before the client gives it up.
+TIMEOUT = 2.0
+
+
+def content_of(version: str) -> bytes:
+    return Random(version).randbytes(10_000)
+
+
+def offer(repository: TufRepository, version: str, name: str = NAME) -> None:
+    """Publish a release."""
+    repository.add(f"{name}/{version}/{name}.pt", content_of(version), {"name": name, "version": version})
+    repository.publish()
+
+
+@dataclass
+class Vehicle:
+    """What the tests need of one."""
+
+    client: CloudAPIClient
+    store: Store
+    clock: FakeClock
+    source: ModelSource
+    folder: Path
+
+    async def start(self, *, clock: Clock | None = None, timekeeper: Timekeeper | None = None) -> TufOffers:
+        """The source as a process that starts now has it."""
+        offers = TufOffers(
+            self.client,
+            self.store.documents,
+            clock or self.clock,
+            source=self.source,
+            folder=self.folder,
+            timekeeper=timekeeper,
+        )
+        await offers.open()
+        return offers
+
+    async def versions(self) -> list[str]:
+        """What a process that starts now is offered."""
+        return [release.version for release in (await (await self.start()).ask()).releases]
+
+    async def fetch(self, offers: TufOffers, release: ModelRelease, clock: Clock | None = None) -> bytes:
+        """A release's file, by the download that all models come with."""
+        address = await offers.address(release)
+        target = Target(self.staging, release.size, release.checksum)
+        download = FileDownload(self.client, target, clock=clock or self.clock, on_progress=lambda _: None)
+        await download.fetch(address.url)
+        return await asyncio.to_thread(self.staging.read_bytes)
+
+    def lose_cache(self) -> None:
+        """What a power cut may do to files that were not yet on disk."""
+        shutil.rmtree(self.folder)
+
+    @property
+    def staging(self) -> Path:
+        """Where a file is put together."""
+        return self.folder.parent / "staging"
+
+
+async def refused(vehicle: Vehicle, match: str) -> None:
+    """A process that starts now refuses the repository, says why, and keeps what it knew."""
+    offers = await vehicle.start()
+    before = offers.last
+    with pytest.raises(VerificationError, match=match):
+        await offers.ask()
+    assert offers.last == before
+    assert (await vehicle.start()).last == before
+
+
+def newest(repository: TufRepository, role: str) -> str:
+    """Where a role's newest metadata is served."""
+    signed = {"timestamp": repository.timestamp, "snapshot": repository.snapshot, "targets": repository.targets}[role]
+    return f"/metadata/{'' if role == 'timestamp' else f'{signed.version}.'}{role}.json"
+
+
+def serve(path: str, content: bytes) -> Callable[[Seen], Answer | None]:
+    """An attack: other content at one path."""
+    return lambda seen: Answer(200, content) if seen.path == path else None
+
+
+@pytest.fixture(name="_off_the_loop", autouse=True)
+def off_the_loop_fixture() -> Iterator[None]:
+    """None of our code blocks the loop."""
+    with blockbuster_ctx("sentinel_sync"):
+        yield
+
+
+@pytest.fixture(name="repository")
+def repository_fixture(clock: FakeClock, stranger: FakeCloud) -> TufRepository:
+    """One with a release."""
+    stranger.handler = repository = TufRepository(clock.now())
+    offer(repository, "v1")
+    return repository
+
+
+@pytest.fixture(name="vehicle")
+async def vehicle_fixture(
+    repository: TufRepository, cloud: FakeCloud, stranger: FakeCloud, tmp_path: Path, store: Store, clock: FakeClock
+) -> AsyncIterator[Vehicle]:
+    """One that was delivered with the repository's first root."""
+    root_file = tmp_path / "root.json"
+    root_file.write_bytes(repository.anchor)
+    source = ModelSource(source="tuf", metadata_url=f"{stranger.url}/metadata/", root_file=root_file)
+    settings = CloudSettings(
+        api_url=cloud.url,
+        api_key=SecretStr(API_KEY),
+        vehicle_id=VEHICLE,
+        fleet_id=FLEET,
+        rate_limit=0.0,
+        timeout=TIMEOUT,
+        models=source,
+        state_dir=tmp_path / "state",
+    )
+    async with CloudAPIClient(settings=settings, clock=clock, rng=Random(1)) as client:
+        yield Vehicle(client, store, clock, source, tmp_path / "state" / "tuf")

@@ -1,0 +1,50 @@
+"""Desks on a real store, for the tests of what they allow and of what they remember."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from sentinel_sync.network.policy import TrafficDesk
+from sentinel_sync.network.rules.budget import Period
+from sentinel_sync.network.rules.traffic import Traffic
+from sentinel_sync.settings import CloudSettings
+from sentinel_sync.store.store import Store
+from sentinel_sync.store.timekeeper import Timekeeper
+from tests.fakes.clock import FakeClock
+
+NO_BUS = "unix:path=/nowhere/bus"
+MEGABYTE = 1_000_000
+#: Longer than what other processes say is remembered, seconds.
+A_MOMENT = 0.5
+
+
+def desk_on(store: Store, clock: FakeClock, timekeeper: Timekeeper | None = None, **settings: Any) -> TrafficDesk:
+    owner = settings.pop("owner", True)
+    return TrafficDesk(
+        store.documents,
+        CloudSettings.model_validate(settings),
+        clock=clock,
+        timekeeper=timekeeper,
+        owner=owner,
+        bus_address=NO_BUS,
+    )
+
+
+async def held(desk: TrafficDesk) -> set[Traffic]:
+    return {traffic for traffic in Traffic if await desk.why_held(traffic) is not None}
+
+
+def used(desk: TrafficDesk, link: str = "any", period: Period = Period.DAY) -> int:
+    (use,) = [use for use in desk.snapshot().budgets if (use.link, use.period) == (link, period)]
+    return use.used_bytes
+
+
+@asynccontextmanager
+async def opened(state: Path, clock: FakeClock, **settings: Any) -> AsyncIterator[TrafficDesk]:
+    """One life of an agent, as far as its desk is concerned."""
+    async with Store(state, clock=clock) as store:
+        desk = desk_on(store, clock, **settings)
+        await desk.prepare()
+        yield desk
+        await desk.close()

@@ -1,0 +1,146 @@
+"""The right to be forgotten: here at once, at the backend as soon as it can be told, and then in every vehicle."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography.fernet import Fernet
+
+from sentinel_sync.backend import BackendSettings, Extensions
+from sentinel_sync.base.errors import ProfileError
+from sentinel_sync.profiles.cipher import Keyring
+from sentinel_sync.profiles.rules.envelope import opened
+from tests.fakes.reference_backend import reference_backend
+from tests.fakes.scripted_server import Asked, Said, scripted
+from tests.profiles.fleet import API_KEY, KEY, YEARS, Drive, Fleet
+
+NEW = {"total_distance": 5, "session_count": 1, "last_updated": 1_790_000_500, "driving_style": "calm"}
+
+
+@pytest.fixture(params=["with extensions", "without extensions"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    has = request.param == "with extensions"
+    extensions = Extensions(profile_etags=has, profile_deletion=has)
+    backend = BackendSettings(folder=tmp_path / "backend", api_keys=(API_KEY,), extensions=extensions)
+    with reference_backend(backend) as url:
+        yield url
+
+
+@pytest.fixture
+async def fleet(url: str, tmp_path: Path) -> AsyncIterator[Fleet]:
+    async with Fleet(url, tmp_path / "vehicles", "driver-1") as fleet:
+        yield fleet
+
+
+async def test_a_driver_who_enrols_again_begins_anew(fleet: Fleet) -> None:
+    await fleet.quiesce()
+    first, second, third = fleet.vehicles
+    await first.forget({})
+    await fleet.quiesce()
+    # By a clock that is right, and by one that is ten years ahead; one that is behind cannot show that it is a new one.
+    for number, vehicle in enumerate((second, third), 1):
+        vehicle.write(NEW | {"driver_id": fleet.driver, "created_at": vehicle.clock.now() + 1})
+        await vehicle.sync()
+        assert (vehicle.profile() or {})["total_distance"] == 5 * number
+    await fleet.quiesce()
+    assert (await first.synchronizer.download_profile(fleet.driver) or {})["total_distance"] == 10
+    assert first.profile() is None  # its manager has not enrolled the driver again
+    assert [(vehicle.profile() or {}).get("total_distance") for vehicle in (second, third)] == [10, 10]
+    await second.forget({})
+    await fleet.quiesce()
+    assert [vehicle.profile() for vehicle in fleet.vehicles] == [None] * 3
+
+
+async def test_an_old_profile_that_is_put_back_goes_again_also_while_the_backend_is_away(fleet: Fleet) -> None:
+    await fleet.quiesce()
+    first, second, _ = fleet.vehicles
+    backup = second.profile()
+    assert backup is not None
+    await first.forget({})
+    await second.sync()
+    assert second.profile() is None
+    second.write(backup)
+    second.client.gate.halt("test", "the backend is away")
+    await second.synchronizer.step()
+    assert second.profile() is None
+    second.client.gate.resume("test")
+    second.write(backup | {"total_distance": 10**6})
+    await second.sync()
+    assert second.profile() is None
+    with pytest.raises(ProfileError, match="forgotten"):
+        await second.synchronizer.sync_profile(fleet.driver, backup)
+
+
+async def test_whoever_drives_on_after_the_forgetting_has_it_removed_as_well(fleet: Fleet) -> None:
+    await fleet.quiesce()
+    first, _, third = fleet.vehicles
+    await first.forget({})
+    third.drive(Drive(2, 700, "sporty", 10))  # by a clock that is ten years ahead
+    assert third.clock.now() > first.clock.now() + YEARS
+    await third.sync()
+    assert third.profile() is None
+    assert await first.synchronizer.download_profile(fleet.driver) is None
+
+
+async def test_a_profile_that_nobody_can_read_can_be_forgotten(fleet: Fleet) -> None:
+    await fleet.quiesce()
+    first, second, _ = fleet.vehicles
+    body = {"driver_id": fleet.driver, "encrypted_data": Fernet(Fernet.generate_key()).encrypt(b"{}").decode()}
+    assert (await first.client.put(f"/drivers/{fleet.driver}/profile", body | {"updated_at": 1})).success
+    second.file.write_text("{")
+    await second.forget({})
+    assert not second.file.exists()
+    await fleet.quiesce()
+    assert [vehicle.profile() for vehicle in fleet.vehicles] == [None] * 3
+    assert second.synchronizer.snapshot().to_forget == 0
+
+
+async def test_the_order_outlives_the_process_and_is_not_readable_on_disk(fleet: Fleet, tmp_path: Path) -> None:
+    first, second, _ = fleet.vehicles
+    await fleet.quiesce()
+    first.client.gate.halt("test", "the backend is away")
+    assert await first.synchronizer.forget_profile(fleet.driver) is False
+    assert first.profile() is None
+    await first.end()
+    for path in first.state_dir.iterdir():
+        assert fleet.driver.encode() not in path.read_bytes(), path.name
+    await first.start()
+    assert first.synchronizer.snapshot().to_forget == 0  # it has not looked yet
+    first.client.gate.halt("test", "the backend is away")
+    await first.synchronizer.step()
+    assert first.synchronizer.snapshot().to_forget == 1
+    first.client.gate.resume("test")
+    await first.sync()
+    await first.sync()
+    assert first.synchronizer.snapshot().to_forget == 0
+    await second.sync()
+    assert second.profile() is None
+    assert tmp_path in second.folder.parents
+
+
+@pytest.mark.parametrize("refusal", [404, 405, 501])
+async def test_where_deletion_is_not_offered_a_tombstone_is_put(tmp_path: Path, refusal: int) -> None:
+    shelf: dict[str, Any] = {"body": None}
+
+    def answer(asked: Asked) -> Said:
+        match asked.method:
+            case "DELETE":
+                return Said(refusal)
+            case "PUT":
+                shelf["body"] = json.loads(asked.body)
+                return Said.json({})
+        return Said(404) if shelf["body"] is None else Said.json(shelf["body"])
+
+    async with scripted(answer) as server, Fleet(server.url, tmp_path, "driver-1", size=2) as fleet:
+        await fleet.quiesce()
+        await fleet.vehicles[0].forget({})
+        await fleet.quiesce()
+        assert [vehicle.profile() for vehicle in fleet.vehicles] == [None, None]
+        assert [vehicle.synchronizer.snapshot().to_forget for vehicle in fleet.vehicles] == [0, 0]
+        # It is asked for once; what the backend said is remembered.
+        assert sum(asked.method == "DELETE" for asked in server.asked) == 1
+        keyring = await asyncio.to_thread(Keyring.of, (KEY.encode(),))
+        assert opened(keyring.open(shelf["body"]["encrypted_data"]), "driver-1", own=False).state.is_tombstone

@@ -1,0 +1,156 @@
+"""What ffmpeg is asked for, how long it may take, and which results are taken."""
+
+import itertools
+from dataclasses import replace
+
+import pytest
+
+from sentinel_sync.scenarios.rules.compression import (
+    DECODING_PACE,
+    ENCODERS,
+    Codec,
+    Measured,
+    choose_codec,
+    crf_for,
+    encode_arguments,
+    fault_of_recording,
+    fault_of_result,
+    look_arguments,
+    no_gain,
+    processor_limit,
+    time_limit,
+)
+
+ALL = frozenset(encoder.name for encoder in ENCODERS.values())
+#: 30 pictures a second.
+RECORDING = Measured(frames=61, seconds=2.0, promised_seconds=2.03)
+
+
+@pytest.mark.parametrize("codec", Codec)
+def test_the_codec_asked_for_is_taken_where_there_is_its_encoder(codec: Codec) -> None:
+    assert choose_codec(codec.value, ALL) is codec
+
+
+@pytest.mark.parametrize("wanted", ["hevc", "av1"])
+def test_a_codec_that_is_not_there_falls_back_to_h264(wanted: str) -> None:
+    assert choose_codec(wanted, {"libx264", "mpeg4"}) is Codec.H264
+
+
+@pytest.mark.parametrize("wanted", list(Codec))
+def test_without_any_encoder_there_is_no_codec(wanted: str) -> None:
+    assert choose_codec(wanted, {"mpeg4", "h264_v4l2m2m"}) is None
+
+
+@pytest.mark.parametrize(
+    ("codec", "quality", "crf"),
+    [
+        (Codec.H264, 23, 23),
+        (Codec.H264, 0, 0),
+        (Codec.H264, 51, 51),
+        (Codec.H264, 63, 51),
+        (Codec.HEVC, 23, 25),
+        (Codec.HEVC, 63, 51),
+        (Codec.AV1, 23, 35),
+        (Codec.AV1, 0, 1),
+        (Codec.AV1, 51, 63),
+    ],
+)
+def test_quality_is_meant_on_one_scale(codec: Codec, quality: int, crf: int) -> None:
+    assert crf_for(codec, quality) == crf
+
+
+@pytest.mark.parametrize("codec", Codec)
+def test_more_is_never_better(codec: Codec) -> None:
+    assert all(crf_for(codec, quality) <= crf_for(codec, quality + 1) for quality in range(63))
+
+
+def after(arguments: list[str], option: str) -> str:
+    return arguments[arguments.index(option) + 1]
+
+
+@pytest.mark.parametrize("codec", Codec)
+def test_compressing_asks_for_the_codec_and_leaves_words_and_places_behind(codec: Codec) -> None:
+    arguments = encode_arguments("/proc/self/fd/7", "/state/derived/.x.new", codec, 23, ["aac"])
+    assert after(arguments, "-c:v") == ENCODERS[codec].name
+    assert after(arguments, "-crf") == str(crf_for(codec, 23))
+    assert after(arguments, "-i") == "file:/proc/self/fd/7"
+    assert arguments[-1] == "file:/state/derived/.x.new"
+    assert (after(arguments, "-map_metadata"), after(arguments, "-map_chapters")) == ("-1", "-1")
+    assert {"-sn", "-dn"} <= set(arguments)
+
+
+@pytest.mark.parametrize("arguments", [look_arguments("/v"), encode_arguments("/v", "/r", Codec.H264, 23, [])])
+def test_whatever_is_asked_nothing_is_read_from_the_terminal_and_a_fault_is_the_end(arguments: list[str]) -> None:
+    before_input = arguments[: arguments.index("-i")]
+    assert {"-nostdin", "-xerror"} <= set(before_input)
+    assert after(before_input, "-protocol_whitelist") == "file"
+    assert "pipe:1" in arguments
+    assert after(arguments, "-fps_mode") == "passthrough"
+
+
+@pytest.mark.parametrize(
+    ("codecs", "treatment"),
+    [([], "copy"), (["aac"], "copy"), (["aac", "mp3"], "copy"), (["pcm_s16le"], "aac"), (["aac", "vorbis"], "aac")],
+)
+def test_audio_that_mp4_does_not_take_becomes_aac(codecs: list[str], treatment: str) -> None:
+    assert after(encode_arguments("/v", "/r", Codec.H264, 23, codecs), "-c:a") == treatment
+
+
+def test_the_time_limit_grows_with_the_length() -> None:
+    assert time_limit(20.0, 0.0, 10**10) == 60.0
+    assert time_limit(20.0, 30.0, 10**10) == 660.0
+    assert time_limit(20.0, 60.0, 0) - time_limit(20.0, 30.0, 0) == 600.0
+
+
+def test_where_the_length_is_not_known_bytes_stand_for_it() -> None:
+    assert time_limit(DECODING_PACE, None, 1_250_000) == time_limit(DECODING_PACE, 10.0, 0)
+
+
+def test_the_kernel_is_told_of_the_limit_for_all_cores() -> None:
+    assert processor_limit(60.2, 4) == ["-timelimit", "241"]
+
+
+@pytest.mark.parametrize("promised", [None, 0.0, 2.0, 2.9])
+def test_a_recording_that_keeps_its_headers_promise_is_in_order(promised: float | None) -> None:
+    assert fault_of_recording(replace(RECORDING, promised_seconds=promised)) is None
+
+
+def test_a_single_picture_has_no_length() -> None:
+    picture = Measured(1, 0.0, 0.03)
+    assert fault_of_recording(picture) is None
+    assert fault_of_result(picture, 1000, picture, 999) is None
+
+
+def test_a_recording_without_pictures_is_not_in_order() -> None:
+    assert fault_of_recording(Measured(0, 0.0)) == "there is no picture in it"
+
+
+def test_a_recording_shorter_than_its_header_says_is_not_in_order() -> None:
+    assert fault_of_recording(replace(RECORDING, promised_seconds=3.4)) == (
+        "its last picture comes after 2.00 s, but its header promises 3.40 s"
+    )
+
+
+@pytest.mark.parametrize(
+    ("frames", "seconds"), list(itertools.product((60, 61, 62), (2.0 - 1 / 30, 2.0, 2.0 + 1 / 30)))
+)
+def test_a_result_within_a_frame_is_taken(frames: int, seconds: float) -> None:
+    assert fault_of_result(RECORDING, 1000, Measured(frames, seconds), 999) is None
+
+
+@pytest.mark.parametrize("frames", [0, 30, 59, 63])
+def test_a_result_with_other_pictures_is_not_taken(frames: int) -> None:
+    fault = fault_of_result(RECORDING, 1000, Measured(frames, 2.0), 100)
+    assert fault == f"the result has {frames} frames, but the recording 61"
+
+
+@pytest.mark.parametrize("seconds", [0.0, 1.9, 2.1])
+def test_a_result_of_another_length_is_not_taken(seconds: float) -> None:
+    fault = fault_of_result(RECORDING, 1000, Measured(61, seconds), 100)
+    assert fault == f"the result is {seconds:.2f} s long, but the recording 2.00 s"
+
+
+@pytest.mark.parametrize(("size", "gain"), [(999, True), (1000, False), (1001, False)])
+def test_a_result_that_is_not_smaller_is_not_taken(size: int, gain: bool) -> None:
+    assert (fault_of_result(RECORDING, 1000, RECORDING, size) is None) is gain
+    assert (no_gain(size, 1000) is None) is gain

@@ -1,0 +1,105 @@
+"""One status per scenario, with its reason; and what was sent under which consent."""
+
+from dataclasses import replace
+
+import pytest
+
+from sentinel_sync.scenarios.rules.plan import Consent, Part, PartFile, PartKind, Priority, ScenarioPlan
+from sentinel_sync.scenarios.rules.status import (
+    Outlook,
+    UploadProgress,
+    Whereabouts,
+    sent_parts,
+    status_of,
+)
+
+NOW = 1_780_000_000.0
+CONSENT = Consent(True, NOW - 60.0, "2")
+VIDEO = Part(PartKind.VIDEO, "bev.mp4", 1000, 1)
+METADATA = Part(PartKind.METADATA, "metadata.json", 10, 1)
+PLAN = ScenarioPlan("s1", "/recordings/s1", Priority.HIGH, NOW, (METADATA, VIDEO))
+QUEUED = Whereabouts(queued=True)
+GOING = UploadProgress("s1", "bev.mp4", "uploading", 100, 400, 50.0, 6.0)
+
+
+@pytest.mark.parametrize(
+    ("plan", "there", "outlook", "expected"),
+    [
+        (None, QUEUED, Outlook(), ("unknown", "this scenario was never queued")),
+        (PLAN, QUEUED, Outlook(), ("queued", None)),
+        (PLAN, Whereabouts(True, False, "answered 503"), Outlook(paused="asked to wait"), ("queued", "answered 503")),
+        (PLAN, QUEUED, Outlook(paused="asked to wait"), ("queued", "asked to wait")),
+        (PLAN, QUEUED, Outlook(held="metered"), ("held", "metered")),
+        (PLAN, QUEUED, Outlook(held="metered", going=GOING), ("uploading", None)),
+        (PLAN, QUEUED, Outlook(going=replace(GOING, scenario_id="s2")), ("queued", None)),
+        (PLAN, Whereabouts(True, True, "422"), Outlook(held="metered"), ("set_aside", "422")),
+        (PLAN, Whereabouts(), Outlook(), ("dropped", "it was taken out of the queue")),
+        (replace(PLAN, dropped="withdrawn"), Whereabouts(), Outlook(), ("dropped", "withdrawn")),
+        (replace(PLAN, refused="empty"), Whereabouts(), Outlook(), ("set_aside", "empty")),
+        (replace(PLAN, uploaded_at=NOW), Whereabouts(), Outlook(held="metered"), ("uploaded", None)),
+        (replace(PLAN, uploaded_at=NOW, deleted_at=NOW), Whereabouts(), Outlook(), ("uploaded", None)),
+        (
+            replace(PLAN, deleted_at=NOW),
+            Whereabouts(),
+            Outlook(),
+            ("deleted", "it was deleted unsent, by cloud.keep_unsent_days"),
+        ),
+    ],
+)
+def test_where_it_stands(
+    plan: ScenarioPlan | None, there: Whereabouts, outlook: Outlook, expected: tuple[str, str | None]
+) -> None:
+    status = status_of("s1", plan, there, outlook)
+    assert (status["status"], status["reason"]) == expected
+
+
+def test_what_is_under_way_is_shown_with_its_rate_and_counts_as_sent_in_proportion() -> None:
+    plan = PLAN.acknowledged(METADATA, NOW, CONSENT)
+    status = status_of("s1", plan, QUEUED, Outlook(going=GOING))
+    assert (status["phase"], status["part"], status["rate"], status["time_left"]) == ("uploading", "bev.mp4", 50.0, 6.0)
+    assert (status["part_bytes"], status["part_total_bytes"]) == (100, 400)
+    assert (status["sent_bytes"], status["total_bytes"]) == (10 + 250, 1010)
+    compressing = status_of("s1", plan, QUEUED, Outlook(going=replace(GOING, phase="compressing")))
+    assert compressing["sent_bytes"] == 10
+
+
+def test_what_is_not_being_sent_any_more_is_not_under_way() -> None:
+    dropped = status_of("s1", replace(PLAN, dropped="withdrawn"), Whereabouts(), Outlook(going=GOING))
+    assert (dropped["status"], dropped["phase"], dropped["part"], dropped["sent_bytes"]) == ("dropped", None, None, 0)
+
+
+def test_the_reason_why_an_original_goes_is_shown() -> None:
+    file = PartFile(None, 1000, "ab", note="there is no ffmpeg")
+    status = status_of("s1", PLAN.with_part(replace(VIDEO, file=file)), QUEUED, Outlook())
+    assert status["notes"] == {"bev.mp4": "there is no ffmpeg"}
+
+
+def test_what_left_the_vehicle_is_shown_with_its_consent_also_where_it_was_cut_off() -> None:
+    assert sent_parts(PLAN) == []
+    plan = PLAN.acknowledged(METADATA, NOW + 1.0, CONSENT)
+    file = PartFile("x.mp4", 400, "ab")
+    plan = plan.with_part(replace(VIDEO, file=file, consent=CONSENT, began_at=NOW + 2.0))
+    first, second = sent_parts(plan)
+    assert (first.part, first.sent_at, first.acknowledged, first.size_bytes) == ("metadata.json", NOW + 1.0, True, 10)
+    assert (second.part, second.sent_at, second.acknowledged, second.size_bytes, second.sha256) == (
+        "bev.mp4",
+        NOW + 2.0,
+        False,
+        400,
+        "ab",
+    )
+    assert {(part.granted_at, part.policy_version) for part in (first, second)} == {(CONSENT.at, "2")}
+
+
+def test_what_was_made_of_a_recording_is_forgotten_but_for_what_arrived() -> None:
+    made = PartFile("x.mp4", 400, "ab")
+    plan = PLAN.with_part(replace(VIDEO, file=made, upload_url="/uploads/1"))
+    assert plan.derived_names == {"x.mp4"}
+    (_, video) = plan.without_files().parts
+    assert (video.file, video.upload_url) == (None, None)
+    # What has gone of it, in part, can still be shown.
+    begun = plan.with_part(replace(plan.parts[1], began_at=NOW, consent=CONSENT)).without_files()
+    assert (begun.parts[1].upload_url, [part.sha256 for part in sent_parts(begun)]) == (None, ["ab"])
+    arrived = plan.acknowledged(plan.parts[1], NOW, CONSENT)
+    assert arrived.derived_names == frozenset()
+    assert arrived.without_files().parts[1].file == made

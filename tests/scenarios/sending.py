@@ -1,0 +1,95 @@
+"""A vehicle that sends recorded parts to a server at some address, again and again until they are there."""
+
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+from blockbuster import blockbuster_ctx
+from pydantic import SecretStr
+
+from sentinel_sync.base.errors import HeldError, NotNowError, UnreachableError
+from sentinel_sync.cloud.client import CloudAPIClient
+from sentinel_sync.scenarios.part_upload import PartSender
+from sentinel_sync.settings import CloudSettings
+from tests.fakes.clock import FakeClock
+from tests.fakes.cloud import API_KEY, FLEET, VEHICLE
+from tests.scenarios.recorded_part import RecordedPart
+
+#: Longer than any pause that the client makes by itself.
+PAUSE = 120.0
+MEBIBYTE = 1 << 20
+_MOST_ATTEMPTS = 40
+
+
+@pytest.fixture(name="no_blocking", autouse=True)
+def no_blocking_fixture() -> Iterator[None]:
+    """No blocking call on the loop."""
+    with blockbuster_ctx("sentinel_sync", excluded_modules=["sentinel_sync.backend"]):
+        yield
+
+
+@dataclass(slots=True)
+class Sender:
+    """A vehicle as it runs.
+
+    Attributes:
+        starts: At which byte each attempt at a part began.
+        sent_bytes: All that went out, heads included.
+    """
+
+    client: CloudAPIClient
+    parts: PartSender
+    clock: FakeClock
+    starts: list[int] = field(default_factory=list)
+    sent_bytes: int = 0
+
+    async def send(self, recorded: RecordedPart) -> None:
+        """Make one attempt."""
+        before = len(recorded.progress)
+        try:
+            await recorded.send(self.parts)
+        finally:
+            self.starts += recorded.progress[before : before + 1]
+
+    async def send_until_there(
+        self, recorded: RecordedPart, *, between: Callable[[], None] = lambda: None
+    ) -> list[Exception]:
+        """Try again as the uploader would, calling `between` each time; returns what went wrong on the way."""
+        faults: list[Exception] = []
+        while len(faults) < _MOST_ATTEMPTS:
+            try:
+                await self.send(recorded)
+            except (UnreachableError, NotNowError, HeldError) as fault:
+                faults.append(fault)
+                between()
+                self.clock.tick(PAUSE)
+            else:
+                return faults
+        raise AssertionError(f"not there after {len(faults)} attempts: {faults[-1]}")
+
+    def _count(self, sent_bytes: int, _received_bytes: int) -> None:
+        self.sent_bytes += sent_bytes
+
+    def follow(self) -> None:
+        self.client.on_traffic(self._count)
+
+
+@asynccontextmanager
+async def vehicle(url: str, folder: Path, **settings: Any) -> AsyncIterator[Sender]:
+    """One run of a vehicle's process: nothing but what the test keeps goes over to the next."""
+    clock = FakeClock()
+    known: dict[str, Any] = {"rate_limit": 0.0, "timeout": 10.0, "state_dir": folder / "state"}
+    async with CloudAPIClient(
+        settings=CloudSettings(
+            api_url=url, api_key=SecretStr(API_KEY), vehicle_id=VEHICLE, fleet_id=FLEET, **(known | settings)
+        ),
+        clock=clock,
+        rng=Random(1),
+    ) as client:
+        sender = Sender(client, PartSender(client, folder / "derived", clock=clock), clock)
+        sender.follow()
+        yield sender

@@ -1,0 +1,79 @@
+"""Decisions are kept, all of them, whoever makes them and however full the disk is."""
+
+from pathlib import Path
+
+import pytest
+
+from sentinel_sync.base.errors import StoreFullError
+from sentinel_sync.scenarios.consent import ConsentRecord
+from sentinel_sync.scenarios.rules.plan import Consent
+from sentinel_sync.store.store import Store
+from tests.fakes.clock import FakeClock
+
+
+async def test_every_decision_stays_on_record_in_its_order(store: Store, clock: FakeClock) -> None:
+    record = ConsentRecord(store.documents, clock)
+    assert (await record.load(), await record.history()) == (None, [])
+    made = []
+    for granted, policy in ((True, "1"), (False, "1"), (True, "2")):
+        made.append(await record.record(granted=granted, policy_version=policy))
+        # The order is that of the decisions, whatever the wall clock does.
+        clock.set_wall(clock.now() - 3600.0)
+    assert await record.load() == made[-1]
+    assert await ConsentRecord(store.documents, clock).history() == made
+
+
+async def test_decisions_of_two_processes_are_both_kept(store: Store, clock: FakeClock, tmp_path: Path) -> None:
+    async with Store(tmp_path / "state", clock=clock, exclusive=False) as elsewhere:
+        here, there = ConsentRecord(store.documents, clock), ConsentRecord(elsewhere.documents, clock)
+        granted = await here.record(granted=True, policy_version="1")
+        clock.tick(1.0)
+        withdrawn = await there.record(granted=False, policy_version="1")
+        assert await here.load() == withdrawn
+        assert await here.history() == [granted, withdrawn]
+
+
+async def test_a_decision_from_before_there_was_a_history_is_in_it(store: Store, clock: FakeClock) -> None:
+    older = ConsentRecord(store.documents, clock)
+    granted = await older.record(granted=True, policy_version="1")
+    for key in await store.documents.keys("consent.scenarios"):
+        await store.documents.delete("consent.scenarios", key)
+    assert await older.history() == [granted]
+    clock.tick(1.0)
+    withdrawn = await older.record(granted=False, policy_version="1")
+    assert await older.history() == [granted, withdrawn]
+
+
+async def test_on_a_full_disk_a_consent_fails_and_a_withdrawal_holds(
+    store: Store, clock: FakeClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    record = ConsentRecord(store.documents, clock)
+    granted = await record.record(granted=True, policy_version="1")
+    await fill(store)
+    clock.tick(1.0)
+    with pytest.raises(StoreFullError):
+        await record.record(granted=True, policy_version="x" * 100_000)
+    await record.record(granted=False, policy_version="x" * 100_000)
+    assert "too full" in caplog.text
+    decided = await ConsentRecord(store.documents, clock).load()
+    assert decided == Consent(granted=False, at=granted.at, policy_version="1")
+    await free(store)
+    clock.tick(1.0)
+    again = await record.record(granted=True, policy_version="1")
+    assert await record.history() == [granted, decided, again]
+
+
+async def fill(store: Store) -> None:
+    """Let the database grow no further, as on a full disk."""
+    await store.documents._database.run(
+        lambda connection: connection.execute(
+            f"PRAGMA max_page_count = {connection.execute('PRAGMA page_count').fetchone()[0]}"
+        ).fetchone(),
+        writes=False,
+    )
+
+
+async def free(store: Store) -> None:
+    await store.documents._database.run(
+        lambda connection: connection.execute("PRAGMA max_page_count = 1000000").fetchone(), writes=False
+    )

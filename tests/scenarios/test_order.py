@@ -1,0 +1,92 @@
+"""High before normal before low, without starving low; a more important one does not wait for the whole of another."""
+
+import asyncio
+import shutil
+from pathlib import Path
+
+from sentinel_sync.scenarios.rules.order import HEAD_START
+from sentinel_sync.store.store import Store
+from tests.fakes.clock import FakeClock
+from tests.fakes.cloud import Answer, FakeCloud, cloud_fixture, problem
+from tests.fakes.wire_rules import Seen
+from tests.scenarios.service import (
+    FIRST,
+    SECOND,
+    Build,
+    announced,
+    build_fixture,
+    fail_once,
+    is_video,
+    no_blocking_fixture,
+    recordings_fixture,
+)
+
+__all__ = ["build_fixture", "cloud_fixture", "no_blocking_fixture", "recordings_fixture"]
+
+
+async def test_more_important_ones_go_first(cloud: FakeCloud, recordings: Path, build: Build) -> None:
+    shutil.copytree(recordings / FIRST, recordings / "third")
+    uploader = build()
+    await uploader.queue_scenario(recordings / FIRST, priority="low")
+    await uploader.queue_scenario(recordings / SECOND)
+    await uploader.queue_scenario(recordings / "third", priority="high")
+    assert await uploader.sync_now() == 3
+    assert announced(cloud) == ["third", SECOND, FIRST]
+
+
+async def test_low_does_not_starve(cloud: FakeCloud, recordings: Path, build: Build, clock: FakeClock) -> None:
+    uploader = build()
+    await uploader.queue_scenario(recordings / FIRST, priority="low")
+    clock.tick(2 * HEAD_START + 1.0)
+    await uploader.queue_scenario(recordings / SECOND, priority="high")
+    await uploader.sync_now()
+    assert announced(cloud) == [FIRST, SECOND]
+
+
+async def test_a_more_important_one_goes_between_two_parts_and_nothing_is_repeated(
+    cloud: FakeCloud, recordings: Path, build: Build
+) -> None:
+    uploader = build()
+    usual = cloud.handler
+    queued = asyncio.Event()
+    held: list[bool] = []
+
+    def hold_the_first(seen: Seen) -> Answer:
+        if is_video(seen) and not held:
+            held.append(True)
+            return Answer(201, b"{}", after=queued)
+        return usual(seen)
+
+    cloud.handler = hold_the_first
+    await uploader.queue_scenario(recordings / FIRST)
+    sending = asyncio.create_task(uploader.sync_now())
+    await cloud.received(method="POST", path=f"/scenarios/{FIRST}/videos")
+    await uploader.queue_scenario(recordings / SECOND, priority="high")
+    queued.set()
+    assert await sending == 2
+    assert announced(cloud) == [FIRST, SECOND]
+    order = [seen.path.split("/")[2] for seen in cloud.to("POST") if seen.path != "/scenarios"]
+    assert order == [FIRST] + [SECOND] * 5 + [FIRST] * 4
+    assert len({seen.key for seen in cloud.to("POST")}) == len(cloud.to("POST")) == 12
+
+
+async def test_one_that_waits_for_its_backoff_does_not_hold_up_the_others(
+    cloud: FakeCloud, recordings: Path, build: Build, store: Store
+) -> None:
+    fail_once(cloud, is_video, problem(422))
+    uploader = build()
+    await uploader.queue_scenario(recordings / FIRST, priority="high")
+    await uploader.queue_scenario(recordings / SECOND, priority="low")
+    assert await uploader.sync_now() == 1
+    assert (await uploader.get_upload_status(SECOND))["status"] == "uploaded"
+
+
+async def test_queueing_again_with_another_priority_moves_it(cloud: FakeCloud, recordings: Path, build: Build) -> None:
+    uploader = build()
+    await uploader.queue_scenario(recordings / FIRST)
+    await uploader.queue_scenario(recordings / SECOND)
+    await uploader.queue_scenario(recordings / SECOND, priority="high")
+    assert (await uploader.get_upload_status(SECOND))["priority"] == "high"
+    assert await uploader.sync_now() == 2
+    assert announced(cloud) == [SECOND, FIRST]
+    assert (await uploader.get_statistics())["dropped"] == 0

@@ -1,0 +1,104 @@
+"""A transcoder with its derived folder, for the tests of what it makes and of what it leaves as it was."""
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import pytest
+from blockbuster import blockbuster_ctx
+
+from sentinel_sync.scenarios.transcoder import Compressed, KeptOriginal, Transcoder
+from sentinel_sync.settings import CloudSettings
+from tests.fakes.clock import FakeClock
+from tests.fakes.patience import until
+from tests.fakes.processes import children_of
+from tests.fakes.videos import SOURCES, VideoMaker, ffmpeg_of
+
+
+@pytest.fixture(name="watched", autouse=True)
+def watched_fixture() -> Iterator[None]:
+    """No blocking call on the loop, and no process left over."""
+    before = set(children_of())
+    with blockbuster_ctx("sentinel_sync"):
+        yield
+    assert {process: line for process, line in children_of().items() if process not in before} == {}
+
+
+@pytest.fixture(name="videos", scope="session", params=SOURCES)
+def videos_fixture(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> VideoMaker:
+    """Videos made by the ffmpeg that is then to compress them."""
+    return VideoMaker(ffmpeg_of(request.param), tmp_path_factory.mktemp("videos"))
+
+
+@pytest.fixture(name="bench")
+def bench_fixture(videos: VideoMaker, tmp_path: Path, clock: FakeClock) -> "Bench":
+    return Bench(videos.ffmpeg, tmp_path, clock)
+
+
+class Bench:
+    """A transcoder with its derived folder."""
+
+    def __init__(self, ffmpeg: str | Path, folder: Path, clock: FakeClock, **settings: Any) -> None:
+        self.folder = folder / "derived"
+        self.target = self.folder / "0123456789abcdef.mp4"
+        self.shares: list[float] = []
+        self.note: str | None = None
+        self.transcoder = Transcoder(CloudSettings(ffmpeg_path=Path(ffmpeg), **settings), clock)
+
+    async def compress(
+        self, video: Path, on_progress: Callable[[float], None] | None = None
+    ) -> Compressed | KeptOriginal:
+        with opened(video) as source:
+            size = os.fstat(source.fileno()).st_size
+            return await self.transcoder.compress(source, size, self.target, on_progress or self.shares.append)
+
+    async def compressed(self, video: Path) -> Path:
+        """Compress a video that can be; the result is what it is said to be, and alone in its folder."""
+        result = await self.compress(video)
+        assert isinstance(result, Compressed), result
+        content = content_of(self.target)
+        assert (result.size_bytes, result.sha256) == (len(content), hashlib.sha256(content).hexdigest())
+        self.note = result.note
+        assert len(content) < len(content_of(video))
+        assert self.left == [self.target.name]
+        return self.target
+
+    async def kept(self, video: Path) -> str:
+        """Why a video is kept as it is; there is nothing in the folder."""
+        result = await self.compress(video)
+        assert isinstance(result, KeptOriginal), result
+        assert self.left == []
+        return result.reason
+
+    @property
+    def left(self) -> list[str]:
+        return [entry.name for entry in self.folder.iterdir()] if self.folder.is_dir() else []
+
+    @property
+    def made_so_far(self) -> int:
+        """Bytes of the result that is being made."""
+        return sum(entry.stat().st_size for entry in self.folder.iterdir()) if self.folder.is_dir() else 0
+
+    async def encoder(self) -> int:
+        """Id of the ffmpeg that compresses, once it has begun to write."""
+        await until(lambda: self.made_so_far > 0, "the first of the result")
+        (process,) = children_of()
+        return process
+
+
+def opened(video: Path) -> BinaryIO:
+    """As `open_part` opens a recording."""
+    return os.fdopen(os.open(video, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "rb")
+
+
+def content_of(path: Path) -> bytes:
+    return path.read_bytes()
+
+
+async def child() -> int:
+    """Id of the one child there is, once there is one that hangs."""
+    await until(lambda: any("tail -f" in line for line in children_of().values()), "a child that hangs")
+    (process,) = children_of()
+    return process

@@ -1,0 +1,267 @@
+"""Damaged files: the agent starts, the file is moved aside, what can be read is saved, and somebody is told."""
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from pydantic import TypeAdapter
+
+from sentinel_sync.base.errors import StoreError
+from sentinel_sync.store.database import connect
+from sentinel_sync.store.outbox import ItemState, NewItem
+from sentinel_sync.store.salvage import finish, is_sound, salvage
+from sentinel_sync.store.store import DATABASE_NAME, Store
+from tests.fakes.clock import FakeClock
+
+ITEMS = 2_000
+PAGE = 4_096
+TEXT = TypeAdapter(str)
+
+
+def body(number: int) -> bytes:
+    return f"trip number {number} ".encode() * 20
+
+
+async def filled(folder: Path, clock: FakeClock, items: int = ITEMS) -> Path:
+    """A state folder with something of everything in it; returns its database."""
+    async with Store(folder, clock=clock) as store:
+        await store.outbox.put_all([NewItem("trip", f"trip-{number}", body(number)) for number in range(items)])
+        await store.documents.save("open_trip", "", "a fact", TEXT)
+        first, second, *_ = await store.outbox.claim("trip", 10)
+        await store.outbox.set_aside(first.seq, "422")
+        await store.outbox.acknowledge("trip", [second.seq])
+    return folder / DATABASE_NAME
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[bytearray]:
+    """A file's bytes, to be damaged."""
+    content = bytearray(path.read_bytes())
+    yield content
+    path.write_bytes(content)
+
+
+async def survivors(folder: Path, clock: FakeClock) -> tuple[dict[str, bytes], Store]:
+    async with Store(folder, clock=clock) as store:
+        assert await store.outbox.verify() == []
+        assert await store.outbox.put(NewItem("trip", "afterwards", b"{}")), "and it works"
+        items = await store.outbox.items(limit=100_000)
+        return {item.key: item.body for item in items if item.key != "afterwards"}, store
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def all_true(found: dict[str, bytes]) -> bool:
+    return all(content == body(int(key.partition("-")[2])) for key, content in found.items())
+
+
+async def test_a_sound_file_is_left_alone(tmp_path: Path, clock: FakeClock) -> None:
+    await filled(tmp_path, clock)
+    found, store = await survivors(tmp_path, clock)
+    assert len(found) == ITEMS - 1
+    assert store.salvaged is None
+    assert names(tmp_path) == ["agent.lock", "headroom", DATABASE_NAME]
+
+
+async def test_zeroed_pages_in_the_middle_cost_only_what_lay_in_them(
+    tmp_path: Path, clock: FakeClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = await filled(tmp_path, clock)
+    with opened(path) as content:
+        middle = len(content) // PAGE // 2
+        content[middle * PAGE : (middle + 4) * PAGE] = bytes(4 * PAGE)
+    found, store = await survivors(tmp_path, clock)
+    assert ITEMS - 60 <= len(found) < ITEMS
+    assert all_true(found)
+    assert store.salvaged is not None
+    assert store.salvaged.saved["item"] == len(found)
+    assert store.salvaged.moved_to.name == "outbox.db.damaged-20260528T202640Z"
+    assert bytes(4 * PAGE) in store.salvaged.moved_to.read_bytes(), "the damaged file itself is kept"
+    assert "store.damaged" in caplog.text
+
+
+async def test_damage_in_two_places_does_not_cost_what_lies_between(tmp_path: Path, clock: FakeClock) -> None:
+    path = await filled(tmp_path, clock, 4_000)
+    pages = leaf_pages(path)
+    with opened(path) as content:
+        for place in (len(pages) // 4, 3 * len(pages) // 4):
+            content[pages[place] * PAGE : (pages[place] + 1) * PAGE] = os.urandom(PAGE)
+    found, _ = await survivors(tmp_path, clock)
+    assert 4_000 - 60 <= len(found) < 4_000
+    assert all_true(found)
+
+
+def leaf_pages(path: Path) -> list[int]:
+    """Pages that hold items, in their order; counted from 0."""
+    content = path.read_bytes()
+    pages = [number for number in range(1, len(content) // PAGE) if content[number * PAGE] == 0x0D]
+    return [number for number in pages if b"trip number" in content[number * PAGE : (number + 1) * PAGE]]
+
+
+async def test_a_garbage_header_costs_nothing(tmp_path: Path, clock: FakeClock) -> None:
+    path = await filled(tmp_path, clock)
+    with opened(path) as content:
+        content[:PAGE] = os.urandom(PAGE)
+    found, store = await survivors(tmp_path, clock)
+    assert len(found) == ITEMS - 1
+    assert all_true(found)
+    assert store.salvaged is not None
+    assert store.salvaged.saved["document"] == 1
+
+
+async def test_a_truncated_file_keeps_what_is_left_of_it(tmp_path: Path, clock: FakeClock) -> None:
+    path = await filled(tmp_path, clock)
+    pages = leaf_pages(path)
+    with opened(path) as content:
+        del content[pages[len(pages) * 2 // 3] * PAGE + 100 :]
+    found, store = await survivors(tmp_path, clock)
+    assert ITEMS // 2 < len(found) < ITEMS * 3 // 4
+    assert all_true(found)
+    assert store.salvaged is not None
+
+
+@pytest.mark.parametrize("content", [b"", b"\0" * 20_000, b"<html>Not Found</html>" * 1_000])
+async def test_what_is_no_database_at_all_is_moved_aside(content: bytes, tmp_path: Path, clock: FakeClock) -> None:
+    (tmp_path / DATABASE_NAME).write_bytes(content)
+    found, store = await survivors(tmp_path, clock)
+    assert found == {}
+    assert store.salvaged is not None
+    assert store.salvaged.moved_to.read_bytes() == content
+    assert set(store.salvaged.saved.values()) == {0}
+
+
+async def test_a_fact_that_damage_cut_off_does_not_keep_the_items(tmp_path: Path, clock: FakeClock) -> None:
+    path = await filled(tmp_path, clock)
+    connection = connect(path)
+    (root,) = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = 'document'").fetchone()
+    connection.close()
+    with opened(path) as content:
+        content[(root - 1) * PAGE : root * PAGE] = bytes(PAGE)
+    found, store = await survivors(tmp_path, clock)
+    assert len(found) == ITEMS - 1
+    assert store.salvaged is not None
+    assert store.salvaged.saved["document"] == 0
+
+
+async def test_states_counts_and_facts_are_saved_too(tmp_path: Path, clock: FakeClock) -> None:
+    path = await filled(tmp_path, clock)
+    with opened(path) as content:
+        pages = leaf_pages(path)
+        content[pages[-3] * PAGE : pages[-2] * PAGE] = bytes(PAGE)
+    async with Store(tmp_path, clock=clock) as store:
+        assert store.salvaged is not None
+        aside = await store.outbox.items(state=ItemState.SET_ASIDE)
+        assert [(item.key, item.reason) for item in aside] == [("trip-0", "422")]
+        counts = await store.outbox.counts()
+        assert (counts.sending, counts.acknowledged) == (0, 1), "what was being sent waits again"
+        assert await store.documents.load("open_trip", "", TEXT) == "a fact"
+
+
+def unclosed(folder: Path) -> tuple[Path, Path]:
+    """A database whose last commits are only in its log, as a power cut leaves it; returns it and the log."""
+    path = folder / DATABASE_NAME
+    connection = connect(path)
+    connection.execute("PRAGMA wal_autocheckpoint = 0")
+    for number in range(10_000, 10_100):
+        connection.execute(
+            "INSERT INTO item (kind, key, priority, created_at, due_at, body) VALUES ('trip', ?, 0, 0, 0, ?)",
+            (f"trip-{number}", body(number)),
+        )
+    kept = {name: path.with_name(name).read_bytes() for name in (DATABASE_NAME, f"{DATABASE_NAME}-wal")}
+    connection.close()
+    for name, content in kept.items():
+        path.with_name(name).write_bytes(content)
+    return path, path.with_name(f"{DATABASE_NAME}-wal")
+
+
+async def test_a_log_cut_off_in_the_middle_keeps_the_commits_before(tmp_path: Path, clock: FakeClock) -> None:
+    await filled(tmp_path, clock, 10)
+    _, log = unclosed(tmp_path)
+    with opened(log) as content:
+        del content[len(content) // 2 :]
+    found, _ = await survivors(tmp_path, clock)
+    assert 40 <= len(found) < 109
+    assert all_true(found)
+
+
+async def test_a_log_of_garbage_does_not_keep_the_agent_from_starting(tmp_path: Path, clock: FakeClock) -> None:
+    await filled(tmp_path, clock, 10)
+    _, log = unclosed(tmp_path)
+    log.write_bytes(os.urandom(50_000))
+    found, _ = await survivors(tmp_path, clock)
+    assert len(found) == 9
+
+
+async def test_what_only_the_log_holds_is_saved_from_a_damaged_file(tmp_path: Path, clock: FakeClock) -> None:
+    await filled(tmp_path, clock)
+    path, log = unclosed(tmp_path)
+    evidence = log.read_bytes()
+    pages = leaf_pages(path)
+    with opened(path) as content:
+        content[pages[5] * PAGE : (pages[5] + 1) * PAGE] = bytes(PAGE)
+    async with Store(tmp_path, clock=clock) as store:
+        keys = {item.key for item in await store.outbox.items(limit=100_000)}
+        assert store.salvaged is not None
+        aside = store.salvaged.moved_to
+    assert {f"trip-{number}" for number in range(10_000, 10_100)} <= keys
+    assert aside.with_name(f"{aside.name}-wal").read_bytes() == evidence, "the evidence is as it was"
+
+
+async def test_a_power_cut_after_the_new_file_was_whole_is_made_up_for(tmp_path: Path, clock: FakeClock) -> None:
+    path = await filled(tmp_path, clock)
+    path.rename(tmp_path / f"{DATABASE_NAME}.salvaged")
+    path.write_bytes(b"damaged")
+    path.with_name(f"{DATABASE_NAME}-wal").write_bytes(b"an old log, which must not be played into the new file")
+    found, store = await survivors(tmp_path, clock)
+    assert len(found) == ITEMS - 1
+    assert store.salvaged is None
+
+
+async def test_a_power_cut_while_the_new_file_was_built_loses_nothing(tmp_path: Path, clock: FakeClock) -> None:
+    path = await filled(tmp_path, clock)
+    (tmp_path / f"{DATABASE_NAME}.salvaging").write_bytes(b"half")
+    pages = leaf_pages(path)
+    with opened(path) as content:
+        content[pages[5] * PAGE : (pages[5] + 1) * PAGE] = bytes(PAGE)
+    found, _ = await survivors(tmp_path, clock)
+    assert len(found) > ITEMS - 40
+
+
+async def test_two_damages_in_one_second_are_both_kept(tmp_path: Path, clock: FakeClock) -> None:
+    for _ in range(2):
+        (tmp_path / DATABASE_NAME).write_bytes(b"no database" * 100)
+        await survivors(tmp_path, clock)
+    assert len([name for name in names(tmp_path) if ".damaged-" in name]) == 2
+
+
+def test_salvaging_works_where_the_file_system_has_no_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_links(*_: object) -> None:
+        raise OSError("no links on this file system")
+
+    monkeypatch.setattr(os, "link", no_links)
+    path = tmp_path / "outbox.db"
+    path.write_bytes(b"no database" * 100)
+    assert not is_sound(path)
+    result = salvage(path, 0.0)
+    assert result.moved_to.read_bytes() == b"no database" * 100
+    assert is_sound(path)
+    finish(path)  # nothing left to be done
+
+
+@pytest.mark.parametrize("below", ["state", "state/deeper"])
+async def test_a_state_folder_that_is_a_file_is_refused_clearly(below: str, tmp_path: Path) -> None:
+    (tmp_path / "state").write_text("not a folder")
+    with pytest.raises(StoreError, match=r"state folder .*cloud\.state_dir"):
+        await Store(tmp_path / below).open()
+
+
+async def test_a_killed_writers_leftovers_are_cleared_away(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    (tmp_path / ".status.json.0a1b2c3d.new").write_text("half a")
+    async with Store(tmp_path):
+        assert not [name for name in names(tmp_path) if name.endswith(".new")]

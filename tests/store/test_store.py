@@ -1,0 +1,113 @@
+"""The state folder as a whole: opened, closed, shared, refused."""
+
+import asyncio
+import stat
+from pathlib import Path
+
+import pytest
+
+from sentinel_sync.base.errors import StoreError
+from sentinel_sync.store.database import Database, connect
+from sentinel_sync.store.outbox import NewItem
+from sentinel_sync.store.state_lock import is_locked
+from sentinel_sync.store.store import DATABASE_NAME, Store
+
+
+def item(key: str) -> NewItem:
+    return NewItem("trip", key, b"{}")
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+async def test_the_folder_is_made_for_its_owner_alone(tmp_path: Path) -> None:
+    async with Store(tmp_path / "var" / "state"):
+        assert mode(tmp_path / "var" / "state") == 0o700
+
+
+async def test_it_can_be_opened_again_after_it_was_closed(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    for number in range(3):
+        async with store:
+            await store.open()  # open already: nothing happens
+            await store.outbox.put(item(str(number)))
+    assert not is_locked(tmp_path)
+    await store.close()
+    async with store:
+        assert (await store.outbox.counts()).waiting == 3
+
+
+async def test_a_commit_survives_a_power_cut_as_far_as_sqlite_is_concerned(store: Store, tmp_path: Path) -> None:
+    """FULL also syncs the log at each commit; NORMAL would lose the last ones (sqlite.org/wal.html, section 2)."""
+    for writable in (True, False):
+        connection = connect(tmp_path / "state" / DATABASE_NAME, writable=writable)
+        assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+        assert connection.execute("PRAGMA synchronous").fetchone() == (2,)
+        connection.close()
+
+
+async def test_what_was_being_sent_waits_again_at_the_next_start(tmp_path: Path) -> None:
+    async with Store(tmp_path) as store:
+        await store.outbox.put(item("a"))
+        (claimed,) = await store.outbox.claim("trip", 1)
+    async with Store(tmp_path) as store:
+        (again,) = await store.outbox.claim("trip", 1)
+        assert (again.key, again.seq, again.attempts) == ("a", claimed.seq, 2)
+
+
+async def test_a_store_that_could_not_be_opened_gives_everything_back(tmp_path: Path) -> None:
+    async with Store(tmp_path):
+        pass
+    connection = connect(tmp_path / DATABASE_NAME)
+    connection.execute("PRAGMA user_version = 99")
+    connection.close()
+    store = Store(tmp_path)
+    with pytest.raises(StoreError, match="schema 99"):
+        await store.open()
+    assert not is_locked(tmp_path)
+    with pytest.raises(StoreError, match="not open"):
+        await store.outbox.put(item("a"))
+    connection = connect(tmp_path / DATABASE_NAME)
+    connection.execute("PRAGMA user_version = 1")
+    connection.close()
+    async with store:
+        assert await store.outbox.put(item("a"))
+
+
+async def test_a_database_that_another_process_holds_is_refused_in_words(tmp_path: Path) -> None:
+    database = Database(tmp_path / "outbox.db")
+    await database.open()
+    await database.run(lambda connection: connection.execute("PRAGMA busy_timeout = 20"), writes=False)
+    other = connect(tmp_path / "outbox.db")
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(StoreError, match=r"outbox\.db is held by another process"):
+        await database.run(lambda connection: connection.execute("DELETE FROM item"))
+    other.close()
+    await database.close()
+
+
+@pytest.mark.parametrize("turns", range(0, 40, 3))
+async def test_an_opening_cancelled_at_any_moment_leaves_the_folder_free(turns: int, tmp_path: Path) -> None:
+    opening = asyncio.create_task(Store(tmp_path).open())
+    for _ in range(turns):
+        await asyncio.sleep(0.0003)
+    opening.cancel()
+    result, *_ = await asyncio.gather(opening, return_exceptions=True)
+    if isinstance(result, Store):  # it was faster
+        await result.close()
+    async with Store(tmp_path) as store:
+        await store.outbox.put(item("a"))
+
+
+async def test_a_closing_that_was_cancelled_has_written_everything_and_frees_the_folder(tmp_path: Path) -> None:
+    store = await Store(tmp_path).open()
+    putting = [asyncio.ensure_future(store.outbox.put(item(str(number)))) for number in range(50)]
+    await asyncio.sleep(0)
+    closing = asyncio.create_task(store.close())
+    await asyncio.sleep(0)
+    closing.cancel()
+    await asyncio.gather(closing, return_exceptions=True)
+    await asyncio.gather(*putting)
+    async with Store(tmp_path) as again:
+        assert (await again.outbox.counts()).waiting == 50

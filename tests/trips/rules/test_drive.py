@@ -1,0 +1,162 @@
+"""What a recorded drive says: distance, speed, and what of it is noise, gap or jump."""
+
+import math
+from itertools import pairwise
+from random import Random
+
+import pytest
+
+from sentinel_sync.trips.rules.drive import Drive, DriveError, Fix, drive_of, haversine
+
+START = 1_780_000_000.0
+#: Metres per degree of latitude on the sphere that the rule takes.
+DEGREE = math.radians(1.0) * 6_371_008.8
+
+
+def north(*metres: float, every: float = 1.0, speed: float | None = None) -> list[Fix]:
+    """Positions so many metres north of a place, one after the other."""
+    return [
+        Fix(START + every * number, 10.0 + distance / DEGREE, 20.0, speed, number + 2)
+        for number, distance in enumerate(metres)
+    ]
+
+
+def test_haversine_agrees_with_known_distances() -> None:
+    # Berlin to Tokyo and Paris to London, great circles on the mean sphere to the kilometre.
+    assert haversine(52.5200, 13.4050, 35.6762, 139.6503) == pytest.approx(8_918e3, rel=1e-3)
+    assert haversine(48.8566, 2.3522, 51.5074, -0.1278) == pytest.approx(343.6e3, rel=1e-3)
+    assert haversine(0.0, 179.9, 0.0, -179.9) == pytest.approx(0.2 * DEGREE, rel=1e-9)  # across the date line
+    assert haversine(90.0, 0.0, -90.0, 0.0) == pytest.approx(180 * DEGREE, rel=1e-9)
+    assert haversine(1.0, 2.0, 1.0, 2.0) == 0.0
+
+
+def test_a_steady_drive_has_the_distance_duration_and_speed_that_it_had() -> None:
+    drive = drive_of(north(*[15.0 * second for second in range(601)]))
+    assert drive.duration == 600.0
+    assert drive.start == START
+    assert drive.distance == pytest.approx(9_000.0, rel=1e-6)
+    assert [reading.speed for reading in drive.readings] == pytest.approx([15.0] * 600, rel=1e-6)
+    assert (drive.left_out, drive.gaps, drive.longest_gap, drive.doubt) == (0, 0, 0.0, None)
+
+
+def test_a_vehicle_that_stands_does_not_move_by_the_receivers_noise() -> None:
+    rng = Random(1)
+    standing = [Fix(START + second, 10.0 + rng.gauss(0, 1.0) / DEGREE, 20.0, None, 1) for second in range(3600)]
+    assert drive_of(standing).distance < 100.0  # it wanders by 5 m at times; the raw sum is some 4 km
+    raw = sum(haversine(a.lat, a.lon, b.lat, b.lon) for a, b in pairwise(standing))
+    assert raw > 3000.0
+
+
+def test_a_slow_vehicle_is_not_taken_for_a_standing_one() -> None:
+    drive = drive_of(north(*[0.5 * second for second in range(601)]))  # half a walker's pace
+    assert drive.distance == pytest.approx(300.0, abs=6.0)
+
+
+def test_the_recordings_own_speed_counts_where_there_is_one() -> None:
+    fixes = north(*[10.0 * second for second in range(10)], speed=9.5)
+    assert {reading.speed for reading in drive_of(fixes).readings} == {9.5}
+
+
+@pytest.mark.parametrize("unknown", [-1.0, 4000.0])
+def test_a_speed_that_cannot_be_is_measured_instead(unknown: float) -> None:
+    fixes = north(*[10.0 * second for second in range(10)], speed=unknown)
+    assert [reading.speed for reading in drive_of(fixes).readings] == pytest.approx([10.0] * 9, rel=1e-6)
+
+
+def test_a_missing_speed_is_measured_over_seconds_not_from_one_noisy_step() -> None:
+    rng = Random(2)
+    places = [14.0 * second + rng.gauss(0, 2.0) for second in range(300)]
+    drive = drive_of(north(*places))
+    steps = [after - before for before, after in pairwise(places)]
+    assert max(reading.speed for reading in drive.readings[5:]) < 16.5 < max(steps)
+
+
+def test_a_tunnel_is_a_gap_over_which_the_straight_line_counts() -> None:
+    fixes = north(0.0, 20.0, 40.0)
+    after = [Fix(START + 182.0 + second, 10.0 + (3640.0 + 20 * second) / DEGREE, 20.0, None, 9) for second in range(3)]
+    drive = drive_of(fixes + after)
+    assert (drive.gaps, drive.longest_gap) == (1, 180.0)
+    assert drive.distance == pytest.approx(3680.0, rel=1e-6)
+    assert max(reading.speed for reading in drive.readings) == pytest.approx(20.0, rel=1e-6)
+
+
+def test_a_jump_of_the_receiver_is_left_out() -> None:
+    fixes = north(*[20.0 * second for second in range(11)])
+    fixes[5] = Fix(fixes[5].time, 11.0, 21.0, None, 7)  # 150 km away for one second
+    drive = drive_of(fixes)
+    assert drive.left_out == 1
+    assert drive.distance == pytest.approx(200.0, rel=1e-6)
+    assert max(reading.speed for reading in drive.readings) == pytest.approx(20.0, rel=1e-6)
+
+
+def test_first_positions_that_were_wrong_do_not_cost_the_drive() -> None:
+    wrong = [Fix(START - 2.0, -40.0, 100.0, None, 2), Fix(START - 1.0, -40.0, 100.0, None, 3)]
+    drive = drive_of(wrong + north(*[20.0 * second for second in range(101)]))
+    assert drive.origin == pytest.approx((10.0, 20.0), abs=1e-3)
+    assert drive.left_out == 2
+    assert 1900.0 < drive.distance <= 2000.0
+    assert max(reading.speed for reading in drive.readings) == pytest.approx(20.0, rel=1e-6)
+
+
+def test_jumps_that_disagree_with_each_other_are_never_believed() -> None:
+    fixes = north(*[20.0 * second for second in range(21)])
+    for number, lat in zip(range(5, 12), (50.0, -50.0) * 4, strict=False):
+        fixes[number] = Fix(fixes[number].time, lat, 0.0, None, number)
+    drive = drive_of(fixes)
+    assert drive.left_out == 7
+    assert drive.distance == pytest.approx(400.0, rel=1e-6)
+
+
+def test_a_repeated_time_is_left_out_and_costs_no_distance() -> None:
+    fixes = [fix for fix in north(0.0, 20.0, 40.0, 60.0) for _ in range(2)]
+    drive = drive_of(fixes)
+    assert drive.left_out == 4
+    assert drive.distance == pytest.approx(60.0, rel=1e-6)
+
+
+def test_time_that_goes_back_is_refused_with_its_line() -> None:
+    fixes = north(0.0, 20.0, 40.0)
+    with pytest.raises(DriveError, match=r"line 4: the time goes back by 0\.5 s"):
+        drive_of([*fixes[:2], Fix(START + 0.5, 10.0, 20.0, None, 4)])
+
+
+@pytest.mark.parametrize("fixes", [[], north(0.0), north(0.0) * 3])
+def test_less_than_two_positions_are_no_drive(fixes: list[Fix]) -> None:
+    with pytest.raises(DriveError, match="position"):
+        drive_of(fixes)
+
+
+def test_speeds_in_another_unit_are_told() -> None:
+    fixes = north(*[10.0 * second for second in range(100)], speed=36.0)
+    assert "3.6 times" in (drive_of(fixes).doubt or "")
+    assert drive_of(north(*[10.0 * second for second in range(100)], speed=10.2)).doubt is None
+
+
+@pytest.mark.parametrize(
+    ("time", "lat", "lon", "speed", "why"),
+    [
+        (math.nan, 1.0, 2.0, None, "time"),
+        (math.inf, 1.0, 2.0, None, "time"),
+        (-5.0, 1.0, 2.0, None, "time"),
+        (START * 1000, 1.0, 2.0, None, "milliseconds"),
+        (START, math.nan, 2.0, None, "latitude"),
+        (START, 90.001, 2.0, None, "latitude"),
+        (START, 1.0, -181.0, None, "longitude"),
+        (START, 1.0, math.inf, None, "longitude"),
+        (START, 1.0, 2.0, math.nan, "speed"),
+        (START, 1.0, 2.0, math.inf, "speed"),
+    ],
+)
+def test_a_position_that_cannot_be_is_refused_with_its_line(
+    time: float, lat: float, lon: float, speed: float | None, why: str
+) -> None:
+    with pytest.raises(DriveError, match=f"line 17: .*{why}"):
+        Fix(time, lat, lon, speed, 17)
+
+
+def test_no_reading_is_more_than_a_trip_takes_however_long_the_gap() -> None:
+    # Half round the Earth, given enough time: `update_trip` would call the distance a broken sensor.
+    fixes = [Fix(START, 0.0, 0.0, None, 2), Fix(START + 1e7, 0.0, 179.0, None, 3), Fix(START + 2e7, 0.0, 60.0, None, 4)]
+    drive: Drive = drive_of(fixes)
+    assert max(reading.distance for reading in drive.readings) <= 1e7
+    assert drive.duration == 2e7
