@@ -13,19 +13,19 @@ import httpx
 from sentinel_sync import __version__
 from sentinel_sync.base.clock import Clock, SystemClock
 from sentinel_sync.base.errors import SentinelSyncError
-from sentinel_sync.base.status import AgentStatus
-from sentinel_sync.base.supervisor import Duty, Supervisor
+from sentinel_sync.base.supervisor import PeriodicTask, Supervisor
 from sentinel_sync.cloud.api_response import Contact
 from sentinel_sync.cloud.client import CloudAPIClient
 from sentinel_sync.cloud.offline_manager import OfflineManager
 from sentinel_sync.cloud.rules.gate import GateState
-from sentinel_sync.composition import Parts, build
+from sentinel_sync.composition import Components, build
 from sentinel_sync.fleet.fleet_manager import FleetManager
 from sentinel_sync.models.model_downloader import ModelDownloader
 from sentinel_sync.profiles.profile_synchronizer import ProfileSynchronizer
 from sentinel_sync.scenarios.scenario_uploader import ScenarioUploader
 from sentinel_sync.settings import Settings
-from sentinel_sync.status_reporter import StatusBoard
+from sentinel_sync.status import AgentStatus
+from sentinel_sync.status_reporter import StatusReporter
 from sentinel_sync.store.outbox import OutboxCounts
 from sentinel_sync.store.store import Store
 from sentinel_sync.trips.trip_uploader import TripUploader
@@ -82,7 +82,7 @@ class SyncAgent:
         self._http = http
         self._clock: Clock = clock or SystemClock()
         self._rng = rng or SystemRandom()
-        self._parts: Parts | None = None
+        self._parts: Components | None = None
         self._stack = AsyncExitStack()
         self._supervisor = Supervisor(self._clock, self._rng)
         self._power = Power.NORMAL
@@ -91,9 +91,9 @@ class SyncAgent:
         self._watches = 0
         self._refused = False
         self._data_version = -1
-        self._status_board: StatusBoard | None = None
-        self._watch = Duty("watch", self._watch_step)
-        self._housekeeping = Duty("housekeeping", self._housekeeping_step)
+        self._status_board: StatusReporter | None = None
+        self._watch = PeriodicTask("watch", self._watch_step)
+        self._housekeeping = PeriodicTask("housekeeping", self._housekeeping_step)
 
     @classmethod
     def from_config(
@@ -207,7 +207,7 @@ class SyncAgent:
             if self._parts is not None:
                 await self._close(self._parts)
 
-    async def _close(self, parts: Parts) -> None:
+    async def _close(self, parts: Components) -> None:
         # Not the client's halt: what is under way may end.
         parts.client.gate.halt("stopping", "the agent is stopping")
         async with AsyncExitStack() as last:
@@ -304,7 +304,7 @@ class SyncAgent:
     # --- how ---
 
     @property
-    def _built(self) -> Parts:
+    def _built(self) -> Components:
         if self._parts is None:
             raise SentinelSyncError("the agent is not running: enter it first (`async with agent:`)")
         return self._parts
@@ -374,7 +374,7 @@ class SyncAgent:
             await parts.store.outbox.drop_too_old(max_age, parts.timekeeper.sightings, parts.timekeeper.stamp())
         return _HOUSEKEEPING_INTERVAL
 
-    def _board(self, parts: Parts) -> StatusBoard:
+    def _board(self, parts: Components) -> StatusReporter:
         if self._status_board is None:
-            self._status_board = StatusBoard(parts, self._supervisor, lambda: self._power, self._clock)
+            self._status_board = StatusReporter(parts, self._supervisor, lambda: self._power, self._clock)
         return self._status_board

@@ -9,13 +9,13 @@ from random import Random
 import httpx
 
 from sentinel_sync.base.clock import Clock
-from sentinel_sync.base.supervisor import Duty
+from sentinel_sync.base.supervisor import PeriodicTask
 from sentinel_sync.cloud.client import CloudAPIClient
 from sentinel_sync.cloud.offline_manager import OfflineManager
 from sentinel_sync.fleet.fleet_manager import FleetManager
 from sentinel_sync.models.model_downloader import ModelDownloader
-from sentinel_sync.network.policy import TrafficDesk
-from sentinel_sync.network.rules.traffic import Traffic
+from sentinel_sync.network.policy import TransferPolicy
+from sentinel_sync.network.rules.traffic import TrafficClass
 from sentinel_sync.profiles.profile_synchronizer import ProfileSynchronizer
 from sentinel_sync.scenarios.scenario_uploader import KIND as SCENARIO
 from sentinel_sync.scenarios.scenario_uploader import ScenarioUploader
@@ -30,13 +30,13 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Parts:
+class Components:
     """The collaborators of one agent."""
 
     client: CloudAPIClient
     store: Store
     timekeeper: Timekeeper
-    traffic: TrafficDesk
+    traffic: TransferPolicy
     connectivity: OfflineManager
     trips: TripUploader
     scenarios: ScenarioUploader
@@ -45,7 +45,7 @@ class Parts:
     fleet: FleetManager
 
     @property
-    def duties(self) -> tuple[Duty, ...]:
+    def duties(self) -> tuple[PeriodicTask, ...]:
         """What the supervisor keeps doing, for all services."""
         return (
             self.traffic.duty,
@@ -72,9 +72,11 @@ class Parts:
 
     async def held_kinds(self) -> list[str]:
         """Kinds of the outbox that the settings, a missing consent or the network keep from being sent."""
-        trips_wait = not self.client.settings.upload_trips or await self.traffic.why_held(Traffic.TRIPS) is not None
+        trips_wait = (
+            not self.client.settings.upload_trips or await self.traffic.blocked_reason(TrafficClass.TRIPS) is not None
+        )
         held = [TRIP] if trips_wait else []
-        return held if await self.scenarios.why_held() is None else [*held, SCENARIO]
+        return held if await self.scenarios.blocked_reason() is None else [*held, SCENARIO]
 
 
 async def build(
@@ -84,7 +86,7 @@ async def build(
     http: httpx.AsyncClient | None,
     clock: Clock,
     rng: Random,
-) -> Parts:
+) -> Components:
     """Build and open everything; what was opened is closed when `stack` is left, also after a failure in between.
 
     Raises:
@@ -97,7 +99,7 @@ async def build(
     await stack.enter_async_context(client)
     await client.refresh_credential()
     timekeeper = Timekeeper(store.documents, clock)
-    traffic = TrafficDesk(store.documents, settings, clock=clock, timekeeper=timekeeper, supervised=True)
+    traffic = TransferPolicy(store.documents, settings, clock=clock, timekeeper=timekeeper, supervised=True)
     stack.push_async_callback(traffic.close)
     client.on_traffic(traffic.count)
     connectivity = OfflineManager(client, on_probe=timekeeper.observe, clock=clock, rng=rng)
@@ -135,7 +137,7 @@ async def build(
     fleet = FleetManager(client, store, traffic=traffic, clock=clock)
     stack.push_async_callback(fleet.close)
     stack.push_async_callback(connectivity.close)
-    return Parts(client, store, timekeeper, traffic, connectivity, trips, scenarios, models, profiles, fleet)
+    return Components(client, store, timekeeper, traffic, connectivity, trips, scenarios, models, profiles, fleet)
 
 
 async def _begin_trips(

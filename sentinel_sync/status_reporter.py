@@ -9,24 +9,19 @@ from datetime import UTC, datetime
 from sentinel_sync import __version__
 from sentinel_sync.base.clock import Clock
 from sentinel_sync.base.files import replace_file
-from sentinel_sync.base.status import (
-    STATUS_NAME,
-    AgentStatus,
-    BudgetShown,
-    ConnectivityShown,
-    DutyShown,
-    OutboxShown,
-    ScenariosShown,
-    TrafficShown,
-    TransferShown,
-)
+from sentinel_sync.base.status import PeriodicTaskStatus, TransferStatus
 from sentinel_sync.base.supervisor import Supervisor
-from sentinel_sync.composition import Parts
+from sentinel_sync.cloud.rules.status import ConnectivitySummary
+from sentinel_sync.composition import Components
+from sentinel_sync.network.rules.status import BudgetStatus, NetworkStatus
+from sentinel_sync.scenarios.rules.feature_status import ScenariosStatus
+from sentinel_sync.status import STATUS_NAME, AgentStatus
+from sentinel_sync.store.rules.status import OutboxStatus
 
 logger = logging.getLogger(__name__)
 
 
-class StatusBoard:
+class StatusReporter:
     """The status of one running agent.
 
     Args:
@@ -36,7 +31,7 @@ class StatusBoard:
         clock: For the stamp.
     """
 
-    def __init__(self, parts: Parts, supervisor: Supervisor, power: Callable[[], str], clock: Clock) -> None:
+    def __init__(self, parts: Components, supervisor: Supervisor, power: Callable[[], str], clock: Clock) -> None:
         self._parts = parts
         self._supervisor = supervisor
         self._power = power
@@ -58,7 +53,7 @@ class StatusBoard:
             power=self._power(),
             trip_id=parts.trips.trip_id,
             connectivity=self._connectivity(),
-            outbox=OutboxShown(
+            outbox=OutboxStatus(
                 waiting=counts.waiting,
                 sending=counts.sending,
                 set_aside=counts.set_aside,
@@ -67,7 +62,7 @@ class StatusBoard:
                 dropped=counts.dropped,
             ),
             duties=[
-                DutyShown(
+                PeriodicTaskStatus(
                     name=duty.name,
                     crashes=duty.crashes,
                     total_crashes=duty.total_crashes,
@@ -102,14 +97,14 @@ class StatusBoard:
             # A full disk must not stop the agent: the status is for people, and they see the error in the log.
             logger.warning("agent.status: cannot write %s (%s)", path.name, error.strerror)
 
-    def _traffic(self) -> TrafficShown:
+    def _traffic(self) -> NetworkStatus:
         seen = self._parts.traffic.snapshot()
-        return TrafficShown(
+        return NetworkStatus(
             link=seen.link,
             metered=seen.metered,
             source=seen.source,
             budgets=[
-                BudgetShown(
+                BudgetStatus(
                     link=budget.link,
                     period=budget.period,
                     used_bytes=budget.used_bytes,
@@ -120,17 +115,17 @@ class StatusBoard:
             held={str(traffic): why for traffic, why in seen.held.items()},
         )
 
-    async def _scenarios(self) -> ScenariosShown:
+    async def _scenarios(self) -> ScenariosStatus:
         seen = await self._parts.scenarios.snapshot()
         going = seen.under_way
-        return ScenariosShown(
+        return ScenariosStatus(
             consent=seen.in_force,
             consent_at=None if seen.consent is None else datetime.fromtimestamp(seen.consent.at, UTC),
             policy_version=seen.policy_version,
             held=seen.held,
             under_way=None
             if going is None
-            else TransferShown(
+            else TransferStatus(
                 name=going.scenario_id,
                 part=going.part,
                 phase=going.phase,
@@ -148,10 +143,10 @@ class StatusBoard:
             reasons=seen.reasons,
         )
 
-    def _connectivity(self) -> ConnectivityShown:
+    def _connectivity(self) -> ConnectivitySummary:
         report = self._parts.connectivity.report()
         passage = self._parts.client.gate.passage(self._clock.monotonic())
-        return ConnectivityShown(
+        return ConnectivitySummary(
             status=report.status,
             message=report.message,
             unauthorized=report.unauthorized,

@@ -11,6 +11,7 @@ SentinelSyncError
 │       └── PreconditionError 412
 ├── StoreError                the state folder cannot do what was asked
 │   ├── StoreFullError        the disk is full
+│   ├── FileError             a file or folder cannot be read or written
 │   └── StateLockedError      another agent owns the state folder
 ├── TripStateError            a trip call that does not fit the trip under way
 ├── ScenarioError             a recording that cannot be uploaded as it is
@@ -87,6 +88,10 @@ class StoreError(SentinelSyncError):
 
 class StoreFullError(StoreError):
     """The disk that holds the state folder is full; nothing was written."""
+
+
+class FileError(StoreError):
+    """A file or folder cannot be read or written."""
 
 
 class StateLockedError(StoreError):

@@ -23,7 +23,7 @@ class _Subscription(Generic[Item]):
     telling: "asyncio.Task[None] | None" = None
 
 
-class News(Generic[Item]):
+class EventPublisher(Generic[Item]):
     """A listener that is slow misses what came meanwhile, but never the newest; one that raises is told on.
 
     A listener that is an `async def` runs on the loop; a plain function in a thread of its own, where it may block.

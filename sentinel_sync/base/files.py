@@ -1,8 +1,11 @@
 """Files that must be whole whenever somebody reads them, also after a power cut. Blocks: call it off the loop."""
 
+import errno
 import os
 import secrets
 from pathlib import Path
+
+from sentinel_sync.base.errors import FileError, StoreError, StoreFullError
 
 #: What a process that was killed while it wrote leaves behind, for whoever owns the folder to remove.
 LEFTOVERS = ".*.new"
@@ -44,3 +47,10 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def file_error(error: OSError, path: Path) -> StoreError:
+    """Say what an error of the file system means to the caller: StoreFullError or FileError, with the file's name."""
+    if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        return StoreFullError(f"the disk is full ({path.name} cannot be written): free some space")
+    return FileError(f"{path.name} cannot be used: {error.strerror}")

@@ -26,7 +26,7 @@ class TransferProgress:
     time_left: float | None
 
 
-class Speedometer:
+class RateMeter:
     """Turns counts of bytes into a steady rate (exponentially weighted moving average).
 
     Args:

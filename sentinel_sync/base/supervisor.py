@@ -16,7 +16,7 @@ MAX_RESTART_DELAY = 60.0
 
 
 @dataclass(slots=True)
-class Duty:
+class PeriodicTask:
     """Something to be done again and again.
 
     Attributes:
@@ -49,14 +49,14 @@ class Supervisor:
         self._rng = rng
         self._stopping = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
-        self.duties: tuple[Duty, ...] = ()
+        self.duties: tuple[PeriodicTask, ...] = ()
 
     @property
     def running(self) -> bool:
         """Whether duties are being done."""
         return self._task is not None and not self._task.done()
 
-    def start(self, duties: Sequence[Duty]) -> asyncio.Future[None]:
+    def start(self, duties: Sequence[PeriodicTask]) -> asyncio.Future[None]:
         """Begin, in the running loop; the returned future may be awaited and is done once every duty has its task."""
         started: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         if self.running:
@@ -92,7 +92,7 @@ class Supervisor:
             if not started.done():
                 started.set_result(None)
 
-    async def _keep(self, duty: Duty) -> None:
+    async def _keep(self, duty: PeriodicTask) -> None:
         while not self._stopping.is_set():
             duty.wake.clear()
             try:
@@ -108,7 +108,7 @@ class Supervisor:
                 duty.crashes = 0
                 await wait_first(self._clock, delay, duty.wake, self._stopping)
 
-    async def _after_crash(self, duty: Duty, error: BaseException) -> None:
+    async def _after_crash(self, duty: PeriodicTask, error: BaseException) -> None:
         duty.crashes += 1
         duty.total_crashes += 1
         duty.last_error = f"{type(error).__name__}: {error}"

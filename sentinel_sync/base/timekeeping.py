@@ -5,6 +5,7 @@ for any instant of a boot, it is known for all of that boot.
 """
 
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 #: A difference below this is latency and drift, not a wrong clock (seconds).
 TOLERANCE = 30.0
@@ -12,6 +13,11 @@ TOLERANCE = 30.0
 EARLIEST_PLAUSIBLE = 1_735_689_600.0
 #: 2100-01-01: a clock that says later is broken, be it a backend's.
 LATEST_PLAUSIBLE = 4_102_444_800.0
+
+
+def moment(seconds: float) -> datetime:
+    """Seconds since the epoch as a time in UTC, to the millisecond."""
+    return datetime.fromtimestamp(round(seconds, 3), UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +33,7 @@ class ClockStamp:
 
 
 @dataclass(frozen=True, slots=True)
-class Sighting:
+class ClockObservation:
     """The backend's time was seen.
 
     Attributes:
@@ -45,7 +51,9 @@ def is_plausible(wall_time: float | None) -> bool:
     return wall_time is not None and EARLIEST_PLAUSIBLE <= wall_time < LATEST_PLAUSIBLE
 
 
-def sighting(boot_id: str, server_time: float, sent: float, received: float, resolution: float) -> Sighting:
+def clock_observation(
+    boot_id: str, server_time: float, sent: float, received: float, resolution: float
+) -> ClockObservation:
     """Read the backend's clock as NTP does (RFC 5905 section 8): it was read halfway between sending and receiving.
 
     Args:
@@ -55,10 +63,10 @@ def sighting(boot_id: str, server_time: float, sent: float, received: float, res
         received: Time since boot when the answer came, seconds.
         resolution: Of `server_time`, seconds.
     """
-    return Sighting(boot_id, server_time - (sent + received) / 2.0, (received - sent) / 2.0 + resolution)
+    return ClockObservation(boot_id, server_time - (sent + received) / 2.0, (received - sent) / 2.0 + resolution)
 
 
-def correction(stamp: ClockStamp, seen: Sighting | None, current: ClockStamp) -> float:
+def correction(stamp: ClockStamp, seen: ClockObservation | None, current: ClockStamp) -> float:
     """Seconds to add to the wall times recorded under `stamp`.
 
     Args:
@@ -79,14 +87,14 @@ def correction(stamp: ClockStamp, seen: Sighting | None, current: ClockStamp) ->
     return 0.0
 
 
-def skew(seen: Sighting | None, current: ClockStamp) -> float | None:
+def skew(seen: ClockObservation | None, current: ClockStamp) -> float | None:
     """Seconds by which this machine's wall clock is ahead of the backend's, or None where that is not known."""
     if seen is None or seen.boot_id != current.boot_id:
         return None
     return current.offset - seen.offset
 
 
-def is_trusted(seen: Sighting | None, current: ClockStamp) -> bool:
+def is_trusted(seen: ClockObservation | None, current: ClockStamp) -> bool:
     """Whether the wall clock agrees with the backend's: only then may age decide that something is dropped."""
     ahead = skew(seen, current)
     return ahead is not None and abs(ahead) <= TOLERANCE

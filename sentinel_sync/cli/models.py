@@ -10,7 +10,6 @@ from typing import Any
 
 from sentinel_sync.base.clock import SystemClock
 from sentinel_sync.base.errors import CloudError
-from sentinel_sync.base.status import ModelShown
 from sentinel_sync.cli.actions import add_action, add_command, print_lines
 from sentinel_sync.cli.arguments import Subparsers
 from sentinel_sync.cli.exit_codes import CommandError, ExitCode
@@ -20,11 +19,12 @@ from sentinel_sync.cli.state_folder import last_said, opened, runs
 from sentinel_sync.cli.terminal import width
 from sentinel_sync.cli.words import moment, printable, size, table
 from sentinel_sync.cloud.client import CloudAPIClient
-from sentinel_sync.models.commands import ModelOrders, Order, OrderOutcome
+from sentinel_sync.models.commands import CommandOutcome, ModelCommands, Order
 from sentinel_sync.models.model_downloader import ModelDownloader
 from sentinel_sync.models.records import ModelRecords
 from sentinel_sync.models.rules.answers import InstallResult, ModelUpdate
 from sentinel_sync.models.rules.installed import ModelRecord
+from sentinel_sync.models.rules.status import ModelStatus
 from sentinel_sync.settings import CloudSettings
 from sentinel_sync.store.store import Store
 from sentinel_sync.store.timekeeper import Timekeeper
@@ -114,7 +114,7 @@ async def _list(settings: CloudSettings, arguments: argparse.Namespace) -> int:
     return ExitCode.DONE
 
 
-def _facts(record: ModelRecord, shown: ModelShown | None) -> dict[str, Any]:
+def _facts(record: ModelRecord, shown: ModelStatus | None) -> dict[str, Any]:
     """What is known of a model; what is only in the agent's memory is None without one."""
     installed, previous = record.installed, record.previous
     under_way = None if shown is None or shown.under_way is None else shown.under_way.phase
@@ -177,7 +177,7 @@ async def _carry_out(settings: CloudSettings, arguments: argparse.Namespace) -> 
 async def _leave(settings: CloudSettings, order: Order, wait: float | None) -> Outcome:
     """Place an order for the running agent."""
     async with opened(settings, writable=True) as folder:
-        orders = ModelOrders(folder.documents)
+        orders = ModelCommands(folder.documents)
         key = await orders.place(order)
         if wait is None:
             return Outcome(None, "the running agent will do it", ExitCode.DONE)
@@ -187,7 +187,7 @@ async def _leave(settings: CloudSettings, order: Order, wait: float | None) -> O
     return Outcome(found.done, found.message, ExitCode.DONE if found.done else ExitCode.FAILED)
 
 
-async def _awaited(settings: CloudSettings, orders: ModelOrders, key: str, wait: float) -> OrderOutcome | None:
+async def _awaited(settings: CloudSettings, orders: ModelCommands, key: str, wait: float) -> CommandOutcome | None:
     try:
         async with asyncio.timeout(wait):
             while (found := await orders.outcome(key)) is None:

@@ -9,19 +9,19 @@ from dataclasses import asdict, replace
 from pydantic import BaseModel, ValidationError
 
 from sentinel_sync.base.clock import SystemClock
-from sentinel_sync.base.status import STATUS_NAME
 from sentinel_sync.cli.actions import add_action, add_command, print_lines
 from sentinel_sync.cli.arguments import Subparsers, program
 from sentinel_sync.cli.exit_codes import ExitCode
 from sentinel_sync.cli.state_folder import opened, runs
 from sentinel_sync.cli.terminal import width
 from sentinel_sync.cli.words import from_now, pairs, table
-from sentinel_sync.network.operator_override import load_word, save_word
-from sentinel_sync.network.policy import TrafficDesk
+from sentinel_sync.network.operator_override import load_operator_override, save_operator_override
+from sentinel_sync.network.policy import TransferPolicy
 from sentinel_sync.network.rules.budget import Period, data_size
-from sentinel_sync.network.rules.traffic import Link, Metering, NetworkWord, Traffic
+from sentinel_sync.network.rules.traffic import Link, Metering, NetworkWord, TrafficClass
 from sentinel_sync.network.snapshot import TrafficSnapshot
 from sentinel_sync.settings import CloudSettings
+from sentinel_sync.status import STATUS_NAME
 
 _HEAD = ("LINK", "PERIOD", "USED", "BUDGET", "LEFT", "BEGINS ANEW")
 _RIGHT = frozenset({2, 3, 4})
@@ -69,7 +69,7 @@ def add_parser(subparsers: Subparsers) -> None:
 async def _say(settings: CloudSettings, arguments: argparse.Namespace) -> int:
     metering, link = Metering(arguments.action), None if arguments.link is None else Link(arguments.link)
     async with opened(settings, writable=True) as folder:
-        await save_word(folder.documents, metering, link)
+        await save_operator_override(folder.documents, metering, link)
     running = await asyncio.to_thread(runs, settings)
     if arguments.json:
         print_lines([json.dumps({"metering": metering, "link": link, "agent_running": running})])
@@ -85,8 +85,8 @@ async def _say(settings: CloudSettings, arguments: argparse.Namespace) -> int:
 
 async def _show(settings: CloudSettings, arguments: argparse.Namespace) -> int:
     async with opened(settings, writable=False) as folder:
-        word = await load_word(folder.documents)
-        desk = TrafficDesk(folder.documents, settings, clock=SystemClock(), owner=False)
+        word = await load_operator_override(folder.documents)
+        desk = TransferPolicy(folder.documents, settings, clock=SystemClock(), owner=False)
         await desk.prepare()
         snapshot = desk.snapshot()
         await desk.close()
@@ -110,7 +110,7 @@ def _last_said(settings: CloudSettings) -> TrafficSaid | None:
 
 def _as_said(snapshot: TrafficSnapshot, said: TrafficSaid) -> TrafficSnapshot:
     """What a running agent knows better: it hears its host, and knows whether a trip is under way."""
-    held = {Traffic(traffic): why for traffic, why in said.held.items() if traffic in set(Traffic)}
+    held = {TrafficClass(traffic): why for traffic, why in said.held.items() if traffic in set(TrafficClass)}
     return replace(snapshot, link=said.link, metered=said.metered, source=said.source, held=held)
 
 

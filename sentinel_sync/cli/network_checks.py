@@ -18,7 +18,7 @@ from sentinel_sync.base.errors import (
     RejectedError,
     UnreachableError,
 )
-from sentinel_sync.base.timekeeping import TOLERANCE, ClockStamp, sighting, skew
+from sentinel_sync.base.timekeeping import TOLERANCE, ClockStamp, clock_observation, skew
 from sentinel_sync.cli.findings import Finding, Level, fail, ok, warn
 from sentinel_sync.cli.machine_checks import expiry
 from sentinel_sync.cli.words import duration
@@ -155,7 +155,7 @@ def _check_skew(probe: Probe, clock: Clock) -> Finding:
     if reading is None:
         return ok("clock skew", "unknown: the backend does not tell its time")
     boot = clock.boot_id()
-    seen = sighting(boot, reading, probe.sent, probe.received, uncertainty)
+    seen = clock_observation(boot, reading, probe.sent, probe.received, uncertainty)
     ahead = skew(seen, ClockStamp(boot, clock.now() - clock.monotonic())) or 0.0
     if abs(ahead) <= TOLERANCE + seen.uncertainty:
         return ok("clock skew", f"{abs(ahead):.1f} s {'ahead of' if ahead > 0.0 else 'behind'} the backend's clock")

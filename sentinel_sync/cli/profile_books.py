@@ -11,8 +11,8 @@ from sentinel_sync.cli.state_folder import last_said, opened, runs
 from sentinel_sync.cloud.client import CloudAPIClient
 from sentinel_sync.profiles.backend_copy import ProfileCloud
 from sentinel_sync.profiles.cipher import ProfileCipher
-from sentinel_sync.profiles.commands import ForgetOrders, SyncOrders
-from sentinel_sync.profiles.executor import Workbench
+from sentinel_sync.profiles.commands import ForgetCommands, SyncCommands
+from sentinel_sync.profiles.executor import SerialExecutor
 from sentinel_sync.profiles.files import ProfileFolder
 from sentinel_sync.profiles.forgetter import Forgetter
 from sentinel_sync.profiles.keys import LegacyKeys, key_provider
@@ -39,15 +39,15 @@ class ProfileBooks:
 
     settings: CloudSettings
     records: ProfileRecords
-    to_forget: ForgetOrders
-    to_sync: SyncOrders
+    to_forget: ForgetCommands
+    to_sync: SyncCommands
     cipher: ProfileCipher
 
     @classmethod
     def of(cls, settings: CloudSettings, documents: Documents) -> "ProfileBooks":
         """Open them over a store."""
         return cls(
-            settings, ProfileRecords(documents), ForgetOrders(documents), SyncOrders(documents), _cipher(settings)
+            settings, ProfileRecords(documents), ForgetCommands(documents), SyncCommands(documents), _cipher(settings)
         )
 
     async def forget_here(self, driver_id: str) -> None:
@@ -66,7 +66,7 @@ class ProfileBooks:
                 self.records,
                 self.to_forget,
                 ProfileFolder(self.settings.profiles_dir),
-                Workbench(),
+                SerialExecutor(),
                 vehicle=self.settings.vehicle_id,
                 clock=clock,
             )

@@ -13,7 +13,7 @@ from sentinel_sync.cli.exit_codes import CommandError, ExitCode
 from sentinel_sync.cli.profile_books import agent_runs, beside_agent, looked_into, without_agent
 from sentinel_sync.cli.terminal import width
 from sentinel_sync.cli.words import count, pairs, printable, table
-from sentinel_sync.profiles.commands import ALL, SyncOrder
+from sentinel_sync.profiles.commands import ALL, SyncCommand
 from sentinel_sync.profiles.overview import ProfileStanding, Standing
 from sentinel_sync.profiles.rules.fields import checked_id
 from sentinel_sync.settings import CloudSettings
@@ -153,7 +153,7 @@ async def _sync(settings: CloudSettings, arguments: argparse.Namespace) -> int:
     return ExitCode.DONE
 
 
-async def _left_to_agent(settings: CloudSettings, driver_id: str | None, wait: float) -> SyncOrder | None:
+async def _left_to_agent(settings: CloudSettings, driver_id: str | None, wait: float) -> SyncCommand | None:
     async with beside_agent(settings) as books:
         key = ALL if driver_id is None else (await books.cipher.keyring()).reference(driver_id)
         await books.to_sync.give(key, SystemClock().now())

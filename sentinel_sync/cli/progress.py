@@ -5,10 +5,10 @@ from collections import deque
 from importlib import import_module
 from typing import Protocol, cast
 
-from sentinel_sync.base.status import AgentStatus
 from sentinel_sync.cli.shown import line_of
 from sentinel_sync.cli.terminal import can_draw
 from sentinel_sync.cli.words import printable
+from sentinel_sync.status import AgentStatus
 
 #: Seconds between two looks for lines: after a change, and at most while nothing changes. A look costs about 1 ms, and
 #: an idle agent should cost next to nothing.

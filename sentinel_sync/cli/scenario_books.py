@@ -6,11 +6,11 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from sentinel_sync.base.clock import SystemClock
-from sentinel_sync.base.status import TransferShown
+from sentinel_sync.base.status import TransferStatus
 from sentinel_sync.cli.state_folder import last_said, opened, runs
 from sentinel_sync.scenarios.consent import ConsentRecord
 from sentinel_sync.scenarios.overview import Overview
-from sentinel_sync.scenarios.records import Ledger
+from sentinel_sync.scenarios.records import ScenarioRecords
 from sentinel_sync.scenarios.rules.plan import missing_consent
 from sentinel_sync.scenarios.rules.status import Outlook, UploadProgress
 from sentinel_sync.settings import CloudSettings
@@ -31,7 +31,7 @@ class Books:
     """
 
     outbox: Outbox
-    ledger: Ledger
+    ledger: ScenarioRecords
     record: ConsentRecord
     overview: Overview
 
@@ -39,7 +39,7 @@ class Books:
     def of(cls, outbox: Outbox, documents: Documents) -> "Books":
         """Open them over a store."""
         clock = SystemClock()
-        ledger = Ledger(documents, outbox, clock)
+        ledger = ScenarioRecords(documents, outbox, clock)
         return cls(outbox, ledger, ConsentRecord(documents, clock), Overview(ledger))
 
 
@@ -78,7 +78,7 @@ async def outlook(settings: CloudSettings, books: Books) -> Outlook:
     return Outlook(forbidden or shown.held, paused, None if shown.under_way is None else _going(shown.under_way))
 
 
-def _going(shown: TransferShown) -> UploadProgress:
+def _going(shown: TransferStatus) -> UploadProgress:
     return UploadProgress(
         scenario_id=shown.name,
         part=shown.part,

@@ -2,20 +2,16 @@
 
 from collections.abc import Iterator
 
-from sentinel_sync.base.status import (
-    AgentStatus,
-    ConnectivityShown,
-    DutyShown,
-    ModelCheckShown,
-    ModelShown,
-    OutboxShown,
-    ProfilesShown,
-    ScenariosShown,
-    TrafficShown,
-    TransferShown,
-)
+from sentinel_sync.base.status import PeriodicTaskStatus, TransferStatus
 from sentinel_sync.cli.words import count, duration, moment, size
+from sentinel_sync.cloud.rules.status import ConnectivitySummary
+from sentinel_sync.models.rules.status import ModelCheckStatus, ModelStatus
+from sentinel_sync.network.rules.status import NetworkStatus
+from sentinel_sync.profiles.rules.status import ProfilesStatus
+from sentinel_sync.scenarios.rules.feature_status import ScenariosStatus
+from sentinel_sync.status import AgentStatus
 from sentinel_sync.store.outbox import OutboxCounts
+from sentinel_sync.store.rules.status import OutboxStatus
 
 #: A clock that differs by less is right, as far as anybody can tell over a mobile network (seconds).
 _CLOCK_NOISE = 2.0
@@ -27,7 +23,7 @@ _DROP_REASONS = {
 }
 
 
-def facts_of(said: AgentStatus, outbox: OutboxCounts | OutboxShown, *, age: float) -> list[tuple[str, str]]:
+def facts_of(said: AgentStatus, outbox: OutboxCounts | OutboxStatus, *, age: float) -> list[tuple[str, str]]:
     """What a running agent is about, as names and values.
 
     Args:
@@ -65,7 +61,7 @@ def _features(said: AgentStatus) -> Iterator[tuple[str, str]]:
         yield "profiles", profiles(said.profiles)
 
 
-def outbox_facts(outbox: OutboxCounts | OutboxShown, *, running: bool = True) -> list[tuple[str, str]]:
+def outbox_facts(outbox: OutboxCounts | OutboxStatus, *, running: bool = True) -> list[tuple[str, str]]:
     """How much outgoing work there is, was and was given up; without an agent, none of it is being sent."""
     sending = outbox.sending if running else 0
     waiting = outbox.waiting + outbox.sending - sending
@@ -79,7 +75,7 @@ def outbox_facts(outbox: OutboxCounts | OutboxShown, *, running: bool = True) ->
     return facts
 
 
-def connectivity(shown: ConnectivityShown, age: float) -> str:
+def connectivity(shown: ConnectivitySummary, age: float) -> str:
     """Whether the backend is within reach, why not, and since when."""
     if shown.status == "unknown":
         return shown.message
@@ -95,13 +91,13 @@ def permission(said: AgentStatus) -> str:
     return f"{shown.gate}: {shown.gate_reason}" if shown.gate_reason else shown.gate
 
 
-def network(shown: TrafficShown) -> str:
+def network(shown: NetworkStatus) -> str:
     """What the network may cost, and what waits for that."""
     words = f"{shown.link}, {'metered' if shown.metered else 'not metered'} ({shown.source})"
     return "; ".join([words, *dict.fromkeys(shown.held.values())])
 
 
-def recordings(shown: ScenariosShown) -> str:
+def recordings(shown: ScenariosStatus) -> str:
     """How recordings stand, and why they wait where they do."""
     words = [f"{shown.queued:,} queued, {shown.uploaded:,} uploaded, {shown.set_aside:,} set aside"]
     if shown.deleted_unsent:
@@ -114,7 +110,7 @@ def recordings(shown: ScenariosShown) -> str:
     return "; ".join(words)
 
 
-def profiles(shown: ProfilesShown) -> str:
+def profiles(shown: ProfilesStatus) -> str:
     """How many driver profiles there are, and what of them has not arrived, with the reason."""
     words = [count(shown.profiles, "driver profile")]
     if shown.unsent > shown.to_forget:
@@ -129,7 +125,7 @@ def profiles(shown: ProfilesShown) -> str:
     return ", ".join(words) + (f": {why}" if why else "")
 
 
-def duties(shown: list[DutyShown]) -> str:
+def duties(shown: list[PeriodicTaskStatus]) -> str:
     """Whether all parts of the agent do well; those that crashed, how often and why."""
     crashed = [duty for duty in shown if duty.total_crashes]
     if not crashed:
@@ -148,7 +144,7 @@ def clock(skew: float) -> str:
     return f"{duration(abs(skew))} {'ahead of' if skew > 0.0 else 'behind'} the backend's"
 
 
-def model(shown: ModelShown) -> str:
+def model(shown: ModelStatus) -> str:
     """What the runtime opens, what is on its way, and what is wrong."""
     words = [f"{shown.installed} in use" if shown.installed else "none in use"]
     if shown.pinned is not None:
@@ -165,13 +161,13 @@ def model(shown: ModelShown) -> str:
     return "; ".join(words)
 
 
-def model_check(shown: ModelCheckShown) -> str:
+def model_check(shown: ModelCheckStatus) -> str:
     """Why nobody knows whether there is a newer model, and since when."""
     since = "never" if shown.checked_at is None else moment(shown.checked_at.timestamp())
     return f"failed: {shown.failure} (last done: {since})"
 
 
-def transfer(shown: TransferShown) -> str:
+def transfer(shown: TransferStatus) -> str:
     """How far something is, how fast it goes, and how long it will still take."""
     words = f"{size(shown.done_bytes)} of {size(shown.total_bytes)}"
     if shown.rate is not None and shown.phase != "compressing":  # of the original's bytes: nobody's rate

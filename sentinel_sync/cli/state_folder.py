@@ -9,10 +9,10 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from sentinel_sync.base.clock import SystemClock
-from sentinel_sync.base.status import STATUS_NAME, AgentStatus
 from sentinel_sync.cli.arguments import program
 from sentinel_sync.cli.exit_codes import CommandError
 from sentinel_sync.settings import CloudSettings
+from sentinel_sync.status import STATUS_NAME, AgentStatus
 from sentinel_sync.store.database import Database
 from sentinel_sync.store.documents import Documents
 from sentinel_sync.store.outbox import Outbox

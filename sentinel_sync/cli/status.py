@@ -8,7 +8,6 @@ import time
 from dataclasses import asdict, dataclass
 
 from sentinel_sync.base.errors import StoreError
-from sentinel_sync.base.status import AgentStatus
 from sentinel_sync.cli.arguments import Subparsers, program
 from sentinel_sync.cli.configuration import load_settings
 from sentinel_sync.cli.exit_codes import CommandError, ExitCode
@@ -17,6 +16,7 @@ from sentinel_sync.cli.state_folder import last_said, nothing_there, opened, run
 from sentinel_sync.cli.terminal import clear, is_terminal
 from sentinel_sync.cli.words import duration, moment, pairs
 from sentinel_sync.settings import CloudSettings
+from sentinel_sync.status import AgentStatus
 from sentinel_sync.store.outbox import OutboxCounts
 from sentinel_sync.store.store import DATABASE_NAME
 

@@ -18,10 +18,10 @@ from sentinel_sync.cloud.addresses import address_in
 from sentinel_sync.cloud.api_response import Probe
 from sentinel_sync.cloud.connection import Connection, Download
 from sentinel_sync.cloud.credential import Credential
-from sentinel_sync.cloud.exchange import Content, Reply
-from sentinel_sync.cloud.limits import Turns
-from sentinel_sync.cloud.request import Asked, Patience
-from sentinel_sync.cloud.response_policy import Judge, Listener
+from sentinel_sync.cloud.exchange import Content, Response
+from sentinel_sync.cloud.limits import ConcurrencyLimit
+from sentinel_sync.cloud.request import Request, Timeouts
+from sentinel_sync.cloud.response_policy import Listener, ResponsePolicy
 from sentinel_sync.cloud.rules.answers import Meaning, meaning_of
 from sentinel_sync.cloud.rules.gate import Gate, GateState
 from sentinel_sync.settings import CloudSettings
@@ -56,12 +56,12 @@ class AttemptClient(Connection):
     ) -> None:
         super().__init__(settings, http=http, credential=credential, clock=clock or SystemClock())
         self._rng = rng or SystemRandom()
-        self._patience = Patience.of(settings.timeout)
-        self._probe_patience = Patience.of_a_probe(settings.timeout)
-        self._turns = Turns(settings.max_in_flight, settings.rate_limit, self._in_flight)
+        self._patience = Timeouts.of(settings.timeout)
+        self._probe_patience = Timeouts.of_a_probe(settings.timeout)
+        self._turns = ConcurrencyLimit(settings.max_in_flight, settings.rate_limit, self._in_flight)
         self._budget = RetryBudget()
         self.gate = Gate(self._rng, credential_retry_interval=settings.credential_retry_interval)
-        self._judge = Judge(self.gate, self._budget, self._clock, settings.max_retry_after)
+        self._judge = ResponsePolicy(self.gate, self._budget, self._clock, settings.max_retry_after)
 
     async def request(
         self,
@@ -73,7 +73,7 @@ class AttemptClient(Connection):
         headers: Mapping[str, str] | None = None,
         idempotency_key: str | None = None,
         bulk: bool = False,
-    ) -> Reply:
+    ) -> Response:
         """Make one attempt.
 
         Args:
@@ -97,7 +97,7 @@ class AttemptClient(Connection):
             HeldError: Not sent, or cut off: the gate is closed.
         """
         return await self.ask(
-            Asked.of(
+            Request.of(
                 method,
                 path,
                 content=content,
@@ -108,7 +108,7 @@ class AttemptClient(Connection):
             )
         )
 
-    async def ask(self, asked: Asked) -> Reply:
+    async def ask(self, asked: Request) -> Response:
         """Make one attempt at a request that says more of itself; as `request`.
 
         Its path may be a whole URL that the backend gave, also on another host: the credential goes only to the origin
@@ -125,7 +125,7 @@ class AttemptClient(Connection):
 
     def address_of(self, path: str, location: str) -> str | None:
         """The address that the answer to a request of `path` named in `Location`; None where none may be followed."""
-        return address_in(location, self._caller.url(Asked(HTTPMethod.POST, path, "")))
+        return address_in(location, self._caller.url(Request(HTTPMethod.POST, path, "")))
 
     def download(self, address: str, headers: Mapping[str, str]) -> AbstractAsyncContextManager[Download]:
         """Open a file at an address that the backend gave, perhaps on another host; the caller judges its status.
@@ -141,7 +141,7 @@ class AttemptClient(Connection):
             UnreachableError: No answer, or it broke off; or the address is not to be followed.
             HeldError: Not sent, or cut off: the gate is closed.
         """
-        self._refuse_if_closed(Asked(HTTPMethod.GET, "", "GET a file"))
+        self._refuse_if_closed(Request(HTTPMethod.GET, "", "GET a file"))
         return self._downloading(str(uuid4()), address, headers, self._patience)
 
     async def probe(self) -> Probe:
@@ -150,7 +150,7 @@ class AttemptClient(Connection):
         Raises:
             CloudError: Out of reach: no answer, an error, or a login page; HeldError where it was not sent.
         """
-        asked = Asked.of(HTTPMethod.GET, "/health")
+        asked = Request.of(HTTPMethod.GET, "/health")
         passage = self.gate.probe_passage(self._clock.monotonic())
         if not passage.open:
             raise HeldError(f"{asked.what}: not sent: {passage.why}")
@@ -180,12 +180,12 @@ class AttemptClient(Connection):
         """Lift what `halt(cause)` forbade."""
         self.gate.resume(cause)
 
-    def _refuse_if_closed(self, asked: Asked) -> None:
+    def _refuse_if_closed(self, asked: Request) -> None:
         passage = self.gate.passage(self._clock.monotonic())
         if not passage.open:
             raise HeldError(f"{asked.what}: not sent: {passage.why}")
 
-    async def _attempt(self, asked: Asked, patience: Patience) -> tuple[Reply, bool]:
+    async def _attempt(self, asked: Request, patience: Timeouts) -> tuple[Response, bool]:
         """Send it once, under an id of its own; returns the answer and whether the key it went with is still in use."""
         http = await self._open()
         key = self._credential.key()

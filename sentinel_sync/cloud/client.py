@@ -29,13 +29,13 @@ from sentinel_sync.base.errors import (
 from sentinel_sync.cloud.api_response import APIResponse, Contact, Probe
 from sentinel_sync.cloud.attempt_client import AttemptClient
 from sentinel_sync.cloud.credential import Credential
-from sentinel_sync.cloud.exchange import Reply
+from sentinel_sync.cloud.exchange import Response
 from sentinel_sync.cloud.response_policy import Listener
 from sentinel_sync.cloud.rules.gate import GateState
 from sentinel_sync.cloud.rules.requests import json_body, quote_id, target_of
 from sentinel_sync.settings import CloudSettings
 
-__all__ = ["APIResponse", "CloudAPIClient", "Contact", "Listener", "Probe", "Reply", "quote_id"]
+__all__ = ["APIResponse", "CloudAPIClient", "Contact", "Listener", "Probe", "Response", "quote_id"]
 
 logger = logging.getLogger(__name__)
 
@@ -185,7 +185,7 @@ class CloudAPIClient(AttemptClient):
             reraise=True,
         )
         try:
-            reply: Reply = await retrying(
+            reply: Response = await retrying(
                 self.request,
                 method,
                 path,

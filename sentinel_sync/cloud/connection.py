@@ -13,10 +13,10 @@ from sentinel_sync.base.errors import UnreachableError
 from sentinel_sync.cloud.credential import Credential, credential_of
 from sentinel_sync.cloud.deadlines import Deadline, InFlight
 from sentinel_sync.cloud.download_stream import open_download
-from sentinel_sync.cloud.exchange import Reply, exchange
+from sentinel_sync.cloud.exchange import Response, exchange
 from sentinel_sync.cloud.http import build_http_client, warm_up
-from sentinel_sync.cloud.request import Asked, Caller, Patience
-from sentinel_sync.cloud.traffic_meter import Meter, TrafficListener
+from sentinel_sync.cloud.request import Caller, Request, Timeouts
+from sentinel_sync.cloud.traffic_meter import TrafficListener, TrafficMeter
 from sentinel_sync.cloud.transport_logs import mute
 from sentinel_sync.settings import CloudSettings
 
@@ -54,7 +54,7 @@ class Connection:
         self._credential = credential or credential_of(settings)
         self._caller = Caller(settings)
         self._in_flight = InFlight()
-        self._meter = Meter()
+        self._meter = TrafficMeter()
         mute()
 
     def on_traffic(self, listener: TrafficListener) -> None:
@@ -84,8 +84,8 @@ class Connection:
             await http.aclose()
 
     async def _exchange(
-        self, http: httpx.AsyncClient, key: str, request_id: str, asked: Asked, patience: Patience
-    ) -> Reply:
+        self, http: httpx.AsyncClient, key: str, request_id: str, asked: Request, patience: Timeouts
+    ) -> Response:
         """Send one request and read its answer, within its deadline.
 
         Raises:
@@ -102,7 +102,7 @@ class Connection:
 
     @asynccontextmanager
     async def _downloading(
-        self, request_id: str, address: str, headers: Mapping[str, str], patience: Patience
+        self, request_id: str, address: str, headers: Mapping[str, str], patience: Timeouts
     ) -> AsyncIterator[Download]:
         """Open a file, perhaps on another host.
 
@@ -110,7 +110,7 @@ class Connection:
             UnreachableError: No answer, or it broke off; or the address is not to be followed.
             HeldError: It was cut off.
         """
-        asked = Asked(HTTPMethod.GET, "", "GET a file", headers={"Accept": "*/*", **headers})
+        asked = Request(HTTPMethod.GET, "", "GET a file", headers={"Accept": "*/*", **headers})
         http = await self._open()
         key = self._credential.key()
         try:

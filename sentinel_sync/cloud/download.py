@@ -12,7 +12,7 @@ from pathlib import Path
 
 from sentinel_sync.base.clock import Clock
 from sentinel_sync.base.errors import RejectedError, UnreachableError, VerificationError
-from sentinel_sync.base.files import replace_file
+from sentinel_sync.base.files import file_error, replace_file
 from sentinel_sync.base.threads import run_to_end
 from sentinel_sync.cloud.attempt_client import AttemptClient, Download
 from sentinel_sync.cloud.rules.download import (
@@ -27,8 +27,10 @@ from sentinel_sync.cloud.rules.download import (
     next_step,
     range_headers,
 )
-from sentinel_sync.models.files import ETAG_ENDING, PART_ENDING, discard, told
 
+#: What is on its way, and what a server called it, beside the file that it will be.
+PART_ENDING = ".part"
+ETAG_ENDING = ".part.etag"
 #: Written and hashed at once: large enough that the hop to a thread is no cost, small enough that no time is lost.
 BUFFER_BYTES = 512 << 10
 #: … but what came over a thin link is not kept back longer than this, seconds: a power cut costs no more, and whoever
@@ -103,7 +105,7 @@ class FileDownload:
             await run_to_end(discard, self._target.staging)
             raise
         except OSError as error:
-            raise told(error, self._target.staging) from None
+            raise file_error(error, self._target.staging) from None
         finally:
             await run_to_end(self._staging.close)
 
@@ -234,3 +236,9 @@ class _Staging:
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
+
+
+def discard(staging: Path) -> None:
+    """Delete a staging file and what is known of it."""
+    staging.unlink(missing_ok=True)
+    staging.with_name(staging.name.removesuffix(PART_ENDING) + ETAG_ENDING).unlink(missing_ok=True)

@@ -8,7 +8,7 @@ import httpx
 from sentinel_sync.base.errors import UnreachableError
 from sentinel_sync.cloud.exchange import REDIRECTS, Origin, fault, next_url, opened
 from sentinel_sync.cloud.rules.answers import MAX_REDIRECTS
-from sentinel_sync.cloud.traffic_meter import CountedStream, Meter
+from sentinel_sync.cloud.traffic_meter import CountedStream, TrafficMeter
 from sentinel_sync.cloud.transport import BULK
 from sentinel_sync.cloud.transport_logs import unlogged
 
@@ -24,7 +24,7 @@ async def open_download(
     *,
     headers: Mapping[str, str],
     secret_headers: Mapping[str, str],
-    meter: Meter,
+    meter: TrafficMeter,
     timeout: httpx.Timeout,
 ) -> AsyncIterator[httpx.Response]:
     """Ask for a file, and give the answer with its body unread.

@@ -20,7 +20,7 @@ from sentinel_sync.cloud.answer_body import (
     refuse_crowded,
 )
 from sentinel_sync.cloud.rules.answers import MAX_REDIRECTS, Meaning, may_lack_a_body, meaning_of
-from sentinel_sync.cloud.traffic_meter import Meter
+from sentinel_sync.cloud.traffic_meter import TrafficMeter
 from sentinel_sync.cloud.transport import BULK
 from sentinel_sync.cloud.transport_logs import unlogged
 
@@ -41,7 +41,7 @@ class ElsewhereError(UnreachableError):
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
+class Response:
     """An answer, read whole.
 
     Attributes:
@@ -102,8 +102,8 @@ class Outgoing:
 
 
 async def exchange(
-    http: httpx.AsyncClient, outgoing: Outgoing, *, meter: Meter, clock: Clock, timeout: httpx.Timeout
-) -> Reply:
+    http: httpx.AsyncClient, outgoing: Outgoing, *, meter: TrafficMeter, clock: Clock, timeout: httpx.Timeout
+) -> Response:
     """Send one request and read its answer.
 
     Args:
@@ -157,7 +157,7 @@ async def exchange(
             data = _parse(response, body, outgoing)
         except ValueError as error:
             raise failure(f"{what}: {error}", request_id=request_id) from None
-        return Reply(response.status_code, response.headers, data, request_id, sent, clock.monotonic(), at_home)
+        return Response(response.status_code, response.headers, data, request_id, sent, clock.monotonic(), at_home)
     raise UnreachableError(f"{what}: redirected more than {MAX_REDIRECTS} times", request_id=request_id)
 
 
@@ -179,7 +179,7 @@ def fault(error: Exception) -> str:
     return f"the connection broke ({type(error).__name__})"
 
 
-async def _send(http: httpx.AsyncClient, request: httpx.Request, meter: Meter) -> tuple[httpx.Response, bytes]:
+async def _send(http: httpx.AsyncClient, request: httpx.Request, meter: TrafficMeter) -> tuple[httpx.Response, bytes]:
     with unlogged():
         response = await opened(http, request, meter)
         try:
@@ -194,7 +194,7 @@ async def _send(http: httpx.AsyncClient, request: httpx.Request, meter: Meter) -
             response.stream = _SPENT
 
 
-async def opened(http: httpx.AsyncClient, request: httpx.Request, meter: Meter) -> httpx.Response:
+async def opened(http: httpx.AsyncClient, request: httpx.Request, meter: TrafficMeter) -> httpx.Response:
     """Send a request, and give the answer with its body unread; the request is counted, its pieces of a file apart."""
     body_bytes = len(request.content) if isinstance(request.stream, httpx.ByteStream) else 0
     try:

@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx
 
 from sentinel_sync.base.errors import ConfigurationError
-from sentinel_sync.cloud.transport import LaneTransport
+from sentinel_sync.cloud.transport import PriorityTransport
 from sentinel_sync.settings import CloudSettings
 
 #: Connections beyond the requests in flight: one for the health probe, one for a file from another host. The pool gets
@@ -47,7 +47,7 @@ def build_http_client(settings: CloudSettings) -> httpx.AsyncClient:
     """
     context = tls_context(settings)
     try:
-        transport = LaneTransport(
+        transport = PriorityTransport(
             _lane(settings, context, settings.max_in_flight + SPARE_CONNECTIONS, settings.max_in_flight),
             _lane(settings, context, BULK_CONNECTIONS, BULK_CONNECTIONS),
             marked=settings.mark_background,

@@ -14,7 +14,7 @@ BULK_PLACES = 2
 _BURST = 0.1
 
 
-class Turns:
+class ConcurrencyLimit:
     """Lets requests go one after the other.
 
     Args:

@@ -14,7 +14,7 @@ from typing import Any
 
 from sentinel_sync.base.clock import Clock, SystemClock
 from sentinel_sync.base.errors import CloudError, HeldError, SentinelSyncError
-from sentinel_sync.base.supervisor import Duty, Supervisor
+from sentinel_sync.base.supervisor import PeriodicTask, Supervisor
 from sentinel_sync.cloud.client import CloudAPIClient, Contact, Probe
 from sentinel_sync.cloud.rules.connectivity import Connectivity, ConnectivityStatus, Transition
 
@@ -93,7 +93,7 @@ class OfflineManager:
         self._background = Supervisor(self._clock, self._rng)
         self._transitions = 0
         self._history: deque[ConnectivityTurn] = deque(maxlen=_REMEMBERED)
-        self.monitor = Duty("connectivity", self.step)
+        self.monitor = PeriodicTask("connectivity", self.step)
         api_client.subscribe(self._on_contact)
 
     def is_online(self) -> bool:

@@ -15,7 +15,7 @@ from sentinel_sync.cloud.deadlines import Deadline
 from sentinel_sync.cloud.exchange import Content, Origin, Outgoing
 from sentinel_sync.cloud.http import timeouts
 from sentinel_sync.cloud.rules.requests import coarse_query
-from sentinel_sync.cloud.traffic_meter import Meter
+from sentinel_sync.cloud.traffic_meter import TrafficMeter
 from sentinel_sync.settings import CloudSettings
 
 #: An exchange may take so many times `timeout`: a server that drips a byte before each time-out ends here.
@@ -42,25 +42,25 @@ _SPELLING = {
 
 
 @dataclass(frozen=True, slots=True)
-class Patience:
+class Timeouts:
     """How long an answer is waited for: seconds in all, and for each phase."""
 
     deadline: float
     phases: httpx.Timeout
 
     @classmethod
-    def of(cls, timeout: float) -> "Patience":
+    def of(cls, timeout: float) -> "Timeouts":
         """For any request."""
         return cls(timeout * DEADLINE_FACTOR, timeouts(timeout))
 
     @classmethod
-    def of_a_probe(cls, timeout: float) -> "Patience":
+    def of_a_probe(cls, timeout: float) -> "Timeouts":
         """For the health request."""
         return cls(min(PROBE_DEADLINE, timeout * DEADLINE_FACTOR), timeouts(min(PROBE_DEADLINE, timeout)))
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class Request:
     """What is asked of the backend.
 
     Attributes:
@@ -95,7 +95,7 @@ class Asked:
         takes: frozenset[int] = frozenset(),
         proof: tuple[str, ...] | None = None,
         bulk: bool = False,
-    ) -> "Asked":
+    ) -> "Request":
         """Take what a caller gave.
 
         Raises:
@@ -113,7 +113,7 @@ class Asked:
         """Whether a 304 is an answer to it."""
         return "If-None-Match" in self.headers
 
-    def body(self, deadline: Deadline, meter: Meter) -> Content:
+    def body(self, deadline: Deadline, meter: TrafficMeter) -> Content:
         """The body as it goes out; while pieces of a file do, they are counted, and move the deadline along."""
         if isinstance(self.content, Payload):
             return self.content.model_dump_json().encode()
@@ -143,7 +143,7 @@ class Caller:
             "Accept": "application/json",
         }
 
-    def headers(self, request_id: str, asked: Asked) -> dict[str, str]:
+    def headers(self, request_id: str, asked: Request) -> dict[str, str]:
         """The headers of one attempt, but for the credential."""
         # A plain dict: httpx.Headers costs a tenth of a millisecond per request more.
         headers = {**self._headers, "X-Request-ID": request_id}
@@ -152,7 +152,7 @@ class Caller:
         headers.update(asked.headers)
         return headers
 
-    def outgoing(self, asked: Asked, request_id: str, key: str, content: Content) -> Outgoing:
+    def outgoing(self, asked: Request, request_id: str, key: str, content: Content) -> Outgoing:
         """One attempt as it goes out."""
         return Outgoing(
             asked.method,
@@ -167,7 +167,7 @@ class Caller:
             asked.bulk,
         )
 
-    def url(self, asked: Asked) -> httpx.URL:
+    def url(self, asked: Request) -> httpx.URL:
         """The whole URL, every place in its query coarsened."""
         if not asked.path.startswith("/"):
             return httpx.URL(asked.path)
@@ -180,7 +180,7 @@ class Caller:
         return url.copy_merge_params(coarse_query(asked.params)) if asked.params else url
 
 
-async def _moving(content: AsyncIterable[bytes], deadline: Deadline, meter: Meter) -> AsyncIterator[bytes]:
+async def _moving(content: AsyncIterable[bytes], deadline: Deadline, meter: TrafficMeter) -> AsyncIterator[bytes]:
     """Yield the pieces of a body, moving the deadline with each: a large file over a thin link takes its time."""
     async for piece in content:
         deadline.extend()

@@ -18,8 +18,8 @@ from sentinel_sync.base.payloads import Health, Problem
 from sentinel_sync.base.privacy import loggable_text
 from sentinel_sync.base.timekeeping import is_plausible
 from sentinel_sync.cloud.api_response import Contact, Probe
-from sentinel_sync.cloud.exchange import ElsewhereError, Reply
-from sentinel_sync.cloud.request import Asked
+from sentinel_sync.cloud.exchange import ElsewhereError, Response
+from sentinel_sync.cloud.request import Request
 from sentinel_sync.cloud.rules.answers import Meaning, http_date, meaning_of, retry_after_seconds, rfc3339
 from sentinel_sync.cloud.rules.gate import Gate, GateState
 
@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 Listener = Callable[[Contact, str], None]
 
 
-class Judge:
+class ResponsePolicy:
     """Reads the outcome of every attempt of one client.
 
     Args:
@@ -57,7 +57,7 @@ class Judge:
             self._tell(Contact.UNREACHABLE, str(error))
         return error
 
-    def answer(self, reply: Reply, asked: Asked, *, key_in_use: bool) -> Reply:
+    def answer(self, reply: Response, asked: Request, *, key_in_use: bool) -> Response:
         """Take in an answer; return it where the work is done, else raise what it means.
 
         Args:
@@ -88,7 +88,7 @@ class Judge:
             failure(f"{what}: neither done nor followed", status=reply.status, request_id=reply.request_id)
         )
 
-    def health(self, reply: Reply, *, key_in_use: bool) -> Probe:
+    def health(self, reply: Response, *, key_in_use: bool) -> Probe:
         """Take in the answer to a health request; raise where the backend is not within reach."""
         what = f"GET /health: {_words(reply)}"
         meaning = meaning_of(reply.status, HTTPMethod.GET)
@@ -113,14 +113,14 @@ class Judge:
         date = date if is_plausible(date) else None
         return Probe(time, date, reply.sent, reply.received, health.min_interval)
 
-    def _served(self, reply: Reply) -> None:
+    def _served(self, reply: Response) -> None:
         """The backend is up and took the credential, whatever it thinks of this request."""
         self._budget.on_success()
         if reply.from_api:
             self._gate.on_success(self._clock.monotonic())
             self._tell(Contact.AUTHORIZED, "")
 
-    def _not_now(self, what: str, reply: Reply) -> NotNowError:
+    def _not_now(self, what: str, reply: Response) -> NotNowError:
         self._budget.on_failure()
         theirs = http_date(reply.headers.get("Date"))
         now = self._clock.now() if theirs is None else theirs
@@ -129,7 +129,7 @@ class Judge:
             self._gate.on_not_now(what, self._clock.monotonic(), wait)
         return NotNowError(what, status=reply.status, request_id=reply.request_id, retry_after=wait)
 
-    def _refused(self, what: str, reply: Reply, *, key_in_use: bool) -> CredentialError:
+    def _refused(self, what: str, reply: Response, *, key_in_use: bool) -> CredentialError:
         facts: dict[str, Any] = {"status": reply.status, "request_id": reply.request_id}
         if not key_in_use:
             return CredentialError(f"{what}: it was sent with a key that has been changed since", **facts)
@@ -145,7 +145,7 @@ class Judge:
             listener(contact, why)
 
 
-def _words(reply: Reply) -> str:
+def _words(reply: Response) -> str:
     """Say what an answer was, with the backend's own reason (RFC 9457) where it gave one."""
     try:
         problem = Problem.model_validate(reply.data)

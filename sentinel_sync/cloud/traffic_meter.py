@@ -12,7 +12,7 @@ _PER_START = 12
 TrafficListener = Callable[[int, int], None]
 
 
-class Meter:
+class TrafficMeter:
     """Tells its listeners of traffic: heads as they are written in HTTP/1.1, bodies as they travel.
 
     What TLS, TCP and IP put around them is not seen here: some 3 % for a video, more for small requests.
@@ -45,7 +45,7 @@ class Meter:
 class CountedStream(httpx.AsyncByteStream):
     """A body that is counted while it is read: of a large file somebody wants to know before its end."""
 
-    def __init__(self, stream: httpx.AsyncByteStream, meter: Meter) -> None:
+    def __init__(self, stream: httpx.AsyncByteStream, meter: TrafficMeter) -> None:
         self._stream = stream
         self._meter = meter
 

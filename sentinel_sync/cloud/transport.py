@@ -12,7 +12,7 @@ from sentinel_sync.cloud.bulk_connection import BulkBackend
 BULK = "sentinel_sync.bulk"
 
 
-class LaneTransport(httpx.AsyncBaseTransport):
+class PriorityTransport(httpx.AsyncBaseTransport):
     """Sends each request down its lane.
 
     Args:

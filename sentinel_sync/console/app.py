@@ -12,10 +12,10 @@ from starlette.routing import Route
 
 from sentinel_sync.agent import SyncAgent
 from sentinel_sync.base.errors import SentinelSyncError
-from sentinel_sync.base.status import AgentStatus
 from sentinel_sync.console.feed import Feed
 from sentinel_sync.console.fleet import picture
 from sentinel_sync.console.recordings import consents, recordings
+from sentinel_sync.status import AgentStatus
 from sentinel_sync.store.outbox import ItemState, OutboxItem
 
 #: The page's files, by the path that they are asked for under.

@@ -27,9 +27,9 @@ from sentinel_sync.fleet.rules.answers import (
     VehicleStatus,
 )
 from sentinel_sync.fleet.rules.queries import MAX_DAYS, MAX_LIMIT, aggregate, bounded, compared, identifier, word
-from sentinel_sync.network.policy import TrafficDesk
-from sentinel_sync.network.rules.traffic import Traffic
-from sentinel_sync.network.standalone import desk_of, store_of
+from sentinel_sync.network.policy import TransferPolicy
+from sentinel_sync.network.rules.traffic import TrafficClass
+from sentinel_sync.network.standalone import store_of, transfer_policy_of
 from sentinel_sync.store.store import Store
 
 logger = logging.getLogger(__name__)
@@ -75,7 +75,7 @@ class FleetManager:
         api_client: CloudAPIClient,
         store: Store | None = None,
         *,
-        traffic: TrafficDesk | None = None,
+        traffic: TransferPolicy | None = None,
         clock: Clock | None = None,
         max_age: float = MAX_AGE,
     ) -> None:
@@ -86,7 +86,7 @@ class FleetManager:
         self._vehicle_id = settings.vehicle_id
         self._fleet = f"/fleet/{quote_id(settings.fleet_id)}"
         store = store or store_of(api_client, self._clock)
-        self._traffic = traffic or desk_of(api_client, store, self._clock)
+        self._traffic = traffic or transfer_policy_of(api_client, store, self._clock)
         self._cache = AnswerCache(store, settings.api_url, self._clock)
         self._flights: dict[_Key, _Flight] = {}
         self._registered = False
@@ -197,7 +197,7 @@ class FleetManager:
         kept = await self._cache.load(path, query)
         if kept is not None and _read(shape, kept.body) is None:
             kept = None  # kept by another version, in a form that this one cannot give out
-        held = await self._traffic.why_held(Traffic.FLEET)
+        held = await self._traffic.blocked_reason(TrafficClass.FLEET)
         if held is not None:
             raise HeldError(f"GET {loggable_path(path)}: not sent: {held}")
         headers = {} if kept is None or kept.etag is None else {"If-None-Match": kept.etag}

@@ -3,9 +3,9 @@
 from enum import StrEnum
 
 from sentinel_sync.base.clock import Clock
-from sentinel_sync.base.events import News
+from sentinel_sync.base.events import EventPublisher
 from sentinel_sync.base.payloads import ModelRelease
-from sentinel_sync.base.progress import Speedometer
+from sentinel_sync.base.progress import RateMeter
 from sentinel_sync.models.rules.answers import DownloadProgress
 
 #: Seconds between two pieces of news: more would only be for machines.
@@ -30,12 +30,14 @@ class Activity:
         clock: For the rate.
     """
 
-    def __init__(self, release: ModelRelease, phase: Phase, news: News[DownloadProgress], clock: Clock) -> None:
+    def __init__(
+        self, release: ModelRelease, phase: Phase, news: EventPublisher[DownloadProgress], clock: Clock
+    ) -> None:
         self._release = release
         self._phase = phase
         self._news = news
         self._clock = clock
-        self._meter: Speedometer | None = None
+        self._meter: RateMeter | None = None
         self._told_at = float("-inf")
 
     def enter(self, phase: Phase) -> None:
@@ -48,7 +50,7 @@ class Activity:
         now = self._clock.monotonic()
         if self._meter is None:
             # The first word of a resumed download is where it goes on: that was not fetched just now.
-            self._meter = Speedometer(self._release.size, received_bytes, now)
+            self._meter = RateMeter(self._release.size, received_bytes, now)
         self._meter.moved(received_bytes, now)
         if now - self._told_at >= _NEWS_INTERVAL or received_bytes >= self._release.size:
             self._tell(now)
@@ -57,7 +59,7 @@ class Activity:
         """How it goes."""
         release = self._release
         done = release.size if self._phase is not Phase.DOWNLOADING else 0
-        meter = self._meter or Speedometer(release.size, done, self._clock.monotonic())
+        meter = self._meter or RateMeter(release.size, done, self._clock.monotonic())
         progress = meter.progress(self._clock.monotonic())
         return DownloadProgress(
             release.name,

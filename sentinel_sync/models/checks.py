@@ -7,9 +7,9 @@ from random import Random
 from sentinel_sync.base.clock import Clock
 from sentinel_sync.base.errors import SentinelSyncError
 from sentinel_sync.base.payloads import ModelRelease
-from sentinel_sync.base.status import ModelCheckShown
-from sentinel_sync.models.releases import ReleaseDesk
+from sentinel_sync.models.releases import ReleaseSelector
 from sentinel_sync.models.rules.schedule import CheckSchedule
+from sentinel_sync.models.rules.status import ModelCheckStatus
 
 
 class ReleaseChecks:
@@ -22,7 +22,7 @@ class ReleaseChecks:
         rng: Spreads them.
     """
 
-    def __init__(self, releases: ReleaseDesk, *, interval: float, clock: Clock, rng: Random) -> None:
+    def __init__(self, releases: ReleaseSelector, *, interval: float, clock: Clock, rng: Random) -> None:
         self._releases = releases
         self._clock = clock
         self._schedule = CheckSchedule(interval, rng)
@@ -66,9 +66,9 @@ class ReleaseChecks:
         """What the check led to came to nothing: check again sooner than in an interval."""
         self._schedule.failed(error, self._clock.monotonic())
 
-    def shown(self) -> ModelCheckShown:
+    def shown(self) -> ModelCheckStatus:
         """When the source last answered, and why it could not be asked after that."""
         at = self._releases.checked_at
-        return ModelCheckShown(
+        return ModelCheckStatus(
             checked_at=None if at is None else datetime.fromtimestamp(at, UTC), failure=self._failure
         )

@@ -62,7 +62,7 @@ class Order:
 
 
 @dataclass(frozen=True, slots=True)
-class PlacedOrder:
+class PlacedCommand:
     """An order that waits to be carried out.
 
     Attributes:
@@ -76,7 +76,7 @@ class PlacedOrder:
 
 
 @dataclass(frozen=True, slots=True)
-class OrderOutcome:
+class CommandOutcome:
     """What became of an order.
 
     Attributes:
@@ -100,10 +100,10 @@ class _Written:
 
 
 _SHAPE = TypeAdapter(_Written)
-_OUTCOMES = TypeAdapter(OrderOutcome)
+_OUTCOMES = TypeAdapter(CommandOutcome)
 
 
-class ModelOrders:
+class ModelCommands:
     """Orders in the store: any process places them, the one that owns the state folder carries them out.
 
     Args:
@@ -129,38 +129,38 @@ class ModelOrders:
         await self._documents.save(_KIND, key, _Written(order, now), _SHAPE)
         return key
 
-    async def waiting(self) -> list[PlacedOrder]:
+    async def waiting(self) -> list[PlacedCommand]:
         """Orders that nobody has carried out yet, the oldest first."""
-        placed: list[PlacedOrder] = []
+        placed: list[PlacedCommand] = []
         for key in await self._documents.keys(_KIND):
             written = await self._documents.load(_KIND, key, _SHAPE)
             if written is not None:
-                placed.append(PlacedOrder(key, written.order, written.placed_at))
+                placed.append(PlacedCommand(key, written.order, written.placed_at))
         return placed
 
     async def withdraw(self, key: str) -> bool:
         """Take an order back that nobody has carried out yet; False where there is none."""
         return await self._documents.delete(_KIND, key)
 
-    async def finish(self, placed: PlacedOrder, message: str, *, done: bool) -> OrderOutcome:
+    async def finish(self, placed: PlacedCommand, message: str, *, done: bool) -> CommandOutcome:
         """Keep what became of an order, and take it off the list.
 
         In that order: a kill in between has it carried out again, which each order bears.
         """
-        outcome = OrderOutcome(placed.key, placed.order, placed.placed_at, done, message, self._clock.now())
+        outcome = CommandOutcome(placed.key, placed.order, placed.placed_at, done, message, self._clock.now())
         await self._documents.save(_OUTCOME, placed.key, outcome, _OUTCOMES)
         await self._documents.delete(_KIND, placed.key)
         for key in (await self._documents.keys(_OUTCOME))[:-_KEPT]:
             await self._documents.delete(_OUTCOME, key)
         return outcome
 
-    async def outcome(self, key: str) -> OrderOutcome | None:
+    async def outcome(self, key: str) -> CommandOutcome | None:
         """What became of one order; None while it waits."""
         return await self._documents.load(_OUTCOME, key, _OUTCOMES)
 
-    async def outcomes(self) -> list[OrderOutcome]:
+    async def outcomes(self) -> list[CommandOutcome]:
         """What became of the last orders, the newest last."""
-        found: list[OrderOutcome] = []
+        found: list[CommandOutcome] = []
         for key in await self._documents.keys(_OUTCOME):
             outcome = await self.outcome(key)
             if outcome is not None:
@@ -172,14 +172,14 @@ class ModelOrders:
 Obey = Callable[[Order, str], Awaitable[InstallResult]]
 
 
-class OrderBook:
+class ModelCommandQueue:
     """The orders of other processes.
 
     Args:
         orders: Where they lie.
     """
 
-    def __init__(self, orders: ModelOrders) -> None:
+    def __init__(self, orders: ModelCommands) -> None:
         self._orders = orders
         #: Why an order was put off at last, by its key: said once.
         self._put_off: dict[str, str] = {}
@@ -188,7 +188,7 @@ class OrderBook:
         """Whether orders of these kinds wait."""
         return any(placed.order.action in actions for placed in await self._orders.waiting())
 
-    async def outcomes(self) -> list[OrderOutcome]:
+    async def outcomes(self) -> list[CommandOutcome]:
         """What became of the last orders, the newest last."""
         return await self._orders.outcomes()
 
@@ -207,7 +207,7 @@ class OrderBook:
             done = await self._carry_out(placed, obey) and done
         return done
 
-    async def _carry_out(self, placed: PlacedOrder, obey: Obey) -> bool:
+    async def _carry_out(self, placed: PlacedCommand, obey: Obey) -> bool:
         order = placed.order
         try:
             order.check()
@@ -224,7 +224,7 @@ class OrderBook:
         await self._orders.finish(placed, message, done=result.installed or result.waiting)
         return True
 
-    def _put_it_off(self, placed: PlacedOrder, why: str) -> bool:
+    def _put_it_off(self, placed: PlacedCommand, why: str) -> bool:
         if self._put_off.get(placed.key) != why:
             self._put_off[placed.key] = why
             logger.warning("model.order: %s is tried again: %s", placed.order, why)

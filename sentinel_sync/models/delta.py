@@ -16,12 +16,13 @@ from typing import Self
 
 from sentinel_sync.base.clock import Clock
 from sentinel_sync.base.errors import RejectedError, StoreError, StoreFullError, UnreachableError, VerificationError
+from sentinel_sync.base.files import file_error
 from sentinel_sync.base.payloads import DeltaOffer
 from sentinel_sync.base.threads import run_to_end
 from sentinel_sync.cloud.attempt_client import AttemptClient
-from sentinel_sync.cloud.download import FileDownload, StaleAddressError, Target
+from sentinel_sync.cloud.download import PART_ENDING, FileDownload, StaleAddressError, Target, discard
 from sentinel_sync.models.delta_file import apply_delta, load_zstd
-from sentinel_sync.models.files import PART_ENDING, RESERVE_BYTES, checksum_of, discard, told
+from sentinel_sync.models.files import RESERVE_BYTES, checksum_of
 from sentinel_sync.models.rules.delta import why_not
 
 logger = logging.getLogger(__name__)
@@ -130,7 +131,7 @@ def _check(offer: DeltaOffer, old: Path, old_checksum: str, target: Target, file
             raise VerificationError("the delta is refused: the file it starts from was changed on this vehicle")
         needed, free = delta_missing + target.size + RESERVE_BYTES, shutil.disk_usage(target.staging.parent).free
     except OSError as error:
-        raise told(error, old) from None
+        raise file_error(error, old) from None
     if free < needed:
         raise StoreFullError(f"the disk of the models folder has {free} bytes free, and {needed} are needed")
 
@@ -185,4 +186,4 @@ def _make(files: DeltaFiles, old: Path, target: Target, stop: Event) -> None:
         files.result.replace(target.staging)
         discard(files.delta)
     except OSError as error:
-        raise told(error, target.staging) from None
+        raise file_error(error, target.staging) from None

@@ -16,8 +16,8 @@ from types import ModuleType
 from typing import BinaryIO
 
 from sentinel_sync.base.errors import VerificationError
+from sentinel_sync.base.files import file_error
 from sentinel_sync.cloud.download import Target
-from sentinel_sync.models.files import told
 from sentinel_sync.models.rules.delta import HEADER, MAGIC, MAX_WINDOW_LOG, Block, Method, read_block, restored
 
 #: Seconds between blocks in which the host's loop gets its turn. Letting go of the interpreter for a moment only, as
@@ -68,7 +68,7 @@ def apply_delta(delta: Path, old: Path, result: Path, target: Target, stop: Even
         result.unlink(missing_ok=True)
         match error:
             case OSError():
-                raise told(error, result) from None
+                raise file_error(error, result) from None
             case MemoryError():
                 raise VerificationError("the delta is refused: there is too little memory") from None
         raise

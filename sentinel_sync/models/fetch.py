@@ -15,8 +15,8 @@ from sentinel_sync.models.catalogue import ReleaseSource
 from sentinel_sync.models.delta import DeltaFiles, fetch_by_delta
 from sentinel_sync.models.files import ModelFiles
 from sentinel_sync.models.rules.installed import KeptVersion
-from sentinel_sync.network.policy import TrafficDesk
-from sentinel_sync.network.rules.traffic import Traffic
+from sentinel_sync.network.policy import TransferPolicy
+from sentinel_sync.network.rules.traffic import TrafficClass
 
 #: During a download it is asked so often whether it may go on, seconds.
 ASK_AGAIN = 0.5
@@ -41,7 +41,7 @@ class ReleaseFetch:
         client: CloudAPIClient,
         source: ReleaseSource,
         files: ModelFiles,
-        desk: TrafficDesk,
+        desk: TransferPolicy,
         *,
         deltas: bool,
         clock: Clock,
@@ -70,7 +70,7 @@ class ReleaseFetch:
             VerificationError: What came is not what was signed; nothing of it stays.
             StoreError: The models folder has no room or cannot be written.
         """
-        why = await self._desk.why_held(Traffic.MODELS)
+        why = await self._desk.blocked_reason(TrafficClass.MODELS)
         if why is not None:
             raise HeldError(f"{release.name} {release.version} is not fetched: {why}")
         on_progress(min(release.size, await run_to_end(self._files.make_room, staging, release.size)))
@@ -120,7 +120,7 @@ class ReleaseFetch:
         fetching.result()
 
     async def _until_held(self) -> str:
-        while (why := await self._desk.why_held(Traffic.MODELS)) is None:
+        while (why := await self._desk.blocked_reason(TrafficClass.MODELS)) is None:
             await self._clock.sleep(ASK_AGAIN)
         return why
 

@@ -12,12 +12,11 @@ from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 
-from sentinel_sync.base.errors import StoreError, StoreFullError
-from sentinel_sync.base.files import sync_folder
+from sentinel_sync.base.errors import StoreFullError
+from sentinel_sync.base.files import file_error, sync_folder
+from sentinel_sync.cloud.download import ETAG_ENDING, PART_ENDING, discard
 
 VERSIONS_NAME = "versions"
-PART_ENDING = ".part"
-ETAG_ENDING = ".part.etag"
 #: What a switch that was cut off leaves.
 _SWITCH_ENDING = ".switch"
 #: The runtime, another user perhaps, reads models.
@@ -28,17 +27,13 @@ RESERVE_BYTES = 16 << 20
 _NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EMLINK, errno.EXDEV, errno.ENOSYS})
 
 
-class ModelFolderError(StoreError):
-    """The models folder cannot be read or written."""
-
-
 class ModelFiles:
     """Everything that touches the models folder.
 
     Args:
         folder: `models_dir`.
 
-    Every method raises ModelFolderError where the folder cannot be read or written, StoreFullError where its disk is
+    Every method raises FileError where the folder cannot be read or written, StoreFullError where its disk is
     full.
     """
 
@@ -69,7 +64,7 @@ class ModelFiles:
         except FileNotFoundError:
             return False
         except OSError as error:
-            raise told(error, path) from None
+            raise file_error(error, path) from None
 
     def checksum(self, path: Path) -> tuple[int, str] | None:
         """Size and SHA-256 of a file, or None where it is missing; reads all of it."""
@@ -78,7 +73,7 @@ class ModelFiles:
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise told(error, path) from None
+            raise file_error(error, path) from None
 
     # --- changing it ---
 
@@ -93,7 +88,7 @@ class ModelFiles:
             there = staging.stat().st_size if staging.exists() else 0
             free = shutil.disk_usage(staging.parent).free
         except OSError as error:
-            raise told(error, staging) from None
+            raise file_error(error, staging) from None
         missing = max(0, size - there) + RESERVE_BYTES
         if free < missing:
             raise StoreFullError(f"the disk of the models folder has {free} bytes free, and {missing} are needed")
@@ -113,7 +108,7 @@ class ModelFiles:
             sync_folder(kept.parent)
             sync_folder(kept.parent.parent)
         except OSError as error:
-            raise told(error, kept) from None
+            raise file_error(error, kept) from None
 
     def keep_live(self, live: Path, kept: Path) -> None:
         """Keep what the runtime opens now as a version, where it is not kept already."""
@@ -122,21 +117,21 @@ class ModelFiles:
                 kept.parent.mkdir(parents=True, exist_ok=True)
                 _link_or_copy(live, kept.with_name(f".{kept.name}{_SWITCH_ENDING}"), kept)
         except OSError as error:
-            raise told(error, kept) from None
+            raise file_error(error, kept) from None
 
     def switch(self, kept: Path, live: Path) -> None:
         """Let the runtime open this version: one rename, so that at no instant there is no model, or a mixed one."""
         try:
             _link_or_copy(kept, live.with_name(f".{live.name}{_SWITCH_ENDING}"), live)
         except OSError as error:
-            raise told(error, live) from None
+            raise file_error(error, live) from None
 
     def is_there(self, live: Path) -> bool:
         """Whether the runtime finds a file."""
         try:
             return live.is_file()
         except OSError as error:
-            raise told(error, live) from None
+            raise file_error(error, live) from None
 
     def remove(self, live: Path) -> bool:
         """Take a live file away whose model is opened under another name now; False where there is none."""
@@ -146,7 +141,7 @@ class ModelFiles:
         except FileNotFoundError:
             return False
         except OSError as error:
-            raise told(error, live) from None
+            raise file_error(error, live) from None
         return True
 
     def clean(self, wanted: Collection[Path]) -> None:
@@ -163,7 +158,7 @@ class ModelFiles:
                 with suppress(OSError):  # it is not empty
                     folder.rmdir()
         except OSError as error:
-            raise told(error, self._folder) from None
+            raise file_error(error, self._folder) from None
 
 
 def checksum_of(path: Path) -> str:
@@ -173,12 +168,6 @@ def checksum_of(path: Path) -> str:
         while chunk := file.read(_HASH_CHUNK):
             digest.update(chunk)
     return digest.hexdigest()
-
-
-def discard(staging: Path) -> None:
-    """Delete a staging file and what is known of it."""
-    staging.unlink(missing_ok=True)
-    staging.with_name(staging.name.removesuffix(PART_ENDING) + ETAG_ENDING).unlink(missing_ok=True)
 
 
 def _link_or_copy(source: Path, beside: Path, target: Path) -> None:
@@ -198,10 +187,3 @@ def _link_or_copy(source: Path, beside: Path, target: Path) -> None:
     # Renaming one name of a file to another of its names does nothing (POSIX), so the first would stay.
     beside.unlink(missing_ok=True)
     sync_folder(target.parent)
-
-
-def told(error: OSError, path: Path) -> StoreError:
-    """Say what an error of the file system means to the caller."""
-    if error.errno in {errno.ENOSPC, errno.EDQUOT}:
-        return StoreFullError(f"the disk of the models folder is full ({path.name}): free some space")
-    return ModelFolderError(f"the models folder cannot be used ({path.name}: {error.strerror})")

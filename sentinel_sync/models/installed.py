@@ -13,9 +13,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from sentinel_sync.base.clock import Clock
-from sentinel_sync.base.errors import StoreFullError, VerificationError
+from sentinel_sync.base.errors import FileError, StoreFullError, VerificationError
 from sentinel_sync.base.threads import run_to_end
-from sentinel_sync.models.files import ModelFiles, ModelFolderError
+from sentinel_sync.models.files import ModelFiles
 from sentinel_sync.models.records import ModelRecords
 from sentinel_sync.models.registry import Registry, RegistryEntry
 from sentinel_sync.models.rules.installed import BadVersion, KeptVersion, ModelRecord
@@ -26,7 +26,7 @@ from sentinel_sync.store.documents import Documents
 logger = logging.getLogger(__name__)
 
 
-class ModelShelf:
+class InstalledModels:
     """The models of this vehicle.
 
     Args:
@@ -34,7 +34,7 @@ class ModelShelf:
         documents: Where the records are kept.
         clock: For the time of an installation.
 
-    Methods that switch raise ModelFolderError where the models folder cannot be written, StoreFullError where its disk
+    Methods that switch raise FileError where the models folder cannot be written, StoreFullError where its disk
     or the store's is full. The runtime then opens what it opened before, unless only the records are behind: `mend`
     sets that right.
     """
@@ -70,7 +70,7 @@ class ModelShelf:
             await take_over(self._registry, self._records, self.files, self._clock)
             await self.mend()
             await self._write_registry()
-        except (ModelFolderError, StoreFullError) as error:
+        except (FileError, StoreFullError) as error:
             logger.error("models.folder: %s", error)
 
     # --- switching ---
@@ -149,7 +149,7 @@ class ModelShelf:
 
     # --- bad versions ---
 
-    async def condemn_staged(self, name: str, reason: str) -> None:
+    async def mark_staged_bad(self, name: str, reason: str) -> None:
         """What is staged has failed before it was ever in use: never again."""
         async with self._switching:
             record = self.record(name)
@@ -189,7 +189,7 @@ class ModelShelf:
             try:
                 await run_to_end(self.files.clean, kept | set(wanted))
                 await run_to_end(self._registry.clean)
-            except ModelFolderError as error:
+            except FileError as error:
                 logger.error("models.folder: %s", error)
 
     # --- how ---
@@ -248,7 +248,7 @@ class ModelShelf:
         for live in self.record(name).superseded:
             try:
                 await run_to_end(self.files.remove, self.files.live(live))
-            except ModelFolderError as error:
+            except FileError as error:
                 logger.warning("model.superseded: %s: %s", name, error)
                 return
         await self.change(name, lambda record: replace(record, superseded=()))
@@ -292,6 +292,6 @@ class ModelShelf:
         listed = {record.name: record.bad for record in self.records.values()} | {name: tuple(bad)}
         try:
             await run_to_end(self._registry.write_bad, listed)
-        except (ModelFolderError, StoreFullError) as error:
+        except (FileError, StoreFullError) as error:
             # The record knows it as well, and what follows is more urgent.
             logger.error("models.bad: %s", error)

@@ -9,18 +9,18 @@ from pathlib import Path
 
 from sentinel_sync.base.clock import Clock
 from sentinel_sync.base.errors import VerificationError
-from sentinel_sync.base.events import News
+from sentinel_sync.base.events import EventPublisher
 from sentinel_sync.base.payloads import ModelRelease
 from sentinel_sync.base.threads import run_to_end
 from sentinel_sync.models.activity import Activity, Phase
 from sentinel_sync.models.fetch import ReleaseFetch, leftovers_of
 from sentinel_sync.models.health_check import Validation
-from sentinel_sync.models.installed import ModelShelf
+from sentinel_sync.models.installed import InstalledModels
 from sentinel_sync.models.rules.answers import DownloadProgress
 from sentinel_sync.models.rules.installed import StagedVersion
 from sentinel_sync.models.rules.releases import live_name
 from sentinel_sync.models.rules.trial import Failed, Passed, Probation, Untried
-from sentinel_sync.network.policy import TrafficDesk
+from sentinel_sync.network.policy import TransferPolicy
 
 logger = logging.getLogger(__name__)
 
@@ -43,10 +43,10 @@ class ModelInstaller:
 
     def __init__(
         self,
-        shelf: ModelShelf,
+        shelf: InstalledModels,
         fetch: ReleaseFetch,
         validation: Validation,
-        desk: TrafficDesk,
+        desk: TransferPolicy,
         *,
         check: Check,
         probation: float,
@@ -65,7 +65,7 @@ class ModelInstaller:
         self._in_hand: set[Path] = set()
         #: Checksums of what was hashed while it came, and has not lain about since.
         self._fresh: set[str] = set()
-        self.news = News[DownloadProgress]("model.progress")
+        self.news = EventPublisher[DownloadProgress]("model.progress")
 
     # --- how it goes ---
 
@@ -170,7 +170,7 @@ class ModelInstaller:
             case Untried(reason):
                 return f"{name} {release.version} could not be tried: {reason}"
             case Failed(reason):
-                await self._shelf.condemn_staged(name, reason)
+                await self._shelf.mark_staged_bad(name, reason)
                 logger.error("model.bad: %s %s: %s; it is never tried again", name, release.version, reason)
                 raise VerificationError(f"{name} {release.version} is bad: {reason}")
 

@@ -12,18 +12,24 @@ import httpx
 from sentinel_sync.base.clock import Clock, SystemClock
 from sentinel_sync.base.errors import CloudError, ConfigurationError, StoreError, VerificationError
 from sentinel_sync.base.payloads import ModelRelease
-from sentinel_sync.base.status import ModelCheckShown, ModelShown
-from sentinel_sync.base.supervisor import Duty, Supervisor
+from sentinel_sync.base.supervisor import PeriodicTask, Supervisor
 from sentinel_sync.cloud.client import CloudAPIClient
 from sentinel_sync.models.checks import ReleaseChecks
-from sentinel_sync.models.commands import LONG_ORDERS, SHORT_ORDERS, ModelOrders, Order, OrderBook, OrderOutcome
+from sentinel_sync.models.commands import (
+    LONG_ORDERS,
+    SHORT_ORDERS,
+    CommandOutcome,
+    ModelCommandQueue,
+    ModelCommands,
+    Order,
+)
 from sentinel_sync.models.fetch import ReleaseFetch
 from sentinel_sync.models.health_check import Validation, Validator
-from sentinel_sync.models.installed import ModelShelf
+from sentinel_sync.models.installed import InstalledModels
 from sentinel_sync.models.installer import ModelInstaller
 from sentinel_sync.models.overview import ModelOverview
-from sentinel_sync.models.probation import ProbationWatch
-from sentinel_sync.models.releases import ReleaseDesk
+from sentinel_sync.models.probation import CommitWindow
+from sentinel_sync.models.releases import ReleaseSelector
 from sentinel_sync.models.rules.answers import (
     DownloadProgress,
     DownloadStatus,
@@ -33,11 +39,12 @@ from sentinel_sync.models.rules.answers import (
     update_of,
 )
 from sentinel_sync.models.rules.releases import check_name, check_version
+from sentinel_sync.models.rules.status import ModelCheckStatus, ModelStatus
 from sentinel_sync.models.sources import source_of
-from sentinel_sync.models.updater import ModelKeeper
-from sentinel_sync.network.policy import TrafficDesk
-from sentinel_sync.network.rules.traffic import Traffic
-from sentinel_sync.network.standalone import desk_of, store_of
+from sentinel_sync.models.updater import ModelUpdater
+from sentinel_sync.network.policy import TransferPolicy
+from sentinel_sync.network.rules.traffic import TrafficClass
+from sentinel_sync.network.standalone import store_of, transfer_policy_of
 from sentinel_sync.settings import is_loopback
 from sentinel_sync.store.store import Store
 from sentinel_sync.store.timekeeper import Timekeeper
@@ -91,7 +98,7 @@ class ModelDownloader:
         trusted_keys: Sequence[str] | None = None,
         allow_unsigned: bool | None = None,
         validator: Validator | None = None,
-        traffic: TrafficDesk | None = None,
+        traffic: TransferPolicy | None = None,
         timekeeper: Timekeeper | None = None,
         supervised: bool = False,
         clock: Clock | None = None,
@@ -107,10 +114,10 @@ class ModelDownloader:
         self._clock = clock or SystemClock()
         self._rng = rng or SystemRandom()
         self._store = store or store_of(api_client, self._clock)
-        self._traffic = traffic or desk_of(api_client, self._store, self._clock)
-        self._shelf = ModelShelf(models_dir or settings.models_dir, self._store.documents, self._clock)
+        self._traffic = traffic or transfer_policy_of(api_client, self._store, self._clock)
+        self._shelf = InstalledModels(models_dir or settings.models_dir, self._store.documents, self._clock)
         source = source_of(api_client, self._store, self._clock, timekeeper)
-        self._releases = ReleaseDesk(
+        self._releases = ReleaseSelector(
             source,
             self._shelf,
             settings,
@@ -134,11 +141,11 @@ class ModelDownloader:
             probation=settings.model_probation,
             clock=self._clock,
         )
-        self._keeper = ModelKeeper(
+        self._keeper = ModelUpdater(
             self._shelf,
             self._releases,
             self._installer,
-            ProbationWatch(self._shelf, validation, self._clock),
+            CommitWindow(self._shelf, validation, self._clock),
             self._traffic,
             interval=settings.model_check_interval,
             clock=self._clock,
@@ -147,18 +154,18 @@ class ModelDownloader:
         self._checks = ReleaseChecks(
             self._releases, interval=settings.model_check_interval, clock=self._clock, rng=self._rng
         )
-        self._orders = OrderBook(ModelOrders(self._store.documents, self._clock))
+        self._orders = ModelCommandQueue(ModelCommands(self._store.documents, self._clock))
         self._supervised = supervised
         self._background = Supervisor(self._clock, self._rng)
         self._prepared = False
         self._preparing = asyncio.Lock()
         self._resuming = True
-        self.check = Duty("models.check", self.step)
-        self.upkeep = Duty("models.upkeep", self.upkeep_step)
+        self.check = PeriodicTask("models.check", self.step)
+        self.upkeep = PeriodicTask("models.upkeep", self.upkeep_step)
         self._traffic.subscribe(self.wake)
 
     @property
-    def duties(self) -> tuple[Duty, ...]:
+    def duties(self) -> tuple[PeriodicTask, ...]:
         """What somebody must keep doing."""
         return (self.check, self.upkeep)
 
@@ -344,16 +351,16 @@ class ModelDownloader:
         wait = await self._keeper.look_after()
         return max(_SHORTEST_WAIT, wait if done else min(wait, _ORDERS_AGAIN))
 
-    def snapshot(self) -> list[ModelShown]:
+    def snapshot(self) -> list[ModelStatus]:
         """What there is to show of each model, also of one that only its refusal is known of; a plain call."""
         return self._overview.shown()
 
-    async def order_outcomes(self) -> list[OrderOutcome]:
+    async def order_outcomes(self) -> list[CommandOutcome]:
         """What became of the last orders that other processes placed, the newest last."""
         await self.prepare()
         return await self._orders.outcomes()
 
-    def last_check(self) -> ModelCheckShown:
+    def last_check(self) -> ModelCheckStatus:
         """When the source was last asked, and why the attempt after that failed; a plain call."""
         return self._checks.shown()
 
@@ -369,7 +376,9 @@ class ModelDownloader:
         """What may be taken, where that is to be looked at now: a check is due, or something is to be gone on with."""
         if self._checks.is_due:
             return await self._ask()
-        if self._resuming or (self._keeper.holds_downloads and await self._traffic.why_held(Traffic.MODELS) is None):
+        if self._resuming or (
+            self._keeper.holds_downloads and await self._traffic.blocked_reason(TrafficClass.MODELS) is None
+        ):
             return await self._releases.choose()
         return None
 

@@ -1,9 +1,8 @@
 """Puts together what there is to say of each model: its record, what is being done about it, why it waits."""
 
-from sentinel_sync.base.status import ModelShown
-from sentinel_sync.models.installed import ModelShelf
+from sentinel_sync.models.installed import InstalledModels
 from sentinel_sync.models.installer import ModelInstaller
-from sentinel_sync.models.releases import ReleaseDesk
+from sentinel_sync.models.releases import ReleaseSelector
 from sentinel_sync.models.rules.answers import (
     DownloadStatus,
     InstalledModel,
@@ -11,7 +10,8 @@ from sentinel_sync.models.rules.answers import (
     installed_model,
     model_shown,
 )
-from sentinel_sync.models.updater import ModelKeeper
+from sentinel_sync.models.rules.status import ModelStatus
+from sentinel_sync.models.updater import ModelUpdater
 
 
 class ModelOverview:
@@ -25,7 +25,7 @@ class ModelOverview:
     """
 
     def __init__(
-        self, shelf: ModelShelf, releases: ReleaseDesk, installer: ModelInstaller, keeper: ModelKeeper
+        self, shelf: InstalledModels, releases: ReleaseSelector, installer: ModelInstaller, keeper: ModelUpdater
     ) -> None:
         self._shelf = shelf
         self._releases = releases
@@ -47,10 +47,10 @@ class ModelOverview:
             name,
             progress=self._installer.progress(name),
             refusal=self._releases.refusal(name),
-            held=self._keeper.why_held(name),
+            held=self._keeper.blocked_reason(name),
         )
 
-    def shown(self) -> list[ModelShown]:
+    def shown(self) -> list[ModelStatus]:
         """What the agent's status shows, also of a model that only its refusal is known of."""
         return [
             model_shown(

@@ -6,7 +6,7 @@ from dataclasses import replace
 from sentinel_sync.base.clock import Clock
 from sentinel_sync.base.errors import StoreError
 from sentinel_sync.models.health_check import Validation
-from sentinel_sync.models.installed import ModelShelf
+from sentinel_sync.models.installed import InstalledModels
 from sentinel_sync.models.rules.installed import KeptVersion
 from sentinel_sync.models.rules.trial import Failed, Passed, Probation, Untried
 
@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 _AGAIN = 30.0
 
 
-class ProbationWatch:
+class CommitWindow:
     """Sees to all models on probation: each is tried at once, then every so often, and after a restart again.
 
     Args:
@@ -25,7 +25,7 @@ class ProbationWatch:
         clock: Only time that it has seen pass counts.
     """
 
-    def __init__(self, shelf: ModelShelf, validation: Validation, clock: Clock) -> None:
+    def __init__(self, shelf: InstalledModels, validation: Validation, clock: Clock) -> None:
         self._shelf = shelf
         self._validation = validation
         self._clock = clock

@@ -14,8 +14,8 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from sentinel_sync.base.files import replace_file
-from sentinel_sync.models.files import MODEL_MODE, told
+from sentinel_sync.base.files import file_error, replace_file
+from sentinel_sync.models.files import MODEL_MODE
 from sentinel_sync.models.rules.installed import BadVersion
 
 REGISTRY_NAME = "registry.json"
@@ -41,7 +41,7 @@ class Registry:
     Args:
         folder: `models_dir`.
 
-    Every method raises ModelFolderError where the folder cannot be read or written, StoreFullError where its disk is
+    Every method raises FileError where the folder cannot be read or written, StoreFullError where its disk is
     full.
     """
 
@@ -59,7 +59,7 @@ class Registry:
             _set_aside(path)
             return {}
         except OSError as error:
-            raise told(error, path) from None
+            raise file_error(error, path) from None
         return {name: entry for name, raw in entries.items() if (entry := _entry(raw)) is not None}
 
     def write(self, entries: Mapping[str, RegistryEntry]) -> None:
@@ -70,7 +70,7 @@ class Registry:
         except (FileNotFoundError, ValueError):
             document = {}
         except OSError as error:
-            raise told(error, path) from None
+            raise file_error(error, path) from None
         for name, entry in entries.items():
             before = document.get(name)
             document[name] = {
@@ -92,7 +92,7 @@ class Registry:
             _set_aside(path)
             return {}
         except OSError as error:
-            raise told(error, path) from None
+            raise file_error(error, path) from None
 
     def write_bad(self, bad: Mapping[str, Sequence[BadVersion]]) -> None:
         """Write which versions are bad, in one step."""
@@ -106,14 +106,14 @@ class Registry:
                 if _LEFTOVER.fullmatch(leftover.name):
                     leftover.unlink(missing_ok=True)
         except OSError as error:
-            raise told(error, self._folder) from None
+            raise file_error(error, self._folder) from None
 
     def _replace(self, path: Path, content: bytes) -> None:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             replace_file(path, content, durable=True, mode=MODEL_MODE)
         except OSError as error:
-            raise told(error, path) from None
+            raise file_error(error, path) from None
 
 
 def _set_aside(path: Path) -> None:

@@ -11,7 +11,7 @@ from sentinel_sync.base.payloads import ModelRelease
 from sentinel_sync.base.threads import run_to_end
 from sentinel_sync.models.catalogue import ReleaseSource
 from sentinel_sync.models.fetch import leftovers_of
-from sentinel_sync.models.installed import ModelShelf
+from sentinel_sync.models.installed import InstalledModels
 from sentinel_sync.models.keys import read_trust
 from sentinel_sync.models.rules.choice import Choice, check_genuine, choose_each, is_history
 from sentinel_sync.models.rules.installed import ModelRecord
@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 _MOST_SHOWN = 20
 
 
-class ReleaseDesk:
+class ReleaseSelector:
     """Asks the source, and lets pass what is genuine and allowed.
 
     Args:
@@ -39,7 +39,7 @@ class ReleaseDesk:
     def __init__(
         self,
         source: ReleaseSource,
-        shelf: ModelShelf,
+        shelf: InstalledModels,
         settings: CloudSettings,
         *,
         trusted_keys: Sequence[str],

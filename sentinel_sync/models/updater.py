@@ -8,6 +8,7 @@ from sentinel_sync.base.clock import Clock
 from sentinel_sync.base.errors import (
     CloudError,
     ConfigurationError,
+    FileError,
     HeldError,
     SentinelSyncError,
     StoreError,
@@ -16,14 +17,13 @@ from sentinel_sync.base.errors import (
 )
 from sentinel_sync.base.payloads import ModelRelease
 from sentinel_sync.base.threads import run_to_end
-from sentinel_sync.models.files import ModelFolderError
-from sentinel_sync.models.installed import ModelShelf
+from sentinel_sync.models.installed import InstalledModels
 from sentinel_sync.models.installer import ModelInstaller
-from sentinel_sync.models.probation import ProbationWatch
-from sentinel_sync.models.releases import ReleaseDesk
+from sentinel_sync.models.probation import CommitWindow
+from sentinel_sync.models.releases import ReleaseSelector
 from sentinel_sync.models.rules.answers import InstallResult
 from sentinel_sync.models.rules.schedule import LEAST_SHARE, is_passing
-from sentinel_sync.network.policy import TrafficDesk
+from sentinel_sync.network.policy import TransferPolicy
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ _AGAIN = 60.0
 _IDLE = 300.0
 
 
-class ModelKeeper:
+class ModelUpdater:
     """Installs, and looks after what is installed.
 
     Args:
@@ -51,11 +51,11 @@ class ModelKeeper:
 
     def __init__(
         self,
-        shelf: ModelShelf,
-        releases: ReleaseDesk,
+        shelf: InstalledModels,
+        releases: ReleaseSelector,
         installer: ModelInstaller,
-        probation: ProbationWatch,
-        traffic: TrafficDesk,
+        probation: CommitWindow,
+        traffic: TransferPolicy,
         *,
         interval: float,
         clock: Clock,
@@ -77,7 +77,7 @@ class ModelKeeper:
         """Whether a download waits for a cheaper network."""
         return bool(self._held)
 
-    def why_held(self, name: str) -> str | None:
+    def blocked_reason(self, name: str) -> str | None:
         """Why what is wanted of a model waits, or None."""
         return self._ready.get(name) or self._held.get(name)
 
@@ -103,7 +103,7 @@ class ModelKeeper:
                 self._held.pop(name, None)
                 if (why := await self._put_in_use(name)) is not None:
                     return InstallResult(False, name, version, why, waiting=True)
-        except (CloudError, VerificationError, ModelFolderError, StoreFullError) as error:
+        except (CloudError, VerificationError, FileError, StoreFullError) as error:
             await self._failed(name, version, checksum, error)
             return InstallResult(False, name, version, str(error), error)
         return InstallResult(True, name, version)
@@ -213,7 +213,7 @@ class ModelKeeper:
                 self._ready[name] = str(error)
                 logger.error("model.ready: %s", error)
                 wait = min(wait, _AGAIN)
-            except (VerificationError, ModelFolderError, StoreFullError) as error:
+            except (VerificationError, FileError, StoreFullError) as error:
                 await self._failed(name, release.version, release.checksum, error)
                 wait = min(wait, _AGAIN)
         return wait

@@ -11,12 +11,12 @@ _SHAPE = TypeAdapter(NetworkWord)
 _SPEAKER = "the command line"
 
 
-async def load_word(documents: Documents) -> NetworkWord | None:
+async def load_operator_override(documents: Documents) -> NetworkWord | None:
     """The word in force, or None where there is none."""
     return await documents.load(_KIND, _KEY, _SHAPE)
 
 
-async def save_word(documents: Documents, metering: Metering, link: Link | None) -> None:
+async def save_operator_override(documents: Documents, metering: Metering, link: Link | None) -> None:
     """Write a word, or take it back (AUTO without a link); a running agent notices."""
     if metering is Metering.AUTO and link is None:
         await documents.delete(_KIND, _KEY)

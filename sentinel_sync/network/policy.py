@@ -1,4 +1,4 @@
-"""`TrafficDesk`: whoever is about to send or fetch asks here whether this kind of traffic may go now."""
+"""`TransferPolicy`: whoever is about to send or fetch asks here whether this kind of traffic may go now."""
 
 import asyncio
 import contextlib
@@ -8,9 +8,9 @@ from typing import TypeVar
 
 from sentinel_sync.base.clock import Clock
 from sentinel_sync.base.errors import StoreError
-from sentinel_sync.base.supervisor import Duty
+from sentinel_sync.base.supervisor import PeriodicTask
 from sentinel_sync.network.network_manager import NetworkManagerWatch
-from sentinel_sync.network.operator_override import load_word
+from sentinel_sync.network.operator_override import load_operator_override
 from sentinel_sync.network.rules.budget import ANY, Accounts, Limit, Period, resets_at, spent, standing, why_spent
 from sentinel_sync.network.rules.traffic import (
     NAMES,
@@ -18,12 +18,12 @@ from sentinel_sync.network.rules.traffic import (
     Metering,
     NetworkCondition,
     NetworkWord,
-    Traffic,
+    TrafficClass,
     condition,
     why_unfit,
 )
 from sentinel_sync.network.snapshot import LinkUse, TrafficSnapshot
-from sentinel_sync.network.usage import UsageLedger
+from sentinel_sync.network.usage import UsageRecord
 from sentinel_sync.settings import CloudSettings
 from sentinel_sync.store.documents import Documents
 from sentinel_sync.store.timekeeper import Timekeeper
@@ -43,7 +43,7 @@ Listener = Callable[[], None]
 Word = TypeVar("Word", Metering, Link)
 
 
-class TrafficDesk:
+class TransferPolicy:
     """Asked before each request, and every half second during a transfer.
 
     Whose word on the network counts: the command line's, then the host's, then `cloud.network`, then NetworkManager's;
@@ -85,8 +85,8 @@ class TrafficDesk:
         self._clock = clock
         self._supervised = supervised
         self._limits = tuple(_limits(settings))
-        self._ledger = UsageLedger(documents, self._limits, clock=clock, timekeeper=timekeeper, owner=owner)
-        self.duty = Duty("network", self.step)
+        self._ledger = UsageRecord(documents, self._limits, clock=clock, timekeeper=timekeeper, owner=owner)
+        self.duty = PeriodicTask("network", self.step)
         #: None where its word could not change anything.
         self._watch = (
             NetworkManagerWatch(self._on_news, clock=clock, bus_address=bus_address)
@@ -99,14 +99,14 @@ class TrafficDesk:
         self._condition = self._find_condition()
         self._trips: list[Callable[[], bool]] = []
         self._listeners: list[Listener] = []
-        self._noted: tuple[NetworkCondition, frozenset[Traffic]] | None = None
+        self._noted: tuple[NetworkCondition, frozenset[TrafficClass]] | None = None
         self._preparing = asyncio.Lock()
         self._prepared = self._looked = self._unreadable = False
         self._read_at = 0.0
 
     # --- for those who send ---
 
-    async def why_held(self, traffic: Traffic) -> str | None:
+    async def blocked_reason(self, traffic: TrafficClass) -> str | None:
         """Why this kind of traffic waits, for a person to read, or None where it may go.
 
         Where the store cannot be read, what the others say counts.
@@ -114,7 +114,7 @@ class TrafficDesk:
         await self._refresh()
         return self._why(traffic)
 
-    def wait_of(self, traffic: Traffic) -> float | None:
+    def wait_of(self, traffic: TrafficClass) -> float | None:
         """Seconds until a budget that holds this kind begins anew; None where it is not held, or not by a budget."""
         limit = None if self._unfit(traffic) else spent(traffic, self._condition.link, self._limits, self._accounts)
         return None if limit is None else self._until_reset(limit.period)
@@ -200,7 +200,7 @@ class TrafficDesk:
             self._condition.source,
             standing(self._limits, accounts),
             tuple(use for use in uses if use.month_bytes),
-            {traffic: why for traffic in Traffic if (why := self._why(traffic)) is not None},
+            {traffic: why for traffic in TrafficClass if (why := self._why(traffic)) is not None},
         )
 
     # --- how ---
@@ -227,7 +227,7 @@ class TrafficDesk:
             if first:
                 await self._ledger.load()
                 self._prepared = True
-            self._operator = await load_word(self._documents)
+            self._operator = await load_operator_override(self._documents)
         except StoreError as error:
             if not self._unreadable:
                 logger.warning("network.store: what was used, and what the command line said, is not known: %s", error)
@@ -242,14 +242,14 @@ class TrafficDesk:
         if self._ledger.is_due:
             await self._ledger.write()
 
-    def _why(self, traffic: Traffic) -> str | None:
+    def _why(self, traffic: TrafficClass) -> str | None:
         unfit = self._unfit(traffic)
         if unfit is not None:
             return unfit
         limit = spent(traffic, self._condition.link, self._limits, self._accounts)
         return None if limit is None else why_spent(traffic, limit, self._accounts)
 
-    def _unfit(self, traffic: Traffic) -> str | None:
+    def _unfit(self, traffic: TrafficClass) -> str | None:
         quiet = self._settings.quiet_during_trip and self.trip_under_way
         return why_unfit(traffic, self._condition, quiet=quiet)
 
@@ -263,14 +263,14 @@ class TrafficDesk:
     def _note(self) -> None:
         """Follow the network, and tell the others what is news."""
         self._condition = network = self._find_condition()
-        held = {traffic: why for traffic in Traffic if (why := self._why(traffic)) is not None}
+        held = {traffic: why for traffic in TrafficClass if (why := self._why(traffic)) is not None}
         before, self._noted = self._noted, (network, frozenset(held))
         if before == self._noted:
             return
         if before is None or before[0] != network:
             metered = "metered" if network.metered else "not metered"
             logger.info("network.condition: %s, %s (%s)", network.link, metered, network.source)
-        was_held = frozenset[Traffic]() if before is None else before[1]
+        was_held = frozenset[TrafficClass]() if before is None else before[1]
         for traffic in sorted(held.keys() - was_held):
             logger.info("traffic.held: %s", held[traffic])
         for traffic in sorted(was_held - held.keys()):

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from sentinel_sync.network.rules.budget import BudgetUse
-from sentinel_sync.network.rules.traffic import Link, Traffic
+from sentinel_sync.network.rules.traffic import Link, TrafficClass
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,4 +32,4 @@ class TrafficSnapshot:
     source: str
     budgets: tuple[BudgetUse, ...]
     usage: tuple[LinkUse, ...]
-    held: Mapping[Traffic, str]
+    held: Mapping[TrafficClass, str]

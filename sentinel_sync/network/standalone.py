@@ -2,7 +2,7 @@
 
 from sentinel_sync.base.clock import Clock
 from sentinel_sync.cloud.client import CloudAPIClient
-from sentinel_sync.network.policy import TrafficDesk
+from sentinel_sync.network.policy import TransferPolicy
 from sentinel_sync.store.store import Store
 
 
@@ -15,16 +15,16 @@ def store_of(client: CloudAPIClient, clock: Clock) -> Store:
     return client.shared(Store, lambda: Store(settings.state_dir, clock=clock, max_bytes=settings.outbox_max_bytes))
 
 
-def desk_of(client: CloudAPIClient, store: Store, clock: Clock) -> TrafficDesk:
+def transfer_policy_of(client: CloudAPIClient, store: Store, clock: Clock) -> TransferPolicy:
     """The traffic desk of a client's components: it charges all that the client sends and receives, and ends with it.
 
     Only on the client's own store it keeps the accounts: on one that was handed in, an agent may be running.
     """
 
-    def make() -> TrafficDesk:
+    def make() -> TransferPolicy:
         owner = store is store_of(client, clock)
-        desk = TrafficDesk(store.documents, client.settings, clock=clock, owner=owner)
+        desk = TransferPolicy(store.documents, client.settings, clock=clock, owner=owner)
         client.on_traffic(desk.count)
         return desk
 
-    return client.shared(TrafficDesk, make)
+    return client.shared(TransferPolicy, make)

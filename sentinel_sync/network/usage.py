@@ -35,7 +35,7 @@ _UNLIMITED_AT_RISK = 64 << 20
 _RETRY = 60.0
 
 
-class UsageLedger:
+class UsageRecord:
     """Counts in memory and writes now and then, so that a kill cannot hide what was used.
 
     What is written says how much more may be used over each link before the next write: 1/256 of its smallest budget.

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from sentinel_sync.base.errors import NotNowError, ProfileError, RejectedError
 from sentinel_sync.base.payloads import SealedProfile, StoredProfile
-from sentinel_sync.cloud.client import CloudAPIClient, Reply, quote_id
+from sentinel_sync.cloud.client import CloudAPIClient, Response, quote_id
 from sentinel_sync.cloud.rules.answers import http_date
 
 #: What a backend calls the version of a profile whose driver was forgotten (docs/profiles.md, the extension).
@@ -112,7 +112,7 @@ class ProfileCloud:
             raise
         return Deletion.DONE
 
-    async def _get(self, driver_id: str, etag: str | None) -> Reply:
+    async def _get(self, driver_id: str, etag: str | None) -> Response:
         headers = {} if etag is None else {"If-None-Match": etag}
         return await self._client.request(HTTPMethod.GET, _path(driver_id), headers=headers)
 
@@ -130,7 +130,7 @@ class ProfileCloud:
         return _copy(reply, driver_id, FORGOTTEN)
 
 
-def _copy(reply: Reply, driver_id: str, etag: str | None) -> SealedCopy:
+def _copy(reply: Response, driver_id: str, etag: str | None) -> SealedCopy:
     if reply.status == HTTPStatus.NOT_MODIFIED and etag is not None:
         if etag != FORGOTTEN:
             return SealedCopy(None, etag, unchanged=True)

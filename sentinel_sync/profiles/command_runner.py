@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from sentinel_sync.base.errors import SentinelSyncError, StoreError
 from sentinel_sync.profiles.cipher import ProfileCipher
-from sentinel_sync.profiles.commands import ALL, ForgetOrder, ForgetOrders, SyncOrder, SyncOrders
+from sentinel_sync.profiles.commands import ALL, ForgetCommand, ForgetCommands, SyncCommand, SyncCommands
 from sentinel_sync.profiles.forgetter import Forgetter
 from sentinel_sync.profiles.merge_session import Instant
 
@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 _UNREADABLE = "{} to forget a driver cannot be read, because the key that sealed it is gone: give it again"
 
 
-class OrderDesk:
+class ProfileCommandRunner:
     """Orders, in the order of their importance.
 
     Args:
@@ -35,8 +35,8 @@ class OrderDesk:
     def __init__(
         self,
         forgetter: Forgetter,
-        forget_orders: ForgetOrders,
-        sync_orders: SyncOrders,
+        forget_orders: ForgetCommands,
+        sync_orders: SyncCommands,
         cipher: ProfileCipher,
         *,
         lock: Callable[[str], AbstractAsyncContextManager[None]],
@@ -52,7 +52,7 @@ class OrderDesk:
         self.unreadable = 0
         self.reason: str | None = None
 
-    async def forget(self, driver_id: str) -> ForgetOrder:
+    async def forget(self, driver_id: str) -> ForgetCommand:
         """Forget a driver on this vehicle, and write down that the backend is to be told.
 
         Raises:
@@ -103,7 +103,7 @@ class OrderDesk:
                     "profiles.to_forget: profile %s is not forgotten at the backend yet: %s", reference, error
                 )
 
-    async def answer(self, sync: Callable[[str | None], Awaitable[SyncOrder]]) -> None:
+    async def answer(self, sync: Callable[[str | None], Awaitable[SyncCommand]]) -> None:
         """Do what the command line asked for.
 
         Args:

@@ -18,7 +18,7 @@ ALL = "all"
 
 
 @dataclass(frozen=True, slots=True)
-class ForgetOrder:
+class ForgetCommand:
     """A driver to be forgotten at the backend; on this vehicle that was done before.
 
     Attributes:
@@ -37,7 +37,7 @@ class ForgetOrder:
 
 
 @dataclass(frozen=True, slots=True)
-class SyncOrder:
+class SyncCommand:
     """An order to sync now, given by another process, and then its answer.
 
     Attributes:
@@ -65,12 +65,12 @@ class _Sealed:
     sealed: str
 
 
-_FORGET = TypeAdapter(ForgetOrder)
+_FORGET = TypeAdapter(ForgetCommand)
 _SEALED = TypeAdapter(_Sealed)
-_SYNC = TypeAdapter(SyncOrder)
+_SYNC = TypeAdapter(SyncCommand)
 
 
-class ForgetOrders:
+class ForgetCommands:
     """Orders to forget.
 
     Args:
@@ -80,7 +80,7 @@ class ForgetOrders:
     def __init__(self, documents: Documents) -> None:
         self._documents = documents
 
-    async def save(self, keyring: Keyring, order: ForgetOrder) -> None:
+    async def save(self, keyring: Keyring, order: ForgetCommand) -> None:
         """Keep an order; returns when it is on disk. One for the same driver is replaced."""
         newest, *former = keyring.references(order.driver_id)
         sealed = _Sealed(keyring.seal(_FORGET.dump_json(order)))
@@ -97,9 +97,9 @@ class ForgetOrders:
         """Whether there is any: asked often, and without keys."""
         return bool(await self._documents.keys(FORGET))
 
-    async def all(self, keyring: Keyring) -> tuple[list[ForgetOrder], int]:
+    async def all(self, keyring: Keyring) -> tuple[list[ForgetCommand], int]:
         """All orders, and how many there are besides that cannot be read, because their key is gone."""
-        found, unreadable = list[ForgetOrder](), 0
+        found, unreadable = list[ForgetCommand](), 0
         for key in await self._documents.keys(FORGET):
             lying = await self._documents.load(FORGET, key, _SEALED)
             if lying is None:
@@ -118,7 +118,7 @@ class ForgetOrders:
         return False
 
 
-class SyncOrders:
+class SyncCommands:
     """Orders to sync, by the driver's reference or `ALL`.
 
     Args:
@@ -130,22 +130,22 @@ class SyncOrders:
 
     async def give(self, key: str, asked_at: float) -> None:
         """Ask the process that owns the state folder to sync now."""
-        await self._documents.save(SYNC, key, SyncOrder(asked_at), _SYNC)
+        await self._documents.save(SYNC, key, SyncCommand(asked_at), _SYNC)
 
-    async def waiting(self) -> dict[str, SyncOrder]:
+    async def waiting(self) -> dict[str, SyncCommand]:
         """Those that nobody has answered."""
-        found = dict[str, SyncOrder]()
+        found = dict[str, SyncCommand]()
         for key in await self._documents.keys(SYNC):
             order = await self._documents.load(SYNC, key, _SYNC)
             if order is not None and order.synced is None:
                 found[key] = order
         return found
 
-    async def answer(self, key: str, order: SyncOrder) -> None:
+    async def answer(self, key: str, order: SyncCommand) -> None:
         """Say what came of it."""
         await self._documents.save(SYNC, key, order, _SYNC)
 
-    async def answered(self, key: str) -> SyncOrder | None:
+    async def answered(self, key: str) -> SyncCommand | None:
         """What came of it, told once; None while it is under way."""
         order = await self._documents.load(SYNC, key, _SYNC)
         if order is None or order.synced is None:

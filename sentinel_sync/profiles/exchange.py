@@ -23,8 +23,8 @@ from sentinel_sync.base.errors import (
 )
 from sentinel_sync.profiles.backend_copy import ProfileCloud, SealedCopy
 from sentinel_sync.profiles.cipher import Keyring, ProfileCipher
-from sentinel_sync.profiles.executor import Workbench
-from sentinel_sync.profiles.merge_session import Forgotten, Instant, Need, ProfileDesk, Woven
+from sentinel_sync.profiles.executor import SerialExecutor
+from sentinel_sync.profiles.merge_session import Forgotten, Instant, MergeResult, MergeSession, Need
 from sentinel_sync.profiles.records import ProfileRecord, ProfileRecords
 
 #: Other vehicles may be faster so many times in a row before the profile waits for the next turn.
@@ -59,7 +59,7 @@ class Errand:
     error: SentinelSyncError | None = None
     record: ProfileRecord | None = None
     copy: SealedCopy = _NOTHING
-    woven: Woven | None = None
+    woven: MergeResult | None = None
     etag: str | None = None
     needs_whole: bool = False
 
@@ -80,7 +80,7 @@ class ProfileExchange:
         records: What is kept.
         cipher: The keys.
         bench: Where what computes is done.
-        why_held: Says why nothing may be sent now, or None.
+        blocked_reason: Says why nothing may be sent now, or None.
         instant: Says what the clocks say.
         vehicle: This vehicle's id.
         workers: So many requests are made side by side.
@@ -91,9 +91,9 @@ class ProfileExchange:
         cloud: ProfileCloud,
         records: ProfileRecords,
         cipher: ProfileCipher,
-        bench: Workbench,
+        bench: SerialExecutor,
         *,
-        why_held: Callable[[], Awaitable[str | None]],
+        blocked_reason: Callable[[], Awaitable[str | None]],
         instant: Callable[[], Instant],
         vehicle: str,
         workers: int,
@@ -102,7 +102,7 @@ class ProfileExchange:
         self._records = records
         self._cipher = cipher
         self._bench = bench
-        self._why_held = why_held
+        self._blocked_reason = blocked_reason
         self._instant = instant
         self._vehicle = vehicle
         self._workers = workers
@@ -139,10 +139,10 @@ class ProfileExchange:
             return None
         keyring = await self._cipher.keyring()
         record = await self._records.load(keyring, driver_id)
-        desk = ProfileDesk(driver_id, self._vehicle, keyring)
+        desk = MergeSession(driver_id, self._vehicle, keyring)
         offer = await self._bench.do(desk.offer, copy, record)
         if isinstance(offer, Need):
-            desk = ProfileDesk(driver_id, self._vehicle, keyring, await self._cipher.legacy_keyrings())
+            desk = MergeSession(driver_id, self._vehicle, keyring, await self._cipher.legacy_keyrings())
             offer = await self._bench.do(desk.offer, copy, record)
         if isinstance(offer, Need):
             raise ProfileError(f"the backend's copy cannot be opened: it needs {offer}")
@@ -164,7 +164,7 @@ class ProfileExchange:
         await self._at_once(self._settle, keyring, _ready(errands))
 
     async def _held(self, errands: Sequence[Errand]) -> bool:
-        why = await self._why_held()
+        why = await self._blocked_reason()
         if why is not None:
             for errand in errands:
                 errand.error = HeldError(f"not sent: {why}")
@@ -189,7 +189,7 @@ class ProfileExchange:
         for errand, result in zip(errands, results, strict=True):
             errand.woven = None
             match result:
-                case Woven():
+                case MergeResult():
                     errand.woven = result
                 case Forgotten():
                     await self._forget(keyring, errand, result)
@@ -200,8 +200,8 @@ class ProfileExchange:
 
     def _on_desk(
         self, keyring: Keyring, errand: Errand, legacy: tuple[Keyring, ...] | None
-    ) -> Woven | Forgotten | Need:
-        desk = ProfileDesk(errand.driver_id, self._vehicle, keyring, legacy)
+    ) -> MergeResult | Forgotten | Need:
+        desk = MergeSession(errand.driver_id, self._vehicle, keyring, legacy)
         return desk.weave(errand.copy, errand.record, errand.local, self._instant(), keeps_local=errand.keeps_local)
 
     async def _forget(self, keyring: Keyring, errand: Errand, forgotten: Forgotten) -> None:
@@ -236,7 +236,7 @@ class ProfileExchange:
         if errand.copy.etag is None and errand.etag is None:
             # A backend that knows no conditions: somebody may have written in between.
             copy = await self._cloud.fetch(errand.driver_id, None)
-            desk = ProfileDesk(errand.driver_id, self._vehicle, keyring)
+            desk = MergeSession(errand.driver_id, self._vehicle, keyring)
             if not await self._bench.do(desk.holds, copy, woven):
                 errand.woven = None
 
@@ -270,7 +270,7 @@ class ProfileExchange:
                 group.create_task(_attempt(step, keyring, errand))
 
 
-def _woven(errands: Sequence[Errand]) -> Iterator[tuple[Errand, Woven]]:
+def _woven(errands: Sequence[Errand]) -> Iterator[tuple[Errand, MergeResult]]:
     return ((errand, errand.woven) for errand in errands if errand.is_open and errand.woven is not None)
 
 

@@ -20,7 +20,7 @@ _WORK = 2e-3
 _REST = 1e-6
 
 
-class Workbench:
+class SerialExecutor:
     """One thread at a time, because each that computes takes turns with the loop.
 
     Args:

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from sentinel_sync.base.errors import ConfigurationError, ProfileError, SentinelSyncError
 from sentinel_sync.profiles.cipher import Keyring, ProfileCipher
 from sentinel_sync.profiles.exchange import Errand, ProfileExchange
-from sentinel_sync.profiles.executor import Workbench
+from sentinel_sync.profiles.executor import SerialExecutor
 from sentinel_sync.profiles.files import ProfileFile, ProfileFolder, Signature
-from sentinel_sync.profiles.merge_session import Instant, ProfileDesk
+from sentinel_sync.profiles.merge_session import Instant, MergeSession
 from sentinel_sync.profiles.records import ProfileRecord, ProfileRecords
 
 #: The profile manager may write so many times while a profile is being synced, before it waits for the next turn.
@@ -52,7 +52,7 @@ class FileSync:
         exchange: ProfileExchange,
         records: ProfileRecords,
         cipher: ProfileCipher,
-        bench: Workbench,
+        bench: SerialExecutor,
         *,
         vehicle: str,
         instant: Callable[[], Instant],
@@ -115,7 +115,7 @@ class FileSync:
         file = self._folder.read(driver_id)
         if file is None:
             return driver_id, record
-        return driver_id, ProfileDesk(driver_id, self._vehicle, keyring).settled(record, file.profile)
+        return driver_id, MergeSession(driver_id, self._vehicle, keyring).settled(record, file.profile)
 
     async def remove_forgotten(self, driver_id: str) -> bool:
         """Remove a file of a driver that is known here as forgotten, without asking anybody; True where it was one."""
@@ -123,10 +123,10 @@ class FileSync:
         record = await self._records.load(keyring, driver_id)
         if record is None or record.whose is not None:
             return False
-        desk = ProfileDesk(driver_id, self._vehicle, keyring)
+        desk = MergeSession(driver_id, self._vehicle, keyring)
         return await self._bench.do(self._remove_forgotten, desk, record, self._instant())
 
-    def _remove_forgotten(self, desk: ProfileDesk, record: ProfileRecord, instant: Instant) -> bool:
+    def _remove_forgotten(self, desk: MergeSession, record: ProfileRecord, instant: Instant) -> bool:
         file = self._folder.read(desk.driver_id)
         if file is None or not desk.was_forgotten(record, file.profile, instant):
             return False
@@ -175,7 +175,7 @@ class FileSync:
         profile = {name: errand.merged[name] for name in file.profile}
         if profile == file.profile:
             return _Left(file.signature)
-        desk = ProfileDesk(errand.driver_id, self._vehicle, keyring)
+        desk = MergeSession(errand.driver_id, self._vehicle, keyring)
         try:
             signature = self._folder.replace(errand.driver_id, profile, file)
         except ProfileError as error:

@@ -7,10 +7,10 @@ from sentinel_sync.base.clock import Clock
 from sentinel_sync.base.errors import NotNowError, PreconditionError, ProfileError, UnreachableError
 from sentinel_sync.profiles.backend_copy import Deletion, ProfileCloud, SealedCopy
 from sentinel_sync.profiles.cipher import Keyring
-from sentinel_sync.profiles.commands import ForgetOrder, ForgetOrders
-from sentinel_sync.profiles.executor import Workbench
+from sentinel_sync.profiles.commands import ForgetCommand, ForgetCommands
+from sentinel_sync.profiles.executor import SerialExecutor
 from sentinel_sync.profiles.files import ProfileFile, ProfileFolder
-from sentinel_sync.profiles.merge_session import Instant, ProfileDesk
+from sentinel_sync.profiles.merge_session import Instant, MergeSession
 from sentinel_sync.profiles.records import ProfileRecords
 from sentinel_sync.profiles.rules.forgetting import put_right
 
@@ -40,9 +40,9 @@ class Forgetter:
         self,
         cloud: ProfileCloud,
         records: ProfileRecords,
-        orders: ForgetOrders,
+        orders: ForgetCommands,
         folder: ProfileFolder,
-        bench: Workbench,
+        bench: SerialExecutor,
         *,
         vehicle: str,
         clock: Clock,
@@ -56,7 +56,7 @@ class Forgetter:
         self._clock = clock
         self._placed: dict[str, float] = {}
 
-    async def forget_here(self, keyring: Keyring, driver_id: str, instant: Instant) -> ForgetOrder:
+    async def forget_here(self, keyring: Keyring, driver_id: str, instant: Instant) -> ForgetCommand:
         """Forget a driver on this vehicle, and write down that the backend is to be told.
 
         Raises:
@@ -70,7 +70,7 @@ class Forgetter:
         await self.go_on_here(keyring, order, instant)
         return order
 
-    async def go_on_here(self, keyring: Keyring, order: ForgetOrder, instant: Instant) -> None:
+    async def go_on_here(self, keyring: Keyring, order: ForgetCommand, instant: Instant) -> None:
         """Do on this vehicle what an order says, where it was not done or the profile is back.
 
         Raises:
@@ -88,7 +88,7 @@ class Forgetter:
             await self._records.save(keyring, driver_id, forgotten.record)
         await self._bench.do(self._folder.remove, driver_id)
 
-    async def forget_there(self, keyring: Keyring, order: ForgetOrder, instant: Instant) -> bool:
+    async def forget_there(self, keyring: Keyring, order: ForgetCommand, instant: Instant) -> bool:
         """Have the backend forget; True where it has, False where that is to be looked at again later.
 
         Raises:
@@ -119,8 +119,8 @@ class Forgetter:
             return SealedCopy()  # something is there that is no profile: it goes as well
 
     async def _tell(
-        self, keyring: Keyring, desk: ProfileDesk, order: ForgetOrder, copy: SealedCopy, now: int
-    ) -> ForgetOrder:
+        self, keyring: Keyring, desk: MergeSession, order: ForgetCommand, copy: SealedCopy, now: int
+    ) -> ForgetCommand:
         """Delete it; where that is not offered, or leaves nothing for the other vehicles to see, put a tombstone."""
         if order.deletes and not (order.asked and not copy.exists):
             try:
@@ -137,11 +137,11 @@ class Forgetter:
         await self._cloud.replace(await self._bench.do(desk.tombstone, order.at, now), copy)
         return order
 
-    def _confirmed(self, order: ForgetOrder) -> bool:
+    def _confirmed(self, order: ForgetCommand) -> bool:
         now = self._clock.monotonic()
         return now - self._placed.setdefault(order.driver_id, now) >= CONFIRM_AFTER
 
-    async def _done(self, keyring: Keyring, order: ForgetOrder, at: int) -> None:
+    async def _done(self, keyring: Keyring, order: ForgetCommand, at: int) -> None:
         """Take over the time that the other vehicles will see, and end the order."""
         record = await self._records.load(keyring, order.driver_id)
         desk = self._desk(keyring, order.driver_id)
@@ -158,11 +158,11 @@ class Forgetter:
         except ProfileError:
             return None  # it goes all the same
 
-    def _desk(self, keyring: Keyring, driver_id: str) -> ProfileDesk:
-        return ProfileDesk(driver_id, self._vehicle, keyring)
+    def _desk(self, keyring: Keyring, driver_id: str) -> MergeSession:
+        return MergeSession(driver_id, self._vehicle, keyring)
 
 
-def _has_forgotten(desk: ProfileDesk, copy: SealedCopy, at: int) -> bool:
+def _has_forgotten(desk: MergeSession, copy: SealedCopy, at: int) -> bool:
     try:
         return desk.has_forgotten(copy, at)
     except ProfileError:

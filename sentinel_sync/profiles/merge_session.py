@@ -10,7 +10,7 @@ from sentinel_sync.base.errors import ProfileError
 from sentinel_sync.base.payloads import SealedProfile
 from sentinel_sync.profiles.backend_copy import SealedCopy
 from sentinel_sync.profiles.cipher import Keyring
-from sentinel_sync.profiles.commands import ForgetOrder
+from sentinel_sync.profiles.commands import ForgetCommand
 from sentinel_sync.profiles.records import ProfileRecord
 from sentinel_sync.profiles.rules.changes import merge, settled, taken_in
 from sentinel_sync.profiles.rules.descent import Cloud, Known, base_of, confirmed, dropped
@@ -43,7 +43,7 @@ class Instant:
 
 
 @dataclass(frozen=True, slots=True)
-class Woven:
+class MergeResult:
     """What came of merging.
 
     Attributes:
@@ -88,7 +88,7 @@ class Need(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class ProfileDesk:
+class MergeSession:
     """One driver's profile on one vehicle's desk.
 
     Attributes:
@@ -111,7 +111,7 @@ class ProfileDesk:
         instant: Instant,
         *,
         keeps_local: bool,
-    ) -> Woven | Forgotten | Need:
+    ) -> MergeResult | Forgotten | Need:
         """Merge this vehicle's profile with what was fetched.
 
         Args:
@@ -157,7 +157,7 @@ class ProfileDesk:
         digests: tuple[str | None, str | None],
         *,
         keeps_local: bool,
-    ) -> Woven:
+    ) -> MergeResult:
         held, plain = digests
         if local is None:
             result = taken_in(known, cloud)
@@ -179,17 +179,17 @@ class ProfileDesk:
         body = None if woven == held or (copy.gone and state.is_tombstone) else self._body(state, instant.now)
         after = sealed if before == result.known else self.keyring.seal(known_bytes(result.known))
         kept = ProfileRecord(sealed, copy.etag, held, plain, self._whose(record))
-        return Woven(kept, result.profile, state, woven, body, after, leaves=result.known.pending is not None)
+        return MergeResult(kept, result.profile, state, woven, body, after, leaves=result.known.pending is not None)
 
     def tombstone(self, at: int, now: int) -> SealedProfile:
         """What is left at a backend that keeps no tombstones itself: sealed like a profile, for the other vehicles."""
         return self._body(ProfileState(forgotten=at), now)
 
-    def order(self, record: ProfileRecord | None, local: Mapping[str, Any] | None, now: int) -> ForgetOrder:
+    def order(self, record: ProfileRecord | None, local: Mapping[str, Any] | None, now: int) -> ForgetCommand:
         """The order to forget this driver now."""
         known = self._known(record)
         at = time_of_forgetting(known, _created(local), now)
-        return ForgetOrder(self.driver_id, at, 0 if known is None else known.state.forgotten)
+        return ForgetCommand(self.driver_id, at, 0 if known is None else known.state.forgotten)
 
     def forgotten(self, record: ProfileRecord | None, at: int, local: Mapping[str, Any] | None, here: int) -> Forgotten:
         """What is kept of a driver who is to be forgotten, whatever the profile says."""
@@ -253,7 +253,7 @@ class ProfileDesk:
         sealed, held = self.keyring.seal(known_bytes(offered)), state_digest(cloud.state)
         return profile, ProfileRecord(sealed, copy.etag, held, whose=self._whose(record))
 
-    def holds(self, copy: SealedCopy, woven: Woven) -> bool:
+    def holds(self, copy: SealedCopy, woven: MergeResult) -> bool:
         """Whether what was fetched has all of what was sent.
 
         Raises:

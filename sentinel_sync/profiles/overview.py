@@ -7,8 +7,8 @@ from typing import Any
 
 from sentinel_sync.base.errors import ProfileError
 from sentinel_sync.profiles.cipher import Keyring, ProfileCipher
-from sentinel_sync.profiles.commands import ForgetOrders
-from sentinel_sync.profiles.executor import Workbench
+from sentinel_sync.profiles.commands import ForgetCommands
+from sentinel_sync.profiles.executor import SerialExecutor
 from sentinel_sync.profiles.files import ProfileFolder
 from sentinel_sync.profiles.records import ProfileRecord, ProfileRecords
 from sentinel_sync.profiles.rules.descent import Known, base_of
@@ -71,9 +71,9 @@ class ProfileOverview:
     def __init__(self, folder: ProfileFolder, documents: Documents | None, cipher: ProfileCipher) -> None:
         self._folder = folder
         self._records = None if documents is None else ProfileRecords(documents)
-        self._orders = None if documents is None else ForgetOrders(documents)
+        self._orders = None if documents is None else ForgetCommands(documents)
         self._cipher = cipher
-        self._bench = Workbench()
+        self._bench = SerialExecutor()
 
     async def all(self) -> list[ProfileStanding]:
         """All drivers who have a file here, and those of whom something is kept, by id.

@@ -11,18 +11,17 @@ from weakref import WeakValueDictionary
 
 from sentinel_sync.base.clock import Clock, SystemClock
 from sentinel_sync.base.errors import HeldError, ProfileError
-from sentinel_sync.base.status import ProfilesShown
-from sentinel_sync.base.supervisor import Duty, Supervisor
+from sentinel_sync.base.supervisor import PeriodicTask, Supervisor
 from sentinel_sync.cloud.client import CloudAPIClient
-from sentinel_sync.network.policy import TrafficDesk
-from sentinel_sync.network.rules.traffic import Traffic
-from sentinel_sync.network.standalone import desk_of, store_of
+from sentinel_sync.network.policy import TransferPolicy
+from sentinel_sync.network.rules.traffic import TrafficClass
+from sentinel_sync.network.standalone import store_of, transfer_policy_of
 from sentinel_sync.profiles.backend_copy import ProfileCloud
 from sentinel_sync.profiles.cipher import ProfileCipher
-from sentinel_sync.profiles.command_runner import OrderDesk
-from sentinel_sync.profiles.commands import ForgetOrders, SyncOrder, SyncOrders
+from sentinel_sync.profiles.command_runner import ProfileCommandRunner
+from sentinel_sync.profiles.commands import ForgetCommands, SyncCommand, SyncCommands
 from sentinel_sync.profiles.exchange import Errand, ProfileExchange
-from sentinel_sync.profiles.executor import Workbench
+from sentinel_sync.profiles.executor import SerialExecutor
 from sentinel_sync.profiles.file_sync import FileSync
 from sentinel_sync.profiles.files import ProfileFolder
 from sentinel_sync.profiles.forgetter import Forgetter
@@ -32,6 +31,7 @@ from sentinel_sync.profiles.records import ProfileRecords
 from sentinel_sync.profiles.rounds import FolderRounds
 from sentinel_sync.profiles.rules.envelope import detached
 from sentinel_sync.profiles.rules.fields import canonical, checked_id, read_profile
+from sentinel_sync.profiles.rules.status import ProfilesStatus
 from sentinel_sync.store.store import Store
 from sentinel_sync.store.timekeeper import Timekeeper
 
@@ -67,7 +67,7 @@ class ProfileSynchronizer:
         *,
         keys: KeyProvider | None = None,
         timekeeper: Timekeeper | None = None,
-        traffic: TrafficDesk | None = None,
+        traffic: TransferPolicy | None = None,
         supervised: bool = False,
         clock: Clock | None = None,
         rng: Random | None = None,
@@ -76,10 +76,10 @@ class ProfileSynchronizer:
         self._settings = settings = api_client.settings
         self._clock = clock = clock or SystemClock()
         self._store = store = store or store_of(api_client, clock)
-        self._traffic = traffic or desk_of(api_client, store, clock)
+        self._traffic = traffic or transfer_policy_of(api_client, store, clock)
         self._timekeeper = timekeeper
         self._vehicle = vehicle = settings.vehicle_id
-        self._bench = bench = Workbench(clock)
+        self._bench = bench = SerialExecutor(clock)
         self._cipher = cipher = ProfileCipher(
             keys or key_provider(settings, clock),
             LegacyKeys([vehicle, *settings.profile_legacy_vehicle_ids]),
@@ -92,7 +92,7 @@ class ProfileSynchronizer:
             records,
             cipher,
             bench,
-            why_held=self._why_held,
+            blocked_reason=self._blocked_reason,
             instant=self._instant,
             vehicle=vehicle,
             # The other half of the places is for trips; and the pool looks at each idle connection at each request.
@@ -100,11 +100,11 @@ class ProfileSynchronizer:
         )
         self._files = files = FileSync(folder, exchange, records, cipher, bench, vehicle=vehicle, instant=self._instant)
         self._rounds = FolderRounds(folder, files, cipher, bench, lock=self._one_at_a_time, why_not=self._why_not)
-        forget_orders = ForgetOrders(store.documents)
-        self._orders = OrderDesk(
+        forget_orders = ForgetCommands(store.documents)
+        self._orders = ProfileCommandRunner(
             Forgetter(cloud, records, forget_orders, folder, bench, vehicle=vehicle, clock=clock),
             forget_orders,
-            SyncOrders(store.documents),
+            SyncCommands(store.documents),
             cipher,
             lock=self._one_at_a_time,
             instant=self._instant,
@@ -118,7 +118,7 @@ class ProfileSynchronizer:
         self._synced_at: float | None = None
         self._prepared = False
         self._preparing = asyncio.Lock()
-        self.synchronize = Duty("profiles.synchronize", self.step)
+        self.synchronize = PeriodicTask("profiles.synchronize", self.step)
 
     # --- the specification's ---
 
@@ -259,7 +259,7 @@ class ProfileSynchronizer:
         await self._rounds.look()
         return await self._rounds.sync(self._left_standing(self._rounds.watch.changed()))
 
-    async def sync_ordered(self, driver_id: str | None = None) -> SyncOrder:
+    async def sync_ordered(self, driver_id: str | None = None) -> SyncCommand:
         """Do now what an operator asks for: sync one driver's file, or all, and tell the backend whom to forget.
 
         Raises:
@@ -308,11 +308,11 @@ class ProfileSynchronizer:
             await self.sync_now()
         return min(WATCH_INTERVAL, max(0.0, self._all_due - now))
 
-    def snapshot(self) -> ProfilesShown:
+    def snapshot(self) -> ProfilesStatus:
         """What there is to show, as of the last look: counts only, because an id is personal."""
         synced_at = None if self._synced_at is None else datetime.fromtimestamp(self._synced_at, UTC)
         waiting, watch = len(self._orders.forgetting) + self._orders.unreadable, self._rounds.watch
-        return ProfilesShown(
+        return ProfilesStatus(
             profiles=len(watch.all),
             unsent=watch.unsent + waiting,
             failing=watch.failing,
@@ -358,7 +358,7 @@ class ProfileSynchronizer:
                 reference = keyring.reference(driver_id)[:8]
                 logger.warning("profiles.left: profile %s, which has no file here: %s", reference, errand.error)
 
-    async def _sync_as_asked(self, reference: str | None) -> SyncOrder:
+    async def _sync_as_asked(self, reference: str | None) -> SyncCommand:
         """Sync the files of one driver, by reference, or of all."""
         why, watch = await self._why_not(), self._rounds.watch
         wanted = watch.all
@@ -367,7 +367,7 @@ class ProfileSynchronizer:
             wanted = [driver_id for driver_id in wanted if reference in keyring.references(driver_id)]
         wanted = self._left_standing(wanted)
         synced = 0 if why is not None else await self._rounds.sync(wanted)
-        return SyncOrder(0.0, synced, why if why is not None else watch.why(wanted), len(wanted))
+        return SyncCommand(0.0, synced, why if why is not None else watch.why(wanted), len(wanted))
 
     def _left_standing(self, driver_ids: Sequence[str]) -> list[str]:
         return [driver_id for driver_id in driver_ids if driver_id not in self._orders.forgetting]
@@ -395,12 +395,12 @@ class ProfileSynchronizer:
         if not self._settings.sync_profiles:
             raise HeldError("not sent: cloud.sync_profiles is false")
         await self.prepare()
-        held = await self._why_held()
+        held = await self._blocked_reason()
         if held is not None:
             raise HeldError(f"not sent: {held}")
 
-    async def _why_held(self) -> str | None:
-        return await self._traffic.why_held(Traffic.PROFILES)
+    async def _blocked_reason(self) -> str | None:
+        return await self._traffic.blocked_reason(TrafficClass.PROFILES)
 
     async def _why_not(self) -> str | None:
         """Why nothing may be sent now, whoever says so."""
@@ -408,7 +408,7 @@ class ProfileSynchronizer:
         if not self._settings.sync_profiles:
             self._held = "cloud.sync_profiles is false"
         else:
-            self._held = await self._why_held() if passage.open else passage.why
+            self._held = await self._blocked_reason() if passage.open else passage.why
         return self._held
 
     def _instant(self) -> Instant:

@@ -6,7 +6,7 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack
 
 from sentinel_sync.base.errors import CloudError, SentinelSyncError, StoreError
 from sentinel_sync.profiles.cipher import Keyring, ProfileCipher
-from sentinel_sync.profiles.executor import Workbench
+from sentinel_sync.profiles.executor import SerialExecutor
 from sentinel_sync.profiles.file_sync import FileSync, Outcome
 from sentinel_sync.profiles.files import ProfileFolder
 from sentinel_sync.profiles.watch import FolderWatch
@@ -39,7 +39,7 @@ class FolderRounds:
         folder: ProfileFolder,
         files: FileSync,
         cipher: ProfileCipher,
-        bench: Workbench,
+        bench: SerialExecutor,
         *,
         lock: Callable[[str], AbstractAsyncContextManager[None]],
         why_not: Callable[[], Awaitable[str | None]],

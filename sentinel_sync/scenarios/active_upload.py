@@ -7,8 +7,8 @@ from enum import StrEnum
 
 from sentinel_sync.base.clock import Clock, wait_first
 from sentinel_sync.base.errors import HeldError, StoreError
-from sentinel_sync.base.events import News
-from sentinel_sync.base.progress import Speedometer
+from sentinel_sync.base.events import EventPublisher
+from sentinel_sync.base.progress import RateMeter
 from sentinel_sync.scenarios.rules.status import UploadProgress
 
 #: While a scenario is under way it is asked so often whether it still may be, seconds: the CLI may withdraw consent.
@@ -25,7 +25,7 @@ class Phase(StrEnum):
     UPLOADING = "uploading"
 
 
-class UnderWay:
+class ActiveUpload:
     """One scenario at work.
 
     Args:
@@ -40,7 +40,9 @@ class UnderWay:
         why_cut: Why it was ended, or None.
     """
 
-    def __init__(self, scenario_id: str, scope: asyncio.Timeout, news: News[UploadProgress], clock: Clock) -> None:
+    def __init__(
+        self, scenario_id: str, scope: asyncio.Timeout, news: EventPublisher[UploadProgress], clock: Clock
+    ) -> None:
         self.scenario_id = scenario_id
         self.phase = Phase.PREPARING
         self.why_cut: str | None = None
@@ -49,7 +51,7 @@ class UnderWay:
         self._clock = clock
         self._part: str | None = None
         self.total_bytes = 0
-        self._meter: Speedometer | None = None
+        self._meter: RateMeter | None = None
         self._told_at = float("-inf")
 
     def begin(self, phase: Phase, part: str, total_bytes: int) -> None:
@@ -63,7 +65,7 @@ class UnderWay:
         now = self._clock.monotonic()
         if self._meter is None:
             # The first word of a resumed upload is where it goes on: that was not sent just now.
-            self._meter = Speedometer(self.total_bytes, done_bytes, now)
+            self._meter = RateMeter(self.total_bytes, done_bytes, now)
         self._meter.moved(done_bytes, now)
         if self._news.wanted and (now - self._told_at >= _NEWS_INTERVAL or done_bytes >= self.total_bytes):
             self._told_at = now
@@ -79,7 +81,7 @@ class UnderWay:
         if self._part is None:
             return None
         now = self._clock.monotonic()
-        meter = self._meter or Speedometer(self.total_bytes, 0, now)
+        meter = self._meter or RateMeter(self.total_bytes, 0, now)
         return UploadProgress.of(self.scenario_id, self._part, self.phase.value, meter.progress(now))
 
     def cut(self, why: str) -> None:
@@ -92,17 +94,17 @@ class UnderWay:
 @asynccontextmanager
 async def under_way(
     scenario_id: str,
-    why_held: Callable[[UnderWay], Awaitable[str | None]],
+    blocked_reason: Callable[[ActiveUpload], Awaitable[str | None]],
     asked_again: asyncio.Event,
     *,
-    news: News[UploadProgress],
+    news: EventPublisher[UploadProgress],
     clock: Clock,
-) -> AsyncIterator[UnderWay]:
+) -> AsyncIterator[ActiveUpload]:
     """Work on a scenario that ends at once when it may not go on.
 
     Args:
         scenario_id: Which.
-        why_held: Asked every `ASK_AGAIN` seconds; its answer ends the work.
+        blocked_reason: Asked every `ASK_AGAIN` seconds; its answer ends the work.
         asked_again: Set by whoever has a reason to ask at once.
         news: Who wants to know how it goes.
         clock: For pace.
@@ -111,11 +113,11 @@ async def under_way(
         HeldError: It was ended so.
     """
     scope = asyncio.timeout(None)
-    work = UnderWay(scenario_id, scope, news, clock)
+    work = ActiveUpload(scenario_id, scope, news, clock)
 
     async def keep_asking() -> None:
         try:
-            while (why := await why_held(work)) is None:
+            while (why := await blocked_reason(work)) is None:
                 asked_again.clear()
                 await wait_first(clock, ASK_AGAIN, asked_again)
         except StoreError as error:

@@ -10,7 +10,7 @@ _BURST = 0.1
 _LARGEST_BURST = 64 << 10
 
 
-class Pace:
+class BandwidthLimit:
     """Lets so many bytes pass in a second, in pieces small enough that nobody else's turn comes late.
 
     Args:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from sentinel_sync.base.errors import StoreError
 from sentinel_sync.base.threads import run_to_end
-from sentinel_sync.scenarios.bandwidth import Pace
+from sentinel_sync.scenarios.bandwidth import BandwidthLimit
 from sentinel_sync.scenarios.part_file import OpenPart
 from sentinel_sync.scenarios.recordings import open_part
 from sentinel_sync.scenarios.rules.annotations import AnnotationFilter
@@ -50,7 +50,7 @@ class FileBody:
         *,
         before: bytes = b"",
         after: bytes = b"",
-        pace: Pace,
+        pace: BandwidthLimit,
         on_progress: Callable[[int], None],
     ) -> None:
         self._source = source

@@ -6,7 +6,7 @@ from sentinel_sync.base.errors import ConsentError, ScenarioError
 from sentinel_sync.base.threads import run_to_end
 from sentinel_sync.scenarios.consent import ConsentRecord
 from sentinel_sync.scenarios.recordings import absolute, read_recording
-from sentinel_sync.scenarios.records import Ledger
+from sentinel_sync.scenarios.records import ScenarioRecords
 from sentinel_sync.scenarios.rules.plan import Priority, missing_consent
 
 
@@ -19,7 +19,7 @@ class Intake:
         policy_version: The policy in force.
     """
 
-    def __init__(self, ledger: Ledger, record: ConsentRecord, policy_version: str) -> None:
+    def __init__(self, ledger: ScenarioRecords, record: ConsentRecord, policy_version: str) -> None:
         self._ledger = ledger
         self._record = record
         self._policy_version = policy_version

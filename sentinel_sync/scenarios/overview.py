@@ -1,6 +1,6 @@
 """All scenarios as people and programs see them: from within the agent, and from another process."""
 
-from sentinel_sync.scenarios.records import Ledger
+from sentinel_sync.scenarios.records import ScenarioRecords
 from sentinel_sync.scenarios.rules.status import (
     Outlook,
     ScenarioStatus,
@@ -18,7 +18,7 @@ class Overview:
         ledger: What is known of them.
     """
 
-    def __init__(self, ledger: Ledger) -> None:
+    def __init__(self, ledger: ScenarioRecords) -> None:
         self._ledger = ledger
 
     async def status(self, scenario_id: str, outlook: Outlook) -> ScenarioStatus:

@@ -11,14 +11,14 @@ from pydantic import JsonValue
 from sentinel_sync.base.clock import Clock, SystemClock
 from sentinel_sync.base.errors import CredentialError, PreconditionError, RejectedError, UnreachableError
 from sentinel_sync.base.payloads import ConsentGiven, ScenarioAnnouncement
+from sentinel_sync.base.timekeeping import moment
 from sentinel_sync.cloud.client import CloudAPIClient, quote_id
 from sentinel_sync.cloud.rules.tus import Offer
-from sentinel_sync.scenarios.bandwidth import Pace
+from sentinel_sync.scenarios.bandwidth import BandwidthLimit
 from sentinel_sync.scenarios.bodies import FileBody, multipart_around, plain_headers
 from sentinel_sync.scenarios.part_file import open_what_goes
 from sentinel_sync.scenarios.rules.plan import Consent, Part, PartFile, PartKind, ScenarioPlan, part_key
 from sentinel_sync.scenarios.tus import ResumableUploads, Sending, UnworkableError
-from sentinel_sync.trips.rules.trip import moment
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ class PartSender:
     def __init__(self, client: CloudAPIClient, derived_dir: Path, *, clock: Clock | None = None) -> None:
         self._client = client
         self._derived_dir = derived_dir
-        self._pace = Pace(client.settings.upload_bandwidth_limit)
+        self._pace = BandwidthLimit(client.settings.upload_bandwidth_limit)
         self._resumable = ResumableUploads(client, self._pace, clock=clock or SystemClock())
 
     async def packs_annotations(self, scenario_id: str) -> bool:

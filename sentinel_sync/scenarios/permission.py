@@ -1,7 +1,7 @@
 """May a recording leave now? Asked before each request and while one is under way."""
 
-from sentinel_sync.network.policy import TrafficDesk
-from sentinel_sync.network.rules.traffic import Traffic
+from sentinel_sync.network.policy import TransferPolicy
+from sentinel_sync.network.rules.traffic import TrafficClass
 from sentinel_sync.scenarios.consent import ConsentRecord
 from sentinel_sync.scenarios.rules.plan import Consent, missing_consent
 from sentinel_sync.settings import CloudSettings
@@ -16,7 +16,7 @@ class Permission:
         desk: The network's condition and the data budget.
     """
 
-    def __init__(self, settings: CloudSettings, record: ConsentRecord, desk: TrafficDesk) -> None:
+    def __init__(self, settings: CloudSettings, record: ConsentRecord, desk: TransferPolicy) -> None:
         self._settings = settings
         self._record = record
         self._desk = desk
@@ -31,6 +31,6 @@ class Permission:
             return "cloud.upload_scenarios is false"
         return missing_consent(await self._record.load(), self._settings.policy_version)
 
-    async def why_held(self) -> str | None:
+    async def blocked_reason(self) -> str | None:
         """Why no recording may leave now, or None."""
-        return await self.why_forbidden() or await self._desk.why_held(Traffic.SCENARIOS)
+        return await self.why_forbidden() or await self._desk.blocked_reason(TrafficClass.SCENARIOS)

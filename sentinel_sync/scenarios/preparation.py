@@ -5,7 +5,7 @@ from pathlib import Path
 
 from sentinel_sync.base.errors import NotNowError, ScenarioError, StoreError
 from sentinel_sync.base.threads import run_to_end
-from sentinel_sync.scenarios.active_upload import Phase, UnderWay
+from sentinel_sync.scenarios.active_upload import ActiveUpload, Phase
 from sentinel_sync.scenarios.bodies import annotations_file, original_file
 from sentinel_sync.scenarios.derived_files import DerivedFiles
 from sentinel_sync.scenarios.recordings import absolute, open_part
@@ -50,7 +50,7 @@ class Preparation:
         path = self._derived.path(file.derived_name)
         return await run_to_end(_has_size, path, file.size_bytes)
 
-    async def file_of(self, plan: ScenarioPlan, part: Part, work: UnderWay) -> PartFile:
+    async def file_of(self, plan: ScenarioPlan, part: Part, work: ActiveUpload) -> PartFile:
         """Make what goes for a video or for the annotations.
 
         Raises:
@@ -73,7 +73,7 @@ class Preparation:
         if part.file is not None and part.file.derived_name is not None:
             await run_to_end(self._derived.path(part.file.derived_name).unlink, missing_ok=True)
 
-    async def _compressed(self, plan: ScenarioPlan, part: Part, work: UnderWay) -> PartFile:
+    async def _compressed(self, plan: ScenarioPlan, part: Part, work: ActiveUpload) -> PartFile:
         folder = Path(plan.folder)
         name = self._derived.name_for(plan.scenario_id, part.name, ".mp4")
         target = await run_to_end(absolute, self._derived.path(name))

@@ -72,7 +72,7 @@ class Card:
         )
 
 
-class Ledger:
+class ScenarioRecords:
     """Plans as documents, items in the outbox.
 
     A plan says what is known of a scenario for ever; its item is there as long as it is to be sent. The plan is written

@@ -15,7 +15,7 @@ from sentinel_sync.scenarios.folders import (
     own_files,
 )
 from sentinel_sync.scenarios.recordings import absolute
-from sentinel_sync.scenarios.records import Ledger, bare_plan, storable
+from sentinel_sync.scenarios.records import ScenarioRecords, bare_plan, storable
 from sentinel_sync.scenarios.rules.plan import ScenarioPlan
 from sentinel_sync.scenarios.rules.retention import is_past
 from sentinel_sync.settings import CloudSettings
@@ -40,7 +40,7 @@ class Retention:
     """
 
     def __init__(
-        self, ledger: Ledger, settings: CloudSettings, clock: Clock, trusted: Callable[[], bool] | None
+        self, ledger: ScenarioRecords, settings: CloudSettings, clock: Clock, trusted: Callable[[], bool] | None
     ) -> None:
         self._ledger = ledger
         self._settings = settings

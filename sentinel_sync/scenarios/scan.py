@@ -14,7 +14,7 @@ from sentinel_sync.base.threads import run_to_end
 from sentinel_sync.scenarios.consent import ConsentRecord
 from sentinel_sync.scenarios.folders import appearance_of, folder_names
 from sentinel_sync.scenarios.recordings import absolute, read_recording
-from sentinel_sync.scenarios.records import Card, Ledger, storable
+from sentinel_sync.scenarios.records import Card, ScenarioRecords, storable
 from sentinel_sync.scenarios.rules.arrival import Sight, priority_of
 from sentinel_sync.scenarios.rules.consent import (
     MADE_WHILE_WITHDRAWN,
@@ -41,7 +41,7 @@ class Scan:
         clock: For how long something has been unchanged.
     """
 
-    def __init__(self, ledger: Ledger, record: ConsentRecord, settings: CloudSettings, clock: Clock) -> None:
+    def __init__(self, ledger: ScenarioRecords, record: ConsentRecord, settings: CloudSettings, clock: Clock) -> None:
         self._ledger = ledger
         self._record = record
         self._settings = settings

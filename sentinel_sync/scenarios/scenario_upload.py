@@ -5,11 +5,11 @@ from dataclasses import dataclass, replace
 
 from sentinel_sync.base.clock import Clock
 from sentinel_sync.base.errors import HeldError
-from sentinel_sync.scenarios.active_upload import Phase, UnderWay
+from sentinel_sync.scenarios.active_upload import ActiveUpload, Phase
 from sentinel_sync.scenarios.part_upload import PartSender, QueuedScenario
 from sentinel_sync.scenarios.permission import Permission
 from sentinel_sync.scenarios.preparation import Preparation
-from sentinel_sync.scenarios.records import Ledger
+from sentinel_sync.scenarios.records import ScenarioRecords
 from sentinel_sync.scenarios.rules.plan import Consent, Part, ScenarioPlan
 from sentinel_sync.store.outbox import OutboxItem
 
@@ -28,14 +28,14 @@ class Means:
         clock: For stamps.
     """
 
-    ledger: Ledger
+    ledger: ScenarioRecords
     permission: Permission
     preparation: Preparation
     sender: PartSender
     clock: Clock
 
 
-class Delivery:
+class ScenarioUpload:
     """Sends what is left of one scenario.
 
     Args:
@@ -50,7 +50,7 @@ class Delivery:
     """
 
     def __init__(
-        self, means: Means, plan: ScenarioPlan, item: OutboxItem, queued: QueuedScenario, work: UnderWay
+        self, means: Means, plan: ScenarioPlan, item: OutboxItem, queued: QueuedScenario, work: ActiveUpload
     ) -> None:
         self._means = means
         self._plan = plan
@@ -77,7 +77,7 @@ class Delivery:
         return True
 
     async def _ask(self) -> Consent:
-        forbidden = await self._means.permission.why_held()
+        forbidden = await self._means.permission.blocked_reason()
         consent = await self._means.permission.consent()
         if consent is None or forbidden is not None:
             raise HeldError(f"scenario {self._plan.scenario_id}: not sent: {forbidden}")

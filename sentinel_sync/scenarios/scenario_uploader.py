@@ -8,12 +8,12 @@ from random import Random, SystemRandom
 from typing import Any, TypedDict
 
 from sentinel_sync.base.clock import Clock, SystemClock
-from sentinel_sync.base.events import News
-from sentinel_sync.base.supervisor import Duty, Supervisor
+from sentinel_sync.base.events import EventPublisher
+from sentinel_sync.base.supervisor import PeriodicTask, Supervisor
 from sentinel_sync.base.threads import run_to_end
 from sentinel_sync.cloud.client import CloudAPIClient
-from sentinel_sync.network.policy import TrafficDesk
-from sentinel_sync.network.standalone import desk_of, store_of
+from sentinel_sync.network.policy import TransferPolicy
+from sentinel_sync.network.standalone import store_of, transfer_policy_of
 from sentinel_sync.scenarios.consent import ConsentRecord
 from sentinel_sync.scenarios.derived_files import DerivedFiles
 from sentinel_sync.scenarios.intake import Intake
@@ -21,7 +21,7 @@ from sentinel_sync.scenarios.overview import Overview
 from sentinel_sync.scenarios.part_upload import PartSender
 from sentinel_sync.scenarios.permission import Permission
 from sentinel_sync.scenarios.preparation import Preparation
-from sentinel_sync.scenarios.records import DERIVED_NAME, KIND, REPLACED, Ledger
+from sentinel_sync.scenarios.records import DERIVED_NAME, KIND, REPLACED, ScenarioRecords
 from sentinel_sync.scenarios.retention import Retention
 from sentinel_sync.scenarios.rules.consent import WITHDRAWN
 from sentinel_sync.scenarios.rules.plan import Consent, Priority, missing_consent
@@ -29,7 +29,7 @@ from sentinel_sync.scenarios.rules.status import Outlook, ScenarioStatus, SentPa
 from sentinel_sync.scenarios.scan import Scan
 from sentinel_sync.scenarios.scenario_upload import Means
 from sentinel_sync.scenarios.transcoder import Transcoder
-from sentinel_sync.scenarios.upload_worker import Courier
+from sentinel_sync.scenarios.upload_worker import UploadWorker
 from sentinel_sync.store.store import Store
 
 __all__ = ["KIND", "ScenarioStatistics", "ScenarioUploader"]
@@ -96,7 +96,7 @@ class ScenarioUploader:
         upload_consent: bool = False,
         store: Store | None = None,
         *,
-        traffic: TrafficDesk | None = None,
+        traffic: TransferPolicy | None = None,
         clock_is_trusted: Callable[[], bool] | None = None,
         supervised: bool = False,
         clock: Clock | None = None,
@@ -109,16 +109,16 @@ class ScenarioUploader:
         rng = rng or SystemRandom()
         self._store = store = store or store_of(api_client, clock)
         self._record = ConsentRecord(store.documents, clock)
-        self._ledger = ledger = Ledger(store.documents, store.outbox, clock)
-        desk = traffic or desk_of(api_client, store, clock)
+        self._ledger = ledger = ScenarioRecords(store.documents, store.outbox, clock)
+        desk = traffic or transfer_policy_of(api_client, store, clock)
         self._permission = Permission(settings, self._record, desk)
         derived_dir = store.state_dir / DERIVED_NAME
         self._derived = DerivedFiles(derived_dir, settings.derived_max_bytes)
         sender = PartSender(api_client, derived_dir, clock=clock)
         preparation = Preparation(settings, self._derived, Transcoder(settings, clock), sender.packs_annotations)
         means = Means(ledger, self._permission, preparation, sender, clock)
-        self._news = News[UploadProgress]("scenario.progress")
-        self._courier = Courier(api_client, store.outbox, means, self._news, rng=rng)
+        self._news = EventPublisher[UploadProgress]("scenario.progress")
+        self._courier = UploadWorker(api_client, store.outbox, means, self._news, rng=rng)
         self._intake = Intake(ledger, self._record, settings.policy_version)
         self._scan = Scan(ledger, self._record, settings, clock)
         self._retention = Retention(ledger, settings, clock, clock_is_trusted)
@@ -129,9 +129,9 @@ class ScenarioUploader:
         self._preparing = asyncio.Lock()
         self._sending = asyncio.Lock()
         self._swept = False
-        self.upload = Duty("scenarios.upload", self.step)
-        self.scan = Duty("scenarios.scan", self.scan_step)
-        self.retention = Duty("scenarios.retention", self.retention_step)
+        self.upload = PeriodicTask("scenarios.upload", self.step)
+        self.scan = PeriodicTask("scenarios.scan", self.scan_step)
+        self.retention = PeriodicTask("scenarios.retention", self.retention_step)
         desk.subscribe(self.upload.wake.set)
 
     async def prepare(self) -> None:
@@ -251,7 +251,7 @@ class ScenarioUploader:
             consent=await self._record.load(),
             in_force=statistics["consent"],
             policy_version=self._settings.policy_version,
-            held=await self.why_held(),
+            held=await self.blocked_reason(),
             under_way=self._courier.progress(),
             queued=statistics["queued"],
             uploaded=statistics["uploaded"],
@@ -298,9 +298,9 @@ class ScenarioUploader:
     #: The name that deployed vehicles register with their OfflineManager.
     _process_next_upload = sync_now
 
-    async def why_held(self) -> str | None:
+    async def blocked_reason(self) -> str | None:
         """Why no recording may leave now, or None: the settings, the driver, or what the network costs."""
-        return await self._permission.why_held()
+        return await self._permission.blocked_reason()
 
     def start_background_upload(self) -> "asyncio.Future[None]":
         """Upload every `sync_interval` seconds and after each queueing, in the running loop; may be awaited."""
@@ -326,7 +326,7 @@ class ScenarioUploader:
         due = await self._store.outbox.next_due(KIND)
         if due is None or await self._permission.why_forbidden() is not None:
             return interval
-        if await self.why_held() is not None:
+        if await self.blocked_reason() is not None:
             return min(interval, _HELD_INTERVAL)
         return min(interval, max(due, _MIN_WAIT))
 
@@ -347,11 +347,11 @@ class ScenarioUploader:
     # --- how ---
 
     async def _may_send(self) -> bool:
-        return self._client.gate.passage(self._clock.monotonic()).open and await self.why_held() is None
+        return self._client.gate.passage(self._clock.monotonic()).open and await self.blocked_reason() is None
 
     async def _outlook(self) -> Outlook:
         passage = self._client.gate.passage(self._clock.monotonic())
-        return Outlook(await self.why_held(), passage.why or None, self._courier.progress())
+        return Outlook(await self.blocked_reason(), passage.why or None, self._courier.progress())
 
     async def _drop_if_withdrawn(self) -> None:
         """Take everything out of the queue where the driver has said no, in this process or another."""

@@ -12,7 +12,7 @@ from sentinel_sync.base.clock import Clock
 from sentinel_sync.base.errors import NotNowError, RejectedError
 from sentinel_sync.cloud.attempt_client import AttemptClient
 from sentinel_sync.cloud.exchange import ElsewhereError
-from sentinel_sync.cloud.request import Asked
+from sentinel_sync.cloud.request import Request
 from sentinel_sync.cloud.rules.piece_size import PatchSize
 from sentinel_sync.cloud.rules.tus import (
     ABOUT_THE_UPLOAD,
@@ -31,7 +31,7 @@ from sentinel_sync.cloud.rules.tus import (
     offer_of,
     patch_headers,
 )
-from sentinel_sync.scenarios.bandwidth import Pace
+from sentinel_sync.scenarios.bandwidth import BandwidthLimit
 from sentinel_sync.scenarios.bodies import FileBody
 from sentinel_sync.scenarios.part_file import OpenPart
 
@@ -86,7 +86,7 @@ class ResumableUploads:
         clock: The seam for time.
     """
 
-    def __init__(self, client: AttemptClient, pace: Pace, *, clock: Clock) -> None:
+    def __init__(self, client: AttemptClient, pace: BandwidthLimit, *, clock: Clock) -> None:
         self._client = client
         self._pace = pace
         self._clock = clock
@@ -104,7 +104,7 @@ class ResumableUploads:
         until, known = self._offers.get(kind, (float("-inf"), None))
         if self._clock.monotonic() < until:
             return known
-        asked = Asked.of(HTTPMethod.OPTIONS, path, takes=_DONE | NOT_OFFERED, proof=())
+        asked = Request.of(HTTPMethod.OPTIONS, path, takes=_DONE | NOT_OFFERED, proof=())
         reply = await self._client.ask(asked)
         offer = offer_of(reply.status, reply.headers)
         self._know(kind, offer)
@@ -151,7 +151,7 @@ class ResumableUploads:
         headers = creation_headers(sending.source.size_bytes, sending.metadata)
         # Work of its own, though the same each time: the first key would be answered with the old address again.
         key = sending.key if instead_of is None else str(uuid5(UUID(sending.key), instead_of))
-        asked = Asked.of(
+        asked = Request.of(
             HTTPMethod.POST, sending.path, headers=headers, idempotency_key=key, proof=("Location",), bulk=True
         )
         reply = await self._client.ask(asked)
@@ -170,7 +170,7 @@ class ResumableUploads:
     async def _ask(self, upload: Upload, sending: Sending) -> None:
         address = upload.address or ""
         headers = {"Tus-Resumable": VERSION}
-        asked = Asked(
+        asked = Request(
             HTTPMethod.HEAD,
             address,
             _ASK,
@@ -197,7 +197,7 @@ class ResumableUploads:
         if end < sending.source.size_bytes:
             checksums.plan(end, self._end_of(end, sending.source))
         body = FileBody(sending.source, offset, end, pace=self._pace, on_progress=sending.on_progress)
-        asked = Asked(
+        asked = Request(
             HTTPMethod.PATCH,
             upload.address or "",
             _SEND,

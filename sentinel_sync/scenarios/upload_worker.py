@@ -5,20 +5,20 @@ import logging
 from random import Random
 
 from sentinel_sync.base.errors import CloudError, ScenarioError
-from sentinel_sync.base.events import News
+from sentinel_sync.base.events import EventPublisher
 from sentinel_sync.cloud.client import CloudAPIClient
 from sentinel_sync.cloud.rules.gate import GateState
-from sentinel_sync.scenarios.active_upload import Phase, UnderWay, under_way
+from sentinel_sync.scenarios.active_upload import ActiveUpload, Phase, under_way
 from sentinel_sync.scenarios.records import KIND, queued_of
 from sentinel_sync.scenarios.rules.status import UploadProgress
-from sentinel_sync.scenarios.scenario_upload import Delivery, Means
+from sentinel_sync.scenarios.scenario_upload import Means, ScenarioUpload
 from sentinel_sync.store.outbox import Outbox, OutboxItem
-from sentinel_sync.store.rules.verdict import Defer, Release, SetAside, Verdict, verdict_on
+from sentinel_sync.store.rules.verdict import Defer, Release, RetryDecision, SetAside, retry_decision
 
 logger = logging.getLogger(__name__)
 
 
-class Courier:
+class UploadWorker:
     """Delivers, and can be stopped at any instant.
 
     Args:
@@ -33,14 +33,14 @@ class Courier:
     """
 
     def __init__(
-        self, client: CloudAPIClient, outbox: Outbox, means: Means, news: News[UploadProgress], *, rng: Random
+        self, client: CloudAPIClient, outbox: Outbox, means: Means, news: EventPublisher[UploadProgress], *, rng: Random
     ) -> None:
         self._client = client
         self._outbox = outbox
         self._means = means
         self._news = news
         self._rng = rng
-        self._work: UnderWay | None = None
+        self._work: ActiveUpload | None = None
         self.ask_again = asyncio.Event()
 
     @property
@@ -63,7 +63,7 @@ class Courier:
         Raises:
             StoreError: The state folder cannot be read or written; the item waits again.
         """
-        verdict: Verdict | None = Release()
+        verdict: RetryDecision | None = Release()
         try:
             verdict = await self._attempt(item)
         finally:
@@ -72,25 +72,25 @@ class Courier:
                 await self._settle(item, verdict)
         return verdict is None
 
-    async def _attempt(self, item: OutboxItem) -> Verdict | None:
+    async def _attempt(self, item: OutboxItem) -> RetryDecision | None:
         """Do it; returns what follows for the item, or None where it has arrived and is acknowledged."""
         queued = queued_of(item)
         plan = None if queued is None else await self._means.ledger.plan(queued.scenario_id)
         if queued is None or plan is None:
             return SetAside("what is to be sent of it cannot be read: queue the scenario again")
-        delivery: Delivery | None = None
+        delivery: ScenarioUpload | None = None
         try:
             async with under_way(
-                plan.scenario_id, self._why_held, self.ask_again, news=self._news, clock=self._means.clock
+                plan.scenario_id, self._blocked_reason, self.ask_again, news=self._news, clock=self._means.clock
             ) as self._work:
-                delivery = Delivery(self._means, plan, item, queued, self._work)
+                delivery = ScenarioUpload(self._means, plan, item, queued, self._work)
                 if not await delivery.run():
                     return Release()
             await self._outbox.acknowledge(KIND, [item.seq])
         except CloudError as error:
             # Whoever got further begins to count anew: a long upload over a bad network is cut often.
             further = delivery is not None and delivery.got_further
-            return verdict_on(error, 1 if further else item.attempts, self._rng)
+            return retry_decision(error, 1 if further else item.attempts, self._rng)
         except ScenarioError as error:
             return SetAside(str(error))
         finally:
@@ -98,15 +98,15 @@ class Courier:
         logger.info("scenario.uploaded: %s", plan.scenario_id)
         return None
 
-    async def _why_held(self, work: UnderWay) -> str | None:
+    async def _blocked_reason(self, work: ActiveUpload) -> str | None:
         """Why what is under way may not go on: what the network costs is no matter before anything is sent."""
         if work.phase is Phase.UPLOADING:
-            return await self._means.permission.why_held()
+            return await self._means.permission.blocked_reason()
         passage = self._client.gate.passage(self._means.clock.monotonic())
         halted = passage.why if passage.state is GateState.HALTED else None
         return halted or await self._means.permission.why_forbidden()
 
-    async def _settle(self, item: OutboxItem, verdict: Verdict) -> None:
+    async def _settle(self, item: OutboxItem, verdict: RetryDecision) -> None:
         match verdict:
             case Release():
                 await self._outbox.release([item.seq])

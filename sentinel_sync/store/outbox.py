@@ -11,7 +11,7 @@ from functools import partial
 
 from sentinel_sync.base.backoff import CAP
 from sentinel_sync.base.clock import Clock
-from sentinel_sync.base.timekeeping import ClockStamp, Sighting
+from sentinel_sync.base.timekeeping import ClockObservation, ClockStamp
 from sentinel_sync.store.database import Database
 from sentinel_sync.store.documents import delete_document
 from sentinel_sync.store.outbox_bounds import (
@@ -209,7 +209,7 @@ class Outbox:
 
         return await self._database.run(operation, frees=True)
 
-    async def drop_too_old(self, max_age: float, seen: dict[str, Sighting], current: ClockStamp) -> int:
+    async def drop_too_old(self, max_age: float, seen: dict[str, ClockObservation], current: ClockStamp) -> int:
         """Drop what is older than `max_age` seconds; call it only while the wall clock is trusted."""
         now, dropped = self._clock.now(), 0
 

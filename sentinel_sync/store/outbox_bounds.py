@@ -3,7 +3,7 @@
 import logging
 import sqlite3
 
-from sentinel_sync.base.timekeeping import ClockStamp, Sighting
+from sentinel_sync.base.timekeeping import ClockObservation, ClockStamp
 from sentinel_sync.store.outbox_counts import count
 from sentinel_sync.store.outbox_items import kinds, priorities
 from sentinel_sync.store.rules.eviction import Shelf, eviction_order, is_too_old
@@ -51,7 +51,7 @@ def drop_for_age(
     after: int,
     limit: int,
     max_age: float,
-    seen: dict[str, Sighting],
+    seen: dict[str, ClockObservation],
     current: ClockStamp,
     now: float,
 ) -> tuple[int | None, Drops]:

@@ -11,7 +11,7 @@ from sentinel_sync.base.clock import Clock, wait_first
 from sentinel_sync.base.errors import CloudError, SentinelSyncError, StoreError
 from sentinel_sync.cloud.client import CloudAPIClient
 from sentinel_sync.store.outbox import Outbox, OutboxItem
-from sentinel_sync.store.rules.verdict import Defer, Release, SetAside, Verdict, verdict_on
+from sentinel_sync.store.rules.verdict import Defer, Release, RetryDecision, SetAside, retry_decision
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ ACKNOWLEDGE_WITHIN = 0.25
 LOOK_AGAIN = 1.0
 
 Send = Callable[[OutboxItem], Awaitable[None]]
-WhyHeld = Callable[[], Awaitable[str | None]]
+BlockedReason = Callable[[], Awaitable[str | None]]
 
 
 class OutboxSender:
@@ -40,7 +40,7 @@ class OutboxSender:
         send: Sends one; raises CloudError where it was not taken, ValueError where it cannot be sent at all.
         clock: For the age of acknowledgements.
         rng: For backoff.
-        why_held: Says why nothing of this kind may go now, or None where it may; asked before each item is taken up.
+        blocked_reason: Says why nothing of this kind may go now, or None where it may; asked before each item.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class OutboxSender:
         *,
         clock: Clock,
         rng: Random,
-        why_held: WhyHeld | None = None,
+        blocked_reason: BlockedReason | None = None,
     ) -> None:
         self._client = client
         self._outbox = outbox
@@ -60,7 +60,7 @@ class OutboxSender:
         self._send = send
         self._clock = clock
         self._rng = rng
-        self._why_held = why_held
+        self._blocked_reason = blocked_reason
         self._draining = asyncio.Lock()
         self._claimed: deque[OutboxItem] = deque()
         self._in_flight: set[int] = set()
@@ -103,7 +103,7 @@ class OutboxSender:
             try:
                 await self._send(item)
             except CloudError as error:
-                await self._settle(item, verdict_on(error, item.attempts, self._rng))
+                await self._settle(item, retry_decision(error, item.attempts, self._rng))
             except ValueError as error:
                 await self._settle(item, SetAside(f"cannot be sent as it is stored: {error}"))
             except SentinelSyncError:  # it is not about this item: no key, no disk
@@ -122,7 +122,7 @@ class OutboxSender:
 
     async def _next(self, group: asyncio.TaskGroup) -> OutboxItem | None:
         while self._client.gate.passage(self._clock.monotonic()).open:
-            if self._why_held is not None and await self._why_held() is not None:
+            if self._blocked_reason is not None and await self._blocked_reason() is not None:
                 return None
             idle = self._refill is None or self._refill.done()
             if idle and not self._exhausted and len(self._claimed) < LOW:
@@ -196,7 +196,7 @@ class OutboxSender:
                 self._left |= left
                 raise
 
-    async def _settle(self, item: OutboxItem, verdict: Verdict) -> None:
+    async def _settle(self, item: OutboxItem, verdict: RetryDecision) -> None:
         match verdict:
             case Release():
                 await self._outbox.release([item.seq])

@@ -5,7 +5,7 @@ import logging
 from pydantic import TypeAdapter
 
 from sentinel_sync.base.clock import Clock
-from sentinel_sync.base.timekeeping import ClockStamp, Sighting, correction, is_trusted, sighting, skew
+from sentinel_sync.base.timekeeping import ClockObservation, ClockStamp, clock_observation, correction, is_trusted, skew
 from sentinel_sync.cloud.client import Probe
 from sentinel_sync.cloud.rules.answers import rfc3339
 from sentinel_sync.store.documents import Documents
@@ -13,7 +13,7 @@ from sentinel_sync.store.documents import Documents
 logger = logging.getLogger(__name__)
 
 _KIND = "clock"
-_SHAPE = TypeAdapter(Sighting)
+_SHAPE = TypeAdapter(ClockObservation)
 #: A `Date` header counts whole seconds (RFC 9110 section 5.6.7).
 _DATE_RESOLUTION = 1.0
 #: A sighting is written again only when it differs by so many seconds: every probe brings one, and flash wears out.
@@ -33,7 +33,7 @@ class Timekeeper:
     def __init__(self, documents: Documents, clock: Clock) -> None:
         self._documents = documents
         self._clock = clock
-        self._seen: dict[str, Sighting] = {}
+        self._seen: dict[str, ClockObservation] = {}
 
     async def load(self) -> None:
         """Read what earlier runs saw."""
@@ -67,7 +67,7 @@ class Timekeeper:
         return is_trusted(self._seen.get(current.boot_id), current)
 
     @property
-    def sightings(self) -> dict[str, Sighting]:
+    def sightings(self) -> dict[str, ClockObservation]:
         """All that was seen, by boot."""
         return dict(self._seen)
 
@@ -76,9 +76,11 @@ class Timekeeper:
         boot_id = self._clock.boot_id()
         exact, date = rfc3339(probe.server_time), probe.date
         if exact is not None:
-            seen = sighting(boot_id, exact, probe.sent, probe.received, 0.0)
+            seen = clock_observation(boot_id, exact, probe.sent, probe.received, 0.0)
         elif date is not None:
-            seen = sighting(boot_id, date + _DATE_RESOLUTION / 2, probe.sent, probe.received, _DATE_RESOLUTION / 2)
+            seen = clock_observation(
+                boot_id, date + _DATE_RESOLUTION / 2, probe.sent, probe.received, _DATE_RESOLUTION / 2
+            )
         else:
             return
         before = self._seen.get(boot_id)

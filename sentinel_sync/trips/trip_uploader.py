@@ -12,18 +12,19 @@ from sentinel_sync.base.clock import Clock, SystemClock
 from sentinel_sync.base.errors import CloudError, StoreFullError, TripStateError
 from sentinel_sync.base.payloads import TripSummary
 from sentinel_sync.base.privacy import Place, coarse_place, pseudonym
-from sentinel_sync.base.supervisor import Duty, Supervisor
+from sentinel_sync.base.supervisor import PeriodicTask, Supervisor
+from sentinel_sync.base.timekeeping import moment
 from sentinel_sync.cloud.client import CloudAPIClient
 from sentinel_sync.cloud.credential import read_pseudonym_key
-from sentinel_sync.network.policy import TrafficDesk
-from sentinel_sync.network.rules.traffic import Traffic
-from sentinel_sync.network.standalone import desk_of, store_of
+from sentinel_sync.network.policy import TransferPolicy
+from sentinel_sync.network.rules.traffic import TrafficClass
+from sentinel_sync.network.standalone import store_of, transfer_policy_of
 from sentinel_sync.store.outbox import OutboxItem
 from sentinel_sync.store.sender import OutboxSender
 from sentinel_sync.store.store import Store
 from sentinel_sync.store.timekeeper import Timekeeper
 from sentinel_sync.trips.recorder import TripLog
-from sentinel_sync.trips.rules.trip import OpenTrip, moment, new_trip_id
+from sentinel_sync.trips.rules.trip import OpenTrip, new_trip_id
 
 logger = logging.getLogger(__name__)
 
@@ -69,7 +70,7 @@ class TripUploader:
         store: Store | None = None,
         *,
         timekeeper: Timekeeper | None = None,
-        traffic: TrafficDesk | None = None,
+        traffic: TransferPolicy | None = None,
         supervised: bool = False,
         recoverable: bool = True,
         ask_time: Callable[[], Awaitable[object]] | None = None,
@@ -82,7 +83,7 @@ class TripUploader:
         self._rng = rng or SystemRandom()
         self._store = store or store_of(api_client, self._clock)
         self._timekeeper = timekeeper or Timekeeper(self._store.documents, self._clock)
-        self._traffic = traffic or desk_of(api_client, self._store, self._clock)
+        self._traffic = traffic or transfer_policy_of(api_client, self._store, self._clock)
         self._traffic.follow_trips(lambda: self._trip is not None)
         self._sender = OutboxSender(
             api_client,
@@ -91,7 +92,7 @@ class TripUploader:
             self._send,
             clock=self._clock,
             rng=self._rng,
-            why_held=self._why_held,
+            blocked_reason=self._blocked_reason,
         )
         self._supervised = supervised
         self._log = TripLog(self._store, KIND, recoverable=recoverable)
@@ -106,8 +107,8 @@ class TripUploader:
         self._prepared = False
         self._closes_with_client = False
         self._preparing = asyncio.Lock()
-        self.upload = Duty("trips.upload", self.step)
-        self.checkpoint = Duty("trips.checkpoint", self.checkpoint_step)
+        self.upload = PeriodicTask("trips.upload", self.step)
+        self.checkpoint = PeriodicTask("trips.checkpoint", self.checkpoint_step)
         self._traffic.subscribe(self.upload.wake.set)
 
     @property
@@ -238,7 +239,7 @@ class TripUploader:
     async def sync_now(self) -> int:
         """Send what is due now; returns how many trips the backend took."""
         await self.prepare()
-        if not self._settings.upload_trips or await self._why_held() is not None:
+        if not self._settings.upload_trips or await self._blocked_reason() is not None:
             return 0
         await self._learn_time()
         return await self._sender.drain()
@@ -281,9 +282,9 @@ class TripUploader:
         passage = self._client.gate.passage(self._clock.monotonic())
         if not passage.open:
             return self._settings.sync_interval if passage.wait is None else passage.wait
-        if await self._why_held() is not None:
+        if await self._blocked_reason() is not None:
             # Until the budget's day turns; where something else ends it, the desk wakes us.
-            wait = self._traffic.wait_of(Traffic.TRIPS)
+            wait = self._traffic.wait_of(TrafficClass.TRIPS)
             return self._settings.sync_interval if wait is None else min(self._settings.sync_interval, wait)
         due = await self._store.outbox.next_due(KIND)
         return self._settings.sync_interval if due is None else min(self._settings.sync_interval, max(due, MIN_WAIT))
@@ -343,8 +344,8 @@ class TripUploader:
             return
         await self._timekeeper.observe(probe)
 
-    async def _why_held(self) -> str | None:
-        return await self._traffic.why_held(Traffic.TRIPS)
+    async def _blocked_reason(self) -> str | None:
+        return await self._traffic.blocked_reason(TrafficClass.TRIPS)
 
     def _reach(self, trip: OpenTrip) -> None:
         trip.reach(self._clock.monotonic(), self._timekeeper.stamp().offset)

@@ -12,8 +12,8 @@ import yaml
 
 from sentinel_sync.agent import SyncAgent
 from sentinel_sync.base.errors import ConfigurationError, SentinelSyncError, StateLockedError
-from sentinel_sync.base.status import AgentStatus
 from sentinel_sync.settings import Settings
+from sentinel_sync.status import AgentStatus
 from sentinel_sync.store.outbox import NewItem
 from sentinel_sync.store.state_lock import is_locked
 from sentinel_sync.store.store import DATABASE_NAME, Store

@@ -14,7 +14,7 @@ from sentinel_sync.backend import BackendSettings, ModelSignature, publish_model
 from sentinel_sync.backend.publishing import ModelRelease
 from sentinel_sync.cli.shown import facts_of
 from sentinel_sync.cli.state_folder import last_said, opened
-from sentinel_sync.models.commands import ModelOrders, Order, OrderOutcome
+from sentinel_sync.models.commands import CommandOutcome, ModelCommands, Order
 from sentinel_sync.models.rules.answers import DownloadProgress
 from sentinel_sync.settings import CloudSettings, Settings
 from tests.conftest import FIXTURES
@@ -54,10 +54,10 @@ def publish(tmp_path: Path, version: str, by: Ed25519PrivateKey = KEY) -> None:
     publish_model(tmp_path / "backend", file, ModelRelease(name=NAME, version=version, signatures=signatures))
 
 
-async def ordered(settings: CloudSettings, order: Order) -> OrderOutcome:
+async def ordered(settings: CloudSettings, order: Order) -> CommandOutcome:
     """Place an order as another process does, and wait for what becomes of it."""
     async with opened(settings, writable=True) as folder:
-        orders = ModelOrders(folder.documents)
+        orders = ModelCommands(folder.documents)
         key = await orders.place(order)
         await until_true(lambda: _is_done(orders, key), f"the order to {order.action}")
         outcome = await orders.outcome(key)
@@ -65,7 +65,7 @@ async def ordered(settings: CloudSettings, order: Order) -> OrderOutcome:
     return outcome
 
 
-async def _is_done(orders: ModelOrders, key: str) -> bool:
+async def _is_done(orders: ModelCommands, key: str) -> bool:
     return await orders.outcome(key) is not None
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from sentinel_sync.agent import SyncAgent
-from sentinel_sync.base.status import STATUS_NAME
 from sentinel_sync.settings import Settings
+from sentinel_sync.status import STATUS_NAME
 from tests.conftest import FIXTURES
 from tests.fakes.cloud import FakeCloud, settings_for
 from tests.fakes.patience import until, until_true

@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from sentinel_sync.base.events import News
+from sentinel_sync.base.events import EventPublisher
 from sentinel_sync.scenarios.rules.status import UploadProgress
 from tests.fakes.patience import until
 
@@ -15,7 +15,7 @@ def progress(done: int) -> UploadProgress:
 
 
 async def test_a_slow_listener_misses_what_came_meanwhile_but_not_the_newest() -> None:
-    news, heard, going = News[UploadProgress]("scenario.progress"), [], asyncio.Event()
+    news, heard, going = EventPublisher[UploadProgress]("scenario.progress"), [], asyncio.Event()
 
     async def listen(said: UploadProgress) -> None:
         heard.append(said.done_bytes)
@@ -33,7 +33,7 @@ async def test_a_slow_listener_misses_what_came_meanwhile_but_not_the_newest() -
 
 
 async def test_one_that_raises_is_told_on_and_the_others_hear() -> None:
-    news, heard = News[UploadProgress]("scenario.progress"), []
+    news, heard = EventPublisher[UploadProgress]("scenario.progress"), []
 
     def fail(_: UploadProgress) -> None:
         raise RuntimeError("the host's own fault")
@@ -47,7 +47,7 @@ async def test_one_that_raises_is_told_on_and_the_others_hear() -> None:
 
 
 async def test_a_plain_function_may_block_without_holding_up_the_loop() -> None:
-    news, free, names = News[UploadProgress]("scenario.progress"), threading.Event(), []
+    news, free, names = EventPublisher[UploadProgress]("scenario.progress"), threading.Event(), []
 
     def block(_: UploadProgress) -> None:
         names.append(threading.current_thread().name)
@@ -64,7 +64,7 @@ async def test_a_plain_function_may_block_without_holding_up_the_loop() -> None:
 
 @pytest.mark.parametrize("told", [0, 1])
 async def test_closing_ends_a_listener_that_hangs(told: int) -> None:
-    news, cancelled = News[UploadProgress]("scenario.progress"), []
+    news, cancelled = EventPublisher[UploadProgress]("scenario.progress"), []
 
     async def hang(_: UploadProgress) -> None:
         try:

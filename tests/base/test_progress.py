@@ -2,13 +2,13 @@
 
 import pytest
 
-from sentinel_sync.base.progress import Speedometer
+from sentinel_sync.base.progress import RateMeter
 
 MEGABYTE = 1_000_000
 
 
 def test_a_steady_transfer_shows_its_rate_and_what_is_left_of_it() -> None:
-    meter = Speedometer(10 * MEGABYTE, 0, now=100.0)
+    meter = RateMeter(10 * MEGABYTE, 0, now=100.0)
     for second in range(1, 5):
         meter.moved(second * MEGABYTE, 100.0 + second)
     progress = meter.progress(104.0)
@@ -18,18 +18,18 @@ def test_a_steady_transfer_shows_its_rate_and_what_is_left_of_it() -> None:
 
 
 def test_nothing_is_said_before_anything_was_seen() -> None:
-    progress = Speedometer(100, 0, now=0.0).progress(0.01)
+    progress = RateMeter(100, 0, now=0.0).progress(0.01)
     assert (progress.rate, progress.time_left) == (None, None)
 
 
 def test_what_was_there_before_says_nothing_about_the_rate() -> None:
-    meter = Speedometer(10 * MEGABYTE, 9 * MEGABYTE, now=0.0)
+    meter = RateMeter(10 * MEGABYTE, 9 * MEGABYTE, now=0.0)
     meter.moved(9 * MEGABYTE + 1_000, 1.0)
     assert meter.progress(1.0).rate == pytest.approx(1_000.0)
 
 
 def test_a_burst_of_reports_is_one_look() -> None:
-    meter = Speedometer(MEGABYTE, 0, now=0.0)
+    meter = RateMeter(MEGABYTE, 0, now=0.0)
     for step in range(100):
         meter.moved(step * 1_000, step * 1e-4)
     assert meter.progress(0.01).rate is None
@@ -37,7 +37,7 @@ def test_a_burst_of_reports_is_one_look() -> None:
 
 
 def test_the_rate_sinks_in_a_tunnel_and_the_time_left_grows() -> None:
-    meter = Speedometer(10 * MEGABYTE, 0, now=0.0)
+    meter = RateMeter(10 * MEGABYTE, 0, now=0.0)
     meter.moved(MEGABYTE, 1.0)
     rates = [meter.progress(1.0 + waited).rate for waited in (0, 5, 10, 60)]
     assert all(rate is not None for rate in rates)
@@ -46,7 +46,7 @@ def test_the_rate_sinks_in_a_tunnel_and_the_time_left_grows() -> None:
 
 
 def test_a_transfer_that_goes_back_is_not_a_negative_rate() -> None:
-    meter = Speedometer(10 * MEGABYTE, 0, now=0.0)
+    meter = RateMeter(10 * MEGABYTE, 0, now=0.0)
     meter.moved(5 * MEGABYTE, 1.0)
     meter.moved(2 * MEGABYTE, 2.0)
     progress = meter.progress(2.01)
@@ -56,6 +56,6 @@ def test_a_transfer_that_goes_back_is_not_a_negative_rate() -> None:
 
 
 def test_what_is_done_has_no_time_left() -> None:
-    meter = Speedometer(100, 0, now=0.0)
+    meter = RateMeter(100, 0, now=0.0)
     meter.moved(100, 0.001)
     assert meter.progress(0.001).time_left == 0.0

@@ -7,7 +7,7 @@ from random import Random
 
 import pytest
 
-from sentinel_sync.base.supervisor import MAX_RESTART_DELAY, Duty, Supervisor
+from sentinel_sync.base.supervisor import MAX_RESTART_DELAY, PeriodicTask, Supervisor
 from tests.fakes.clock import FakeClock, settle
 
 
@@ -37,7 +37,7 @@ async def supervisor(clock: FakeClock, rng: Random) -> AsyncIterator[Supervisor]
 async def test_a_duty_is_done_again_after_the_time_it_asked_for(supervisor: Supervisor, clock: FakeClock) -> None:
     work = Recorder(clock, 10.0)
     start = clock.monotonic()
-    await supervisor.start([Duty("work", work.step)])
+    await supervisor.start([PeriodicTask("work", work.step)])
     await clock.advance(35.0)
     assert [time - start for time in work.times] == [0.0, 10.0, 20.0, 30.0]
     work.delay = 100.0
@@ -48,7 +48,7 @@ async def test_a_duty_is_done_again_after_the_time_it_asked_for(supervisor: Supe
 
 async def test_a_wake_brings_it_early_once(supervisor: Supervisor, clock: FakeClock) -> None:
     work = Recorder(clock, 1_000.0)
-    duty = Duty("work", work.step)
+    duty = PeriodicTask("work", work.step)
     await supervisor.start([duty])
     await settle()
     duty.wake.set()
@@ -70,7 +70,7 @@ async def test_a_wake_during_a_step_is_not_lost(supervisor: Supervisor, clock: F
         await may_end.wait()
         return 1_000.0
 
-    duty = Duty("slow", step)
+    duty = PeriodicTask("slow", step)
     await supervisor.start([duty])
     await inside.wait()
     duty.wake.set()  # something to be done came in after the step had looked
@@ -84,8 +84,8 @@ async def test_a_crash_reaches_no_sibling_and_is_shown(
 ) -> None:
     broken, sound = Recorder(clock, 1.0), Recorder(clock, 1.0)
     broken.faults = [RuntimeError("a bug")]
-    duty = Duty("broken", broken.step)
-    await supervisor.start([duty, Duty("sound", sound.step)])
+    duty = PeriodicTask("broken", broken.step)
+    await supervisor.start([duty, PeriodicTask("sound", sound.step)])
     await settle()
     assert (duty.crashes, duty.total_crashes, duty.last_error) == (1, 1, "RuntimeError: a bug")
     (record,) = [record for record in caplog.records if record.message.startswith("supervisor.crash")]
@@ -103,7 +103,7 @@ async def test_restarts_come_ever_more_slowly_with_jitter_and_a_ceiling(clock: F
         work = Recorder(clock)
         work.faults = [RuntimeError("again") for _ in range(14)]
         supervisor = Supervisor(clock, Random(seed))
-        await supervisor.start([Duty("work", work.step)])
+        await supervisor.start([PeriodicTask("work", work.step)])
         await clock.advance(14 * MAX_RESTART_DELAY)
         await supervisor.stop(0.0)
         waits.append([after - before for before, after in zip(work.times, work.times[1:15], strict=False)])
@@ -125,7 +125,7 @@ async def test_a_wake_does_not_hurry_a_duty_that_crashes(supervisor: Supervisor,
         duty.wake.set()
         raise RuntimeError("a bug")
 
-    duty = Duty("circle", step)
+    duty = PeriodicTask("circle", step)
     await supervisor.start([duty])
     await settle(200)
     assert steps == 1
@@ -138,7 +138,7 @@ async def test_a_step_that_awaits_something_cancelled_is_restarted_not_lost(
     caplog.set_level(logging.CRITICAL)
     work = Recorder(clock, 1.0)
     work.faults = [asyncio.CancelledError()]
-    duty = Duty("work", work.step)
+    duty = PeriodicTask("work", work.step)
     await supervisor.start([duty])
     await clock.advance(3.0)
     assert len(work.times) >= 2
@@ -155,7 +155,7 @@ async def test_stop_lets_the_step_under_way_end(supervisor: Supervisor) -> None:
         ended = True
         return 0.0
 
-    await supervisor.start([Duty("work", step)])
+    await supervisor.start([PeriodicTask("work", step)])
     await inside.wait()
     stopping = asyncio.create_task(supervisor.stop(grace=10.0))
     await settle()
@@ -179,7 +179,7 @@ async def test_stop_cuts_off_what_does_not_end_in_its_grace_and_lets_it_clean_up
             cleaned = True
         return 0.0
 
-    await supervisor.start([Duty("work", step)])
+    await supervisor.start([PeriodicTask("work", step)])
     await inside.wait()
     await supervisor.stop(grace=0.01)
     assert cleaned
@@ -187,7 +187,7 @@ async def test_stop_cuts_off_what_does_not_end_in_its_grace_and_lets_it_clean_up
 
 
 async def test_a_waiting_duty_is_stopped_at_once(supervisor: Supervisor, clock: FakeClock) -> None:
-    await supervisor.start([Duty("work", Recorder(clock, 1e9).step)])
+    await supervisor.start([PeriodicTask("work", Recorder(clock, 1e9).step)])
     await settle()
     async with asyncio.timeout(1.0):
         await supervisor.stop(grace=60.0)
@@ -206,7 +206,7 @@ async def test_whoever_stops_and_is_cancelled_leaves_nothing_running(supervisor:
             raise
         return 0.0
 
-    await supervisor.start([Duty("work", step)])
+    await supervisor.start([PeriodicTask("work", step)])
     await inside.wait()
     stopping = asyncio.create_task(supervisor.stop(grace=60.0))
     await settle()
@@ -222,18 +222,18 @@ async def test_it_can_be_started_again_and_a_second_start_changes_nothing(
     supervisor: Supervisor, clock: FakeClock
 ) -> None:
     work = Recorder(clock, 10.0)
-    await supervisor.start([Duty("work", work.step)])
-    await supervisor.start([Duty("other", Recorder(clock).step)])
+    await supervisor.start([PeriodicTask("work", work.step)])
+    await supervisor.start([PeriodicTask("other", Recorder(clock).step)])
     assert [duty.name for duty in supervisor.duties] == ["work"]
     await settle()
     await supervisor.stop(1.0)
     await supervisor.stop(1.0)
-    await supervisor.start([Duty("work", work.step)])
+    await supervisor.start([PeriodicTask("work", work.step)])
     await settle()
     assert len(work.times) == 2
 
 
 async def test_every_duty_has_a_task_of_its_name_once_start_returns(supervisor: Supervisor, clock: FakeClock) -> None:
-    await supervisor.start([Duty("one", Recorder(clock).step), Duty("two", Recorder(clock).step)])
+    await supervisor.start([PeriodicTask("one", Recorder(clock).step), PeriodicTask("two", Recorder(clock).step)])
     names = {task.get_name() for task in asyncio.all_tasks()}
     assert {"sync.supervisor", "sync.one", "sync.two"} <= names

@@ -8,12 +8,12 @@ from sentinel_sync.base.timekeeping import (
     EARLIEST_PLAUSIBLE,
     LATEST_PLAUSIBLE,
     TOLERANCE,
+    ClockObservation,
     ClockStamp,
-    Sighting,
+    clock_observation,
     correction,
     is_plausible,
     is_trusted,
-    sighting,
     skew,
 )
 
@@ -26,12 +26,12 @@ def stamp(wrong_by: float, boot: str = "boot-1") -> ClockStamp:
     return ClockStamp(boot, TRUE_OFFSET + wrong_by)
 
 
-SEEN = Sighting("boot-1", TRUE_OFFSET, 0.5)
+SEEN = ClockObservation("boot-1", TRUE_OFFSET, 0.5)
 
 
 def test_the_backends_clock_is_read_halfway() -> None:
-    seen = sighting("boot-1", TRUE_OFFSET + 101.0, sent=100.0, received=102.0, resolution=0.5)
-    assert seen == Sighting("boot-1", TRUE_OFFSET, 1.5)
+    seen = clock_observation("boot-1", TRUE_OFFSET + 101.0, sent=100.0, received=102.0, resolution=0.5)
+    assert seen == ClockObservation("boot-1", TRUE_OFFSET, 1.5)
 
 
 @pytest.mark.parametrize(
@@ -52,16 +52,18 @@ def test_the_backends_clock_is_read_halfway() -> None:
         # Never seen, and another boot: nobody knows.
         (-HOUR, None, 0.0, "boot-2", 0.0),
         # Seen in another boot says nothing about this one.
-        (-HOUR, Sighting("boot-0", 0.0, 0.0), 0.0, "boot-2", 0.0),
+        (-HOUR, ClockObservation("boot-0", 0.0, 0.0), 0.0, "boot-2", 0.0),
     ],
 )
-def test_corrections(wrong_by: float, seen: Sighting | None, now_wrong_by: float, now_boot: str, shift: float) -> None:
+def test_corrections(
+    wrong_by: float, seen: ClockObservation | None, now_wrong_by: float, now_boot: str, shift: float
+) -> None:
     assert correction(stamp(wrong_by), seen, stamp(now_wrong_by, now_boot)) == pytest.approx(shift)
 
 
 @given(st.floats(-1e9, 1e9), st.floats(0.0, 10.0))
 def test_what_was_put_right_is_right(wrong_by: float, uncertainty: float) -> None:
-    seen = Sighting("boot-1", TRUE_OFFSET, uncertainty)
+    seen = ClockObservation("boot-1", TRUE_OFFSET, uncertainty)
     recorded = stamp(wrong_by)
     left = recorded.offset + correction(recorded, seen, recorded) - TRUE_OFFSET
     assert abs(left) <= TOLERANCE + uncertainty + 1e-3
@@ -78,7 +80,7 @@ def test_what_was_put_right_is_right(wrong_by: float, uncertainty: float) -> Non
         (SEEN, stamp(0.0, "boot-2"), None, False),
     ],
 )
-def test_skew_and_trust(seen: Sighting | None, current: ClockStamp, ahead: float | None, trusted: bool) -> None:
+def test_skew_and_trust(seen: ClockObservation | None, current: ClockStamp, ahead: float | None, trusted: bool) -> None:
     assert skew(seen, current) == ahead
     assert is_trusted(seen, current) is trusted
 

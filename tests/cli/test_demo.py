@@ -18,13 +18,14 @@ import pytest
 
 from sentinel_sync.base.payloads import Location, TripSummary
 from sentinel_sync.base.privacy import pseudonym
+from sentinel_sync.base.timekeeping import moment
 from sentinel_sync.cli.exit_codes import ExitCode
 from sentinel_sync.demo.city import ACCELERATION, DAY, LIMIT, Moment, moments
 from sentinel_sync.demo.processes import DemoError
 from sentinel_sync.demo.recording import check_recording
 from sentinel_sync.demo.verification import CutTrip, raw_ids_in, verify
 from sentinel_sync.trips.rules.drive import haversine
-from sentinel_sync.trips.rules.trip import moment, new_trip_id
+from sentinel_sync.trips.rules.trip import new_trip_id
 from tests.conftest import FIXTURES
 
 COMMAND = [sys.executable, "-m", "sentinel_sync", "demo"]

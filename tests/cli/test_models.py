@@ -13,7 +13,7 @@ from sentinel_sync.backend.faults import Fault, FaultPlan
 from sentinel_sync.backend.server import running_server
 from sentinel_sync.backend.settings import BackendSettings
 from sentinel_sync.cli.exit_codes import ExitCode
-from sentinel_sync.models.commands import ModelOrders, Order, PlacedOrder
+from sentinel_sync.models.commands import ModelCommands, Order, PlacedCommand
 from sentinel_sync.store.state_lock import StateLock
 from sentinel_sync.store.store import Store
 from tests.cli.backend import KEY
@@ -231,9 +231,9 @@ class TestWithAnAgent:
     def test_its_answer_can_be_waited_for(
         self, car: Vehicle, monkeypatch: pytest.MonkeyPatch, done: bool, code: ExitCode
     ) -> None:
-        placed, place = threading.Event(), ModelOrders.place
+        placed, place = threading.Event(), ModelCommands.place
 
-        async def observed(orders: ModelOrders, order: Order) -> str:
+        async def observed(orders: ModelCommands, order: Order) -> str:
             key = await place(orders, order)
             placed.set()
             return key
@@ -242,7 +242,7 @@ class TestWithAnAgent:
             assert placed.wait(PATIENCE)
             asyncio.run(carry_out_one(car, "as the agent says", done=done))
 
-        monkeypatch.setattr(ModelOrders, "place", observed)
+        monkeypatch.setattr(ModelCommands, "place", observed)
         thread = threading.Thread(target=agent)
         thread.start()
         said = car.run("models", "rollback", NAME, "--wait")
@@ -257,10 +257,10 @@ class TestWithAnAgent:
             assert (said.code, "a number of seconds" in said.err) == (ExitCode.USAGE, True)
 
 
-def orders_at(car: Vehicle) -> list[PlacedOrder]:
-    async def look() -> list[PlacedOrder]:
+def orders_at(car: Vehicle) -> list[PlacedCommand]:
+    async def look() -> list[PlacedCommand]:
         async with Store(car.state, exclusive=False) as store:
-            return await ModelOrders(store.documents).waiting()
+            return await ModelCommands(store.documents).waiting()
 
     return asyncio.run(look())
 
@@ -268,5 +268,5 @@ def orders_at(car: Vehicle) -> list[PlacedOrder]:
 async def carry_out_one(car: Vehicle, message: str, *, done: bool) -> None:
     """What a running agent does with the first order that it finds."""
     async with Store(car.state, exclusive=False) as store:
-        orders = ModelOrders(store.documents)
+        orders = ModelCommands(store.documents)
         await orders.finish((await orders.waiting())[0], message, done=done)

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from sentinel_sync.base.clock import SystemClock
-from sentinel_sync.base.status import STATUS_NAME
-from sentinel_sync.network.policy import TrafficDesk
-from sentinel_sync.network.rules.traffic import Link, Traffic
+from sentinel_sync.network.policy import TransferPolicy
+from sentinel_sync.network.rules.traffic import Link, TrafficClass
 from sentinel_sync.settings import CloudSettings
+from sentinel_sync.status import STATUS_NAME
 from sentinel_sync.store.state_lock import StateLock
 from sentinel_sync.store.store import Store
 from tests.cli.vehicle import Vehicle
@@ -33,7 +33,7 @@ def used(vehicle: Vehicle) -> Vehicle:
 
     async def use() -> None:
         async with Store(vehicle.state) as store:
-            desk = TrafficDesk(store.documents, CloudSettings(network="unmetered"), clock=SystemClock())
+            desk = TransferPolicy(store.documents, CloudSettings(network="unmetered"), clock=SystemClock())
             for link, used_bytes in ((Link.CELLULAR, 46 * MEGABYTE), (Link.WIFI, 2 * MEGABYTE)):
                 await desk.set_network("auto", link)
                 desk.count(0, used_bytes)
@@ -156,12 +156,12 @@ def test_with_an_agent_its_own_view_is_shown(used: Vehicle) -> None:
 async def test_a_running_agents_desk_hears_the_command(used: Vehicle) -> None:
     async with Store(used.state) as store:
         clock = SystemClock()
-        desk = TrafficDesk(store.documents, CloudSettings(), clock=clock)
-        assert await desk.why_held(Traffic.MODELS) is None
+        desk = TransferPolicy(store.documents, CloudSettings(), clock=clock)
+        assert await desk.blocked_reason(TrafficClass.MODELS) is None
         said = await asyncio.to_thread(used.run, "network", "metered")
         assert said.code == 0
         await desk.step()
-        assert "the command line says so" in (await desk.why_held(Traffic.MODELS) or "")
+        assert "the command line says so" in (await desk.blocked_reason(TrafficClass.MODELS) or "")
         await desk.close()
 
 

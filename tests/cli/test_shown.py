@@ -6,23 +6,18 @@ from io import StringIO
 import pytest
 from rich.console import Console
 
-from sentinel_sync.base.status import (
-    AgentStatus,
-    BadVersionShown,
-    ConnectivityShown,
-    DutyShown,
-    ModelCheckShown,
-    ModelShown,
-    OutboxShown,
-    ProfilesShown,
-    ScenariosShown,
-    TransferShown,
-)
+from sentinel_sync.base.status import PeriodicTaskStatus, TransferStatus
 from sentinel_sync.cli.live import draw
 from sentinel_sync.cli.progress import Lines, Pace, Quiet, choose_view
 from sentinel_sync.cli.shown import facts_of, line_of
+from sentinel_sync.cloud.rules.status import ConnectivitySummary
+from sentinel_sync.models.rules.status import BadVersionStatus, ModelCheckStatus, ModelStatus
+from sentinel_sync.profiles.rules.status import ProfilesStatus
+from sentinel_sync.scenarios.rules.feature_status import ScenariosStatus
+from sentinel_sync.status import AgentStatus
+from sentinel_sync.store.rules.status import OutboxStatus
 
-ONLINE = ConnectivityShown(
+ONLINE = ConnectivitySummary(
     status="online",
     message="online",
     unauthorized=False,
@@ -32,7 +27,7 @@ ONLINE = ConnectivityShown(
     gate_reason="",
     clock_skew=0.3,
 )
-OUTBOX = OutboxShown(waiting=3, sending=1, set_aside=0, size_bytes=4096, acknowledged=12, dropped={})
+OUTBOX = OutboxStatus(waiting=3, sending=1, set_aside=0, size_bytes=4096, acknowledged=12, dropped={})
 WELL = AgentStatus(
     version="0.1.0",
     process_id=1,
@@ -44,7 +39,7 @@ WELL = AgentStatus(
     trip_id=None,
     connectivity=ONLINE,
     outbox=OUTBOX,
-    duties=[DutyShown(name="watch", crashes=0, total_crashes=0, last_error=None)],
+    duties=[PeriodicTaskStatus(name="watch", crashes=0, total_crashes=0, last_error=None)],
     salvaged_from=None,
     updated_at=datetime(2026, 11, 23, tzinfo=UTC),
 )
@@ -67,7 +62,7 @@ def test_facts_of_an_agent_that_is_well() -> None:
     ]
 
 
-UPLOADING = TransferShown(
+UPLOADING = TransferStatus(
     name="20241117_103045",
     part="bev.mp4",
     phase="uploading",
@@ -76,7 +71,7 @@ UPLOADING = TransferShown(
     rate=100_000.0,
     time_left=6.0,
 )
-RECORDINGS = ScenariosShown(
+RECORDINGS = ScenariosStatus(
     consent=True,
     consent_at=None,
     policy_version="1",
@@ -122,7 +117,7 @@ def test_what_is_not_well_is_said() -> None:
             }
         ),
         outbox=OUTBOX.model_copy(update={"dropped": {"trip.age": 1, "scenario.size": 20, "trip.new": 2}}),
-        duties=[DutyShown(name="watch", crashes=0, total_crashes=1, last_error="OSError: x")],
+        duties=[PeriodicTaskStatus(name="watch", crashes=0, total_crashes=1, last_error="OSError: x")],
         salvaged_from="outbox.db.damaged-1",
     )
     facts = dict(facts_of(said, said.outbox, age=0.0))
@@ -202,7 +197,7 @@ def test_views_fit_their_readers() -> None:
             {
                 "status": "downloading",
                 "available": "v2.1.0",
-                "under_way": TransferShown(
+                "under_way": TransferStatus(
                     name="detector",
                     part="v2.1.0",
                     phase="downloading",
@@ -219,8 +214,8 @@ def test_views_fit_their_readers() -> None:
                 "status": "failed",
                 "reason": "the validator says no",
                 "bad_versions": [
-                    BadVersionShown(version="v2.1.0", reason="it crashed"),
-                    BadVersionShown(version="v2.2.0", reason="the validator says no"),
+                    BadVersionStatus(version="v2.1.0", reason="it crashed"),
+                    BadVersionStatus(version="v2.2.0", reason="the validator says no"),
                 ],
             },
             "v2.0.0 in use; the validator says no; v2.1.0 is bad: it crashed; v2.2.0 is bad: the validator says no",
@@ -228,7 +223,7 @@ def test_views_fit_their_readers() -> None:
     ],
 )
 def test_a_model_in_words(changes: dict[str, object], words: str) -> None:
-    shown = ModelShown(
+    shown = ModelStatus(
         name="detector",
         status="installed",
         installed="v2.0.0",
@@ -243,13 +238,13 @@ def test_a_model_in_words(changes: dict[str, object], words: str) -> None:
 
 
 def test_a_check_that_failed_is_said() -> None:
-    said = _with(model_check=ModelCheckShown(checked_at=None, failure="the metadata has expired"))
+    said = _with(model_check=ModelCheckStatus(checked_at=None, failure="the metadata has expired"))
     facts = dict(facts_of(said, said.outbox, age=0.0))
     assert facts["model check"] == "failed: the metadata has expired (last done: never)"
 
 
 def test_profiles_are_said_where_there_are_any() -> None:
-    calm = ProfilesShown(
+    calm = ProfilesStatus(
         profiles=2,
         unsent=0,
         failing=0,

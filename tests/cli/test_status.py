@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from sentinel_sync.base.status import STATUS_NAME
+from sentinel_sync.status import STATUS_NAME
 from sentinel_sync.store.state_lock import StateLock
 from sentinel_sync.store.store import DATABASE_NAME
 from tests.cli.vehicle import Vehicle

@@ -15,7 +15,7 @@ import pytest
 from sentinel_sync.base.errors import CredentialError, HeldError, RejectedError, UnreachableError
 from sentinel_sync.cloud.bulk_connection import BACKGROUND, UNSENT_BYTES
 from sentinel_sync.cloud.client import CloudAPIClient
-from sentinel_sync.cloud.exchange import Reply
+from sentinel_sync.cloud.exchange import Response
 from sentinel_sync.cloud.http import build_http_client
 from sentinel_sync.cloud.transport import BULK
 from tests.fakes.clock import FakeClock
@@ -70,7 +70,7 @@ async def client_of(cloud: FakeCloud, **settings: object) -> AsyncIterator[Cloud
         yield client
 
 
-async def upload(client: CloudAPIClient, body: Pieces, path: str = "/scenarios/s/videos") -> Reply:
+async def upload(client: CloudAPIClient, body: Pieces, path: str = "/scenarios/s/videos") -> Response:
     return await client.request(
         HTTPMethod.POST, path, content=body, headers=body.headers, idempotency_key=str(uuid4()), bulk=True
     )

@@ -13,7 +13,7 @@ from sentinel_sync.base.errors import CloudError, HeldError, NotNowError, Reject
 from sentinel_sync.cloud.client import CloudAPIClient
 from sentinel_sync.fleet.answer_cache import MAX_ANSWERS
 from sentinel_sync.fleet.fleet_manager import MAX_AGE, FleetManager
-from sentinel_sync.network.policy import TrafficDesk
+from sentinel_sync.network.policy import TransferPolicy
 from sentinel_sync.settings import CloudSettings
 from sentinel_sync.settings.blocks import DataBudget
 from sentinel_sync.store.store import Store
@@ -289,14 +289,14 @@ async def test_every_question_against_the_reference_backend(tmp_path: Path) -> N
 @asynccontextmanager
 async def budgeted(
     store: Store, clock: FakeClock, rng: Random
-) -> AsyncIterator[tuple[FleetManager, TrafficDesk, ScriptedServer]]:
+) -> AsyncIterator[tuple[FleetManager, TransferPolicy, ScriptedServer]]:
     """A manager with a data budget of 1,000 bytes a day."""
     async with (
         scripted(lambda _: Said.json(STATISTICS)) as server,
         CloudAPIClient(settings=settings(server.url, store.state_dir), clock=clock, rng=rng) as client,
     ):
         budget = client.settings.model_copy(update={"data_budget": {"any": DataBudget(day=1000)}})
-        desk = TrafficDesk(store.documents, budget, clock=clock, bus_address="unix:path=/nowhere")
+        desk = TransferPolicy(store.documents, budget, clock=clock, bus_address="unix:path=/nowhere")
         yield FleetManager(client, store, traffic=desk, clock=clock), desk, server
         await desk.close()
 

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from sentinel_sync.base.errors import ConfigurationError, StoreFullError
-from sentinel_sync.models.files import ModelFiles, ModelFolderError
-from sentinel_sync.models.installed import ModelShelf
+from sentinel_sync.base.errors import ConfigurationError, FileError, StoreFullError
+from sentinel_sync.models.files import ModelFiles
+from sentinel_sync.models.installed import InstalledModels
 from sentinel_sync.models.keys import read_trust
 from sentinel_sync.models.rules.installed import KeptVersion
 from sentinel_sync.store.store import Store
@@ -46,15 +46,15 @@ def put(files: ModelFiles, name: str, content: bytes) -> None:
     files.keep(staging, files.version(NAME, name, LIVE))
 
 
-async def started(folder: Path, store: Store, clock: FakeClock) -> ModelShelf:
-    shelf = ModelShelf(folder, store.documents, clock)
+async def started(folder: Path, store: Store, clock: FakeClock) -> InstalledModels:
+    shelf = InstalledModels(folder, store.documents, clock)
     await shelf.open()
     await shelf.clean([])
     return shelf
 
 
 @pytest.fixture
-async def shelf(folder: Path, files: ModelFiles, store: Store, clock: FakeClock) -> ModelShelf:
+async def shelf(folder: Path, files: ModelFiles, store: Store, clock: FakeClock) -> InstalledModels:
     """One on which v1 is installed, and v2 lies whole beside it."""
     shelf = await started(folder, store, clock)
     put(files, "v1", OLD)
@@ -74,7 +74,7 @@ def registered(folder: Path) -> str:
 class TestCutOff:
     @pytest.mark.parametrize("step", ["intent", "previous kept", "renamed", "registered"])
     async def test_a_switch_is_finished_at_the_next_start(
-        self, folder: Path, files: ModelFiles, shelf: ModelShelf, store: Store, clock: FakeClock, step: str
+        self, folder: Path, files: ModelFiles, shelf: InstalledModels, store: Store, clock: FakeClock, step: str
     ) -> None:
         await shelf.change(NAME, partial(replace, switching_to=version("v2", NEW)))
         if step != "intent":
@@ -95,7 +95,7 @@ class TestCutOff:
 
     @pytest.mark.parametrize("damage", ["missing", "damaged"])
     async def test_without_a_whole_new_version_the_old_one_stays(
-        self, folder: Path, files: ModelFiles, shelf: ModelShelf, store: Store, clock: FakeClock, damage: str
+        self, folder: Path, files: ModelFiles, shelf: InstalledModels, store: Store, clock: FakeClock, damage: str
     ) -> None:
         await shelf.change(NAME, partial(replace, switching_to=version("v2", NEW)))
         kept = files.version(NAME, "v2", LIVE)
@@ -108,21 +108,21 @@ class TestCutOff:
         assert not kept.exists()
 
     async def test_a_live_file_that_is_gone_comes_back(
-        self, folder: Path, shelf: ModelShelf, store: Store, clock: FakeClock
+        self, folder: Path, shelf: InstalledModels, store: Store, clock: FakeClock
     ) -> None:
         (folder / LIVE).unlink()
         await started(folder, store, clock)
         assert (folder / LIVE).read_bytes() == OLD
 
     async def test_one_that_nothing_is_left_of_counts_as_not_installed(
-        self, folder: Path, files: ModelFiles, shelf: ModelShelf, store: Store, clock: FakeClock
+        self, folder: Path, files: ModelFiles, shelf: InstalledModels, store: Store, clock: FakeClock
     ) -> None:
         (folder / LIVE).unlink()
         files.version(NAME, "v1", LIVE).unlink()
         assert (await started(folder, store, clock)).record(NAME).installed is None
 
     async def test_what_an_older_module_installed_meanwhile_is_believed(
-        self, folder: Path, shelf: ModelShelf, store: Store, clock: FakeClock
+        self, folder: Path, shelf: InstalledModels, store: Store, clock: FakeClock
     ) -> None:
         registry = json.loads((folder / "registry.json").read_text())
         registry[NAME]["version"] = "v1.5"
@@ -135,7 +135,7 @@ class TestCutOff:
         assert record.installed.checksum == hashlib.sha256(b"by the older module").hexdigest()
 
     async def test_a_switch_under_way_is_not_cancelled_in_the_middle(
-        self, folder: Path, shelf: ModelShelf, monkeypatch: pytest.MonkeyPatch
+        self, folder: Path, shelf: InstalledModels, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         reached, go_on, link = asyncio.Event(), threading.Event(), os.link
         loop = asyncio.get_running_loop()
@@ -158,7 +158,7 @@ class TestCutOff:
 
 class TestTheFolder:
     async def test_a_file_system_without_hard_links(
-        self, folder: Path, shelf: ModelShelf, monkeypatch: pytest.MonkeyPatch
+        self, folder: Path, shelf: InstalledModels, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         def no_links(*_: object, **__: object) -> None:
             raise OSError(errno.EPERM, os.strerror(errno.EPERM))
@@ -170,20 +170,20 @@ class TestTheFolder:
         assert (folder / LIVE).read_bytes() == OLD
         assert names(folder) == [LIVE, "registry.json", "versions"]
 
-    async def test_the_same_version_again_leaves_nothing_behind(self, folder: Path, shelf: ModelShelf) -> None:
+    async def test_the_same_version_again_leaves_nothing_behind(self, folder: Path, shelf: InstalledModels) -> None:
         await shelf.install(NAME, version("v1", OLD))
         assert names(folder) == [LIVE, "registry.json", "versions"]
         assert shelf.record(NAME).previous is None
 
     async def test_a_version_is_the_same_file_and_takes_no_space_twice(
-        self, files: ModelFiles, shelf: ModelShelf
+        self, files: ModelFiles, shelf: InstalledModels
     ) -> None:
         assert files.version(NAME, "v1", LIVE).samefile(files.live(LIVE))
 
     async def test_a_full_disk_and_a_broken_folder_are_told_apart(
-        self, files: ModelFiles, shelf: ModelShelf, monkeypatch: pytest.MonkeyPatch
+        self, files: ModelFiles, shelf: InstalledModels, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        for number, error in ((errno.ENOSPC, StoreFullError), (errno.EROFS, ModelFolderError)):
+        for number, error in ((errno.ENOSPC, StoreFullError), (errno.EROFS, FileError)):
 
             def fails(*_: object, number: int = number, **__: object) -> None:
                 raise OSError(number, os.strerror(number))

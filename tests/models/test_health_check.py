@@ -13,7 +13,7 @@ import pytest
 from sentinel_sync import VerificationError
 from sentinel_sync.models.health_check import Validation
 from sentinel_sync.models.rules.trial import Failed, Passed, Untried
-from sentinel_sync.network.policy import TrafficDesk
+from sentinel_sync.network.policy import TransferPolicy
 from sentinel_sync.settings import CloudSettings
 from sentinel_sync.store.store import Store
 from tests.fakes.clock import FakeClock
@@ -284,7 +284,7 @@ class TestProbation:
         keys.mkdir()
         (keys / "fleet.pub").write_text(TRUSTED)
         trip = [False]
-        desk = TrafficDesk(store.documents, CloudSettings(network="unmetered"), clock=FakeClock(), supervised=True)
+        desk = TransferPolicy(store.documents, CloudSettings(network="unmetered"), clock=FakeClock(), supervised=True)
         desk.follow_trips(lambda: trip[0])
         host.entries = [listed("v2.1.0"), listed("v2.2.0")]
         downloader = build(

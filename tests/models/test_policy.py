@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from sentinel_sync import HeldError, ModelDownloader, VerificationError
-from sentinel_sync.models.commands import ModelOrders, Order
+from sentinel_sync.models.commands import ModelCommands, Order
 from sentinel_sync.models.rules.answers import DownloadProgress
-from sentinel_sync.network.policy import TrafficDesk
+from sentinel_sync.network.policy import TransferPolicy
 from sentinel_sync.store.store import Store
 from tests.fakes.clock import FakeClock
 from tests.fakes.cloud import Answer, FakeCloud, cloud_fixture, settings_for, stranger_fixture
@@ -60,16 +60,16 @@ def trips() -> Trips:
 
 
 @pytest.fixture
-def desk(store: Store, cloud: FakeCloud, clock: FakeClock, trips: Trips, tmp_path: Path) -> TrafficDesk:
+def desk(store: Store, cloud: FakeCloud, clock: FakeClock, trips: Trips, tmp_path: Path) -> TransferPolicy:
     settings = settings_for(cloud, state_dir=tmp_path / "state", network="unmetered")
-    desk = TrafficDesk(store.documents, settings, clock=clock, supervised=True)
+    desk = TransferPolicy(store.documents, settings, clock=clock, supervised=True)
     desk.follow_trips(trips)
     return desk
 
 
 class TestTheNetworksPrice:
     async def test_nothing_is_fetched_over_a_metered_network(
-        self, cloud: FakeCloud, host: ModelHost, models: Path, build: Build, desk: TrafficDesk
+        self, cloud: FakeCloud, host: ModelHost, models: Path, build: Build, desk: TransferPolicy
     ) -> None:
         host.entries = [listed("v2.1.0")]
         await desk.set_network("metered")
@@ -91,7 +91,7 @@ class TestTheNetworksPrice:
         assert len(cloud.to("GET", "/models")) == 2
 
     async def test_one_under_way_is_cut_off_within_a_second_and_goes_on_from_where_it_was(
-        self, cloud: FakeCloud, host: ModelHost, models: Path, build: Build, desk: TrafficDesk, clock: FakeClock
+        self, cloud: FakeCloud, host: ModelHost, models: Path, build: Build, desk: TransferPolicy, clock: FakeClock
     ) -> None:
         size = 2_000_000
         content = content_of("v2.1.0", size)
@@ -134,7 +134,7 @@ class TestTheNetworksPrice:
         assert len(cloud.to("GET", "/models")) == 1
 
     async def test_nobody_is_said_to_wait_who_will_not_go_on(
-        self, host: ModelHost, build: Build, desk: TrafficDesk
+        self, host: ModelHost, build: Build, desk: TransferPolicy
     ) -> None:
         host.entries = [listed("v2.1.0")]
         await desk.set_network("metered")
@@ -148,7 +148,7 @@ class TestTheNetworksPrice:
 
 class TestTrips:
     async def test_what_comes_during_a_trip_is_switched_to_at_its_end(
-        self, cloud: FakeCloud, host: ModelHost, models: Path, build: Build, desk: TrafficDesk, trips: Trips
+        self, cloud: FakeCloud, host: ModelHost, models: Path, build: Build, desk: TransferPolicy, trips: Trips
     ) -> None:
         host.entries = [listed("v2.1.0")]
         trips.under_way = True
@@ -170,7 +170,7 @@ class TestTrips:
         assert (await downloader.get_download_status(NAME))["status"] == "installed"
 
     async def test_it_waits_over_a_restart(
-        self, cloud: FakeCloud, host: ModelHost, models: Path, build: Build, desk: TrafficDesk, trips: Trips
+        self, cloud: FakeCloud, host: ModelHost, models: Path, build: Build, desk: TransferPolicy, trips: Trips
     ) -> None:
         host.entries = [listed("v2.1.0")]
         trips.under_way = True
@@ -185,7 +185,7 @@ class TestTrips:
 
     @pytest.mark.parametrize("meanwhile", ["revoked", "pinned", "spoilt"])
     async def test_what_waited_is_looked_at_again(
-        self, host: ModelHost, models: Path, build: Build, desk: TrafficDesk, trips: Trips, meanwhile: str
+        self, host: ModelHost, models: Path, build: Build, desk: TransferPolicy, trips: Trips, meanwhile: str
     ) -> None:
         host.entries = [listed("v2.1.0")]
         trips.under_way = True
@@ -209,7 +209,7 @@ class TestTrips:
         assert not (models / "versions" / NAME / "v2.1.0.pt").exists()
 
     async def test_the_way_back_does_not_wait(
-        self, host: ModelHost, models: Path, build: Build, desk: TrafficDesk, trips: Trips
+        self, host: ModelHost, models: Path, build: Build, desk: TransferPolicy, trips: Trips
     ) -> None:
         host.entries = [listed("v2.1.0")]
         downloader = build(traffic=desk)
@@ -291,11 +291,11 @@ class TestGoingOn:
 
 class TestOrders:
     @pytest.fixture
-    def orders(self, store: Store, clock: FakeClock) -> ModelOrders:
-        return ModelOrders(store.documents, clock)
+    def orders(self, store: Store, clock: FakeClock) -> ModelCommands:
+        return ModelCommands(store.documents, clock)
 
     async def test_the_running_agent_carries_them_out(
-        self, host: ModelHost, models: Path, build: Build, orders: ModelOrders, clock: FakeClock
+        self, host: ModelHost, models: Path, build: Build, orders: ModelCommands, clock: FakeClock
     ) -> None:
         host.entries = [listed("v2.1.0"), listed("v1.9.0")]
         downloader = build()
@@ -339,7 +339,7 @@ class TestOrders:
         assert await orders.waiting() == []
 
     async def test_what_cannot_be_is_told(
-        self, host: ModelHost, models: Path, build: Build, orders: ModelOrders
+        self, host: ModelHost, models: Path, build: Build, orders: ModelCommands
     ) -> None:
         host.entries = [listed("v1.0.0")]
         for order in (Order("rollback", "unknown"), Order("forgive", NAME, "v1.0.0"), Order("install", NAME, "v1.0.0")):
@@ -357,13 +357,13 @@ class TestOrders:
         "order",
         [Order("install", "../x", "v1"), Order("install", NAME), Order("pin", NAME, "latest"), Order("rollback")],
     )
-    async def test_nonsense_is_not_taken(self, orders: ModelOrders, order: Order) -> None:
+    async def test_nonsense_is_not_taken(self, orders: ModelCommands, order: Order) -> None:
         with pytest.raises(VerificationError):
             await orders.place(order)
         assert await orders.waiting() == []
 
     async def test_what_only_the_network_held_up_stays(
-        self, cloud: FakeCloud, host: ModelHost, models: Path, build: Build, orders: ModelOrders
+        self, cloud: FakeCloud, host: ModelHost, models: Path, build: Build, orders: ModelCommands
     ) -> None:
         host.entries = [listed("v2.1.0")]
         downloader = build()
@@ -377,7 +377,7 @@ class TestOrders:
         assert live(models) == content_of("v2.1.0")
 
     async def test_one_that_the_backend_refuses_does_not_wait_for_ever(
-        self, host: ModelHost, build: Build, orders: ModelOrders, caplog: pytest.LogCaptureFixture
+        self, host: ModelHost, build: Build, orders: ModelCommands, caplog: pytest.LogCaptureFixture
     ) -> None:
         host.spoil = lambda _: Answer(404)
         key = await orders.place(Order("check"))
@@ -387,7 +387,12 @@ class TestOrders:
         assert (outcome.done, "404" in outcome.message) == (False, True)
 
     async def test_why_one_waits_is_said_once(
-        self, host: ModelHost, build: Build, orders: ModelOrders, desk: TrafficDesk, caplog: pytest.LogCaptureFixture
+        self,
+        host: ModelHost,
+        build: Build,
+        orders: ModelCommands,
+        desk: TransferPolicy,
+        caplog: pytest.LogCaptureFixture,
     ) -> None:
         host.entries = [listed("v2.1.0")]
         await desk.set_network("metered")
@@ -401,7 +406,7 @@ class TestOrders:
         assert len(await orders.waiting()) == 1
 
     async def test_a_rollback_that_was_carried_out_before_a_kill_is_not_so_twice(
-        self, host: ModelHost, models: Path, build: Build, orders: ModelOrders, store: Store
+        self, host: ModelHost, models: Path, build: Build, orders: ModelCommands, store: Store
     ) -> None:
         host.entries = [listed("v2.1.0")]
         downloader = build()
@@ -417,12 +422,12 @@ class TestOrders:
         assert outcome is not None
         assert outcome.done
 
-    async def test_an_order_can_be_taken_back(self, orders: ModelOrders) -> None:
+    async def test_an_order_can_be_taken_back(self, orders: ModelCommands) -> None:
         key = await orders.place(Order("check"))
         assert await orders.withdraw(key)
         assert not await orders.withdraw(key)
 
-    async def test_only_the_last_outcomes_are_kept(self, build: Build, orders: ModelOrders, clock: FakeClock) -> None:
+    async def test_only_the_last_outcomes_are_kept(self, build: Build, orders: ModelCommands, clock: FakeClock) -> None:
         downloader = build()
         for number in range(25):
             clock.tick(1.0)

@@ -18,7 +18,7 @@ from pydantic import SecretStr
 from sentinel_sync import CloudAPIClient, ModelDownloader
 from sentinel_sync.models.health_check import Validator
 from sentinel_sync.models.rules.releases import manifest, raw_key
-from sentinel_sync.network.policy import TrafficDesk
+from sentinel_sync.network.policy import TransferPolicy
 from sentinel_sync.settings import CloudSettings
 from sentinel_sync.store.store import Store
 from tests.conftest import FIXTURES
@@ -132,7 +132,7 @@ async def build_fixture(
         auto_install: bool | None = None,
         folder: Path = models,
         validator: Validator | None = None,
-        traffic: TrafficDesk | None = None,
+        traffic: TransferPolicy | None = None,
         **more: Any,
     ) -> ModelDownloader:
         settings = CloudSettings(

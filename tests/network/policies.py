@@ -5,9 +5,9 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from sentinel_sync.network.policy import TrafficDesk
+from sentinel_sync.network.policy import TransferPolicy
 from sentinel_sync.network.rules.budget import Period
-from sentinel_sync.network.rules.traffic import Traffic
+from sentinel_sync.network.rules.traffic import TrafficClass
 from sentinel_sync.settings import CloudSettings
 from sentinel_sync.store.store import Store
 from sentinel_sync.store.timekeeper import Timekeeper
@@ -19,9 +19,9 @@ MEGABYTE = 1_000_000
 A_MOMENT = 0.5
 
 
-def desk_on(store: Store, clock: FakeClock, timekeeper: Timekeeper | None = None, **settings: Any) -> TrafficDesk:
+def desk_on(store: Store, clock: FakeClock, timekeeper: Timekeeper | None = None, **settings: Any) -> TransferPolicy:
     owner = settings.pop("owner", True)
-    return TrafficDesk(
+    return TransferPolicy(
         store.documents,
         CloudSettings.model_validate(settings),
         clock=clock,
@@ -31,17 +31,17 @@ def desk_on(store: Store, clock: FakeClock, timekeeper: Timekeeper | None = None
     )
 
 
-async def held(desk: TrafficDesk) -> set[Traffic]:
-    return {traffic for traffic in Traffic if await desk.why_held(traffic) is not None}
+async def held(desk: TransferPolicy) -> set[TrafficClass]:
+    return {traffic for traffic in TrafficClass if await desk.blocked_reason(traffic) is not None}
 
 
-def used(desk: TrafficDesk, link: str = "any", period: Period = Period.DAY) -> int:
+def used(desk: TransferPolicy, link: str = "any", period: Period = Period.DAY) -> int:
     (use,) = [use for use in desk.snapshot().budgets if (use.link, use.period) == (link, period)]
     return use.used_bytes
 
 
 @asynccontextmanager
-async def opened(state: Path, clock: FakeClock, **settings: Any) -> AsyncIterator[TrafficDesk]:
+async def opened(state: Path, clock: FakeClock, **settings: Any) -> AsyncIterator[TransferPolicy]:
     """One life of an agent, as far as its desk is concerned."""
     async with Store(state, clock=clock) as store:
         desk = desk_on(store, clock, **settings)

@@ -14,9 +14,9 @@ from sentinel_sync.backend import BackendSettings, running_server
 from sentinel_sync.base.errors import HeldError
 from sentinel_sync.cloud.client import CloudAPIClient
 from sentinel_sync.fleet.fleet_manager import FleetManager
-from sentinel_sync.network.policy import TrafficDesk
+from sentinel_sync.network.policy import TransferPolicy
 from sentinel_sync.network.rules.budget import DAY
-from sentinel_sync.network.rules.traffic import Traffic
+from sentinel_sync.network.rules.traffic import TrafficClass
 from sentinel_sync.scenarios.scenario_uploader import ScenarioUploader
 from sentinel_sync.settings import CloudSettings
 from sentinel_sync.store.store import Store
@@ -34,7 +34,7 @@ RECORDED = 1_556_662
 class Vehicle:
     """The services of one vehicle that keep to one budget."""
 
-    desk: TrafficDesk
+    desk: TransferPolicy
     trips: TripUploader
     fleet: FleetManager
     scenarios: ScenarioUploader
@@ -74,7 +74,7 @@ async def on_the_road(tmp_path: Path, clock: FakeClock) -> AsyncIterator[Vehicle
             }
         )
         async with Store(settings.state_dir, clock=clock) as store, CloudAPIClient(settings=settings) as client:
-            desk = TrafficDesk(store.documents, settings, clock=clock, bus_address="unix:path=/nowhere")
+            desk = TransferPolicy(store.documents, settings, clock=clock, bus_address="unix:path=/nowhere")
             client.on_traffic(desk.count)
             yield Vehicle(
                 desk,
@@ -110,7 +110,7 @@ async def test_recordings_wait_then_what_people_look_at_then_trips_and_all_go_on
         # What people look at stops at 95 %.
         assert (await vehicle.fleet.get_fleet_statistics())["total_trips"] == 1
         vehicle.use_up_to(0.95)
-        assert await desk.why_held(Traffic.PROFILES) is not None
+        assert await desk.blocked_reason(TrafficClass.PROFILES) is not None
         assert (await vehicle.fleet.get_fleet_statistics()).stale
         with pytest.raises(HeldError, match="fleet statistics stop at 95%"):
             await vehicle.fleet.get_vehicle_rankings()

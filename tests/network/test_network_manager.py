@@ -14,8 +14,8 @@ from sentinel_sync.base.clock import SystemClock
 from sentinel_sync.base.supervisor import Supervisor
 from sentinel_sync.network import network_manager
 from sentinel_sync.network.network_manager import WORD_COUNTS_FOR, NetworkManagerWatch
-from sentinel_sync.network.policy import TrafficDesk
-from sentinel_sync.network.rules.traffic import Link, Metered, NetworkSight, Traffic
+from sentinel_sync.network.policy import TransferPolicy
+from sentinel_sync.network.rules.traffic import Link, Metered, NetworkSight, TrafficClass
 from sentinel_sync.settings import CloudSettings
 from sentinel_sync.store.store import Store
 from tests.fakes.clock import FakeClock
@@ -138,22 +138,22 @@ async def test_a_desk_under_a_supervisor_follows_it_without_being_asked(
     await manager.start(NO, WIFI)
     clock, told = SystemClock(), asyncio.Event()
     settings = CloudSettings.model_validate({"data_budget": {"cellular": {"day": 1000}}})
-    desk = TrafficDesk(store.documents, settings, clock=clock, supervised=True, bus_address=daemon.address)
+    desk = TransferPolicy(store.documents, settings, clock=clock, supervised=True, bus_address=daemon.address)
     desk.subscribe(told.set)
     supervisor = Supervisor(clock, rng)
     supervisor.start([desk.duty])
-    assert await desk.why_held(Traffic.SCENARIOS) is None
+    assert await desk.blocked_reason(TrafficClass.SCENARIOS) is None
     assert desk.snapshot().link is Link.WIFI
     await until(told.is_set)
     told.clear()
     await manager.say(YES, GSM)
     await until(told.is_set)
-    assert await desk.why_held(Traffic.SCENARIOS) == (
+    assert await desk.blocked_reason(TrafficClass.SCENARIOS) == (
         "the network is metered (NetworkManager says so): recordings wait for an unmetered one"
     )
-    assert await desk.why_held(Traffic.TRIPS) is None
+    assert await desk.blocked_reason(TrafficClass.TRIPS) is None
     desk.count(600, 400)
-    assert "per day for the cellular link" in (await desk.why_held(Traffic.TRIPS) or "")
+    assert "per day for the cellular link" in (await desk.blocked_reason(TrafficClass.TRIPS) or "")
     await supervisor.stop(grace=1.0)
     await desk.close()
     assert not [task for task in asyncio.all_tasks() if task.get_name().startswith("sync.")]
@@ -162,12 +162,12 @@ async def test_a_desk_under_a_supervisor_follows_it_without_being_asked(
 async def test_a_desk_alone_follows_it_when_it_is_asked(bus: tuple[Daemon, NetworkManager], store: Store) -> None:
     daemon, manager = bus
     await manager.start(NO, WIFI)
-    desk = TrafficDesk(store.documents, CloudSettings(), clock=SystemClock(), bus_address=daemon.address)
-    assert await desk.why_held(Traffic.MODELS) is None
+    desk = TransferPolicy(store.documents, CloudSettings(), clock=SystemClock(), bus_address=daemon.address)
+    assert await desk.blocked_reason(TrafficClass.MODELS) is None
     await manager.say(YES, WIFI)
 
     async def waits() -> bool:
-        return await desk.why_held(Traffic.MODELS) is not None
+        return await desk.blocked_reason(TrafficClass.MODELS) is not None
 
     await until_true(waits)
     await desk.close()

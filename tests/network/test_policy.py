@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from sentinel_sync.base.timekeeping import Sighting
-from sentinel_sync.network.operator_override import save_word
+from sentinel_sync.base.timekeeping import ClockObservation
+from sentinel_sync.network.operator_override import save_operator_override
 from sentinel_sync.network.rules.budget import DAY
-from sentinel_sync.network.rules.traffic import BULK, Link, Metering, Traffic
+from sentinel_sync.network.rules.traffic import BULK, Link, Metering, TrafficClass
 from sentinel_sync.network.snapshot import LinkUse
 from sentinel_sync.store.store import Store
 from sentinel_sync.store.timekeeper import Timekeeper
@@ -28,7 +28,7 @@ class TestTheNetwork:
     async def test_the_settings_word_holds_what_is_large(self, store: Store, clock: FakeClock) -> None:
         desk = desk_on(store, clock, network="metered")
         assert await held(desk) == BULK
-        assert await desk.why_held(Traffic.SCENARIOS) == (
+        assert await desk.blocked_reason(TrafficClass.SCENARIOS) == (
             "the network is metered (cloud.network says so): recordings wait for an unmetered one"
         )
 
@@ -56,13 +56,13 @@ class TestTheNetwork:
     ) -> None:
         desk = desk_on(store, clock)
         await desk.set_network("metered", link="cellular")
-        await save_word(store.documents, Metering.UNMETERED, None)
+        await save_operator_override(store.documents, Metering.UNMETERED, None)
         clock.tick(A_MOMENT)
         assert await held(desk) == set()
         await desk.set_network("metered", link="cellular")  # the host repeats itself
         assert await held(desk) == set()
         assert (desk.snapshot().source, desk.snapshot().link) == ("the command line says so", Link.CELLULAR)
-        await save_word(store.documents, Metering.AUTO, None)
+        await save_operator_override(store.documents, Metering.AUTO, None)
         clock.tick(A_MOMENT)
         assert await held(desk) == BULK
 
@@ -70,15 +70,15 @@ class TestTheNetwork:
         self, store: Store, clock: FakeClock
     ) -> None:
         desk = desk_on(store, clock)
-        assert await desk.why_held(Traffic.SCENARIOS) is None
+        assert await desk.blocked_reason(TrafficClass.SCENARIOS) is None
         async with Store(store.state_dir, exclusive=False) as other:
-            await save_word(other.documents, Metering.METERED, None)
+            await save_operator_override(other.documents, Metering.METERED, None)
         clock.tick(A_MOMENT)
-        assert "the command line" in (await desk.why_held(Traffic.SCENARIOS) or "")
+        assert "the command line" in (await desk.blocked_reason(TrafficClass.SCENARIOS) or "")
 
     async def test_the_technicians_word_outlives_a_restart(self, tmp_path: Path, clock: FakeClock) -> None:
         async with Store(tmp_path, clock=clock) as store:
-            await save_word(store.documents, Metering.METERED, Link.WIFI)
+            await save_operator_override(store.documents, Metering.METERED, Link.WIFI)
         async with opened(tmp_path, clock) as desk:
             assert await held(desk) == BULK
             assert desk.snapshot().link is Link.WIFI
@@ -110,7 +110,7 @@ class TestQuiet:
         driving[0] = True
         assert desk.trip_under_way
         assert await held(desk) == BULK
-        assert desk.wait_of(Traffic.SCENARIOS) is None, "nobody knows when a trip ends"
+        assert desk.wait_of(TrafficClass.SCENARIOS) is None, "nobody knows when a trip ends"
         driving[0] = False
         assert await held(desk) == set()
 
@@ -131,21 +131,23 @@ class TestTheBudget:
             desk.count(40_000, 60_000)
         assert stages[89] == set()
         assert stages[90] == stages[94] == BULK
-        assert stages[95] == stages[99] == {*BULK, Traffic.PROFILES, Traffic.FLEET}
-        assert stages[100] == set(Traffic)
-        wait = desk.wait_of(Traffic.TRIPS)
+        assert stages[95] == stages[99] == {*BULK, TrafficClass.PROFILES, TrafficClass.FLEET}
+        assert stages[100] == set(TrafficClass)
+        wait = desk.wait_of(TrafficClass.TRIPS)
         assert wait is not None
         assert 0.0 <= wait - (DAY - clock.now() % DAY) < 1.0
         clock.tick(wait)
         assert await held(desk) == set()
-        assert desk.wait_of(Traffic.TRIPS) is None
+        assert desk.wait_of(TrafficClass.TRIPS) is None
 
     async def test_each_link_has_its_own(self, store: Store, clock: FakeClock) -> None:
         desk = desk_on(store, clock, data_budget={"cellular": {"month": MEGABYTE}}, network="unmetered")
         await desk.set_network("auto", link="cellular")
         desk.count(MEGABYTE, 0)
-        assert await held(desk) == set(Traffic)
-        assert "1 MB of the 1 MB per month for the cellular link are used" in (await desk.why_held(Traffic.TRIPS) or "")
+        assert await held(desk) == set(TrafficClass)
+        assert "1 MB of the 1 MB per month for the cellular link are used" in (
+            await desk.blocked_reason(TrafficClass.TRIPS) or ""
+        )
         await desk.set_network("auto", link="wifi")
         assert await held(desk) == set()
         desk.count(0, 5 * MEGABYTE)
@@ -200,11 +202,11 @@ class TestTheBudget:
         clock.set_wall(20.0)
         desk.count(400, 0)
         await desk.step()
-        timekeeper._seen[clock.boot_id()] = Sighting(clock.boot_id(), right - clock.monotonic(), 0.1)
+        timekeeper._seen[clock.boot_id()] = ClockObservation(clock.boot_id(), right - clock.monotonic(), 0.1)
         assert used(desk) == 400, "what was used in 1970 was used today"
         clock.set_wall(right)
         desk.count(600, 0)
-        assert await held(desk) == set(Traffic)
+        assert await held(desk) == set(TrafficClass)
 
 
 async def test_asking_costs_next_to_nothing(store: Store, clock: FakeClock) -> None:
@@ -214,8 +216,8 @@ async def test_asking_costs_next_to_nothing(store: Store, clock: FakeClock) -> N
     statements: list[str] = []
     await store._database.run(lambda connection: connection.set_trace_callback(statements.append), writes=False)
     for _ in range(1000):
-        assert await desk.why_held(Traffic.TRIPS) is None
+        assert await desk.blocked_reason(TrafficClass.TRIPS) is None
     assert statements == []
     clock.tick(A_MOMENT)
-    await asyncio.gather(*(desk.why_held(Traffic.TRIPS) for _ in range(8)))
+    await asyncio.gather(*(desk.blocked_reason(TrafficClass.TRIPS) for _ in range(8)))
     assert len(statements) == 1

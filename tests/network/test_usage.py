@@ -10,7 +10,7 @@ import pytest
 
 from sentinel_sync.base.errors import StoreFullError
 from sentinel_sync.network.rules.budget import DAY, Period
-from sentinel_sync.network.rules.traffic import Traffic
+from sentinel_sync.network.rules.traffic import TrafficClass
 from sentinel_sync.store.store import Store
 from tests.fakes.clock import FakeClock
 from tests.network.policies import A_MOMENT, MEGABYTE, desk_on, held, opened, used
@@ -92,7 +92,7 @@ class TestItsMemory:
             if desk.duty.wake.is_set():
                 desk.duty.wake.clear()
                 await desk.step()
-        assert await held(desk) == set(Traffic)
+        assert await held(desk) == set(TrafficClass)
         assert tries == 1
         assert caplog.text.count("traffic.usage") == 1
         monkeypatch.setattr(store.documents, "save", whole)
@@ -111,11 +111,11 @@ class TestItsMemory:
         desk.count(9 * MEGABYTE, MEGABYTE)
         for _ in range(3):
             clock.tick(A_MOMENT)
-            assert await held(desk) == set(Traffic)
+            assert await held(desk) == set(TrafficClass)
         assert caplog.text.count("network.store") == 1
         async with closed:
             desk.count(5, 0)
-            assert await held(desk) == set(Traffic)
+            assert await held(desk) == set(TrafficClass)
             await desk.close()
             again = desk_on(closed, clock, **self.BUDGET)
             await again.prepare()
@@ -145,7 +145,7 @@ class TestBesideAnAgent:
         await agent.step()
         async with Store(store.state_dir, clock=clock, exclusive=False) as other:
             command = desk_on(other, clock, owner=False, **self.BUDGET)
-            assert await command.why_held(Traffic.FLEET) is None
+            assert await command.blocked_reason(TrafficClass.FLEET) is None
             assert used(command) == 1000
             command.count(70, 7)
             await command.close()

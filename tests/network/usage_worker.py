@@ -5,7 +5,7 @@ import sys
 from itertools import count
 from pathlib import Path
 
-from sentinel_sync.network.policy import TrafficDesk
+from sentinel_sync.network.policy import TransferPolicy
 from sentinel_sync.settings import CloudSettings
 from sentinel_sync.store.store import Store
 from tests.fakes.clock import FakeClock
@@ -15,7 +15,7 @@ async def main(state_dir: Path, limit_bytes: int, chunk_bytes: int) -> None:
     settings = CloudSettings.model_validate({"data_budget": {"any": {"day": limit_bytes, "month": limit_bytes}}})
     clock = FakeClock()  # a day may turn while a test runs
     async with Store(state_dir) as store:
-        desk = TrafficDesk(store.documents, settings, clock=clock, bus_address="unix:path=/nowhere")
+        desk = TransferPolicy(store.documents, settings, clock=clock, bus_address="unix:path=/nowhere")
         await desk.prepare()
         for number in count(1):
             desk.count(chunk_bytes, 0)

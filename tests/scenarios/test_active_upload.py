@@ -5,8 +5,8 @@ import asyncio
 import pytest
 
 from sentinel_sync.base.errors import HeldError, StoreError
-from sentinel_sync.base.events import News
-from sentinel_sync.scenarios.active_upload import ASK_AGAIN, UnderWay, under_way
+from sentinel_sync.base.events import EventPublisher
+from sentinel_sync.scenarios.active_upload import ASK_AGAIN, ActiveUpload, under_way
 from tests.fakes.clock import FakeClock
 
 
@@ -17,7 +17,7 @@ class Permission:
         self.answer: str | Exception | None = None
         self.asked = 0
 
-    async def why_held(self, _: UnderWay) -> str | None:
+    async def blocked_reason(self, _: ActiveUpload) -> str | None:
         self.asked += 1
         if isinstance(self.answer, Exception):
             raise self.answer
@@ -25,7 +25,7 @@ class Permission:
 
 
 async def work_for_ever(permission: Permission, clock: FakeClock, again: asyncio.Event) -> None:
-    async with under_way("s1", permission.why_held, again, news=News("test"), clock=clock):
+    async with under_way("s1", permission.blocked_reason, again, news=EventPublisher("test"), clock=clock):
         await asyncio.Event().wait()
 
 
@@ -66,12 +66,14 @@ async def test_whoever_has_a_reason_has_it_asked_at_once(clock: FakeClock) -> No
 
 async def test_work_that_comes_to_its_end_is_left_alone(clock: FakeClock) -> None:
     permission = Permission()
-    async with under_way("s1", permission.why_held, asyncio.Event(), news=News("test"), clock=clock):
+    async with under_way("s1", permission.blocked_reason, asyncio.Event(), news=EventPublisher("test"), clock=clock):
         await clock.advance(ASK_AGAIN)
     assert permission.asked >= 1
 
 
 async def test_what_the_work_raises_comes_out(clock: FakeClock) -> None:
     with pytest.raises(TimeoutError, match="its own"):
-        async with under_way("s1", Permission().why_held, asyncio.Event(), news=News("test"), clock=clock):
+        async with under_way(
+            "s1", Permission().blocked_reason, asyncio.Event(), news=EventPublisher("test"), clock=clock
+        ):
             raise TimeoutError("its own")

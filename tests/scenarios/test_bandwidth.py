@@ -5,13 +5,13 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from sentinel_sync.scenarios.bandwidth import Pace
+from sentinel_sync.scenarios.bandwidth import BandwidthLimit
 from tests.fakes.virtual_loop import run_virtually
 
 SECONDS = 20.0
 
 
-async def passed(pace: Pace, piece: bytes, seconds: float) -> AsyncIterator[tuple[float, int]]:
+async def passed(pace: BandwidthLimit, piece: bytes, seconds: float) -> AsyncIterator[tuple[float, int]]:
     """When how much has passed, for so long."""
     loop = asyncio.get_running_loop()
     began, total = loop.time(), 0
@@ -26,7 +26,7 @@ async def passed(pace: Pace, piece: bytes, seconds: float) -> AsyncIterator[tupl
 def test_no_more_than_the_limit_passes_and_hardly_less(limit: int) -> None:
     async def check() -> None:
         total = 0
-        async for elapsed, total in passed(Pace(limit), bytes(256 << 10), SECONDS):
+        async for elapsed, total in passed(BandwidthLimit(limit), bytes(256 << 10), SECONDS):
             # A burst of a tenth of a second to begin with; one byte where the limit is below ten.
             assert total <= limit * (elapsed + 0.101) + 1
             if elapsed >= SECONDS:
@@ -37,13 +37,13 @@ def test_no_more_than_the_limit_passes_and_hardly_less(limit: int) -> None:
 
 
 def test_pieces_are_cut_so_that_a_deadline_is_moved_often() -> None:
-    assert [len(piece) for piece in Pace(100_000).cut(bytes(25_000))] == [10_000, 10_000, 5_000]
-    assert b"".join(Pace(1000).cut(b"0123456789" * 55)) == b"0123456789" * 55
+    assert [len(piece) for piece in BandwidthLimit(100_000).cut(bytes(25_000))] == [10_000, 10_000, 5_000]
+    assert b"".join(BandwidthLimit(1000).cut(b"0123456789" * 55)) == b"0123456789" * 55
 
 
 def test_without_a_limit_nothing_is_cut_and_nobody_waits() -> None:
     async def check() -> None:
-        pace = Pace(0)
+        pace = BandwidthLimit(0)
         piece = bytes(512 << 10)
         assert [cut is piece for cut in pace.cut(piece)] == [True]
         await pace.wait(1 << 40)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from sentinel_sync.base.errors import ScenarioError, StoreError
-from sentinel_sync.scenarios.bandwidth import Pace
+from sentinel_sync.scenarios.bandwidth import BandwidthLimit
 from sentinel_sync.scenarios.bodies import FileBody, annotations_file, multipart_around, original_file
 from sentinel_sync.scenarios.part_file import PIECE_BYTES, OpenPart, open_what_goes
 from sentinel_sync.scenarios.rules.plan import PartFile, PartKind
@@ -91,7 +91,9 @@ class TestFileBody:
         told: list[int] = []
         headers, before, after = multipart_around("bev.mp4")
         async with opened(video) as source:
-            body = FileBody(source, 0, len(CONTENT), before=before, after=after, pace=Pace(0), on_progress=told.append)
+            body = FileBody(
+                source, 0, len(CONTENT), before=before, after=after, pace=BandwidthLimit(0), on_progress=told.append
+            )
             sent = await drained(body)
         assert len(sent) == body.size_bytes
         boundary = headers["Content-Type"].partition("boundary=")[2].encode()
@@ -103,7 +105,7 @@ class TestFileBody:
     async def test_a_range_begins_where_it_says(self, video: Path) -> None:
         told: list[int] = []
         async with opened(video) as source:
-            body = FileBody(source, 1000, 5000, pace=Pace(0), on_progress=told.append)
+            body = FileBody(source, 1000, 5000, pace=BandwidthLimit(0), on_progress=told.append)
             assert body.reached == 1000
             assert await drained(body) == CONTENT[1000:5000]
         assert told == [5000]
@@ -112,12 +114,12 @@ class TestFileBody:
         async with opened(video) as source:
             with video.open("ab") as file:
                 file.write(b"more")
-            body = FileBody(source, 0, len(CONTENT), pace=Pace(0), on_progress=lambda _: None)
+            body = FileBody(source, 0, len(CONTENT), pace=BandwidthLimit(0), on_progress=lambda _: None)
             assert await drained(body) == CONTENT
 
     async def test_a_paced_one_comes_in_small_pieces(self, video: Path) -> None:
         async with opened(video) as source:
-            body = FileBody(source, 0, len(CONTENT), pace=Pace(500_000_000), on_progress=lambda _: None)
+            body = FileBody(source, 0, len(CONTENT), pace=BandwidthLimit(500_000_000), on_progress=lambda _: None)
             pieces = [piece async for piece in body]
         assert b"".join(pieces) == CONTENT
         assert max(map(len, pieces)) == 64 << 10

@@ -16,7 +16,7 @@ import pytest
 from sentinel_sync import CloudAPIClient, ScenarioUploader, TripUploader
 from sentinel_sync.backend import BackendSettings, running_server
 from sentinel_sync.base.clock import SystemClock
-from sentinel_sync.network.policy import TrafficDesk
+from sentinel_sync.network.policy import TransferPolicy
 from sentinel_sync.settings import CloudSettings
 from sentinel_sync.store.store import Store
 from tests.fakes.fault_proxy import FaultProxy, fault_proxy
@@ -49,7 +49,7 @@ class Road:
     """A vehicle whose recording is on its way over a wire that counts."""
 
     uploader: ScenarioUploader
-    desk: TrafficDesk
+    desk: TransferPolicy
     client: CloudAPIClient
     store: Store
     proxy: FaultProxy
@@ -95,7 +95,7 @@ async def on_its_way(tmp_path: Path, **settings: Any) -> AsyncIterator[Road]:
     ):
         settings_now = CloudSettings.model_validate({**known, "api_url": proxy.url, **settings})
         async with Store(settings_now.state_dir) as store, CloudAPIClient(settings=settings_now) as client:
-            desk = TrafficDesk(store.documents, settings_now, clock=SystemClock(), bus_address="unix:path=/nowhere")
+            desk = TransferPolicy(store.documents, settings_now, clock=SystemClock(), bus_address="unix:path=/nowhere")
             client.on_traffic(desk.count)
             uploader = ScenarioUploader(client, True, store, traffic=desk)
             road = Road(uploader, desk, client, store, proxy, backend, video)

@@ -8,7 +8,7 @@ import pytest
 
 from sentinel_sync.base.errors import ScenarioError
 from sentinel_sync.scenarios.recordings import Recording, read_recording
-from sentinel_sync.scenarios.records import Ledger
+from sentinel_sync.scenarios.records import ScenarioRecords
 from sentinel_sync.scenarios.rules.order import HEAD_START
 from sentinel_sync.scenarios.rules.plan import Consent, Priority
 from sentinel_sync.store.store import Store
@@ -19,8 +19,8 @@ FIRST, SECOND = sorted((FIXTURES / "scenarios").iterdir())
 
 
 @pytest.fixture(name="ledger")
-def ledger_fixture(store: Store, clock: FakeClock) -> Ledger:
-    return Ledger(store.documents, store.outbox, clock)
+def ledger_fixture(store: Store, clock: FakeClock) -> ScenarioRecords:
+    return ScenarioRecords(store.documents, store.outbox, clock)
 
 
 @pytest.fixture(name="recording")
@@ -28,14 +28,14 @@ def recording_fixture() -> Recording:
     return read_recording(FIRST)
 
 
-async def test_a_recording_is_queued_once(ledger: Ledger, recording: Recording) -> None:
+async def test_a_recording_is_queued_once(ledger: ScenarioRecords, recording: Recording) -> None:
     assert await ledger.queue(recording, Priority.NORMAL)
     assert not await ledger.queue(recording, Priority.NORMAL)
     assert len(await ledger.items()) == 1
 
 
 async def test_what_was_cut_off_between_plan_and_item_is_told_apart_and_made_up_for(
-    ledger: Ledger, recording: Recording, store: Store
+    ledger: ScenarioRecords, recording: Recording, store: Store
 ) -> None:
     await ledger.queue(recording, Priority.NORMAL)
     plan = await ledger.plan(recording.scenario_id)
@@ -49,7 +49,7 @@ async def test_what_was_cut_off_between_plan_and_item_is_told_apart_and_made_up_
 
 
 async def test_queueing_again_keeps_what_has_arrived_of_files_that_are_the_same(
-    ledger: Ledger, recording: Recording, clock: FakeClock
+    ledger: ScenarioRecords, recording: Recording, clock: FakeClock
 ) -> None:
     await ledger.queue(recording, Priority.NORMAL)
     plan = await ledger.plan(recording.scenario_id)
@@ -66,7 +66,7 @@ async def test_queueing_again_keeps_what_has_arrived_of_files_that_are_the_same(
 
 
 async def test_another_folder_of_one_name_is_refused_and_the_first_says_so(
-    ledger: Ledger, recording: Recording
+    ledger: ScenarioRecords, recording: Recording
 ) -> None:
     await ledger.queue(recording, Priority.NORMAL)
     with pytest.raises(ScenarioError, match="another folder of this name"):
@@ -77,7 +77,7 @@ async def test_another_folder_of_one_name_is_refused_and_the_first_says_so(
     assert "another folder of this name" in str(plan.warning)
 
 
-async def test_a_refusal_never_covers_what_is_known_to_be_good(ledger: Ledger, recording: Recording) -> None:
+async def test_a_refusal_never_covers_what_is_known_to_be_good(ledger: ScenarioRecords, recording: Recording) -> None:
     await ledger.queue(recording, Priority.NORMAL)
     await ledger.refuse(recording.folder, "it is gone")
     plan = await ledger.plan(recording.scenario_id)
@@ -88,16 +88,16 @@ async def test_a_refusal_never_covers_what_is_known_to_be_good(ledger: Ledger, r
 
 
 async def test_what_another_process_queued_is_seen(
-    ledger: Ledger, recording: Recording, clock: FakeClock, tmp_path: Path
+    ledger: ScenarioRecords, recording: Recording, clock: FakeClock, tmp_path: Path
 ) -> None:
     assert await ledger.cards() == {}
     async with Store(tmp_path / "state", clock=clock, exclusive=False) as store:
-        await Ledger(store.documents, store.outbox, clock).queue(recording, Priority.NORMAL)
+        await ScenarioRecords(store.documents, store.outbox, clock).queue(recording, Priority.NORMAL)
     assert set(await ledger.cards()) == {recording.scenario_id}
 
 
 async def test_it_is_the_turn_of_the_important_and_of_who_has_waited_long(
-    ledger: Ledger, recording: Recording, clock: FakeClock, tmp_path: Path
+    ledger: ScenarioRecords, recording: Recording, clock: FakeClock, tmp_path: Path
 ) -> None:
     await ledger.queue(recording, Priority.LOW)
     first = await ledger.claim()
@@ -117,7 +117,9 @@ async def test_it_is_the_turn_of_the_important_and_of_who_has_waited_long(
     assert not await ledger.is_overtaken(first)
 
 
-async def test_withdrawing_drops_many_at_once_and_says_why(ledger: Ledger, recording: Recording, store: Store) -> None:
+async def test_withdrawing_drops_many_at_once_and_says_why(
+    ledger: ScenarioRecords, recording: Recording, store: Store
+) -> None:
     for number in range(150):
         await ledger.queue(replace(recording, scenario_id=f"s{number}"), Priority.NORMAL)
     assert await ledger.drop_all("withdrawn") == 150

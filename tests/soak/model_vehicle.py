@@ -17,7 +17,7 @@ from typing import Any
 from sentinel_sync.agent import SyncAgent
 from sentinel_sync.base.errors import CloudError, VerificationError
 from sentinel_sync.cloud.client import CloudAPIClient
-from sentinel_sync.models.commands import ModelOrders, Order
+from sentinel_sync.models.commands import ModelCommands, Order
 from sentinel_sync.models.model_downloader import ModelDownloader
 from sentinel_sync.models.records import ModelRecords
 from sentinel_sync.models.rules.answers import InstallResult
@@ -97,7 +97,7 @@ class Vehicle:
     def __init__(self, agent: SyncAgent, diary: Diary) -> None:
         self._agent = agent
         self._models = agent.models
-        self._orders = ModelOrders(agent.store.documents)
+        self._orders = ModelCommands(agent.store.documents)
         self._diary = diary
         self._rolling_back = False
 

@@ -5,13 +5,13 @@ from pathlib import Path
 import pytest
 from pydantic import TypeAdapter
 
-from sentinel_sync.base.timekeeping import Sighting
+from sentinel_sync.base.timekeeping import ClockObservation
 from sentinel_sync.store.store import Store
 from tests.fakes.clock import FakeClock
 
-SIGHTING = TypeAdapter(Sighting)
+SIGHTING = TypeAdapter(ClockObservation)
 TEXT = TypeAdapter(str)
-FACT = Sighting("boot-1", 1.5, 0.25)
+FACT = ClockObservation("boot-1", 1.5, 0.25)
 
 
 async def test_a_fact_survives_a_restart(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from sentinel_sync.base.timekeeping import ClockStamp, Sighting
+from sentinel_sync.base.timekeeping import ClockObservation, ClockStamp
 from sentinel_sync.store.database import Database
 from sentinel_sync.store.outbox import ItemState, NewItem, Outbox
 from sentinel_sync.store.outbox_bounds import SLACK_BYTES
@@ -143,9 +143,9 @@ def now_stamp(clock: FakeClock) -> ClockStamp:
     return ClockStamp(clock.boot_id(), clock.now() - clock.monotonic())
 
 
-def sighted(stamp: ClockStamp) -> dict[str, Sighting]:
+def sighted(stamp: ClockStamp) -> dict[str, ClockObservation]:
     """The backend's clock agreed with `stamp` in its boot."""
-    return {stamp.boot_id: Sighting(stamp.boot_id, stamp.offset, 0.1)}
+    return {stamp.boot_id: ClockObservation(stamp.boot_id, stamp.offset, 0.1)}
 
 
 async def test_what_is_past_the_age_bound_is_dropped_and_counted(store: Store, clock: FakeClock) -> None:

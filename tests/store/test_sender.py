@@ -332,10 +332,12 @@ async def test_what_is_held_is_not_even_claimed(
 ) -> None:
     why: list[str | None] = ["the data budget is used up"]
 
-    async def why_held() -> str | None:
+    async def blocked_reason() -> str | None:
         return why[0]
 
-    sender = OutboxSender(client, store.outbox, "trip", poster(client), clock=clock, rng=rng, why_held=why_held)
+    sender = OutboxSender(
+        client, store.outbox, "trip", poster(client), clock=clock, rng=rng, blocked_reason=blocked_reason
+    )
     await put(store, *numbered(3))
     assert await sender.drain() == 0
     assert {(item.state, item.attempts) for item in await store.outbox.items()} == {(ItemState.WAITING, 0)}
@@ -349,10 +351,12 @@ async def test_what_is_held_in_the_middle_costs_no_attempt_and_overshoots_by_wha
 ) -> None:
     allowed = 50
 
-    async def why_held() -> str | None:
+    async def blocked_reason() -> str | None:
         return "the data budget is used up" if len(cloud.requests) >= allowed else None
 
-    sender = OutboxSender(client, store.outbox, "trip", poster(client), clock=clock, rng=rng, why_held=why_held)
+    sender = OutboxSender(
+        client, store.outbox, "trip", poster(client), clock=clock, rng=rng, blocked_reason=blocked_reason
+    )
     await put(store, *numbered(3 * CLAIM))
     sent = await sender.drain()
     assert allowed <= sent <= allowed + client.settings.max_in_flight

@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 from pydantic import TypeAdapter
 
-from sentinel_sync.base.timekeeping import Sighting
+from sentinel_sync.base.timekeeping import ClockObservation
 from sentinel_sync.cloud.api_response import Probe
 from sentinel_sync.store.store import Store
 from sentinel_sync.store.timekeeper import Timekeeper
 from tests.fakes.clock import FakeClock
 
-SIGHTING = TypeAdapter(Sighting)
+SIGHTING = TypeAdapter(ClockObservation)
 TRUE_TIME = 1_780_000_000.0
 
 
@@ -95,7 +95,9 @@ async def test_every_probe_is_no_reason_to_write(tmp_path: Path, clock: FakeCloc
 
 
 async def test_the_oldest_boots_are_forgotten_and_the_present_one_never(store: Store, clock: FakeClock) -> None:
-    boots = {f"boot-{number:04}": Sighting(f"boot-{number:04}", TRUE_TIME + number, 0.1) for number in range(1_002)}
+    boots = {
+        f"boot-{number:04}": ClockObservation(f"boot-{number:04}", TRUE_TIME + number, 0.1) for number in range(1_002)
+    }
     await asyncio.gather(*(store.documents.save("clock", boot, seen, SIGHTING) for boot, seen in boots.items()))
     timekeeper = Timekeeper(store.documents, clock)
     await timekeeper.load()

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from sentinel_sync.cloud.client import CloudAPIClient
-from sentinel_sync.network.policy import TrafficDesk
+from sentinel_sync.network.policy import TransferPolicy
 from sentinel_sync.network.rules.budget import DAY
-from sentinel_sync.network.rules.traffic import Traffic
+from sentinel_sync.network.rules.traffic import TrafficClass
 from sentinel_sync.store.outbox import ItemState
 from sentinel_sync.store.store import Store
 from sentinel_sync.trips.trip_uploader import TripUploader
@@ -20,7 +20,7 @@ from tests.fakes.cloud import FakeCloud, settings_for
 
 BUDGET = {"any": {"day": 1_000_000}}
 
-Drive = Callable[..., AbstractAsyncContextManager[tuple[TripUploader, TrafficDesk]]]
+Drive = Callable[..., AbstractAsyncContextManager[tuple[TripUploader, TransferPolicy]]]
 
 
 @pytest.fixture
@@ -28,13 +28,13 @@ def driving(tmp_path: Path, cloud: FakeCloud, clock: FakeClock) -> Drive:
     """One life of a vehicle that has recorded a trip."""
 
     @asynccontextmanager
-    async def drive(**settings: Any) -> AsyncIterator[tuple[TripUploader, TrafficDesk]]:
+    async def drive(**settings: Any) -> AsyncIterator[tuple[TripUploader, TransferPolicy]]:
         made = settings_for(cloud, state_dir=tmp_path, **({"data_budget": BUDGET} | settings))
         async with (
             Store(made.state_dir, clock=clock) as store,
             CloudAPIClient(settings=made, clock=clock, rng=Random(1)) as client,
         ):
-            desk = TrafficDesk(store.documents, made, clock=clock, bus_address="unix:path=/nowhere")
+            desk = TransferPolicy(store.documents, made, clock=clock, bus_address="unix:path=/nowhere")
             trips = TripUploader(client, store, traffic=desk, supervised=True, clock=clock, rng=Random(1))
             await trips.start_trip()
             await trips.end_trip()
@@ -73,7 +73,7 @@ async def test_over_a_restart_it_waits_still(driving: Drive, cloud: FakeCloud) -
     async with driving() as (trips, desk):
         assert await trips.sync_now() == 0
         assert "1 MB of the 1 MB per day for all links are used: trips wait until" in (
-            await desk.why_held(Traffic.TRIPS) or ""
+            await desk.blocked_reason(TrafficClass.TRIPS) or ""
         )
         assert len(await trips._store.outbox.items()) == 2
     assert cloud.requests == []

@@ -5,8 +5,9 @@ from typing import TypedDict
 
 from sentinel_sync.base.errors import SentinelSyncError
 from sentinel_sync.base.payloads import ModelRelease
-from sentinel_sync.base.status import BadVersionShown, ModelShown, TransferShown
+from sentinel_sync.base.status import TransferStatus
 from sentinel_sync.models.rules.installed import KeptVersion, ModelRecord
+from sentinel_sync.models.rules.status import BadVersionStatus, ModelStatus
 
 
 class ModelUpdate(TypedDict):
@@ -168,7 +169,7 @@ def download_status(
 
 def model_shown(
     record: ModelRecord, status: DownloadStatus, progress: DownloadProgress | None, available: str | None
-) -> ModelShown:
+) -> ModelStatus:
     """Put together what the agent's status shows of a model.
 
     Args:
@@ -177,22 +178,22 @@ def model_shown(
         progress: What is being done about it now, or None.
         available: A version that may be taken, or None.
     """
-    return ModelShown(
+    return ModelStatus(
         name=record.name,
         status=status["status"],
         installed=status["installed_version"],
         available=available,
         previous=None if record.previous is None else record.previous.version,
         pinned=record.pinned,
-        bad_versions=[BadVersionShown(version=bad.version, reason=bad.reason) for bad in record.bad],
+        bad_versions=[BadVersionStatus(version=bad.version, reason=bad.reason) for bad in record.bad],
         probation_left=0.0 if record.probation is None else record.probation.left,
         reason=status["reason"],
         under_way=None if progress is None else _transfer_shown(progress),
     )
 
 
-def _transfer_shown(progress: DownloadProgress) -> TransferShown:
-    return TransferShown(
+def _transfer_shown(progress: DownloadProgress) -> TransferStatus:
+    return TransferStatus(
         name=progress.name,
         part=progress.version,
         phase=progress.phase,

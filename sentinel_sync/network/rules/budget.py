@@ -6,19 +6,19 @@ from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 
 from sentinel_sync.base.timekeeping import EARLIEST_PLAUSIBLE, LATEST_PLAUSIBLE, ClockStamp
-from sentinel_sync.network.rules.traffic import NAMES, Link, Traffic
+from sentinel_sync.network.rules.traffic import NAMES, Link, TrafficClass
 
 #: For all links together.
 ANY = "any"
 DAY = 86_400
 #: How much of a budget each kind of traffic may find used up and still go. Recordings and models stop first: whatever
 #: they leave is more than a vehicle's trips take in a month of driving. Then what people look at; trips are last.
-SHARES: Mapping[Traffic, float] = {
-    Traffic.SCENARIOS: 0.90,
-    Traffic.MODELS: 0.90,
-    Traffic.FLEET: 0.95,
-    Traffic.PROFILES: 0.95,
-    Traffic.TRIPS: 1.0,
+SHARES: Mapping[TrafficClass, float] = {
+    TrafficClass.SCENARIOS: 0.90,
+    TrafficClass.MODELS: 0.90,
+    TrafficClass.FLEET: 0.95,
+    TrafficClass.PROFILES: 0.95,
+    TrafficClass.TRIPS: 1.0,
 }
 #: So many days are remembered: this month, the one before it for people, and some that a wrong clock made up.
 _DAYS_KEPT = 100
@@ -218,7 +218,7 @@ def standing(limits: Sequence[Limit], accounts: Accounts) -> tuple[BudgetUse, ..
     )
 
 
-def spent(traffic: Traffic, link: Link, limits: Sequence[Limit], accounts: Accounts) -> Limit | None:
+def spent(traffic: TrafficClass, link: Link, limits: Sequence[Limit], accounts: Accounts) -> Limit | None:
     """The budget that keeps a kind of traffic from this link for longest, or None where it may go."""
     share = SHARES[traffic]
     held = [
@@ -229,7 +229,7 @@ def spent(traffic: Traffic, link: Link, limits: Sequence[Limit], accounts: Accou
     return next((limit for limit in held if limit.period is Period.MONTH), held[0] if held else None)
 
 
-def why_spent(traffic: Traffic, limit: Limit, accounts: Accounts) -> str:
+def why_spent(traffic: TrafficClass, limit: Limit, accounts: Accounts) -> str:
     """Say which budget is used up, and until when."""
     over = "all links" if limit.link == ANY else f"the {limit.link} link"
     used, share = accounts.used(limit.link, limit.period), SHARES[traffic]

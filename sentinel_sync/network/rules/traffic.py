@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from enum import IntEnum, StrEnum
 
 
-class Traffic(StrEnum):
+class TrafficClass(StrEnum):
     """What something is sent or fetched for, most important first."""
 
     TRIPS = "trips"
@@ -93,14 +93,14 @@ _LINKS = {
     "bluetooth": Link.CELLULAR,
 }
 #: They are large and can wait for days; the others are small, and of use only while they are fresh.
-BULK = frozenset({Traffic.SCENARIOS, Traffic.MODELS})
+BULK = frozenset({TrafficClass.SCENARIOS, TrafficClass.MODELS})
 #: What waits, as a technician calls it.
 NAMES = {
-    Traffic.TRIPS: "trips",
-    Traffic.PROFILES: "profiles",
-    Traffic.FLEET: "fleet statistics",
-    Traffic.SCENARIOS: "recordings",
-    Traffic.MODELS: "models",
+    TrafficClass.TRIPS: "trips",
+    TrafficClass.PROFILES: "profiles",
+    TrafficClass.FLEET: "fleet statistics",
+    TrafficClass.SCENARIOS: "recordings",
+    TrafficClass.MODELS: "models",
 }
 
 
@@ -139,7 +139,7 @@ def condition(words: Sequence[NetworkWord], sight: NetworkSight | None) -> Netwo
     return NetworkCondition(link, False, "nobody says otherwise")
 
 
-def why_unfit(traffic: Traffic, network: NetworkCondition, *, quiet: bool) -> str | None:
+def why_unfit(traffic: TrafficClass, network: NetworkCondition, *, quiet: bool) -> str | None:
     """Why a kind of traffic waits whatever the budget, or None where it may go.
 
     Metered: only trips, profiles and fleet statistics may go. Fleet statistics are a few kilobytes that somebody asked

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import TypedDict
 
 from sentinel_sync.base.progress import TransferProgress
+from sentinel_sync.base.timekeeping import moment
 from sentinel_sync.scenarios.rules.plan import Consent, Part, ScenarioPlan
 from sentinel_sync.scenarios.rules.retention import DELETED_UNSENT
-from sentinel_sync.trips.rules.trip import moment
 
 
 class ScenarioStatus(TypedDict):

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from sentinel_sync.base.timekeeping import EARLIEST_PLAUSIBLE, ClockStamp, Sighting, correction
+from sentinel_sync.base.timekeeping import EARLIEST_PLAUSIBLE, ClockObservation, ClockStamp, correction
 
 #: The kind that goes last: a trip is small, and it is what the vehicle is for.
 PROTECTED_KIND = "trip"
@@ -29,7 +29,7 @@ def eviction_order(shelves: list[Shelf]) -> list[Shelf]:
 def is_too_old(
     created_at: float,
     stamp: ClockStamp | None,
-    seen: Sighting | None,
+    seen: ClockObservation | None,
     current: ClockStamp,
     now: float,
     max_age: float,

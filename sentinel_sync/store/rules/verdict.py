@@ -39,10 +39,10 @@ class SetAside:
     reason: str
 
 
-Verdict = Release | Defer | SetAside
+RetryDecision = Release | Defer | SetAside
 
 
-def verdict_on(error: CloudError, attempts: int, rng: Random) -> Verdict:
+def retry_decision(error: CloudError, attempts: int, rng: Random) -> RetryDecision:
     """Decide what becomes of an item whose attempt number `attempts` ended in `error`."""
     match error:
         case HeldError() | CredentialError():

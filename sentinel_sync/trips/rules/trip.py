@@ -2,11 +2,10 @@
 
 import hashlib
 from dataclasses import dataclass
-from datetime import UTC, datetime
 
 from sentinel_sync.base.payloads import Location, TripSummary
 from sentinel_sync.base.privacy import Place
-from sentinel_sync.base.timekeeping import ClockStamp
+from sentinel_sync.base.timekeeping import ClockStamp, moment
 
 #: No update covers more metres than a quarter of the Earth's circumference: it is a broken sensor.
 MAX_DISTANCE_DELTA = 1.0e7
@@ -34,11 +33,6 @@ def adopted_trip_id(start: float, vehicle_id: str, old_id: str) -> str:
     """Id of a trip that an older module recorded: the same however often it is taken over."""
     digest = hashlib.sha256(f"{vehicle_id}\0{old_id}\0{start!r}".encode()).digest()
     return new_trip_id(start, digest[:_RANDOM_BYTES])
-
-
-def moment(seconds: float) -> datetime:
-    """Seconds since the epoch as a time in UTC, to the millisecond."""
-    return datetime.fromtimestamp(round(seconds, 3), UTC)
 
 
 @dataclass(slots=True)

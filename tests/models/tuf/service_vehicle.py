@@ -13,7 +13,7 @@ import pytest
 from blockbuster import blockbuster_ctx
 
 from sentinel_sync import CloudAPIClient, ModelDownloader
-from sentinel_sync.network.policy import TrafficDesk
+from sentinel_sync.network.policy import TransferPolicy
 from sentinel_sync.settings import ModelSource
 from sentinel_sync.store.store import Store
 from tests.conftest import FIXTURES
@@ -93,7 +93,9 @@ async def vehicle_fixture(
     shutil.copytree(FIXTURES / "models", models)
     (tmp_path / "root.json").write_bytes(repository.anchor)
     source = ModelSource(source="tuf", metadata_url=f"{stranger.url}/metadata/", root_file=tmp_path / "root.json")
-    desk = TrafficDesk(store.documents, settings_for(cloud, state_dir=tmp_path / "state"), clock=clock, supervised=True)
+    desk = TransferPolicy(
+        store.documents, settings_for(cloud, state_dir=tmp_path / "state"), clock=clock, supervised=True
+    )
     desk.follow_trips(trips)
     async with AsyncExitStack() as stack:
 

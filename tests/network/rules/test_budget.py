@@ -21,7 +21,7 @@ from sentinel_sync.network.rules.budget import (
     standing,
     why_spent,
 )
-from sentinel_sync.network.rules.traffic import Link, Traffic
+from sentinel_sync.network.rules.traffic import Link, TrafficClass
 
 CELLULAR_DAY = Limit(Link.CELLULAR, Period.DAY, 1000)
 
@@ -141,7 +141,7 @@ class TestAClockThatIsSet:
         book.accounts.book(Link.CELLULAR, 1000)
         book.boots("boot-3", NOON)
         assert book.used() == 0
-        assert spent(Traffic.TRIPS, Link.CELLULAR, [CELLULAR_DAY], book.accounts) is None
+        assert spent(TrafficClass.TRIPS, Link.CELLULAR, [CELLULAR_DAY], book.accounts) is None
         book.boots("boot-4", NOON + 1000 * DAY)
         assert book.used() == 1000, "no day is given out twice"
 
@@ -168,7 +168,7 @@ class TestAClockThatIsSet:
         book.clock_is_set(now)
         assert book.used(Link.WIFI) == 7
         assert resets_at(Period.MONTH, book.accounts.today) > 0.0
-        why_spent(Traffic.TRIPS, CELLULAR_DAY, book.accounts)
+        why_spent(TrafficClass.TRIPS, CELLULAR_DAY, book.accounts)
 
     @given(
         steps=st.lists(
@@ -197,44 +197,44 @@ class TestAClockThatIsSet:
     ("used", "held"),
     [
         (899, set()),
-        (900, {Traffic.SCENARIOS, Traffic.MODELS}),
-        (949, {Traffic.SCENARIOS, Traffic.MODELS}),
-        (950, {Traffic.SCENARIOS, Traffic.MODELS, Traffic.FLEET, Traffic.PROFILES}),
-        (999, {Traffic.SCENARIOS, Traffic.MODELS, Traffic.FLEET, Traffic.PROFILES}),
-        (1000, set(Traffic)),
-        (5000, set(Traffic)),
+        (900, {TrafficClass.SCENARIOS, TrafficClass.MODELS}),
+        (949, {TrafficClass.SCENARIOS, TrafficClass.MODELS}),
+        (950, {TrafficClass.SCENARIOS, TrafficClass.MODELS, TrafficClass.FLEET, TrafficClass.PROFILES}),
+        (999, {TrafficClass.SCENARIOS, TrafficClass.MODELS, TrafficClass.FLEET, TrafficClass.PROFILES}),
+        (1000, set(TrafficClass)),
+        (5000, set(TrafficClass)),
     ],
 )
-def test_recordings_wait_first_and_trips_last(book: Book, used: int, held: set[Traffic]) -> None:
+def test_recordings_wait_first_and_trips_last(book: Book, used: int, held: set[TrafficClass]) -> None:
     book.accounts.book(Link.CELLULAR, used)
-    assert {kind for kind in Traffic if spent(kind, Link.CELLULAR, [CELLULAR_DAY], book.accounts)} == held
-    assert {kind for kind in Traffic if spent(kind, Link.WIFI, [CELLULAR_DAY], book.accounts)} == set()
+    assert {kind for kind in TrafficClass if spent(kind, Link.CELLULAR, [CELLULAR_DAY], book.accounts)} == held
+    assert {kind for kind in TrafficClass if spent(kind, Link.WIFI, [CELLULAR_DAY], book.accounts)} == set()
 
 
 def test_every_kind_has_its_share_and_trips_the_whole() -> None:
-    assert set(SHARES) == set(Traffic)
-    assert max(SHARES.values()) == SHARES[Traffic.TRIPS] == 1.0
+    assert set(SHARES) == set(TrafficClass)
+    assert max(SHARES.values()) == SHARES[TrafficClass.TRIPS] == 1.0
 
 
 def test_a_budget_of_nothing_holds_everything(book: Book) -> None:
     none = Limit(ANY, Period.DAY, 0)
-    assert all(spent(traffic, Link.ETHERNET, [none], book.accounts) == none for traffic in Traffic)
+    assert all(spent(traffic, Link.ETHERNET, [none], book.accounts) == none for traffic in TrafficClass)
 
 
 def test_a_budget_for_any_link_counts_all_links(book: Book) -> None:
     together = Limit(ANY, Period.MONTH, 1000)
     book.accounts.book(Link.CELLULAR, 500)
     book.accounts.book(Link.WIFI, 400)
-    assert spent(Traffic.SCENARIOS, Link.ETHERNET, [together], book.accounts) == together
-    assert spent(Traffic.TRIPS, Link.ETHERNET, [together], book.accounts) is None
+    assert spent(TrafficClass.SCENARIOS, Link.ETHERNET, [together], book.accounts) == together
+    assert spent(TrafficClass.TRIPS, Link.ETHERNET, [together], book.accounts) is None
 
 
 def test_of_two_budgets_the_one_that_holds_for_longer_is_named(book: Book) -> None:
     month = Limit(Link.CELLULAR, Period.MONTH, 1000)
     book.accounts.book(Link.CELLULAR, 1000)
-    held = spent(Traffic.TRIPS, Link.CELLULAR, [CELLULAR_DAY, month], book.accounts)
+    held = spent(TrafficClass.TRIPS, Link.CELLULAR, [CELLULAR_DAY, month], book.accounts)
     assert held == month
-    assert why_spent(Traffic.TRIPS, month, book.accounts) == (
+    assert why_spent(TrafficClass.TRIPS, month, book.accounts) == (
         "1 kB of the 1 kB per month for the cellular link are used: trips wait until 2026-12-01 00:00 UTC"
     )
 
@@ -242,7 +242,7 @@ def test_of_two_budgets_the_one_that_holds_for_longer_is_named(book: Book) -> No
 def test_the_reason_says_how_much_of_what_and_until_when(book: Book) -> None:
     limit = Limit(ANY, Period.DAY, 50_000_000)
     book.accounts.book(Link.CELLULAR, 45_300_000)
-    assert why_spent(Traffic.SCENARIOS, limit, book.accounts) == (
+    assert why_spent(TrafficClass.SCENARIOS, limit, book.accounts) == (
         "45.3 MB of the 50 MB per day for all links are used, and recordings stop at 90%: "
         "recordings wait until 2026-11-24 00:00 UTC"
     )

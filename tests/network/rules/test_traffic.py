@@ -10,7 +10,7 @@ from sentinel_sync.network.rules.traffic import (
     NetworkCondition,
     NetworkSight,
     NetworkWord,
-    Traffic,
+    TrafficClass,
     condition,
     link_of,
     why_unfit,
@@ -93,10 +93,10 @@ def test_networkmanagers_no_is_not_about_a_link_that_somebody_else_named() -> No
     assert condition([NetworkWord(HOST, Metering.AUTO, Link.WIFI)], NetworkSight(Metered.YES, None)).metered is True
 
 
-@pytest.mark.parametrize("traffic", Traffic)
+@pytest.mark.parametrize("traffic", TrafficClass)
 @pytest.mark.parametrize(("metered", "quiet"), [(False, False), (False, True), (True, False), (True, True)])
 def test_on_a_metered_network_and_during_a_trip_only_what_is_large_waits(
-    traffic: Traffic, metered: bool, quiet: bool
+    traffic: TrafficClass, metered: bool, quiet: bool
 ) -> None:
     why = why_unfit(traffic, NetworkCondition(Link.WIFI, metered, "NetworkManager says so"), quiet=quiet)
     assert (why is not None) == (traffic in BULK and (metered or quiet))
@@ -105,11 +105,11 @@ def test_on_a_metered_network_and_during_a_trip_only_what_is_large_waits(
 def test_the_reason_is_one_that_a_technician_understands() -> None:
     network = NetworkCondition(Link.WIFI, True, "NetworkManager says so")
     assert (
-        why_unfit(Traffic.SCENARIOS, network, quiet=True)
+        why_unfit(TrafficClass.SCENARIOS, network, quiet=True)
         == "the network is metered (NetworkManager says so): recordings wait for an unmetered one"
     )
     free = NetworkCondition(Link.WIFI, False, "nobody says otherwise")
     assert (
-        why_unfit(Traffic.MODELS, free, quiet=True)
+        why_unfit(TrafficClass.MODELS, free, quiet=True)
         == "a trip is under way (cloud.quiet_during_trip): models wait for its end"
     )

@@ -4,7 +4,7 @@ from itertools import permutations
 
 import pytest
 
-from sentinel_sync.base.timekeeping import ClockStamp, Sighting
+from sentinel_sync.base.timekeeping import ClockObservation, ClockStamp
 from sentinel_sync.store.rules.eviction import Shelf, eviction_order, is_too_old
 
 DAY = 86_400.0
@@ -51,11 +51,13 @@ GOOD = ClockStamp("boot-1", BOOTED - 400 * DAY)
         (100.0, None, None, 30 * DAY, False),  # stamped without a clock: nobody knows
         (100.0, ClockStamp("boot-1", 0.0), None, 30 * DAY, False),
         # Stamped without a clock, but the backend's time was seen in that boot: 40 days ago.
-        (100.0, ClockStamp("boot-1", 0.0), Sighting("boot-1", NOW - 40 * DAY, 1.0), 30 * DAY, True),
-        (100.0, ClockStamp("boot-1", 0.0), Sighting("boot-1", NOW - 20 * DAY, 1.0), 30 * DAY, False),
+        (100.0, ClockStamp("boot-1", 0.0), ClockObservation("boot-1", NOW - 40 * DAY, 1.0), 30 * DAY, True),
+        (100.0, ClockStamp("boot-1", 0.0), ClockObservation("boot-1", NOW - 20 * DAY, 1.0), 30 * DAY, False),
         # It said a year ago and was a year slow.
-        (NOW - 365 * DAY, GOOD, Sighting("boot-1", GOOD.offset + 364 * DAY, 1.0), 30 * DAY, False),
+        (NOW - 365 * DAY, GOOD, ClockObservation("boot-1", GOOD.offset + 364 * DAY, 1.0), 30 * DAY, False),
     ],
 )
-def test_age(created_at: float, stamp: ClockStamp | None, seen: Sighting | None, max_age: float, too_old: bool) -> None:
+def test_age(
+    created_at: float, stamp: ClockStamp | None, seen: ClockObservation | None, max_age: float, too_old: bool
+) -> None:
     assert is_too_old(created_at, stamp, seen, CURRENT, NOW, max_age) is too_old

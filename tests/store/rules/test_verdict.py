@@ -14,17 +14,17 @@ from sentinel_sync.base.errors import (
     RejectedError,
     UnreachableError,
 )
-from sentinel_sync.store.rules.verdict import Defer, Release, SetAside, verdict_on
+from sentinel_sync.store.rules.verdict import Defer, Release, SetAside, retry_decision
 
 
 @pytest.mark.parametrize("error", [HeldError("closed"), CredentialError("refused", status=401)])
 def test_what_says_nothing_about_the_item_spends_nothing_of_it(error: CloudError) -> None:
-    assert verdict_on(error, 7, Random(1)) == Release()
+    assert retry_decision(error, 7, Random(1)) == Release()
 
 
 @pytest.mark.parametrize("error", [RejectedError("answered 422 (No)", status=422), PreconditionError("p", status=412)])
 def test_what_cannot_succeed_is_set_aside_with_its_reason(error: CloudError) -> None:
-    assert verdict_on(error, 1, Random(1)) == SetAside(str(error))
+    assert retry_decision(error, 1, Random(1)) == SetAside(str(error))
 
 
 @pytest.mark.parametrize(
@@ -37,7 +37,7 @@ def test_what_cannot_succeed_is_set_aside_with_its_reason(error: CloudError) -> 
 )
 def test_what_may_succeed_later_waits(error: CloudError, connectivity: bool) -> None:
     for attempts in (1, 5, 10_000):  # no outage is too long
-        verdict = verdict_on(error, attempts, Random(attempts))
+        verdict = retry_decision(error, attempts, Random(attempts))
         assert isinstance(verdict, Defer)
         assert verdict.reason == str(error)
         assert verdict.connectivity is connectivity

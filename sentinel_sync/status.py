@@ -1,0 +1,45 @@
+"""What a running agent says of itself: for the host, for `status` on another terminal, for the console."""
+
+from datetime import datetime
+
+from pydantic import Field
+
+from sentinel_sync.base.status import PeriodicTaskStatus, StatusModel, TransferStatus
+from sentinel_sync.cloud.rules.status import ConnectivitySummary
+from sentinel_sync.models.rules.status import ModelCheckStatus, ModelStatus
+from sentinel_sync.network.rules.status import NetworkStatus
+from sentinel_sync.profiles.rules.status import ProfilesStatus
+from sentinel_sync.scenarios.rules.feature_status import ScenariosStatus
+from sentinel_sync.store.rules.status import OutboxStatus
+
+#: The file in the state folder that a running agent keeps up to date with its `AgentStatus`.
+STATUS_NAME = "status.json"
+
+
+class AgentStatus(StatusModel):
+    """A running agent at one instant."""
+
+    version: str
+    process_id: int
+    vehicle_id: str
+    fleet_id: str
+    api_url: str
+    enabled: bool
+    power: str
+    trip_id: str | None
+    connectivity: ConnectivitySummary
+    outbox: OutboxStatus
+    duties: list[PeriodicTaskStatus]
+    salvaged_from: str | None
+    updated_at: datetime
+    traffic: NetworkStatus | None = None
+    scenarios: ScenariosStatus | None = None
+    models: list[ModelStatus] = Field(default_factory=list)
+    model_check: ModelCheckStatus | None = None
+    profiles: ProfilesStatus | None = None
+
+    @property
+    def transfers(self) -> list[TransferStatus]:
+        """All that is under way."""
+        recording = Field(default_factory=list) if self.scenarios is None else [self.scenarios.under_way]
+        return [going for going in (*recording, *(model.under_way for model in self.models)) if going is not None]
