@@ -10,7 +10,7 @@ from random import Random
 
 import pytest
 
-from sentinel_sync import VerificationError, parts
+from sentinel_sync import VerificationError, composition
 from sentinel_sync.agent import SyncAgent
 from sentinel_sync.cloud.api_response import Probe
 from sentinel_sync.settings import CloudSettings, Settings
@@ -85,7 +85,7 @@ async def test_the_backends_time_counts(settings: CloudSettings, repository: Tuf
     """This vehicle's clock stands before the timestamp's date, and the backend's behind it."""
     clock.set_wall(repository.now)
     async with AsyncExitStack() as stack:
-        built = await parts.build(settings, stack, http=None, clock=clock, rng=Random(1))
+        built = await composition.build(settings, stack, http=None, clock=clock, rng=Random(1))
         (update,) = await built.models.check_for_updates()
         assert (update["name"], update["version"]) == (NAME, "v10")
         later = datetime.fromtimestamp(repository.now + 2 * DAY, UTC).isoformat()
