@@ -1,84 +1,57 @@
 """Keeps a vehicle and its fleet backend in step over a bad network: trips, scenarios, models, profiles, statistics.
 
-The public names below are imported on first use (PEP 562), so that `import sentinel_sync` costs a host next to nothing.
+The public names are imported on first use (PEP 562), so that `import sentinel_sync` costs a host next to nothing.
+Type checkers read `__init__.pyi` instead, which names the same objects; a test holds the two together.
 """
 
 from importlib import import_module
-from typing import Any
 
 __version__ = "0.1.0"
 
-#: Public name → the module that defines it.
-_HOME = {
-    "APIResponse": "sentinel_sync.cloud.client",
-    "CloudAPIClient": "sentinel_sync.cloud.client",
-    "CloudError": "sentinel_sync.base.errors",
-    "ConfigurationError": "sentinel_sync.base.errors",
-    "ConnectivityStatus": "sentinel_sync.cloud.rules.connectivity",
-    "ConsentError": "sentinel_sync.base.errors",
-    "CredentialError": "sentinel_sync.base.errors",
-    "FleetManager": "sentinel_sync.fleet.fleet_manager",
-    "HeldError": "sentinel_sync.base.errors",
-    "ModelDownloader": "sentinel_sync.models.model_downloader",
-    "NotNowError": "sentinel_sync.base.errors",
-    "OfflineManager": "sentinel_sync.cloud.offline_manager",
-    "PreconditionError": "sentinel_sync.base.errors",
-    "ProfileError": "sentinel_sync.base.errors",
-    "ProfileSynchronizer": "sentinel_sync.profiles.profile_synchronizer",
-    "RejectedError": "sentinel_sync.base.errors",
-    "ScenarioError": "sentinel_sync.base.errors",
-    "ScenarioUploader": "sentinel_sync.scenarios.scenario_uploader",
-    "SentinelSyncError": "sentinel_sync.base.errors",
-    "Settings": "sentinel_sync.settings",
-    "StateLockedError": "sentinel_sync.base.errors",
-    "StoreError": "sentinel_sync.base.errors",
-    "StoreFullError": "sentinel_sync.base.errors",
-    "SyncAgent": "sentinel_sync.agent",
-    "TripStateError": "sentinel_sync.base.errors",
-    "TripUploader": "sentinel_sync.trips.trip_uploader",
-    "UnreachableError": "sentinel_sync.base.errors",
-    "VerificationError": "sentinel_sync.base.errors",
+#: Module → the public names that it defines.
+_NAMES = {
+    "sentinel_sync.agent": ("SyncAgent",),
+    "sentinel_sync.base.errors": (
+        "CloudError",
+        "ConfigurationError",
+        "ConsentError",
+        "CredentialError",
+        "FileError",
+        "HeldError",
+        "NotNowError",
+        "PreconditionError",
+        "ProfileError",
+        "RejectedError",
+        "ScenarioError",
+        "SentinelSyncError",
+        "StateLockedError",
+        "StoreError",
+        "StoreFullError",
+        "TripStateError",
+        "UnreachableError",
+        "VerificationError",
+    ),
+    "sentinel_sync.cloud.client": ("APIResponse", "CloudAPIClient"),
+    "sentinel_sync.cloud.offline_manager": ("OfflineManager",),
+    "sentinel_sync.cloud.rules.connectivity": ("ConnectivityStatus",),
+    "sentinel_sync.fleet.fleet_manager": ("FleetManager",),
+    "sentinel_sync.models.model_downloader": ("ModelDownloader",),
+    "sentinel_sync.profiles.profile_synchronizer": ("ProfileSynchronizer",),
+    "sentinel_sync.scenarios.scenario_uploader": ("ScenarioUploader",),
+    "sentinel_sync.settings": ("Settings",),
+    "sentinel_sync.trips.trip_uploader": ("TripUploader",),
 }
+_HOME = {name: module for module, names in _NAMES.items() for name in names}
 
-__all__ = [
-    "APIResponse",
-    "CloudAPIClient",
-    "CloudError",
-    "ConfigurationError",
-    "ConnectivityStatus",
-    "ConsentError",
-    "CredentialError",
-    "FleetManager",
-    "HeldError",
-    "ModelDownloader",
-    "NotNowError",
-    "OfflineManager",
-    "PreconditionError",
-    "ProfileError",
-    "ProfileSynchronizer",
-    "RejectedError",
-    "ScenarioError",
-    "ScenarioUploader",
-    "SentinelSyncError",
-    "Settings",
-    "StateLockedError",
-    "StoreError",
-    "StoreFullError",
-    "SyncAgent",
-    "TripStateError",
-    "TripUploader",
-    "UnreachableError",
-    "VerificationError",
-    "__version__",
-]
+__all__ = sorted(["__version__", *_HOME])  # noqa: PLE0605 - strings, all of them
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     """Import a public name on its first use."""
     home = _HOME.get(name)
     if home is None:
         raise AttributeError(f"module 'sentinel_sync' has no attribute {name!r}")
-    value = getattr(import_module(home), name)
+    value: object = getattr(import_module(home), name)
     globals()[name] = value
     return value
 
