@@ -14,6 +14,7 @@ from benchmarks.server import backend
 from benchmarks.work import summary, trip_settings
 from sentinel_sync.cloud.client import CloudAPIClient
 from sentinel_sync.cloud.http import build_http_client
+from sentinel_sync.network.foundation import Foundation
 from sentinel_sync.settings import CloudSettings
 from sentinel_sync.store.outbox import NewItem
 from sentinel_sync.store.store import Store
@@ -58,7 +59,7 @@ async def bare(settings: CloudSettings, work: list[bytes]) -> float:
 async def ours(folder: Path, settings: CloudSettings, work: list[bytes]) -> float:
     """Trips per second of the agent's uploader, from disk to acknowledged on disk."""
     async with Store(folder, max_bytes=settings.outbox_max_bytes) as store, CloudAPIClient(settings=settings) as client:
-        uploader = TripUploader(client, store, supervised=True)
+        uploader = TripUploader(client, foundation=Foundation.of(client, store, supervised=True))
         await store.outbox.put_all([NewItem("trip", f"trip_{number:032x}", body) for number, body in enumerate(work)])
         began = time.perf_counter()
         sent = await uploader.sync_now()

@@ -10,6 +10,7 @@ from statistics import median
 from benchmarks.report import Figure, spread
 from benchmarks.work import summary, trip_settings
 from sentinel_sync.cloud.client import CloudAPIClient
+from sentinel_sync.network.foundation import Foundation
 from sentinel_sync.store.database import connect
 from sentinel_sync.store.outbox import NewItem, insert
 from sentinel_sync.store.schema import migrate
@@ -107,8 +108,8 @@ async def _against_itself(folder: Path) -> Figure:
         Store(folder / "empty") as empty,
         CloudAPIClient(settings=settings) as client,
     ):
-        full = TripUploader(client, store, supervised=True)
-        none = TripUploader(client, empty, supervised=True)
+        full = TripUploader(client, foundation=Foundation.of(client, store, supervised=True))
+        none = TripUploader(client, foundation=Foundation.of(client, empty, supervised=True))
         work = items("queued", QUEUED)
         for start in range(0, QUEUED, 10_000):
             await store.outbox.put_all(work[start : start + 10_000])

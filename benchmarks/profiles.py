@@ -20,6 +20,7 @@ from benchmarks.report import Figure, percentile, spread
 from benchmarks.sleeper import sleeper
 from sentinel_sync.cloud.client import CloudAPIClient
 from sentinel_sync.cloud.http import build_http_client
+from sentinel_sync.network.foundation import Foundation
 from sentinel_sync.profiles.keys import DerivedKey
 from sentinel_sync.profiles.profile_synchronizer import ProfileSynchronizer
 from sentinel_sync.settings import CloudSettings
@@ -96,7 +97,7 @@ async def ours(settings: CloudSettings, lateness: list[float] | None = None) -> 
         lateness: Where given, the loop's naps go here, and further keys are derived all the time.
     """
     async with Store(settings.state_dir) as store, CloudAPIClient(settings=settings) as client:
-        profiles = ProfileSynchronizer(client, store, supervised=True)
+        profiles = ProfileSynchronizer(client, foundation=Foundation.of(client, store, supervised=True))
         await profiles.prepare()
         await profiles.encrypt_profile({})
         async with AsyncExitStack() as stack:

@@ -10,6 +10,7 @@ from statistics import median
 from benchmarks.report import Figure, spread
 from benchmarks.work import trip_settings
 from sentinel_sync.cloud.client import CloudAPIClient
+from sentinel_sync.network.foundation import Foundation
 from sentinel_sync.store.store import Store
 from sentinel_sync.trips.trip_uploader import TripUploader
 
@@ -26,7 +27,7 @@ async def measure() -> list[Figure]:
     with tempfile.TemporaryDirectory() as folder:
         settings = trip_settings(Path(folder), "http://127.0.0.1:1")
         async with Store(Path(folder)) as store, CloudAPIClient(settings=settings) as client:
-            uploader = TripUploader(client, store, supervised=True)
+            uploader = TripUploader(client, foundation=Foundation.of(client, store, supervised=True))
             await uploader.start_trip()
             costs = []
             for _ in range(ROUNDS):

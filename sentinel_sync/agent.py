@@ -121,12 +121,12 @@ class SyncAgent:
     @property
     def client(self) -> CloudAPIClient:
         """The one client."""
-        return self._built.client
+        return self._built.foundation.client
 
     @property
     def store(self) -> Store:
         """The one store."""
-        return self._built.store
+        return self._built.foundation.store
 
     @property
     def trips(self) -> TripUploader:
@@ -185,12 +185,12 @@ class SyncAgent:
             parts = await build(self._settings.cloud, stack, http=self._http, clock=self._clock, rng=self._rng)
             if not self._settings.cloud.enabled:
                 logger.warning("agent.disabled: cloud.enabled is false: trips are kept, nothing is sent")
-                parts.client.halt("disabled", "cloud.enabled is false")
+                parts.foundation.client.halt("disabled", "cloud.enabled is false")
             if self._power is Power.LOW:
-                parts.client.halt("power", _LOW_POWER)
+                parts.foundation.client.halt("power", _LOW_POWER)
             parts.connectivity.register_sync_callback(self._on_return)
-            parts.client.subscribe(self._on_contact)
-            parts.traffic.subscribe(self._on_network)
+            parts.foundation.client.subscribe(self._on_contact)
+            parts.foundation.policy.subscribe(self._on_network)
             self._parts = parts
             try:
                 await self._supervisor.start([*parts.duties, self._watch, self._housekeeping])
@@ -209,7 +209,7 @@ class SyncAgent:
 
     async def _close(self, parts: Components) -> None:
         # Not the client's halt: what is under way may end.
-        parts.client.gate.halt("stopping", "the agent is stopping")
+        parts.foundation.client.gate.halt("stopping", "the agent is stopping")
         async with AsyncExitStack() as last:
             # Each is done whatever becomes of those before it; the last pushed is the first.
             last.callback(self._say_stopped)
@@ -290,7 +290,7 @@ class SyncAgent:
         Raises:
             ValueError: None of these.
         """
-        await self._built.traffic.set_network(choice, link)
+        await self._built.foundation.policy.set_network(choice, link)
 
     def wake(self) -> None:
         """Have every part look now for what there is to do: for a host that has changed something outside the API."""
@@ -320,7 +320,7 @@ class SyncAgent:
                 except SentinelSyncError as error:
                     # What one part cannot do must not keep the others from sending.
                     logger.warning("agent.flush: %s", error)
-            passage = parts.client.gate.passage(self._clock.monotonic())
+            passage = parts.foundation.client.gate.passage(self._clock.monotonic())
             if await self._sendable() == 0 or passage.state in {GateState.HALTED, GateState.REFUSED}:
                 return
             await self._clock.sleep(max(_FLUSH_PAUSE, passage.wait or 0.0))
@@ -328,9 +328,9 @@ class SyncAgent:
     async def _sendable(self) -> int:
         """Items that are still to be sent, and may be."""
         parts = self._built
-        unsent = (await parts.store.outbox.counts()).unsent
+        unsent = (await parts.foundation.store.outbox.counts()).unsent
         for kind in await parts.held_kinds():
-            unsent -= (await parts.store.outbox.counts(kind)).unsent
+            unsent -= (await parts.foundation.store.outbox.counts(kind)).unsent
         return unsent
 
     def _on_contact(self, contact: Contact, _: str) -> None:
@@ -344,23 +344,24 @@ class SyncAgent:
 
     async def _on_return(self) -> None:
         """The backend is back: what only the network held up is due now."""
-        await self._built.store.outbox.make_due()
+        await self._built.foundation.store.outbox.make_due()
         self.wake()
 
     async def _watch_step(self) -> float:
         """Notice what other processes changed, a rotated key, and write the status for them."""
         parts = self._built
-        version = await parts.store.outbox.data_version()
+        version = await parts.foundation.store.outbox.data_version()
         if version != self._data_version:
             first, self._data_version = self._data_version == -1, version
             if not first:
                 self.wake()
         if self._watches % _SLOW_WATCH == 0:
-            await parts.client.refresh_credential()
+            await parts.foundation.client.refresh_credential()
         board = self._board(parts)
         if self._watches % _SLOW_WATCH == 0 or parts.is_busy or board.shows_work:
             await board.write()
-        if self._refused and parts.client.gate.passage(self._clock.monotonic()).state is not GateState.REFUSED:
+        gate = parts.foundation.client.gate
+        if self._refused and gate.passage(self._clock.monotonic()).state is not GateState.REFUSED:
             # There is a new key, whoever was the first to notice: what waits for it need not wait any longer.
             self._refused = False
             self.wake()
@@ -370,8 +371,10 @@ class SyncAgent:
     async def _housekeeping_step(self) -> float:
         """Apply the age bound, while the wall clock can be trusted."""
         parts, max_age = self._built, self.settings.cloud.outbox_max_age
-        if max_age > 0.0 and parts.timekeeper.trusted:
-            await parts.store.outbox.drop_too_old(max_age, parts.timekeeper.sightings, parts.timekeeper.stamp())
+        timekeeper = parts.foundation.timekeeper
+        if max_age > 0.0 and timekeeper.trusted:
+            outbox = parts.foundation.store.outbox
+            await outbox.drop_too_old(max_age, timekeeper.sightings, timekeeper.stamp())
         return _HOUSEKEEPING_INTERVAL
 
     def _board(self, parts: Components) -> StatusReporter:

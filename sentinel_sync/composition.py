@@ -14,6 +14,7 @@ from sentinel_sync.cloud.client import CloudAPIClient
 from sentinel_sync.cloud.offline_manager import OfflineManager
 from sentinel_sync.fleet.fleet_manager import FleetManager
 from sentinel_sync.models.model_downloader import ModelDownloader
+from sentinel_sync.network.foundation import Foundation
 from sentinel_sync.network.policy import TransferPolicy
 from sentinel_sync.network.rules.traffic import TrafficClass
 from sentinel_sync.profiles.profile_synchronizer import ProfileSynchronizer
@@ -33,10 +34,7 @@ logger = logging.getLogger(__name__)
 class Components:
     """The collaborators of one agent."""
 
-    client: CloudAPIClient
-    store: Store
-    timekeeper: Timekeeper
-    traffic: TransferPolicy
+    foundation: Foundation
     connectivity: OfflineManager
     trips: TripUploader
     scenarios: ScenarioUploader
@@ -48,7 +46,7 @@ class Components:
     def duties(self) -> tuple[PeriodicTask, ...]:
         """What the supervisor keeps doing, for all services."""
         return (
-            self.traffic.duty,
+            self.foundation.policy.duty,
             self.connectivity.monitor,
             self.trips.upload,
             self.trips.checkpoint,
@@ -72,10 +70,9 @@ class Components:
 
     async def held_kinds(self) -> list[str]:
         """Kinds of the outbox that the settings, a missing consent or the network keep from being sent."""
-        trips_wait = (
-            not self.client.settings.upload_trips or await self.traffic.blocked_reason(TrafficClass.TRIPS) is not None
-        )
-        held = [TRIP] if trips_wait else []
+        below = self.foundation
+        may_go = below.client.settings.upload_trips and await below.policy.blocked_reason(TrafficClass.TRIPS) is None
+        held = [] if may_go else [TRIP]
         return held if await self.scenarios.blocked_reason() is None else [*held, SCENARIO]
 
 
@@ -93,51 +90,38 @@ async def build(
         ConfigurationError: A key or certificate cannot be read.
         StoreError: The state folder cannot be used, or is another agent's (StateLockedError).
     """
+    foundation = await _foundation(settings, stack, http=http, clock=clock, rng=rng)
+    client, store, timekeeper = foundation.client, foundation.store, foundation.timekeeper
+    connectivity = OfflineManager(client, on_probe=timekeeper.observe, clock=clock, rng=rng)
+    trips = TripUploader(client, foundation=foundation, ask_time=connectivity.probe_now)
+    await _begin_trips(trips, store, settings, stack, clock)
+    scenarios = ScenarioUploader(client, foundation=foundation)
+    stack.push_async_callback(scenarios.close)
+    models = ModelDownloader(client, foundation=foundation)
+    profiles = ProfileSynchronizer(client, foundation=foundation)
+    for service in (scenarios, profiles):
+        await service.prepare()
+    # Models open with their first duty: to hash those of an older module may take a minute, and trips begin now.
+    stack.push_async_callback(models.close)
+    fleet = FleetManager(client, foundation=foundation)
+    stack.push_async_callback(fleet.close)
+    stack.push_async_callback(connectivity.close)
+    return Components(foundation, connectivity, trips, scenarios, models, profiles, fleet)
+
+
+async def _foundation(
+    settings: CloudSettings, stack: AsyncExitStack, *, http: httpx.AsyncClient | None, clock: Clock, rng: Random
+) -> Foundation:
     store = Store(settings.state_dir, clock=clock, max_bytes=settings.outbox_max_bytes)
     await stack.enter_async_context(store)
     client = CloudAPIClient(settings=settings, http=http, clock=clock, rng=rng)
     await stack.enter_async_context(client)
     await client.refresh_credential()
     timekeeper = Timekeeper(store.documents, clock)
-    traffic = TransferPolicy(store.documents, settings, clock=clock, timekeeper=timekeeper, supervised=True)
-    stack.push_async_callback(traffic.close)
-    client.on_traffic(traffic.count)
-    connectivity = OfflineManager(client, on_probe=timekeeper.observe, clock=clock, rng=rng)
-    trips = TripUploader(
-        client,
-        store,
-        timekeeper=timekeeper,
-        traffic=traffic,
-        supervised=True,
-        ask_time=connectivity.probe_now,
-        clock=clock,
-        rng=rng,
-    )
-    await _begin_trips(trips, store, settings, stack, clock)
-    scenarios = ScenarioUploader(
-        client,
-        store=store,
-        traffic=traffic,
-        clock_is_trusted=lambda: timekeeper.trusted,
-        supervised=True,
-        clock=clock,
-        rng=rng,
-    )
-    stack.push_async_callback(scenarios.close)
-    models = ModelDownloader(
-        client, store=store, timekeeper=timekeeper, traffic=traffic, supervised=True, clock=clock, rng=rng
-    )
-    profiles = ProfileSynchronizer(
-        client, store, timekeeper=timekeeper, traffic=traffic, supervised=True, clock=clock, rng=rng
-    )
-    for service in (scenarios, profiles):
-        await service.prepare()
-    # Models open with their first duty: to hash those of an older module may take a minute, and trips begin now.
-    stack.push_async_callback(models.close)
-    fleet = FleetManager(client, store, traffic=traffic, clock=clock)
-    stack.push_async_callback(fleet.close)
-    stack.push_async_callback(connectivity.close)
-    return Components(client, store, timekeeper, traffic, connectivity, trips, scenarios, models, profiles, fleet)
+    policy = TransferPolicy(store.documents, settings, clock=clock, timekeeper=timekeeper, supervised=True)
+    stack.push_async_callback(policy.close)
+    client.on_traffic(policy.count)
+    return Foundation(client, store, timekeeper, policy, clock, rng, supervised=True)
 
 
 async def _begin_trips(

@@ -40,9 +40,9 @@ class StatusReporter:
 
     async def look(self) -> AgentStatus:
         """What the agent says of itself now."""
-        parts, settings = self._parts, self._parts.client.settings
-        counts = await parts.store.outbox.counts()
-        salvaged = parts.store.salvaged
+        parts, settings = self._parts, self._parts.foundation.client.settings
+        counts = await parts.foundation.store.outbox.counts()
+        salvaged = parts.foundation.store.salvaged
         return AgentStatus(
             version=__version__,
             process_id=os.getpid(),
@@ -90,7 +90,7 @@ class StatusReporter:
         if self._written is not None and _steady(shown) == _steady(self._written):
             return
         self._written = shown
-        path = self._parts.store.state_dir / STATUS_NAME
+        path = self._parts.foundation.store.state_dir / STATUS_NAME
         try:
             await asyncio.to_thread(replace_file, path, shown.model_dump_json(indent=2).encode(), durable=False)
         except OSError as error:
@@ -98,7 +98,7 @@ class StatusReporter:
             logger.warning("agent.status: cannot write %s (%s)", path.name, error.strerror)
 
     def _traffic(self) -> NetworkStatus:
-        seen = self._parts.traffic.snapshot()
+        seen = self._parts.foundation.policy.snapshot()
         return NetworkStatus(
             link=seen.link,
             metered=seen.metered,
@@ -145,7 +145,7 @@ class StatusReporter:
 
     def _connectivity(self) -> ConnectivitySummary:
         report = self._parts.connectivity.report()
-        passage = self._parts.client.gate.passage(self._clock.monotonic())
+        passage = self._parts.foundation.client.gate.passage(self._clock.monotonic())
         return ConnectivitySummary(
             status=report.status,
             message=report.message,
@@ -154,7 +154,7 @@ class StatusReporter:
             since=round(report.since, 1),
             gate=passage.state,
             gate_reason=passage.why,
-            clock_skew=self._parts.timekeeper.skew(),
+            clock_skew=self._parts.foundation.timekeeper.skew(),
         )
 
 

@@ -25,6 +25,7 @@ from sentinel_sync.models.records import ModelRecords
 from sentinel_sync.models.rules.answers import InstallResult, ModelUpdate
 from sentinel_sync.models.rules.installed import ModelRecord
 from sentinel_sync.models.rules.status import ModelStatus
+from sentinel_sync.network.foundation import Foundation
 from sentinel_sync.settings import CloudSettings
 from sentinel_sync.store.store import Store
 from sentinel_sync.store.timekeeper import Timekeeper
@@ -210,7 +211,7 @@ async def _do(settings: CloudSettings, order: Order) -> Outcome:
         # What the agent has learned of the backend's time in this boot: a TUF repository's dates are judged by it.
         timekeeper = Timekeeper(store.documents, SystemClock())
         await timekeeper.load()
-        models = ModelDownloader(client, False, store, timekeeper=timekeeper)
+        models = ModelDownloader(client, False, foundation=Foundation.of(client, store, timekeeper=timekeeper))
         return await _obeyed(models, order)
 
 

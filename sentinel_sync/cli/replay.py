@@ -18,6 +18,7 @@ from sentinel_sync.cli.arguments import Subparsers
 from sentinel_sync.cli.configuration import load_settings
 from sentinel_sync.cli.exit_codes import ExitCode
 from sentinel_sync.cloud.client import CloudAPIClient
+from sentinel_sync.network.foundation import Foundation
 from sentinel_sync.settings import Settings
 from sentinel_sync.store.outbox import ItemState, OutboxItem
 from sentinel_sync.store.store import Store
@@ -137,11 +138,10 @@ async def replay(
         clock = RecordedClock(drive.start)
         uploader = TripUploader(
             client,
-            store,
-            timekeeper=Timekeeper(store.documents, clock),
-            supervised=True,
             recoverable=False,
-            clock=clock,
+            foundation=Foundation.of(
+                client, store, timekeeper=Timekeeper(store.documents, clock), clock=clock, supervised=True
+            ),
         )
         trip = await play(drive, uploader, clock, driver=driver, pace=pace, tell=tell)
         if agent is not None and wait > 0.0:

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from sentinel_sync.agent import SyncAgent
 from sentinel_sync.demo.city import DAY, moments
+from sentinel_sync.network.foundation import Foundation
 from sentinel_sync.store.timekeeper import Timekeeper
 from sentinel_sync.trips.recorded_clock import RecordedClock
 from sentinel_sync.trips.trip_uploader import TripUploader
@@ -52,10 +53,9 @@ async def drive(agent: SyncAgent, order: Order) -> None:
     clock = RecordedClock(order.start)
     recorder = TripUploader(
         agent.client,
-        agent.store,
-        timekeeper=Timekeeper(agent.store.documents, clock),
-        supervised=True,
-        clock=clock,
+        foundation=Foundation.of(
+            agent.client, agent.store, timekeeper=Timekeeper(agent.store.documents, clock), clock=clock, supervised=True
+        ),
     )
     trip_id = await recorder.start_trip(journey.driver, (journey.origin.lat, journey.origin.lon))
     _tell("started", drive=order.drive, trip_id=trip_id)

@@ -10,7 +10,7 @@ from typing import Any, TypeVar, cast
 
 from pydantic import ValidationError
 
-from sentinel_sync.base.clock import Clock, SystemClock
+from sentinel_sync.base.clock import Clock
 from sentinel_sync.base.errors import CloudError, HeldError, RejectedError, UnreachableError
 from sentinel_sync.base.privacy import loggable_path
 from sentinel_sync.cloud.client import CloudAPIClient, quote_id
@@ -27,9 +27,8 @@ from sentinel_sync.fleet.rules.answers import (
     VehicleStatus,
 )
 from sentinel_sync.fleet.rules.queries import MAX_DAYS, MAX_LIMIT, aggregate, bounded, compared, identifier, word
-from sentinel_sync.network.policy import TransferPolicy
+from sentinel_sync.network.foundation import Foundation
 from sentinel_sync.network.rules.traffic import TrafficClass
-from sentinel_sync.network.standalone import store_of, transfer_policy_of
 from sentinel_sync.store.store import Store
 
 logger = logging.getLogger(__name__)
@@ -65,7 +64,7 @@ class FleetManager:
     Args:
         api_client: The backend.
         store: Where answers are kept over a restart; by default that of the client's `state_dir`.
-        traffic: Says whether fleet statistics may be asked for now; by default the client's own.
+        foundation: What the agent's features share; by default what the client's components share.
         clock: The seam for time.
         max_age: Seconds for which an answer counts as fresh.
     """
@@ -75,19 +74,19 @@ class FleetManager:
         api_client: CloudAPIClient,
         store: Store | None = None,
         *,
-        traffic: TransferPolicy | None = None,
+        foundation: Foundation | None = None,
         clock: Clock | None = None,
         max_age: float = MAX_AGE,
     ) -> None:
         self._client = api_client
-        self._clock = clock or SystemClock()
+        foundation = foundation or Foundation.of(api_client, store, clock=clock)
+        self._clock = foundation.clock
         self._max_age = max_age
         settings = api_client.settings
         self._vehicle_id = settings.vehicle_id
         self._fleet = f"/fleet/{quote_id(settings.fleet_id)}"
-        store = store or store_of(api_client, self._clock)
-        self._traffic = traffic or transfer_policy_of(api_client, store, self._clock)
-        self._cache = AnswerCache(store, settings.api_url, self._clock)
+        self._policy = foundation.policy
+        self._cache = AnswerCache(foundation.store, settings.api_url, self._clock)
         self._flights: dict[_Key, _Flight] = {}
         self._registered = False
 
@@ -197,7 +196,7 @@ class FleetManager:
         kept = await self._cache.load(path, query)
         if kept is not None and _read(shape, kept.body) is None:
             kept = None  # kept by another version, in a form that this one cannot give out
-        held = await self._traffic.blocked_reason(TrafficClass.FLEET)
+        held = await self._policy.blocked_reason(TrafficClass.FLEET)
         if held is not None:
             raise HeldError(f"GET {loggable_path(path)}: not sent: {held}")
         headers = {} if kept is None or kept.etag is None else {"If-None-Match": kept.etag}

@@ -4,15 +4,13 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from random import Random, SystemRandom
 from typing import Any
 
 import httpx
 
-from sentinel_sync.base.clock import Clock, SystemClock
 from sentinel_sync.base.errors import CloudError, ConfigurationError, StoreError, VerificationError
 from sentinel_sync.base.payloads import ModelRelease
-from sentinel_sync.base.supervisor import PeriodicTask, Supervisor
+from sentinel_sync.base.supervisor import PeriodicTask
 from sentinel_sync.cloud.client import CloudAPIClient
 from sentinel_sync.models.checks import ReleaseChecks
 from sentinel_sync.models.commands import (
@@ -42,12 +40,10 @@ from sentinel_sync.models.rules.releases import check_name, check_version
 from sentinel_sync.models.rules.status import ModelCheckStatus, ModelStatus
 from sentinel_sync.models.sources import source_of
 from sentinel_sync.models.updater import ModelUpdater
-from sentinel_sync.network.policy import TransferPolicy
+from sentinel_sync.network.foundation import Foundation, Lifecycle
 from sentinel_sync.network.rules.traffic import TrafficClass
-from sentinel_sync.network.standalone import store_of, transfer_policy_of
 from sentinel_sync.settings import is_loopback
 from sentinel_sync.store.store import Store
-from sentinel_sync.store.timekeeper import Timekeeper
 
 logger = logging.getLogger(__name__)
 
@@ -74,11 +70,7 @@ class ModelDownloader:
         allow_unsigned: For a bench: take what nobody has signed; by default as the settings say.
         validator: Tries a model before it is switched to, and while it is on probation: given the file, the name and
             the version; False, or anything raised, means that the model has failed. Beside the settings' command.
-        traffic: Knows what the network may cost, and of trips; by default one for this client.
-        timekeeper: Knows the backend's time, for a TUF repository's dates.
-        supervised: True where somebody else (the agent) sees to `duties`.
-        clock: The seam for time.
-        rng: The seam for chance.
+        foundation: What the agent's features share; by default what the client's components share.
 
     Attributes:
         check: Checks, downloads and installs.
@@ -98,11 +90,7 @@ class ModelDownloader:
         trusted_keys: Sequence[str] | None = None,
         allow_unsigned: bool | None = None,
         validator: Validator | None = None,
-        traffic: TransferPolicy | None = None,
-        timekeeper: Timekeeper | None = None,
-        supervised: bool = False,
-        clock: Clock | None = None,
-        rng: Random | None = None,
+        foundation: Foundation | None = None,
     ) -> None:
         settings = api_client.settings
         self._client = api_client
@@ -111,12 +99,12 @@ class ModelDownloader:
         self._allow_unsigned = settings.allow_unsigned if allow_unsigned is None else allow_unsigned
         if self._allow_unsigned and not is_loopback(httpx.URL(settings.api_url).host):
             raise ConfigurationError("allow_unsigned is for a bench: api_url must then be a loopback address")
-        self._clock = clock or SystemClock()
-        self._rng = rng or SystemRandom()
-        self._store = store or store_of(api_client, self._clock)
-        self._traffic = traffic or transfer_policy_of(api_client, self._store, self._clock)
+        foundation = foundation or Foundation.of(api_client, store)
+        self._clock = foundation.clock
+        self._store = foundation.store
+        self._traffic = foundation.policy
         self._shelf = InstalledModels(models_dir or settings.models_dir, self._store.documents, self._clock)
-        source = source_of(api_client, self._store, self._clock, timekeeper)
+        source = source_of(api_client, self._store, self._clock, foundation.timekeeper)
         self._releases = ReleaseSelector(
             source,
             self._shelf,
@@ -152,22 +140,21 @@ class ModelDownloader:
         )
         self._overview = ModelOverview(self._shelf, self._releases, self._installer, self._keeper)
         self._checks = ReleaseChecks(
-            self._releases, interval=settings.model_check_interval, clock=self._clock, rng=self._rng
+            self._releases, interval=settings.model_check_interval, clock=self._clock, rng=foundation.rng
         )
         self._orders = ModelCommandQueue(ModelCommands(self._store.documents, self._clock))
-        self._supervised = supervised
-        self._background = Supervisor(self._clock, self._rng)
-        self._prepared = False
-        self._preparing = asyncio.Lock()
         self._resuming = True
         self.check = PeriodicTask("models.check", self.step)
         self.upkeep = PeriodicTask("models.upkeep", self.upkeep_step)
+        self._life = Lifecycle(
+            foundation, [self.check, self.upkeep], opening=self._open, closing=self._installer.news.close
+        )
         self._traffic.subscribe(self.wake)
 
     @property
     def duties(self) -> tuple[PeriodicTask, ...]:
         """What somebody must keep doing."""
-        return (self.check, self.upkeep)
+        return self._life.tasks
 
     async def prepare(self) -> None:
         """Open what is needed and finish an installation that was cut off; done by itself at first use.
@@ -175,18 +162,7 @@ class ModelDownloader:
         Raises:
             StoreError: The state folder cannot be used.
         """
-        async with self._preparing:
-            if self._prepared:
-                return
-            await self._store.open()
-            await self._releases.open()
-            await self._shelf.open()
-            await self._keeper.clean()
-            if self._allow_unsigned:
-                logger.critical("models.unsigned: allow_unsigned is on: whoever speaks for the backend drives this car")
-            if not self._supervised:
-                self._client.close_with(self.close)
-            self._prepared = True
+        await self._life.prepare()
 
     def wake(self) -> None:
         """Have both duties look now: a trip has ended, the network has changed; a plain call."""
@@ -245,17 +221,15 @@ class ModelDownloader:
 
     def start_background_checks(self) -> "asyncio.Future[None]":
         """Check every `model_check_interval` seconds, in the running loop; may be awaited."""
-        return self._background.start(self.duties)
+        return self._life.start()
 
     async def stop_background_checks(self) -> None:
         """End what `start_background_checks` began; a download goes on where it was, the next time."""
-        await self._background.stop(grace=self._settings.shutdown_timeout)
+        await self._life.stop()
 
     async def close(self) -> None:
         """End the background and what listeners are being told; the store stays open."""
-        await self.stop_background_checks()
-        await self._installer.news.close()
-        self._prepared = False
+        await self._life.close()
 
     def on_progress(self, listener: ProgressListener) -> None:
         """Have `listener(progress)` told a few times a second how a download, and what follows, goes.
@@ -365,6 +339,13 @@ class ModelDownloader:
         return self._checks.shown()
 
     # --- how ---
+
+    async def _open(self) -> None:
+        await self._releases.open()
+        await self._shelf.open()
+        await self._keeper.clean()
+        if self._allow_unsigned:
+            logger.critical("models.unsigned: allow_unsigned is on: whoever speaks for the backend drives this car")
 
     async def _ask(self) -> list[ModelRelease]:
         await self.prepare()

@@ -11,7 +11,17 @@ from sentinel_sync.base.errors import StoreError
 from sentinel_sync.base.supervisor import PeriodicTask
 from sentinel_sync.network.network_manager import NetworkManagerWatch
 from sentinel_sync.network.operator_override import load_operator_override
-from sentinel_sync.network.rules.budget import ANY, Accounts, Limit, Period, resets_at, spent, standing, why_spent
+from sentinel_sync.network.rules.budget import (
+    ANY,
+    Accounts,
+    Limit,
+    Period,
+    resets_at,
+    spent,
+    standing,
+    until_next_share,
+    why_spent,
+)
 from sentinel_sync.network.rules.traffic import (
     NAMES,
     Link,
@@ -103,6 +113,8 @@ class TransferPolicy:
         self._preparing = asyncio.Lock()
         self._prepared = self._looked = self._unreadable = False
         self._read_at = 0.0
+        #: Until the next kind of traffic has used its share of a budget.
+        self._left_bytes: float = 0.0
 
     # --- for those who send ---
 
@@ -116,13 +128,18 @@ class TransferPolicy:
 
     def wait_of(self, traffic: TrafficClass) -> float | None:
         """Seconds until a budget that holds this kind begins anew; None where it is not held, or not by a budget."""
+        self._ledger.turn()
         limit = None if self._unfit(traffic) else spent(traffic, self._condition.link, self._limits, self._accounts)
         return None if limit is None else self._until_reset(limit.period)
 
     def count(self, sent_bytes: int, received_bytes: int) -> None:
         """Charge traffic as it happens, bytes; a plain call."""
-        if self._ledger.count(self._condition.link, sent_bytes + received_bytes):
+        used_bytes = sent_bytes + received_bytes
+        if self._ledger.count(self._condition.link, used_bytes):
             self.duty.wake.set()
+        self._left_bytes -= used_bytes
+        if self._left_bytes <= 0:  # somebody may have to wait from now on
+            self._note()
 
     def subscribe(self, listener: Listener) -> None:
         """Have `listener()` called when the network has changed, or something else waits than did before."""
@@ -264,6 +281,7 @@ class TransferPolicy:
         """Follow the network, and tell the others what is news."""
         self._condition = network = self._find_condition()
         held = {traffic: why for traffic in TrafficClass if (why := self._why(traffic)) is not None}
+        self._left_bytes = until_next_share(network.link, self._limits, self._accounts)
         before, self._noted = self._noted, (network, frozenset(held))
         if before == self._noted:
             return

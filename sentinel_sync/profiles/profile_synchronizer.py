@@ -5,17 +5,16 @@ import logging
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
-from random import Random, SystemRandom
+from random import Random
 from typing import Any
 from weakref import WeakValueDictionary
 
-from sentinel_sync.base.clock import Clock, SystemClock
+from sentinel_sync.base.clock import Clock
 from sentinel_sync.base.errors import HeldError, ProfileError
-from sentinel_sync.base.supervisor import PeriodicTask, Supervisor
+from sentinel_sync.base.supervisor import PeriodicTask
 from sentinel_sync.cloud.client import CloudAPIClient
-from sentinel_sync.network.policy import TransferPolicy
+from sentinel_sync.network.foundation import Foundation, Lifecycle
 from sentinel_sync.network.rules.traffic import TrafficClass
-from sentinel_sync.network.standalone import store_of, transfer_policy_of
 from sentinel_sync.profiles.backend_copy import ProfileCloud
 from sentinel_sync.profiles.cipher import ProfileCipher
 from sentinel_sync.profiles.command_runner import ProfileCommandRunner
@@ -33,7 +32,6 @@ from sentinel_sync.profiles.rules.envelope import detached
 from sentinel_sync.profiles.rules.fields import canonical, checked_id, read_profile
 from sentinel_sync.profiles.rules.status import ProfilesStatus
 from sentinel_sync.store.store import Store
-from sentinel_sync.store.timekeeper import Timekeeper
 
 logger = logging.getLogger(__name__)
 
@@ -53,9 +51,7 @@ class ProfileSynchronizer:
         store: Where this vehicle's part of the merge state lies, encrypted; by default that of the client's
             `state_dir`.
         keys: Where the fleet's keys come from; by default from the settings.
-        timekeeper: What is known of the true time.
-        traffic: Says whether profiles may be sent now; by default the client's own.
-        supervised: True where somebody else (the agent) sees to `synchronize`.
+        foundation: What the agent's features share; by default what the client's components share.
         clock: The seam for time.
         rng: The seam for chance.
     """
@@ -66,18 +62,17 @@ class ProfileSynchronizer:
         store: Store | None = None,
         *,
         keys: KeyProvider | None = None,
-        timekeeper: Timekeeper | None = None,
-        traffic: TransferPolicy | None = None,
-        supervised: bool = False,
+        foundation: Foundation | None = None,
         clock: Clock | None = None,
         rng: Random | None = None,
     ) -> None:
         self._client = api_client
         self._settings = settings = api_client.settings
-        self._clock = clock = clock or SystemClock()
-        self._store = store = store or store_of(api_client, clock)
-        self._traffic = traffic or transfer_policy_of(api_client, store, clock)
-        self._timekeeper = timekeeper
+        foundation = foundation or Foundation.of(api_client, store, clock=clock, rng=rng)
+        self._clock = clock = foundation.clock
+        self._store = store = foundation.store
+        self._traffic = foundation.policy
+        self._timekeeper = foundation.timekeeper
         self._vehicle = vehicle = settings.vehicle_id
         self._bench = bench = SerialExecutor(clock)
         self._cipher = cipher = ProfileCipher(
@@ -110,15 +105,12 @@ class ProfileSynchronizer:
             instant=self._instant,
         )
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
-        self._supervised = supervised
-        self._background = Supervisor(clock, rng or SystemRandom())
         self._all_due = 0.0
         self._was_away = False
         self._held: str | None = None
         self._synced_at: float | None = None
-        self._prepared = False
-        self._preparing = asyncio.Lock()
         self.synchronize = PeriodicTask("profiles.synchronize", self.step)
+        self._life = Lifecycle(foundation, [self.synchronize], opening=self._open)
 
     # --- the specification's ---
 
@@ -280,11 +272,11 @@ class ProfileSynchronizer:
 
     def start_background_sync(self) -> "asyncio.Future[None]":
         """Sync every `sync_interval` seconds and after a profile changes, in the running loop; may be awaited."""
-        return self._background.start([self.synchronize])
+        return self._life.start()
 
     async def stop_background_sync(self) -> None:
         """End what `start_background_sync` began; what has not been sent goes with the next sync."""
-        await self._background.stop(grace=self._settings.shutdown_timeout)
+        await self._life.stop()
 
     async def step(self) -> float:
         """Do what is due; returns the seconds until the next look."""
@@ -330,16 +322,13 @@ class ProfileSynchronizer:
         Raises:
             StoreError: The state folder cannot be used.
         """
-        async with self._preparing:
-            if not self._prepared:
-                await self._store.open()
-                await self._bench.do(self._folder.sweep)
-                await self._files.settle()
-                if not self._supervised:
-                    self._client.close_with(self._close)
-                self._prepared = True
+        await self._life.prepare()
 
     # --- how ---
+
+    async def _open(self) -> None:
+        await self._bench.do(self._folder.sweep)
+        await self._files.settle()
 
     async def _sync_records(self) -> None:
         """Bring what is known of drivers who have no file here now: what was not sent yet, and a forgetting."""
@@ -414,12 +403,8 @@ class ProfileSynchronizer:
     def _instant(self) -> Instant:
         """Wall time, put right where the backend's is known."""
         here = self._clock.now()
-        ahead = None if self._timekeeper is None else self._timekeeper.skew()
+        ahead = self._timekeeper.skew()
         return Instant(_microseconds(here - (ahead or 0.0)), _microseconds(here), ahead is not None)
-
-    async def _close(self) -> None:
-        await self.stop_background_sync()
-        self._prepared = False
 
 
 def _microseconds(seconds: float) -> int:

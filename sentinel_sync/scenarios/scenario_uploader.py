@@ -4,16 +4,15 @@ import asyncio
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from random import Random, SystemRandom
+from random import Random
 from typing import Any, TypedDict
 
-from sentinel_sync.base.clock import Clock, SystemClock
+from sentinel_sync.base.clock import Clock
 from sentinel_sync.base.events import EventPublisher
-from sentinel_sync.base.supervisor import PeriodicTask, Supervisor
+from sentinel_sync.base.supervisor import PeriodicTask
 from sentinel_sync.base.threads import run_to_end
 from sentinel_sync.cloud.client import CloudAPIClient
-from sentinel_sync.network.policy import TransferPolicy
-from sentinel_sync.network.standalone import store_of, transfer_policy_of
+from sentinel_sync.network.foundation import Foundation, Lifecycle
 from sentinel_sync.scenarios.consent import ConsentRecord
 from sentinel_sync.scenarios.derived_files import DerivedFiles
 from sentinel_sync.scenarios.intake import Intake
@@ -77,10 +76,8 @@ class ScenarioUploader:
         upload_consent: True where the host knows that the driver consents: recorded at first use, unless the driver
             has withdrawn it on this vehicle, which only `set_consent(True)` undoes.
         store: Where the queue and the decision lie; by default as `TripUploader`.
-        traffic: What the network may cost; by default the one that the client's components share.
-        clock_is_trusted: Whether the wall clock is right: the retention settings delete nothing while it is not, or
-            where nobody can be asked.
-        supervised: True where somebody else (the agent) sees to `upload`, `scan` and `retention`.
+        foundation: What the agent's features share; by default what the client's components share. The retention
+            settings delete nothing while its timekeeper does not trust the wall clock.
         clock: The seam for time.
         rng: The seam for chance.
 
@@ -96,43 +93,37 @@ class ScenarioUploader:
         upload_consent: bool = False,
         store: Store | None = None,
         *,
-        traffic: TransferPolicy | None = None,
-        clock_is_trusted: Callable[[], bool] | None = None,
-        supervised: bool = False,
+        foundation: Foundation | None = None,
         clock: Clock | None = None,
         rng: Random | None = None,
     ) -> None:
         self._client = api_client
         self._settings = settings = api_client.settings
         self._vouched = upload_consent
-        self._clock = clock = clock or SystemClock()
-        rng = rng or SystemRandom()
-        self._store = store = store or store_of(api_client, clock)
+        foundation = foundation or Foundation.of(api_client, store, clock=clock, rng=rng)
+        self._clock = clock = foundation.clock
+        self._store = store = foundation.store
         self._record = ConsentRecord(store.documents, clock)
         self._ledger = ledger = ScenarioRecords(store.documents, store.outbox, clock)
-        desk = traffic or transfer_policy_of(api_client, store, clock)
-        self._permission = Permission(settings, self._record, desk)
+        self._permission = Permission(settings, self._record, foundation.policy)
         derived_dir = store.state_dir / DERIVED_NAME
         self._derived = DerivedFiles(derived_dir, settings.derived_max_bytes)
         sender = PartSender(api_client, derived_dir, clock=clock)
         preparation = Preparation(settings, self._derived, Transcoder(settings, clock), sender.packs_annotations)
         means = Means(ledger, self._permission, preparation, sender, clock)
         self._news = EventPublisher[UploadProgress]("scenario.progress")
-        self._courier = UploadWorker(api_client, store.outbox, means, self._news, rng=rng)
+        self._courier = UploadWorker(api_client, store.outbox, means, self._news, rng=foundation.rng)
         self._intake = Intake(ledger, self._record, settings.policy_version)
         self._scan = Scan(ledger, self._record, settings, clock)
-        self._retention = Retention(ledger, settings, clock, clock_is_trusted)
+        self._retention = Retention(ledger, settings, clock, lambda: foundation.timekeeper.trusted)
         self._overview = Overview(ledger)
-        self._supervised = supervised
-        self._background = Supervisor(clock, rng)
-        self._prepared = False
-        self._preparing = asyncio.Lock()
         self._sending = asyncio.Lock()
         self._swept = False
         self.upload = PeriodicTask("scenarios.upload", self.step)
         self.scan = PeriodicTask("scenarios.scan", self.scan_step)
         self.retention = PeriodicTask("scenarios.retention", self.retention_step)
-        desk.subscribe(self.upload.wake.set)
+        self._life = Lifecycle(foundation, [self.upload], opening=self._open, closing=self._news.close)
+        foundation.policy.subscribe(self.upload.wake.set)
 
     async def prepare(self) -> None:
         """Open what is needed, and record the consent that the constructor was given; done by itself at first use.
@@ -140,17 +131,7 @@ class ScenarioUploader:
         Raises:
             StoreError: The state folder cannot be used.
         """
-        async with self._preparing:
-            if self._prepared:
-                return
-            await self._store.open()
-            decided = await self._record.load()
-            withdrawn = decided is not None and not decided.granted
-            if self._vouched and not withdrawn and missing_consent(decided, self._settings.policy_version):
-                await self._record.record(granted=True, policy_version=self._settings.policy_version)
-            if not self._supervised:
-                self._client.close_with(self.close)
-            self._prepared = True
+        await self._life.prepare()
 
     # --- consent ---
 
@@ -304,17 +285,15 @@ class ScenarioUploader:
 
     def start_background_upload(self) -> "asyncio.Future[None]":
         """Upload every `sync_interval` seconds and after each queueing, in the running loop; may be awaited."""
-        return self._background.start([self.upload])
+        return self._life.start()
 
     async def stop_background_upload(self) -> None:
         """End what `start_background_upload` began; what is queued stays queued, what has arrived stays so."""
-        await self._background.stop(grace=self._settings.shutdown_timeout)
+        await self._life.stop()
 
     async def close(self) -> None:
         """End the background and what listeners are being told; the store stays open."""
-        await self.stop_background_upload()
-        await self._news.close()
-        self._prepared = False
+        await self._life.close()
 
     async def step(self) -> float:
         """Upload what is due; returns the seconds until the next upload."""
@@ -345,6 +324,12 @@ class ScenarioUploader:
         return _RETENTION_INTERVAL
 
     # --- how ---
+
+    async def _open(self) -> None:
+        decided = await self._record.load()
+        withdrawn = decided is not None and not decided.granted
+        if self._vouched and not withdrawn and missing_consent(decided, self._settings.policy_version):
+            await self._record.record(granted=True, policy_version=self._settings.policy_version)
 
     async def _may_send(self) -> bool:
         return self._client.gate.passage(self._clock.monotonic()).open and await self.blocked_reason() is None

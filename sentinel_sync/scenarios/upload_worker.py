@@ -13,7 +13,7 @@ from sentinel_sync.scenarios.records import KIND, queued_of
 from sentinel_sync.scenarios.rules.status import UploadProgress
 from sentinel_sync.scenarios.scenario_upload import Means, ScenarioUpload
 from sentinel_sync.store.outbox import Outbox, OutboxItem
-from sentinel_sync.store.rules.verdict import Defer, Release, RetryDecision, SetAside, retry_decision
+from sentinel_sync.store.rules.verdict import Release, RetryDecision, SetAside, retry_decision
 
 logger = logging.getLogger(__name__)
 
@@ -69,7 +69,7 @@ class UploadWorker:
         finally:
             # Also where it was cancelled: then the item waits as if nothing had been tried.
             if verdict is not None:
-                await self._settle(item, verdict)
+                await self._outbox.settle(item, verdict)
         return verdict is None
 
     async def _attempt(self, item: OutboxItem) -> RetryDecision | None:
@@ -105,13 +105,3 @@ class UploadWorker:
         passage = self._client.gate.passage(self._means.clock.monotonic())
         halted = passage.why if passage.state is GateState.HALTED else None
         return halted or await self._means.permission.why_forbidden()
-
-    async def _settle(self, item: OutboxItem, verdict: RetryDecision) -> None:
-        match verdict:
-            case Release():
-                await self._outbox.release([item.seq])
-            case Defer(seconds, reason, connectivity):
-                await self._outbox.defer(item.seq, seconds, reason, connectivity=connectivity)
-            case SetAside(reason):
-                logger.warning("scenario.set_aside: %s: %s", item.key, reason)
-                await self._outbox.set_aside(item.seq, reason)

@@ -5,6 +5,7 @@ drop anything, in the order of `store/rules/eviction.py`, and each drop is count
 """
 
 import json
+import logging
 import sqlite3
 from collections.abc import Iterable, Sequence
 from functools import partial
@@ -35,6 +36,9 @@ from sentinel_sync.store.outbox_items import (
     item_of,
     next_due_in,
 )
+from sentinel_sync.store.rules.verdict import Defer, Release, RetryDecision, SetAside
+
+logger = logging.getLogger(__name__)
 
 __all__ = ["ItemState", "NewItem", "Outbox", "OutboxCounts", "OutboxItem", "insert"]
 
@@ -162,6 +166,17 @@ class Outbox:
     async def set_aside(self, seq: int, reason: str) -> None:
         """Keep an item that can't succeed, with its reason, until somebody decides."""
         await self._change("UPDATE item SET state = 'set_aside', reason = ? WHERE seq = ?", (reason, seq))
+
+    async def settle(self, item: OutboxItem, decision: RetryDecision) -> None:
+        """Do what follows for a claimed item whose attempt did not bring it to the backend."""
+        match decision:
+            case Release():
+                await self.release([item.seq])
+            case Defer(seconds, reason, connectivity):
+                await self.defer(item.seq, seconds, reason, connectivity=connectivity)
+            case SetAside(reason):
+                logger.warning("%s.set_aside: %s: %s", item.kind, item.key, reason)
+                await self.set_aside(item.seq, reason)
 
     async def release_all(self) -> int:
         """At start: what a killed agent was sending waits again, at once; returns how many there were."""

@@ -11,7 +11,7 @@ from sentinel_sync.base.clock import Clock, wait_first
 from sentinel_sync.base.errors import CloudError, SentinelSyncError, StoreError
 from sentinel_sync.cloud.client import CloudAPIClient
 from sentinel_sync.store.outbox import Outbox, OutboxItem
-from sentinel_sync.store.rules.verdict import Defer, Release, RetryDecision, SetAside, retry_decision
+from sentinel_sync.store.rules.verdict import Defer, SetAside, retry_decision
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +40,8 @@ class OutboxSender:
         send: Sends one; raises CloudError where it was not taken, ValueError where it cannot be sent at all.
         clock: For the age of acknowledgements.
         rng: For backoff.
-        blocked_reason: Says why nothing of this kind may go now, or None where it may; asked before each item.
+        blocked_reason: Says why nothing of this kind may go now, or None where it may; asked once per drain, and again
+            after `ask_again`.
     """
 
     def __init__(
@@ -62,6 +63,8 @@ class OutboxSender:
         self._rng = rng
         self._blocked_reason = blocked_reason
         self._draining = asyncio.Lock()
+        self._asking = asyncio.Lock()
+        self._must_ask, self._blocked = True, False
         self._claimed: deque[OutboxItem] = deque()
         self._in_flight: set[int] = set()
         self._exhausted = False
@@ -72,6 +75,10 @@ class OutboxSender:
         self._lookout: asyncio.Task[None] | None = None
         self._taken: list[int] = []
         self._taken_since = 0.0
+
+    def ask_again(self) -> None:
+        """Ask whether items may go before the next one does: something has changed; a plain call."""
+        self._must_ask = True
 
     async def drain(self) -> int:
         """Send what is due; returns how many items the backend took. Concurrent calls take turns.
@@ -92,6 +99,7 @@ class OutboxSender:
                 # The caller wants the error, not the group it came in.
                 raise next(leaves(errors)) from None
             finally:
+                self._must_ask = True
                 # Shielded, because a caller in a hurry may cancel twice, and what is left marked as being sent would
                 # lie there until the next start.
                 await asyncio.shield(self._give_back())
@@ -103,15 +111,15 @@ class OutboxSender:
             try:
                 await self._send(item)
             except CloudError as error:
-                await self._settle(item, retry_decision(error, item.attempts, self._rng))
+                await self._outbox.settle(item, retry_decision(error, item.attempts, self._rng))
             except ValueError as error:
-                await self._settle(item, SetAside(f"cannot be sent as it is stored: {error}"))
+                await self._outbox.settle(item, SetAside(f"cannot be sent as it is stored: {error}"))
             except SentinelSyncError:  # it is not about this item: no key, no disk
                 raise
             except Exception as error:  # a fault of our own with this item must not block those behind it
                 logger.exception("outbox.fault: %s %s could not be sent", item.kind, item.key)
                 wait = full_jitter(item.attempts, self._rng)
-                await self._settle(item, Defer(wait, f"{type(error).__name__}: {error}", connectivity=False))
+                await self._outbox.settle(item, Defer(wait, f"{type(error).__name__}: {error}", connectivity=False))
             else:
                 sent += 1
                 self._take(item, group)
@@ -122,7 +130,7 @@ class OutboxSender:
 
     async def _next(self, group: asyncio.TaskGroup) -> OutboxItem | None:
         while self._client.gate.passage(self._clock.monotonic()).open:
-            if self._blocked_reason is not None and await self._blocked_reason() is not None:
+            if await self.is_blocked():
                 return None
             idle = self._refill is None or self._refill.done()
             if idle and not self._exhausted and len(self._claimed) < LOW:
@@ -140,6 +148,16 @@ class OutboxSender:
             else:
                 return None
         return None
+
+    async def is_blocked(self) -> bool:
+        """Ask whether nothing may go now; the answer holds for the drain that follows."""
+        if self._blocked_reason is None:
+            return False
+        async with self._asking:
+            while self._must_ask:
+                self._must_ask = False  # what changes while this is asked is asked once more
+                self._blocked = await self._blocked_reason() is not None
+        return self._blocked
 
     async def _look_out(self) -> None:
         """Wait until nothing is under way, but not for one that hangs: what was put meanwhile may go.
@@ -195,16 +213,6 @@ class OutboxSender:
             except StoreError:
                 self._left |= left
                 raise
-
-    async def _settle(self, item: OutboxItem, verdict: RetryDecision) -> None:
-        match verdict:
-            case Release():
-                await self._outbox.release([item.seq])
-            case Defer(seconds, reason, connectivity):
-                await self._outbox.defer(item.seq, seconds, reason, connectivity=connectivity)
-            case SetAside(reason):
-                logger.warning("outbox.set_aside: %s %s: %s", item.kind, item.key, reason)
-                await self._outbox.set_aside(item.seq, reason)
 
 
 def leaves(group: BaseExceptionGroup[SentinelSyncError]) -> Iterator[SentinelSyncError]:

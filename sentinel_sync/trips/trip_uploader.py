@@ -5,10 +5,10 @@ import logging
 import secrets
 from collections.abc import Awaitable, Callable
 from http import HTTPMethod
-from random import Random, SystemRandom
+from random import Random
 from typing import TypedDict
 
-from sentinel_sync.base.clock import Clock, SystemClock
+from sentinel_sync.base.clock import Clock
 from sentinel_sync.base.errors import CloudError, StoreFullError, TripStateError
 from sentinel_sync.base.payloads import TripSummary
 from sentinel_sync.base.privacy import Place, coarse_place, pseudonym
@@ -16,13 +16,11 @@ from sentinel_sync.base.supervisor import PeriodicTask, Supervisor
 from sentinel_sync.base.timekeeping import moment
 from sentinel_sync.cloud.client import CloudAPIClient
 from sentinel_sync.cloud.credential import read_pseudonym_key
-from sentinel_sync.network.policy import TransferPolicy
+from sentinel_sync.network.foundation import Foundation, Lifecycle
 from sentinel_sync.network.rules.traffic import TrafficClass
-from sentinel_sync.network.standalone import store_of, transfer_policy_of
 from sentinel_sync.store.outbox import OutboxItem
 from sentinel_sync.store.sender import OutboxSender
 from sentinel_sync.store.store import Store
-from sentinel_sync.store.timekeeper import Timekeeper
 from sentinel_sync.trips.recorder import TripLog
 from sentinel_sync.trips.rules.trip import OpenTrip, new_trip_id
 
@@ -53,9 +51,7 @@ class TripUploader:
         api_client: The backend.
         store: Where trips lie until they are acknowledged; by default a `Store` on the client's `state_dir`, shared by
             all components of that client and closed with it.
-        timekeeper: What is known of the true time.
-        traffic: Says whether trips may go now, and is told when a trip is under way; by default the client's own.
-        supervised: True where somebody else (the agent) sees to `upload` and `checkpoint`.
+        foundation: What the agent's features share; by default what the client's components share.
         recoverable: False for trips that could be recorded again (a replayed drive): no checkpoint is written, and none
             that lies there is touched, so that it gets along with an agent that has a trip under way.
         ask_time: Awaited before the first trip of a boot is sent, so that the timekeeper sees the backend's time first;
@@ -69,9 +65,7 @@ class TripUploader:
         api_client: CloudAPIClient,
         store: Store | None = None,
         *,
-        timekeeper: Timekeeper | None = None,
-        traffic: TransferPolicy | None = None,
-        supervised: bool = False,
+        foundation: Foundation | None = None,
         recoverable: bool = True,
         ask_time: Callable[[], Awaitable[object]] | None = None,
         clock: Clock | None = None,
@@ -79,37 +73,34 @@ class TripUploader:
     ) -> None:
         self._client = api_client
         self._settings = api_client.settings
-        self._clock = clock or SystemClock()
-        self._rng = rng or SystemRandom()
-        self._store = store or store_of(api_client, self._clock)
-        self._timekeeper = timekeeper or Timekeeper(self._store.documents, self._clock)
-        self._traffic = traffic or transfer_policy_of(api_client, self._store, self._clock)
-        self._traffic.follow_trips(lambda: self._trip is not None)
+        foundation = foundation or Foundation.of(api_client, store, clock=clock, rng=rng)
+        self._clock = foundation.clock
+        self._store = foundation.store
+        self._timekeeper = foundation.timekeeper
+        self._policy = foundation.policy
+        self._policy.follow_trips(lambda: self._trip is not None)
         self._sender = OutboxSender(
             api_client,
             self._store.outbox,
             KIND,
             self._send,
             clock=self._clock,
-            rng=self._rng,
+            rng=foundation.rng,
             blocked_reason=self._blocked_reason,
         )
-        self._supervised = supervised
+        self._supervised = foundation.supervised
         self._log = TripLog(self._store, KIND, recoverable=recoverable)
         self._ask_time = ask_time or self._probe
         self._asked_in: str | None = None
-        self._background = Supervisor(self._clock, self._rng)
-        self._recording = Supervisor(self._clock, self._rng)
+        self._recording = Supervisor(self._clock, foundation.rng)
         self._trip: OpenTrip | None = None
         self._turning = asyncio.Lock()
         self._ignored_updates = 0
         self._pseudonym_key: bytes | None = None
-        self._prepared = False
-        self._closes_with_client = False
-        self._preparing = asyncio.Lock()
         self.upload = PeriodicTask("trips.upload", self.step)
         self.checkpoint = PeriodicTask("trips.checkpoint", self.checkpoint_step)
-        self._traffic.subscribe(self.upload.wake.set)
+        self._life = Lifecycle(foundation, [self.upload], opening=self._open, closing=self._suspend)
+        self._policy.subscribe(self._on_network)
 
     @property
     def trip_id(self) -> str | None:
@@ -123,21 +114,7 @@ class TripUploader:
             ConfigurationError: The pseudonym key cannot be read.
             StoreError: The state folder cannot be used.
         """
-        async with self._preparing:
-            if self._prepared:
-                return
-            await self._store.open()
-            key = self._settings.pseudonym_key
-            value = key.get_secret_value() if key is not None else None
-            self._pseudonym_key = await read_pseudonym_key(value, self._settings.pseudonym_key_file)
-            if self._pseudonym_key is None:
-                logger.info(
-                    "trips.no_pseudonym_key: trips carry no driver: set cloud.pseudonym_key to tell drivers apart"
-                )
-            await self._timekeeper.load()
-            await self._log.recover()
-            self._close_with_client()
-            self._prepared = True
+        await self._life.prepare()
 
     def pseudonym_of(self, driver_id: str | None) -> str | None:
         """What stands for a driver in a trip, or None where there is no driver or no pseudonym key."""
@@ -182,7 +159,7 @@ class TripUploader:
             if not self._supervised:
                 self._recording.start([self.checkpoint])
         self.checkpoint.wake.set()
-        self._traffic.duty.wake.set()
+        self._policy.duty.wake.set()
         logger.info("trip.started: %s", trip.trip_id)
         return trip.trip_id
 
@@ -239,7 +216,10 @@ class TripUploader:
     async def sync_now(self) -> int:
         """Send what is due now; returns how many trips the backend took."""
         await self.prepare()
-        if not self._settings.upload_trips or await self._blocked_reason() is not None:
+        if not self._settings.upload_trips:
+            return 0
+        if await self._sender.is_blocked():
+            self._sender.ask_again()  # a yes holds for a drain, a no for this look only
             return 0
         await self._learn_time()
         return await self._sender.drain()
@@ -265,14 +245,11 @@ class TripUploader:
 
         Under an agent there is nothing to be done: it uploads already.
         """
-        if self._supervised:
-            return self._background.start([])
-        self._close_with_client()
-        return self._background.start([self.upload])
+        return self._life.start()
 
     async def stop_background_upload(self) -> None:
         """End what `start_background_upload` began; what is queued stays queued."""
-        await self._background.stop(grace=self._settings.shutdown_timeout)
+        await self._life.stop()
 
     async def step(self) -> float:
         """Upload what is due; returns the seconds until the next upload."""
@@ -282,10 +259,10 @@ class TripUploader:
         passage = self._client.gate.passage(self._clock.monotonic())
         if not passage.open:
             return self._settings.sync_interval if passage.wait is None else passage.wait
-        if await self._blocked_reason() is not None:
-            # Until the budget's day turns; where something else ends it, the desk wakes us.
-            wait = self._traffic.wait_of(TrafficClass.TRIPS)
-            return self._settings.sync_interval if wait is None else min(self._settings.sync_interval, wait)
+        wait = self._policy.wait_of(TrafficClass.TRIPS)
+        if wait is not None:
+            # Until the budget's day turns; where something else ends it, the policy wakes us.
+            return min(self._settings.sync_interval, wait)
         due = await self._store.outbox.next_due(KIND)
         return self._settings.sync_interval if due is None else min(self._settings.sync_interval, max(due, MIN_WAIT))
 
@@ -318,7 +295,7 @@ class TripUploader:
             self._ignored_updates += trip.updates - updates
             await self._recording.stop(grace=1.0)
         self.upload.wake.set()
-        self._traffic.duty.wake.set()
+        self._policy.duty.wake.set()
         logger.info("trip.ended: %s, %.0f m in %.0f s", trip.trip_id, summary.distance, summary.duration)
         return summary
 
@@ -345,7 +322,11 @@ class TripUploader:
         await self._timekeeper.observe(probe)
 
     async def _blocked_reason(self) -> str | None:
-        return await self._traffic.blocked_reason(TrafficClass.TRIPS)
+        return await self._policy.blocked_reason(TrafficClass.TRIPS)
+
+    def _on_network(self) -> None:
+        self._sender.ask_again()
+        self.upload.wake.set()
 
     def _reach(self, trip: OpenTrip) -> None:
         trip.reach(self._clock.monotonic(), self._timekeeper.stamp().offset)
@@ -367,16 +348,17 @@ class TripUploader:
         }
         return summary.model_copy(update=times).model_dump_json().encode()
 
-    def _close_with_client(self) -> None:
-        if not self._supervised and not self._closes_with_client:
-            self._closes_with_client = True
-            self._client.close_with(self._close)
+    async def _open(self) -> None:
+        key = self._settings.pseudonym_key
+        value = key.get_secret_value() if key is not None else None
+        self._pseudonym_key = await read_pseudonym_key(value, self._settings.pseudonym_key_file)
+        if self._pseudonym_key is None:
+            logger.info("trips.no_pseudonym_key: trips carry no driver: set cloud.pseudonym_key to tell drivers apart")
+        await self._timekeeper.load()
+        if self._trip is None:  # else the checkpoint that lies there is of a trip that goes on
+            await self._log.recover()
 
-    async def _close(self) -> None:
-        self._closes_with_client = False
-        await self.stop_background_upload()
+    async def _suspend(self) -> None:
+        """A trip under way ends here as a power cut would end it, but for the seconds since its last checkpoint."""
         await self._recording.stop(grace=1.0)
-        if self._prepared:
-            # A trip under way ends here as a power cut would end it, but for the seconds since its last checkpoint.
-            await self.checkpoint_step()
-            self._trip, self._prepared = None, False
+        await self.checkpoint_step()

@@ -89,6 +89,6 @@ async def test_the_backends_time_counts(settings: CloudSettings, repository: Tuf
         (update,) = await built.models.check_for_updates()
         assert (update["name"], update["version"]) == (NAME, "v10")
         later = datetime.fromtimestamp(repository.now + 2 * DAY, UTC).isoformat()
-        await built.timekeeper.observe(Probe(later, None, clock.monotonic(), clock.monotonic(), None))
+        await built.foundation.timekeeper.observe(Probe(later, None, clock.monotonic(), clock.monotonic(), None))
         with pytest.raises(VerificationError, match=r"its timestamp version \d has expired"):
             await built.models.check_for_updates()

@@ -13,6 +13,7 @@ from sentinel_sync.base.errors import CloudError, HeldError, NotNowError, Reject
 from sentinel_sync.cloud.client import CloudAPIClient
 from sentinel_sync.fleet.answer_cache import MAX_ANSWERS
 from sentinel_sync.fleet.fleet_manager import MAX_AGE, FleetManager
+from sentinel_sync.network.foundation import Foundation
 from sentinel_sync.network.policy import TransferPolicy
 from sentinel_sync.settings import CloudSettings
 from sentinel_sync.settings.blocks import DataBudget
@@ -297,7 +298,7 @@ async def budgeted(
     ):
         budget = client.settings.model_copy(update={"data_budget": {"any": DataBudget(day=1000)}})
         desk = TransferPolicy(store.documents, budget, clock=clock, bus_address="unix:path=/nowhere")
-        yield FleetManager(client, store, traffic=desk, clock=clock), desk, server
+        yield FleetManager(client, foundation=Foundation.of(client, store, policy=desk, clock=clock)), desk, server
         await desk.close()
 
 

@@ -18,6 +18,7 @@ from pydantic import SecretStr
 from sentinel_sync import CloudAPIClient, ModelDownloader
 from sentinel_sync.models.health_check import Validator
 from sentinel_sync.models.rules.releases import manifest, raw_key
+from sentinel_sync.network.foundation import Foundation
 from sentinel_sync.network.policy import TransferPolicy
 from sentinel_sync.settings import CloudSettings
 from sentinel_sync.store.store import Store
@@ -150,7 +151,10 @@ async def build_fixture(
         )
         clients.append(CloudAPIClient(settings=settings, clock=clock, rng=Random(1)))
         return ModelDownloader(
-            clients[-1], auto_install, store, validator=validator, traffic=traffic, clock=clock, rng=Random(1)
+            clients[-1],
+            auto_install,
+            validator=validator,
+            foundation=Foundation.of(clients[-1], store, policy=traffic, clock=clock, rng=Random(1)),
         )
 
     yield make

@@ -14,6 +14,7 @@ from sentinel_sync.backend import BackendSettings, running_server
 from sentinel_sync.base.errors import HeldError
 from sentinel_sync.cloud.client import CloudAPIClient
 from sentinel_sync.fleet.fleet_manager import FleetManager
+from sentinel_sync.network.foundation import Foundation
 from sentinel_sync.network.policy import TransferPolicy
 from sentinel_sync.network.rules.budget import DAY
 from sentinel_sync.network.rules.traffic import TrafficClass
@@ -78,9 +79,11 @@ async def on_the_road(tmp_path: Path, clock: FakeClock) -> AsyncIterator[Vehicle
             client.on_traffic(desk.count)
             yield Vehicle(
                 desk,
-                TripUploader(client, store, traffic=desk, clock=clock, rng=Random(1)),
-                FleetManager(client, store, traffic=desk, clock=clock, max_age=0.0),
-                ScenarioUploader(client, True, store, traffic=desk, clock=clock, rng=Random(1)),
+                TripUploader(client, foundation=Foundation.of(client, store, policy=desk, clock=clock, rng=Random(1))),
+                FleetManager(client, max_age=0.0, foundation=Foundation.of(client, store, policy=desk, clock=clock)),
+                ScenarioUploader(
+                    client, True, foundation=Foundation.of(client, store, policy=desk, clock=clock, rng=Random(1))
+                ),
                 backend.folder,
             )
             await desk.close()

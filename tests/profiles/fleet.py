@@ -23,6 +23,7 @@ from pydantic import TypeAdapter
 
 from sentinel_sync.base.files import replace_file
 from sentinel_sync.cloud.client import CloudAPIClient
+from sentinel_sync.network.foundation import Foundation
 from sentinel_sync.profiles.keys import GivenKeys
 from sentinel_sync.profiles.profile_synchronizer import ProfileSynchronizer
 from sentinel_sync.profiles.rules.fields import moment_of
@@ -176,7 +177,9 @@ class Vehicle:
         self.client = CloudAPIClient(settings=settings, http=http, clock=self.clock, rng=Random(1))
         await self._stack.enter_async_context(self.client)
         self.synchronizer = ProfileSynchronizer(
-            self.client, store, keys=GivenKeys([KEY]), supervised=True, clock=self.clock
+            self.client,
+            keys=GivenKeys([KEY]),
+            foundation=Foundation.of(self.client, store, clock=self.clock, supervised=True),
         )
         await self.synchronizer.prepare()
 

@@ -12,6 +12,7 @@ import pytest
 from blockbuster import blockbuster_ctx
 
 from sentinel_sync.cloud.client import CloudAPIClient
+from sentinel_sync.network.foundation import Foundation
 from sentinel_sync.profiles.cipher import Keyring
 from sentinel_sync.profiles.profile_synchronizer import ProfileSynchronizer
 from sentinel_sync.settings import CloudSettings
@@ -53,7 +54,7 @@ async def test_not_one_call_blocks_the_loop(source: str, tmp_path: Path, monkeyp
         )
         # What is opened before the watch begins is the agent's, and watched with it (tests/test_agent_blocking.py).
         async with Store(tmp_path / "state") as store, CloudAPIClient(settings=settings) as client:
-            profiles = ProfileSynchronizer(client, store, supervised=True)
+            profiles = ProfileSynchronizer(client, foundation=Foundation.of(client, store, supervised=True))
             with blockbuster_ctx():
                 assert await profiles.sync_all_profiles() == 1
                 await asyncio.to_thread(file.write_text, '{"total_distance": 5}')

@@ -24,6 +24,7 @@ from sentinel_sync.base.errors import (
     UnreachableError,
 )
 from sentinel_sync.cloud.client import CloudAPIClient
+from sentinel_sync.network.foundation import Foundation
 from sentinel_sync.profiles.exchange import MAX_ROUNDS
 from sentinel_sync.profiles.keys import GivenKeys, KeyFile
 from sentinel_sync.profiles.profile_synchronizer import WATCH_INTERVAL, ProfileSynchronizer
@@ -499,7 +500,11 @@ async def test_the_duty_syncs_at_first_then_what_changes_then_all_again(
             Store(tmp_path / "state", clock=clock) as store,
             CloudAPIClient(settings=config, clock=clock, rng=rng) as client,
         ):
-            profiles = ProfileSynchronizer(client, store, keys=GivenKeys([KEY]), supervised=True, clock=clock, rng=rng)
+            profiles = ProfileSynchronizer(
+                client,
+                keys=GivenKeys([KEY]),
+                foundation=Foundation.of(client, store, clock=clock, rng=rng, supervised=True),
+            )
             assert await profiles.step() == WATCH_INTERVAL
             assert server.asked == []
             clock.tick(WATCH_INTERVAL)

@@ -8,6 +8,7 @@ from typing import Any
 
 from sentinel_sync.base.payloads import TripSummary
 from sentinel_sync.cloud.client import CloudAPIClient
+from sentinel_sync.network.foundation import Foundation
 from sentinel_sync.store.store import Store
 from sentinel_sync.store.timekeeper import Timekeeper
 from sentinel_sync.trips.trip_uploader import TripUploader
@@ -51,6 +52,9 @@ async def vehicle(
         CloudAPIClient(settings=made, clock=clock, rng=rng) as client,
     ):
         timekeeper = Timekeeper(store.documents, clock)
-        trips = TripUploader(client, store, timekeeper=timekeeper, supervised=True, clock=clock, rng=rng)
+        trips = TripUploader(
+            client,
+            foundation=Foundation.of(client, store, timekeeper=timekeeper, clock=clock, rng=rng, supervised=True),
+        )
         await trips.prepare()
         yield Vehicle(store, client, trips, timekeeper)

@@ -12,8 +12,11 @@ from blockbuster import blockbuster_ctx
 from pydantic import SecretStr
 
 from sentinel_sync import CloudAPIClient, ScenarioUploader
+from sentinel_sync.cloud.client import Probe
+from sentinel_sync.network.foundation import Foundation
 from sentinel_sync.settings import CloudSettings
 from sentinel_sync.store.store import Store
+from sentinel_sync.store.timekeeper import Timekeeper
 from tests.conftest import FIXTURES
 from tests.fakes.clock import FakeClock
 from tests.fakes.cloud import API_KEY, FLEET, VEHICLE, Answer, FakeCloud
@@ -52,13 +55,21 @@ async def build_fixture(tmp_path: Path, cloud: FakeCloud, store: Store, clock: F
     what is in them.
     """
     clients: list[CloudAPIClient] = []
+    timekeepers: dict[bool | None, Timekeeper] = {None: Timekeeper(store.documents, clock)}
+    for trusted, ahead in ((True, 0.0), (False, 3600.0)):
+        timekeepers[trusted] = Timekeeper(store.documents, clock)
+        await timekeepers[trusted].observe(Probe(None, clock.now() - ahead, clock.monotonic(), clock.monotonic(), None))
 
     def make(
-        *, url: str = cloud.url, consent: bool = True, trusted: Callable[[], bool] | None = None, **more: Any
+        *, url: str = cloud.url, consent: bool = True, trusted: bool | None = None, **more: Any
     ) -> ScenarioUploader:
         client = CloudAPIClient(settings=settings(url, tmp_path, **more), clock=clock, rng=Random(1))
         clients.append(client)
-        return ScenarioUploader(client, consent, store, clock_is_trusted=trusted, clock=clock, rng=Random(1))
+        return ScenarioUploader(
+            client,
+            consent,
+            foundation=Foundation.of(client, store, timekeeper=timekeepers[trusted], clock=clock, rng=Random(1)),
+        )
 
     yield make
     for client in clients:

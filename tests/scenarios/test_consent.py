@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from sentinel_sync import ConsentError
-from sentinel_sync.network.standalone import transfer_policy_of
+from sentinel_sync.network.foundation import Foundation
 from sentinel_sync.scenarios.consent import ConsentRecord
 from sentinel_sync.store.store import Store
 from tests.fakes.clock import FakeClock
@@ -188,7 +188,7 @@ class TestTheNetworksCost:
     ) -> None:
         fail_once(cloud, is_video, Answer(silent=True))
         uploader = build()
-        desk = transfer_policy_of(uploader._client, store, clock)
+        desk = Foundation.of(uploader._client, store, clock=clock).policy
         await uploader.queue_scenario(recordings / FIRST)
         sending = asyncio.create_task(uploader.sync_now())
         await cloud.received(method="POST", path=f"/scenarios/{FIRST}/videos")

@@ -16,6 +16,7 @@ import pytest
 from sentinel_sync import CloudAPIClient, ScenarioUploader, TripUploader
 from sentinel_sync.backend import BackendSettings, running_server
 from sentinel_sync.base.clock import SystemClock
+from sentinel_sync.network.foundation import Foundation
 from sentinel_sync.network.policy import TransferPolicy
 from sentinel_sync.settings import CloudSettings
 from sentinel_sync.store.store import Store
@@ -97,7 +98,7 @@ async def on_its_way(tmp_path: Path, **settings: Any) -> AsyncIterator[Road]:
         async with Store(settings_now.state_dir) as store, CloudAPIClient(settings=settings_now) as client:
             desk = TransferPolicy(store.documents, settings_now, clock=SystemClock(), bus_address="unix:path=/nowhere")
             client.on_traffic(desk.count)
-            uploader = ScenarioUploader(client, True, store, traffic=desk)
+            uploader = ScenarioUploader(client, True, foundation=Foundation.of(client, store, policy=desk))
             road = Road(uploader, desk, client, store, proxy, backend, video)
             desk.follow_trips(lambda: road.driving)
             await uploader.queue_scenario(folder)
@@ -178,7 +179,7 @@ async def test_a_connection_that_drops_in_the_middle_costs_only_what_was_never_c
 
 async def test_trips_do_not_wait_behind_a_video(tmp_path: Path) -> None:
     async with on_its_way(tmp_path) as road:
-        trips = TripUploader(road.client, road.store, traffic=road.desk)
+        trips = TripUploader(road.client, foundation=Foundation.of(road.client, road.store, policy=road.desk))
         sending = await road.half_way()
         await trips.start_trip()
         await trips.end_trip()

@@ -25,12 +25,8 @@ from tests.scenarios.service import (
 __all__ = ["build_fixture", "cloud_fixture", "no_blocking_fixture", "recordings_fixture"]
 
 
-def yes() -> bool:
-    return True
-
-
 async def uploaded(build: Build, recordings: Path, *names: str, **settings: object) -> ScenarioUploader:
-    uploader = build(trusted=yes, **settings)
+    uploader = build(trusted=True, **settings)
     for name in names:
         await uploader.queue_scenario(recordings / name)
     assert await uploader.sync_now() == len(names)
@@ -66,7 +62,7 @@ async def test_uploaded_ones_go_after_their_days_and_stay_on_record(
 async def test_unsent_ones_go_only_where_the_setting_says_so_and_are_counted_and_shown(
     cloud: FakeCloud, recordings: Path, build: Build, clock: FakeClock, consent: bool
 ) -> None:
-    uploader = build(trusted=yes, keep_uploaded_days=0, keep_unsent_days=30, consent=consent)
+    uploader = build(trusted=True, keep_uploaded_days=0, keep_unsent_days=30, consent=consent)
     if consent:
         await uploader.queue_scenario(recordings / FIRST)
     backdate(recordings / FIRST, clock.now() - 31 * DAY)
@@ -80,15 +76,15 @@ async def test_unsent_ones_go_only_where_the_setting_says_so_and_are_counted_and
     assert (await uploader.snapshot()).deleted_unsent == 1
     assert await uploader.sync_now() == 0
     assert cloud.requests == []
-    without = build(trusted=yes, keep_uploaded_days=0, consent=consent)
+    without = build(trusted=True, keep_uploaded_days=0, consent=consent)
     clock.tick(3650 * DAY)
     await without.retention_step()
     assert (recordings / SECOND).exists()
 
 
-@pytest.mark.parametrize("trusted", [None, lambda: False])
+@pytest.mark.parametrize("trusted", [None, False])
 async def test_a_clock_that_nobody_vouches_for_deletes_nothing(
-    recordings: Path, build: Build, clock: FakeClock, trusted: object
+    recordings: Path, build: Build, clock: FakeClock, trusted: bool | None
 ) -> None:
     await uploaded(build, recordings, FIRST, keep_uploaded_days=1)
     clock.tick(10 * DAY)
@@ -101,7 +97,7 @@ async def test_a_recording_that_an_unset_clock_dated_has_no_age(
 ) -> None:
     for name in (FIRST, SECOND):
         backdate(recordings / name, 1000.0)
-    await build(trusted=yes, keep_unsent_days=1).retention_step()
+    await build(trusted=True, keep_unsent_days=1).retention_step()
     assert (recordings / FIRST).exists()
 
 
@@ -152,7 +148,7 @@ async def test_an_unsent_recording_that_is_broken_loses_what_can_be_named(
     else:
         metadata.write_text(spoil)
     backdate(recordings / FIRST, clock.now() - 10 * DAY)
-    await build(trusted=yes, keep_unsent_days=1).retention_step()
+    await build(trusted=True, keep_unsent_days=1).retention_step()
     assert {path.name for path in (recordings / FIRST).iterdir()} == EVERYTHING - {"metadata.json", "annotations.json"}
     assert (recordings / "outside.mp4").exists()
 
@@ -163,7 +159,7 @@ async def test_a_folder_without_anything_of_a_recorder_is_somebody_elses(
     (recordings / "other").mkdir()
     (recordings / "other" / "file").write_text("")
     backdate(recordings / "other", clock.now() - 10 * DAY)
-    uploader = build(trusted=yes, keep_unsent_days=1)
+    uploader = build(trusted=True, keep_unsent_days=1)
     await uploader.retention_step()
     assert (recordings / "other" / "file").exists()
     assert (await uploader.get_upload_status("other"))["status"] == "unknown"
@@ -184,11 +180,11 @@ async def test_a_power_cut_in_between_is_made_up_for(recordings: Path, build: Bu
 
         patched.setattr(os, "unlink", cut_off)
         with pytest.raises(PowerCutError):
-            await build(trusted=yes, keep_uploaded_days=1).retention_step()
+            await build(trusted=True, keep_uploaded_days=1).retention_step()
     left = {path.name for path in (recordings / FIRST).iterdir()}
     assert len(left) == len(EVERYTHING) - 2
     assert "metadata.json" in left
-    restarted = build(trusted=yes, keep_uploaded_days=1)
+    restarted = build(trusted=True, keep_uploaded_days=1)
     await restarted.retention_step()
     assert not (recordings / FIRST).exists()
     assert (await restarted.get_statistics())["deleted"] == 1

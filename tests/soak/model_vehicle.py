@@ -22,6 +22,7 @@ from sentinel_sync.models.model_downloader import ModelDownloader
 from sentinel_sync.models.records import ModelRecords
 from sentinel_sync.models.rules.answers import InstallResult
 from sentinel_sync.models.rules.installed import ModelRecord
+from sentinel_sync.network.foundation import Foundation
 from sentinel_sync.settings import CloudSettings, Settings
 from sentinel_sync.store.store import Store
 from tests.soak.vehicle import Diary, tell
@@ -88,7 +89,7 @@ async def mend(settings: CloudSettings) -> None:
         Store(settings.state_dir) as store,
         CloudAPIClient(settings=settings) as client,
     ):
-        await ModelDownloader(client, False, store, supervised=True).prepare()
+        await ModelDownloader(client, False, foundation=Foundation.of(client, store, supervised=True)).prepare()
 
 
 class Vehicle:

@@ -15,6 +15,7 @@ from random import SystemRandom
 from sentinel_sync import CloudAPIClient, ScenarioUploader
 from sentinel_sync.base.clock import SystemClock
 from sentinel_sync.base.supervisor import Supervisor
+from sentinel_sync.network.foundation import Foundation
 from sentinel_sync.scenarios.rules.status import UploadProgress
 from sentinel_sync.settings import CloudSettings, Settings
 from sentinel_sync.store.store import Store
@@ -64,7 +65,9 @@ async def live(settings: CloudSettings, *, finish: bool) -> None:
         CloudAPIClient(settings=settings) as client,
         asyncio.timeout(FINISH_WITHIN if finish else LIFE),
     ):
-        scenarios = ScenarioUploader(client, True, store, supervised=True, clock=clock, rng=rng)
+        scenarios = ScenarioUploader(
+            client, True, foundation=Foundation.of(client, store, clock=clock, rng=rng, supervised=True)
+        )
         scenarios.on_progress(report)
         await supervisor.start([scenarios.upload, scenarios.scan, scenarios.retention])
         try:

@@ -349,20 +349,54 @@ async def test_what_is_held_is_not_even_claimed(
 async def test_what_is_held_in_the_middle_costs_no_attempt_and_overshoots_by_what_is_in_flight(
     client: CloudAPIClient, cloud: FakeCloud, store: Store, clock: FakeClock, rng: Random
 ) -> None:
-    allowed = 50
+    allowed, asked, told = 50, 0, False
 
     async def blocked_reason() -> str | None:
+        nonlocal asked
+        asked += 1
         return "the data budget is used up" if len(cloud.requests) >= allowed else None
 
+    post = poster(client)
+
+    sender: OutboxSender
+
+    async def post_and_count(item: OutboxItem) -> None:
+        nonlocal told
+        await post(item)
+        if len(cloud.requests) >= allowed and not told:
+            told = True
+            sender.ask_again()
+
     sender = OutboxSender(
-        client, store.outbox, "trip", poster(client), clock=clock, rng=rng, blocked_reason=blocked_reason
+        client, store.outbox, "trip", post_and_count, clock=clock, rng=rng, blocked_reason=blocked_reason
     )
     await put(store, *numbered(3 * CLAIM))
     sent = await sender.drain()
     assert allowed <= sent <= allowed + client.settings.max_in_flight
+    assert asked == 2, "at the start, and when something had changed"
     left = await store.outbox.items(limit=10_000)
     assert len(left) == 3 * CLAIM - sent
     assert {(item.state, item.attempts) for item in left} == {(ItemState.WAITING, 0)}
     allowed = 10_000
     assert await sender.drain() == len(left)
+    assert asked == 3
     assert len(cloud.requests) == 3 * CLAIM, "each was sent once"
+
+
+async def test_whether_it_may_go_is_asked_once_for_a_drain(
+    client: CloudAPIClient, store: Store, clock: FakeClock, rng: Random
+) -> None:
+    asked = 0
+
+    async def blocked_reason() -> str | None:
+        nonlocal asked
+        asked += 1
+        await asyncio.sleep(0)
+        return None
+
+    sender = OutboxSender(
+        client, store.outbox, "trip", poster(client), clock=clock, rng=rng, blocked_reason=blocked_reason
+    )
+    await put(store, *numbered(20))
+    assert await sender.drain() == 20
+    assert asked == 1

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from sentinel_sync.cloud.client import CloudAPIClient
+from sentinel_sync.network.foundation import Foundation
 from sentinel_sync.network.policy import TransferPolicy
 from sentinel_sync.network.rules.budget import DAY
 from sentinel_sync.network.rules.traffic import TrafficClass
@@ -35,7 +36,10 @@ def driving(tmp_path: Path, cloud: FakeCloud, clock: FakeClock) -> Drive:
             CloudAPIClient(settings=made, clock=clock, rng=Random(1)) as client,
         ):
             desk = TransferPolicy(store.documents, made, clock=clock, bus_address="unix:path=/nowhere")
-            trips = TripUploader(client, store, traffic=desk, supervised=True, clock=clock, rng=Random(1))
+            trips = TripUploader(
+                client,
+                foundation=Foundation.of(client, store, policy=desk, clock=clock, rng=Random(1), supervised=True),
+            )
             await trips.start_trip()
             await trips.end_trip()
             yield trips, desk

@@ -11,6 +11,7 @@ from pydantic import TypeAdapter
 from sentinel_sync.base.errors import StoreFullError
 from sentinel_sync.base.supervisor import Supervisor
 from sentinel_sync.cloud.client import CloudAPIClient
+from sentinel_sync.network.foundation import Foundation
 from sentinel_sync.store.database import connect
 from sentinel_sync.store.store import DATABASE_NAME, Store
 from sentinel_sync.trips.trip_uploader import TripUploader
@@ -181,7 +182,9 @@ async def test_a_replayed_drive_leaves_the_trip_under_way_alone(tmp_path: Path, 
         car.trips.update_trip(5.0)
         await car.trips.checkpoint_step()
         async with Store(tmp_path / "state", clock=clock, exclusive=False) as other:
-            replay = TripUploader(car.client, other, supervised=True, recoverable=False, clock=clock)
+            replay = TripUploader(
+                car.client, recoverable=False, foundation=Foundation.of(car.client, other, clock=clock, supervised=True)
+            )
             await replay.start_trip()
             await replay.checkpoint_step()
             await replay.end_trip()

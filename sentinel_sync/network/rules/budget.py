@@ -1,5 +1,6 @@
 """How much data was used on which day over which link, and which kinds of traffic have to wait for the next."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -227,6 +228,17 @@ def spent(traffic: TrafficClass, link: Link, limits: Sequence[Limit], accounts: 
         if limit.link in {link, ANY} and accounts.used(limit.link, limit.period) >= limit.limit_bytes * share
     ]
     return next((limit for limit in held if limit.period is Period.MONTH), held[0] if held else None)
+
+
+def until_next_share(link: Link, limits: Sequence[Limit], accounts: Accounts) -> float:
+    """Bytes that may pass over a link until the next kind of traffic has used its share; infinite without a budget."""
+    left = (
+        limit.limit_bytes * share - accounts.used(limit.link, limit.period)
+        for limit in limits
+        if limit.link in {link, ANY}
+        for share in SHARES.values()
+    )
+    return min((left_bytes for left_bytes in left if left_bytes > 0), default=math.inf)
 
 
 def why_spent(traffic: TrafficClass, limit: Limit, accounts: Accounts) -> str:

@@ -13,6 +13,7 @@ import pytest
 from blockbuster import blockbuster_ctx
 
 from sentinel_sync import CloudAPIClient, ModelDownloader
+from sentinel_sync.network.foundation import Foundation
 from sentinel_sync.network.policy import TransferPolicy
 from sentinel_sync.settings import ModelSource
 from sentinel_sync.store.store import Store
@@ -106,7 +107,9 @@ async def vehicle_fixture(
             )
             client = CloudAPIClient(settings=settings, clock=clock, rng=Random(1))
             stack.push_async_callback(client.close)
-            return ModelDownloader(client, store=store, traffic=desk, clock=clock, rng=Random(1))
+            return ModelDownloader(
+                client, foundation=Foundation.of(client, store, policy=desk, clock=clock, rng=Random(1))
+            )
 
         offer(repository, "v9")
         downloader = build()

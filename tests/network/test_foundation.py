@@ -5,12 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from sentinel_sync.base.clock import SystemClock
 from sentinel_sync.base.errors import StateLockedError
 from sentinel_sync.cloud.client import CloudAPIClient
 from sentinel_sync.cloud.offline_manager import OfflineManager
 from sentinel_sync.cloud.rules.connectivity import ConnectivityStatus
-from sentinel_sync.network.standalone import store_of
+from sentinel_sync.network.foundation import Foundation
 from sentinel_sync.store.state_lock import is_locked
 from sentinel_sync.store.store import Store
 from sentinel_sync.trips.trip_uploader import TripUploader
@@ -63,8 +62,7 @@ async def test_the_old_name_of_sync_now_is_the_same_thing(cloud: FakeCloud, tmp_
 
 async def test_components_of_one_client_share_one_store(cloud: FakeCloud, tmp_path: Path) -> None:
     async with CloudAPIClient(settings=settings_for(cloud, state_dir=tmp_path / "state")) as client:
-        clock = SystemClock()
-        assert store_of(client, clock) is store_of(client, clock)
+        assert Foundation.of(client).store is Foundation.of(client).store
         one, other = TripUploader(client), TripUploader(client)
         await asyncio.gather(one.prepare(), other.prepare())
         assert is_locked(tmp_path / "state")
