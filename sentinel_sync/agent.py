@@ -14,10 +14,10 @@ from sentinel_sync import __version__
 from sentinel_sync.base.clock import Clock, SystemClock
 from sentinel_sync.base.errors import SentinelSyncError
 from sentinel_sync.base.supervisor import PeriodicTask, Supervisor
-from sentinel_sync.cloud.api_response import Contact
 from sentinel_sync.cloud.client import CloudAPIClient
 from sentinel_sync.cloud.offline_manager import OfflineManager
-from sentinel_sync.cloud.rules.gate import GateState
+from sentinel_sync.cloud.response_policy import Contact
+from sentinel_sync.cloud.rules.answers import GateState
 from sentinel_sync.composition import Components, build
 from sentinel_sync.fleet.fleet_manager import FleetManager
 from sentinel_sync.models.model_downloader import ModelDownloader

@@ -5,7 +5,7 @@ from datetime import datetime
 from pydantic import Field
 
 from sentinel_sync.base.status import PeriodicTaskStatus, StatusModel, TransferStatus
-from sentinel_sync.cloud.rules.status import ConnectivitySummary
+from sentinel_sync.cloud.rules.connectivity import ConnectivitySummary
 from sentinel_sync.models.rules.status import ModelCheckStatus, ModelStatus
 from sentinel_sync.network.rules.status import NetworkStatus
 from sentinel_sync.profiles.rules.status import ProfilesStatus

@@ -11,7 +11,7 @@ from sentinel_sync.base.clock import Clock
 from sentinel_sync.base.files import replace_file
 from sentinel_sync.base.status import PeriodicTaskStatus, TransferStatus
 from sentinel_sync.base.supervisor import Supervisor
-from sentinel_sync.cloud.rules.status import ConnectivitySummary
+from sentinel_sync.cloud.rules.connectivity import ConnectivitySummary
 from sentinel_sync.composition import Components
 from sentinel_sync.network.rules.status import BudgetStatus, NetworkStatus
 from sentinel_sync.scenarios.rules.feature_status import ScenariosStatus

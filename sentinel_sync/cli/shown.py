@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from sentinel_sync.base.status import PeriodicTaskStatus, TransferStatus
 from sentinel_sync.cli.words import count, duration, moment, size
-from sentinel_sync.cloud.rules.status import ConnectivitySummary
+from sentinel_sync.cloud.rules.connectivity import ConnectivitySummary
 from sentinel_sync.models.rules.status import ModelCheckStatus, ModelStatus
 from sentinel_sync.network.rules.status import NetworkStatus
 from sentinel_sync.profiles.rules.status import ProfilesStatus

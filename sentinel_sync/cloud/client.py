@@ -1,23 +1,24 @@
 """`CloudAPIClient`: the specification's face. It never raises for what the network does, and retries with tenacity.
 
-An attempt is made in `attempt_client.py`; `cloud/rules/answers.py` says what an answer means, and `cloud/rules/gate.py`
-whether anything may be sent.
+Below that face are single attempts, for our own services: their retry is the outbox's. `response_policy.py` says
+what an answer does, `rules/answers.py` what it means and whether anything may be sent.
 """
 
+import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from http import HTTPMethod
-from random import Random
-from typing import Any, Protocol, Self, TypeVar, cast
+from random import Random, SystemRandom
+from typing import Any, Protocol, Self, TypedDict, TypeVar, Unpack, cast
 from uuid import uuid4
 
 import httpx
 from pydantic import SecretStr, ValidationError
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt
 
-from sentinel_sync.base.backoff import full_jitter
-from sentinel_sync.base.clock import Clock
+from sentinel_sync.base.backoff import RetryBudget, full_jitter
+from sentinel_sync.base.clock import Clock, SystemClock
 from sentinel_sync.base.errors import (
     CloudError,
     ConfigurationError,
@@ -26,13 +27,25 @@ from sentinel_sync.base.errors import (
     NotNowError,
     UnreachableError,
 )
-from sentinel_sync.cloud.api_response import APIResponse, Contact, Probe
-from sentinel_sync.cloud.attempt_client import AttemptClient
-from sentinel_sync.cloud.credential import Credential
-from sentinel_sync.cloud.exchange import Response
-from sentinel_sync.cloud.response_policy import Listener
-from sentinel_sync.cloud.rules.gate import GateState
-from sentinel_sync.cloud.rules.requests import json_body, quote_id, target_of
+from sentinel_sync.base.payloads import Payload
+from sentinel_sync.cloud.credential import credential_of
+from sentinel_sync.cloud.http import build_http_client, warm_up
+from sentinel_sync.cloud.request import (
+    ConcurrencyLimit,
+    Content,
+    InFlight,
+    Request,
+    RequestHeaders,
+    Timeouts,
+    address_in,
+    json_body,
+    quote_id,
+    target_of,
+)
+from sentinel_sync.cloud.response import Download, Exchange, Response
+from sentinel_sync.cloud.response_policy import APIResponse, Contact, Listener, Probe, ResponsePolicy
+from sentinel_sync.cloud.rules.answers import Gate, GateState
+from sentinel_sync.cloud.transport import TrafficListener, TrafficMeter, mute
 from sentinel_sync.settings import CloudSettings
 
 __all__ = ["APIResponse", "CloudAPIClient", "Contact", "Listener", "Probe", "Response", "quote_id"]
@@ -54,7 +67,21 @@ class Closable(Protocol):
 Companion = TypeVar("Companion", bound=Closable)
 
 
-class CloudAPIClient(AttemptClient):
+class ClientOptions(TypedDict, total=False):
+    """Settings that the constructor takes by themselves.
+
+    Attributes:
+        timeout: Seconds for each of: connect (at most 10), read, write.
+        max_retries: Further attempts that `get`, `post`, `put` and `delete` make.
+        rate_limit: Requests per second; 0 is no limit.
+    """
+
+    timeout: float
+    max_retries: int
+    rate_limit: float
+
+
+class CloudAPIClient:
     """Talks to one backend for one vehicle. An async context manager; constructing it does no I/O.
 
     Args:
@@ -62,14 +89,15 @@ class CloudAPIClient(AttemptClient):
         api_key: The bearer token.
         vehicle_id: As configured.
         fleet_id: As configured.
-        timeout: Seconds for each of: connect (at most 10), read, write.
-        max_retries: Further attempts that `get`, `post`, `put` and `delete` make.
-        rate_limit: Requests per second; 0 is no limit.
-        settings: All of the above and more; then the arguments before it must be left out.
-        http: A client to share; it is not closed then.
-        credential: Where the key comes from, if not from `api_key`.
+        settings: All settings; then the other arguments that are settings must be left out.
+        http: A client to share, used as it is: with the connections that it makes, unmarked; it is not closed then.
         clock: The seam for time.
         rng: The seam for chance.
+        options: `timeout`, `max_retries`, `rate_limit`, as in the settings.
+
+    Attributes:
+        settings: What it was made of.
+        gate: Whether anything may be sent now.
 
     Raises:
         ConfigurationError: The arguments cannot be used.
@@ -82,28 +110,41 @@ class CloudAPIClient(AttemptClient):
         vehicle_id: str | None = None,
         fleet_id: str | None = None,
         *,
-        timeout: float | None = None,
-        max_retries: int | None = None,
-        rate_limit: float | None = None,
         settings: CloudSettings | None = None,
         http: httpx.AsyncClient | None = None,
-        credential: Credential | None = None,
         clock: Clock | None = None,
         rng: Random | None = None,
+        **options: Unpack[ClientOptions],
     ) -> None:
         arguments = {
             "api_url": api_url,
             "api_key": None if api_key is None else SecretStr(api_key),
             "vehicle_id": vehicle_id,
             "fleet_id": fleet_id,
-            "timeout": timeout,
-            "max_retries": max_retries,
-            "rate_limit": rate_limit,
+            **options,
         }
         given = {name: value for name, value in arguments.items() if value is not None}
-        super().__init__(_settings(settings, given), http=http, credential=credential, clock=clock, rng=rng)
+        self.settings = settings = _settings(settings, given)
+        self._clock = clock or SystemClock()
+        self._rng = rng or SystemRandom()
+        self._http = http
+        self._owns_http = http is None
+        self._is_ready = False
+        self._opening = asyncio.Lock()
+        self._credential = credential_of(settings)
+        self._key = ""
+        self._headers = RequestHeaders(settings)
+        self._in_flight = InFlight()
+        self._limit = ConcurrencyLimit(settings.max_in_flight, settings.rate_limit, self._in_flight)
+        self._timeouts = Timeouts.of(settings.timeout)
+        self._probe_timeouts = Timeouts.of_a_probe(settings.timeout)
+        self._meter = TrafficMeter()
+        self._budget = RetryBudget()
+        self.gate = Gate(self._rng, credential_retry_interval=settings.credential_retry_interval)
+        self._policy = ResponsePolicy(self.gate, self._budget, self._clock, settings.max_retry_after)
         self._closers: list[Callable[[], Awaitable[None]]] = []
         self._companions: dict[type[Closable], Closable] = {}
+        mute()
 
     async def __aenter__(self) -> Self:
         return self
@@ -167,6 +208,179 @@ class CloudAPIClient(AttemptClient):
             self.close_with(companion.close)
         return cast("Companion", companion)
 
+    # --- single attempts ---
+
+    async def request(
+        self,
+        method: HTTPMethod,
+        path: str,
+        *,
+        content: Payload | Content = None,
+        params: Mapping[str, Any] | None = None,
+        headers: Mapping[str, str] | None = None,
+        idempotency_key: str | None = None,
+        bulk: bool = False,
+    ) -> Response:
+        """Make one attempt.
+
+        Args:
+            method: The method.
+            path: Below `api_url`, with ids percent-encoded (`quote_id`).
+            content: A payload, or the bytes of one as the outbox keeps them, or pieces of a file. While pieces go
+                out, the deadline moves along.
+            params: The query.
+            headers: Further ones.
+            idempotency_key: Required on POST: the same on every attempt at the same work.
+            bulk: It is large and in no hurry: it takes nobody's place or connection who is.
+
+        Returns:
+            The answer to keep: 2xx, 304 where it was asked for, or 409 on a POST.
+
+        Raises:
+            UnreachableError: No usable answer; unknown whether it was done.
+            NotNowError: The backend asked to come back later; the whole client waits.
+            CredentialError: The credential was refused; nothing more is sent until it changes.
+            RejectedError: This request can't succeed (PreconditionError: another writer was faster).
+            HeldError: Not sent, or cut off: the gate is closed.
+        """
+        return await self.ask(
+            Request.of(
+                method,
+                path,
+                content=content,
+                params=params,
+                headers=headers,
+                idempotency_key=idempotency_key,
+                bulk=bulk,
+            )
+        )
+
+    async def ask(self, asked: Request) -> Response:
+        """Make one attempt at a request that says more of itself; as `request`.
+
+        Its path may be a whole URL that the backend gave, also on another host: the credential goes only to the origin
+        of `api_url`, and what another host says moves no gate. An answer whose status is in `asked.takes` is returned
+        as it is.
+        """
+        if self.gate.passage(self._clock.monotonic()).state is GateState.REFUSED:
+            await self.refresh_credential()
+        self._refuse_if_closed(asked)
+        async with self._limit.turn(asked.what, bulk=asked.bulk):
+            self._refuse_if_closed(asked)
+            reply, key_in_use = await self._attempt(asked, self._timeouts)
+        return self._policy.answer(reply, asked, key_in_use=key_in_use)
+
+    def address_of(self, path: str, location: str) -> str | None:
+        """The address that the answer to a request of `path` named in `Location`; None where none may be followed."""
+        return address_in(location, self._headers.url(Request(HTTPMethod.POST, path, "")))
+
+    def download(self, address: str, headers: Mapping[str, str]) -> AbstractAsyncContextManager[Download]:
+        """Open a file at an address that the backend gave, perhaps on another host; the caller judges its status.
+
+        It moves neither the gate nor the retry budget: another host says nothing about this backend. Nor does it take
+        a place among those in flight. The deadline moves along while the caller says that there is progress.
+
+        Args:
+            address: Absolute, or relative to `api_url`. The credential goes only to the origin of `api_url`.
+            headers: Further ones.
+
+        Raises:
+            UnreachableError: No answer, or it broke off; or the address is not to be followed.
+            HeldError: Not sent, or cut off: the gate is closed.
+        """
+        asked = Request(HTTPMethod.GET, "", "GET a file", headers={"Accept": "*/*", **headers})
+        self._refuse_if_closed(asked)
+        return self._open_download(asked, address)
+
+    async def probe(self) -> Probe:
+        """Ask `GET /health`; passes our own pause and a refusal.
+
+        Raises:
+            CloudError: Out of reach: no answer, an error, or a login page; HeldError where it was not sent.
+        """
+        asked = Request.of(HTTPMethod.GET, "/health")
+        passage = self.gate.probe_passage(self._clock.monotonic())
+        if not passage.open:
+            raise HeldError(f"{asked.what}: not sent: {passage.why}")
+        reply, key_in_use = await self._attempt(asked, self._probe_timeouts)
+        return self._policy.health(reply, key_in_use=key_in_use)
+
+    async def refresh_credential(self) -> bool:
+        """Look whether the key was rotated; True where it was (and the gate gives it a try)."""
+        had_one = bool(self._key)
+        await self._credential.refresh()
+        changed, self._key = self._credential.key() != self._key, self._credential.key()
+        if changed:
+            self.gate.on_credential_changed()
+            if had_one:
+                logger.info("cloud.credential: a new key is in use")
+        return changed
+
+    def subscribe(self, listener: Listener) -> None:
+        """Have every attempt's lesson told to `listener(contact, why)`: a plain function that returns at once."""
+        self._policy.subscribe(listener)
+
+    def halt(self, cause: str, why: str) -> None:
+        """Send nothing until `resume(cause)`; what is under way is cut off."""
+        self.gate.halt(cause, why)
+        self._in_flight.cut(why)
+
+    def resume(self, cause: str) -> None:
+        """Lift what `halt(cause)` forbade."""
+        self.gate.resume(cause)
+
+    def _refuse_if_closed(self, asked: Request) -> None:
+        passage = self.gate.passage(self._clock.monotonic())
+        if not passage.open:
+            raise HeldError(f"{asked.what}: not sent: {passage.why}")
+
+    async def _attempt(self, asked: Request, timeouts: Timeouts) -> tuple[Response, bool]:
+        """Send it once, under an id of its own; returns the answer and whether the key it went with is still in use."""
+        exchange = await self._exchange()
+        request_id = str(uuid4())
+        facts = {"request_id": request_id}
+        try:
+            async with self._in_flight.within(timeouts.deadline, asked.what) as deadline:
+                reply = await exchange.send(asked, request_id, deadline, timeouts.phases)
+        except HeldError as error:
+            error.request_id = request_id
+            logger.info("cloud.attempt: %s (request %s)", error, request_id, extra=facts)
+            raise
+        except (UnreachableError, TimeoutError) as error:
+            if isinstance(error, TimeoutError):
+                why = f"{asked.what}: no whole answer within {timeouts.deadline:g} s"
+                error = UnreachableError(why, request_id=request_id)
+            logger.info("cloud.attempt: %s (request %s)", error, request_id, extra=facts)
+            raise self._policy.unreachable(error) from None
+        level = logging.DEBUG if reply.status < 400 else logging.INFO
+        logger.log(
+            level, "cloud.attempt: %s answered %d (request %s)", asked.what, reply.status, request_id, extra=facts
+        )
+        if self._policy.is_refused(reply, asked):
+            # Perhaps it was rotated while nobody looked: then this was the old key's refusal.
+            await self.refresh_credential()
+        return reply, self._key == exchange.key
+
+    @asynccontextmanager
+    async def _open_download(self, asked: Request, address: str) -> AsyncIterator[Download]:
+        exchange, timeouts, request_id = await self._exchange(), self._timeouts, str(uuid4())
+        try:
+            async with (
+                self._in_flight.within(timeouts.deadline, asked.what) as deadline,
+                exchange.open(address, asked, request_id, timeouts.phases) as response,
+            ):
+                yield Download(response, deadline)
+        except TimeoutError:
+            why = f"{asked.what}: nothing came for {timeouts.deadline:g} s"
+            raise UnreachableError(why, request_id=request_id) from None
+
+    def on_traffic(self, listener: TrafficListener) -> None:
+        """Have `listener(sent_bytes, received_bytes)` called as bytes go out and come in, to and from whatever host.
+
+        Heads and bodies of HTTP, without what TLS and TCP add. A plain function that returns at once.
+        """
+        self._meter.follow(listener)
+
     async def _with_retries(
         self,
         method: HTTPMethod,
@@ -212,6 +426,30 @@ class CloudAPIClient(AttemptClient):
     def _wait(self, state: RetryCallState) -> float:
         passage = self.gate.passage(self._clock.monotonic())
         return max(full_jitter(state.attempt_number, self._rng), passage.wait or 0.0)
+
+    async def _exchange(self) -> Exchange:
+        http = self._http
+        if http is None or not self._is_ready:
+            http = await self._open()
+        return Exchange(http, self._headers, self._key, self._meter, self._clock)
+
+    async def _open(self) -> httpx.AsyncClient:
+        async with self._opening:
+            if self._http is None:
+                # Reading certificates blocks.
+                self._http = await asyncio.to_thread(build_http_client, self.settings)
+            if not self._is_ready:
+                await asyncio.to_thread(warm_up)
+                await self._credential.refresh()
+                self._key = self._credential.key()
+                self._is_ready = True
+            return self._http
+
+    async def _close_http(self) -> None:
+        http = self._http
+        if http is not None and self._owns_http:
+            self._http, self._is_ready = None, False
+            await http.aclose()
 
 
 def _settings(settings: CloudSettings | None, given: dict[str, Any]) -> CloudSettings:

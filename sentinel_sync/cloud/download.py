@@ -14,7 +14,8 @@ from sentinel_sync.base.clock import Clock
 from sentinel_sync.base.errors import RejectedError, UnreachableError, VerificationError
 from sentinel_sync.base.files import file_error, replace_file
 from sentinel_sync.base.threads import run_to_end
-from sentinel_sync.cloud.attempt_client import AttemptClient, Download
+from sentinel_sync.cloud.client import CloudAPIClient
+from sentinel_sync.cloud.response import Download
 from sentinel_sync.cloud.rules.download import (
     AskForAddress,
     AskForAll,
@@ -70,7 +71,7 @@ class FileDownload:
     """
 
     def __init__(
-        self, client: AttemptClient, target: Target, *, clock: Clock, on_progress: Callable[[int], None]
+        self, client: CloudAPIClient, target: Target, *, clock: Clock, on_progress: Callable[[int], None]
     ) -> None:
         self._client = client
         self._target = target

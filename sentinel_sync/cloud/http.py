@@ -9,13 +9,13 @@ from pathlib import Path
 import httpx
 
 from sentinel_sync.base.errors import ConfigurationError
-from sentinel_sync.cloud.transport import PriorityTransport
+from sentinel_sync.cloud.transport import BulkTransport, PriorityTransport
 from sentinel_sync.settings import CloudSettings
 
 #: Connections beyond the requests in flight: one for the health probe, one for a file from another host. The pool gets
 #: slower the more wait for it (encode/httpx#3215), so nobody is let to wait: the client bounds what is in flight.
 SPARE_CONNECTIONS = 2
-#: Connections for videos and models: two uploads (`turns.py`), and downloads beside them.
+#: Connections for videos and models: two uploads (`ConcurrencyLimit`), and downloads beside them.
 BULK_CONNECTIONS = 6
 #: A keep-alive connection is given up after so many idle seconds: most load balancers cut it after 60.
 KEEPALIVE_EXPIRY = 50.0
@@ -47,11 +47,7 @@ def build_http_client(settings: CloudSettings) -> httpx.AsyncClient:
     """
     context = tls_context(settings)
     try:
-        transport = PriorityTransport(
-            _lane(settings, context, settings.max_in_flight + SPARE_CONNECTIONS, settings.max_in_flight),
-            _lane(settings, context, BULK_CONNECTIONS, BULK_CONNECTIONS),
-            marked=settings.mark_background,
-        )
+        transport = PriorityTransport(_quick(settings, context), _bulk(settings, context))
     except (ValueError, ImportError, httpx.InvalidURL):  # httpx imports what SOCKS needs, and we do not bring it
         raise ConfigurationError("cloud.proxy must be a URL such as http://proxy.example.com:3128") from None
     return httpx.AsyncClient(
@@ -64,17 +60,27 @@ def build_http_client(settings: CloudSettings) -> httpx.AsyncClient:
     )
 
 
-def _lane(
-    settings: CloudSettings, context: ssl.SSLContext, connections: int, kept_alive: int
-) -> httpx.AsyncHTTPTransport:
-    return httpx.AsyncHTTPTransport(
-        verify=context,
-        trust_env=False,
-        limits=httpx.Limits(
-            max_connections=connections, max_keepalive_connections=kept_alive, keepalive_expiry=KEEPALIVE_EXPIRY
-        ),
-        proxy=settings.proxy.get_secret_value() if settings.proxy else None,
+def _quick(settings: CloudSettings, context: ssl.SSLContext) -> httpx.AsyncHTTPTransport:
+    limits = httpx.Limits(
+        max_connections=settings.max_in_flight + SPARE_CONNECTIONS,
+        max_keepalive_connections=settings.max_in_flight,
+        keepalive_expiry=KEEPALIVE_EXPIRY,
     )
+    return httpx.AsyncHTTPTransport(verify=context, trust_env=False, limits=limits, proxy=_proxy(settings))
+
+
+def _bulk(settings: CloudSettings, context: ssl.SSLContext) -> BulkTransport:
+    return BulkTransport(
+        context,
+        connections=BULK_CONNECTIONS,
+        keepalive_expiry=KEEPALIVE_EXPIRY,
+        proxy=_proxy(settings),
+        marked=settings.mark_background,
+    )
+
+
+def _proxy(settings: CloudSettings) -> str | None:
+    return None if settings.proxy is None else settings.proxy.get_secret_value()
 
 
 def tls_context(settings: CloudSettings) -> ssl.SSLContext:

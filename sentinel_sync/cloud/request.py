@@ -1,27 +1,38 @@
-"""What one request consists of before it is sent: who asks, for what, where, and how long an answer is waited for."""
+"""A request before it is sent: what is asked of whom, when it may go (`ConcurrencyLimit`), how long it may take."""
 
+import asyncio
+import json
 from collections.abc import AsyncIterable, AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from http import HTTPMethod
 from typing import Any
+from urllib.parse import parse_qsl, quote
 
 import httpx
+import pydantic_core
+from aiolimiter import AsyncLimiter
 
 from sentinel_sync import __version__
-from sentinel_sync.base.errors import ConfigurationError
+from sentinel_sync.base.errors import ConfigurationError, HeldError
 from sentinel_sync.base.payloads import Payload
-from sentinel_sync.base.privacy import loggable_path
-from sentinel_sync.cloud.deadlines import Deadline
-from sentinel_sync.cloud.exchange import Content, Origin, Outgoing
+from sentinel_sync.base.privacy import coarse_path, coarsen, loggable_path
 from sentinel_sync.cloud.http import timeouts
-from sentinel_sync.cloud.rules.requests import coarse_query
-from sentinel_sync.cloud.traffic_meter import TrafficMeter
+from sentinel_sync.cloud.transport import TrafficMeter
 from sentinel_sync.settings import CloudSettings
 
 #: An exchange may take so many times `timeout`: a server that drips a byte before each time-out ends here.
 DEADLINE_FACTOR = 3.0
 #: A health request's whole exchange, seconds: it is small, and an answer that takes longer is no good news.
 PROBE_DEADLINE = 15.0
+#: Bulk transfers at once. They have places of their own: else a video would hold a trip's for as long as it takes.
+BULK_PLACES = 2
+#: The burst that the rate limit allows, seconds of its rate: a fixed-window limiter at the backend must not trip.
+_BURST = 0.1
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+_LAST_PORT = 65_535
+#: Characters that a path keeps as they are (RFC 3986 section 3.3), `%` because ids come encoded.
+_PATH_SAFE = "/%=&,:;@!$'()*+~-._"
 #: So many URLs are kept parsed: those that are asked for again and again are few.
 _KNOWN_URLS = 64
 #: Headers that are set or looked for here, as they are spelled here: a caller's own spelling replaces, not doubles.
@@ -39,6 +50,22 @@ _SPELLING = {
         "X-Vehicle-ID",
     )
 }
+
+Content = bytes | AsyncIterable[bytes] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Scheme, host and port: what a credential belongs to (RFC 6454)."""
+
+    scheme: str
+    host: str
+    port: int | None
+
+    @classmethod
+    def of(cls, url: httpx.URL) -> "Origin":
+        """Origin of a URL, with the scheme's own port where none is given."""
+        return cls(url.scheme, url.host.lower(), url.port or _DEFAULT_PORTS.get(url.scheme))
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +86,105 @@ class Timeouts:
         return cls(min(PROBE_DEADLINE, timeout * DEADLINE_FACTOR), timeouts(min(PROBE_DEADLINE, timeout)))
 
 
+class Deadline:
+    """Ends one piece of work when it takes too long, or when all is cut off."""
+
+    def __init__(self, scope: asyncio.Timeout, seconds: float | None) -> None:
+        self._scope = scope
+        self._seconds = seconds
+        self.cut_off: str | None = None
+
+    def extend(self) -> None:
+        """Count from now: there was progress."""
+        if self._seconds is not None and self.cut_off is None and not self._scope.expired():
+            self._scope.reschedule(asyncio.get_running_loop().time() + self._seconds)
+
+    def cut(self, why: str) -> None:
+        """End it now."""
+        # A scope that has run out, and whose work is on its way out, cannot be told again.
+        if self.cut_off is None and not self._scope.expired():
+            self.cut_off = why
+            self._scope.reschedule(asyncio.get_running_loop().time())
+
+
+class InFlight:
+    """The deadlines of all that is under way."""
+
+    def __init__(self) -> None:
+        self._deadlines: set[Deadline] = set()
+
+    @asynccontextmanager
+    async def within(self, seconds: float | None, what: str) -> AsyncIterator[Deadline]:
+        """Do something within so many seconds (None: however long it takes), or until all is cut off.
+
+        Raises:
+            TimeoutError: It took longer.
+            HeldError: It was cut off; `what` says what.
+        """
+        deadline: Deadline | None = None
+        try:
+            async with asyncio.timeout(seconds) as scope:
+                deadline = Deadline(scope, seconds)
+                self._deadlines.add(deadline)
+                try:
+                    yield deadline
+                finally:
+                    self._deadlines.discard(deadline)
+        except TimeoutError:
+            if deadline is not None and deadline.cut_off is not None:
+                raise HeldError(f"{what}: cut off: {deadline.cut_off}") from None
+            raise
+
+    def cut(self, why: str) -> None:
+        """End all that is under way, now."""
+        for deadline in self._deadlines:
+            deadline.cut(why)
+
+
+class ConcurrencyLimit:
+    """Lets requests go one after the other.
+
+    Args:
+        places: So many in flight at once, bulk transfers apart.
+        rate: So many per second; 0 is no limit.
+        in_flight: Who waits is let go when all is cut off.
+    """
+
+    def __init__(self, places: int, rate: float, in_flight: InFlight) -> None:
+        self._quick = asyncio.Semaphore(places)
+        self._bulk = asyncio.Semaphore(BULK_PLACES)
+        self._limiter = _limiter(rate)
+        self._in_flight = in_flight
+
+    @asynccontextmanager
+    async def turn(self, what: str, *, bulk: bool = False) -> AsyncIterator[None]:
+        """Wait for a place and for the rate limit, and hold the place.
+
+        Raises:
+            HeldError: All was cut off meanwhile.
+        """
+        places = self._bulk if bulk else self._quick
+        if places.locked():
+            async with self._in_flight.within(None, what):
+                await places.acquire()
+        else:
+            await places.acquire()
+        try:
+            if self._limiter is not None:
+                async with self._in_flight.within(None, what):
+                    await self._limiter.acquire()
+            yield
+        finally:
+            places.release()
+
+
+def _limiter(rate: float) -> AsyncLimiter | None:
+    if rate <= 0.0:
+        return None
+    burst = max(1.0, rate * _BURST)
+    return AsyncLimiter(burst, burst / rate)
+
+
 @dataclass(frozen=True, slots=True)
 class Request:
     """What is asked of the backend.
@@ -68,7 +194,7 @@ class Request:
         what: Names it in logs and errors: no id of a person, no query.
         headers: Those of this request alone, spelled as they are here.
         takes: Statuses that the caller judges itself; they move neither the gate nor the retry budget.
-        proof: Headers of a 2xx answer that lies in them (see `Outgoing.proof`); None where it is JSON.
+        proof: Headers that a 2xx answer has, where the answer lies in them: then its body is no JSON. None: it is JSON.
         bulk: Whether it travels with the videos.
     """
 
@@ -118,12 +244,12 @@ class Request:
         if isinstance(self.content, Payload):
             return self.content.model_dump_json().encode()
         if isinstance(self.content, AsyncIterable):
-            return _moving(self.content, deadline, meter)
+            return _extending(self.content, deadline, meter)
         return self.content
 
 
-class Caller:
-    """Who asks: the base URL and the headers of every request ("Every request" in the wire contract).
+class RequestHeaders:
+    """Where requests go, and the headers that each has ("Every request" in the wire contract).
 
     Raises:
         ConfigurationError: `api_url` is no URL.
@@ -134,56 +260,118 @@ class Caller:
             self.base = httpx.URL(settings.api_url)
         except httpx.InvalidURL as error:
             raise ConfigurationError(f"cloud.api_url is no URL: {error}") from None
-        self.home = Origin.of(self.base)
+        self.origin = Origin.of(self.base)
         self._urls: dict[str, httpx.URL] = {}
-        self._headers = {
+        self._common = {
             "User-Agent": f"sentinel-sync/{__version__} (vehicle {settings.vehicle_id})",
             "X-Fleet-ID": settings.fleet_id,
             "X-Vehicle-ID": settings.vehicle_id,
             "Accept": "application/json",
         }
 
-    def headers(self, request_id: str, asked: Request) -> dict[str, str]:
+    def of(self, request: Request, request_id: str) -> dict[str, str]:
         """The headers of one attempt, but for the credential."""
         # A plain dict: httpx.Headers costs a tenth of a millisecond per request more.
-        headers = {**self._headers, "X-Request-ID": request_id}
-        if isinstance(asked.content, Payload | bytes):
+        headers = {**self._common, "X-Request-ID": request_id}
+        if isinstance(request.content, Payload | bytes):
             headers["Content-Type"] = "application/json"
-        headers.update(asked.headers)
+        headers.update(request.headers)
         return headers
 
-    def outgoing(self, asked: Request, request_id: str, key: str, content: Content) -> Outgoing:
-        """One attempt as it goes out."""
-        return Outgoing(
-            asked.method,
-            self.url(asked),
-            asked.what,
-            self.headers(request_id, asked),
-            # Without a key none is claimed: the backend says 401, and all that follows from it.
-            {"Authorization": f"Bearer {key}"} if key else {},
-            self.home,
-            content,
-            asked.proof,
-            asked.bulk,
-        )
-
-    def url(self, asked: Request) -> httpx.URL:
+    def url(self, request: Request) -> httpx.URL:
         """The whole URL, every place in its query coarsened."""
-        if not asked.path.startswith("/"):
-            return httpx.URL(asked.path)
-        url = self._urls.get(asked.path)
+        if not request.path.startswith("/"):
+            return httpx.URL(request.path)
+        url = self._urls.get(request.path)
         if url is None:
             if len(self._urls) >= _KNOWN_URLS:
                 self._urls.clear()
-            url = self.base.copy_with(raw_path=self.base.raw_path.rstrip(b"/") + asked.path.encode("ascii"))
-            self._urls[asked.path] = url
-        return url.copy_merge_params(coarse_query(asked.params)) if asked.params else url
+            url = self.base.copy_with(raw_path=self.base.raw_path.rstrip(b"/") + request.path.encode("ascii"))
+            self._urls[request.path] = url
+        return url.copy_merge_params(coarse_query(request.params)) if request.params else url
 
 
-async def _moving(content: AsyncIterable[bytes], deadline: Deadline, meter: TrafficMeter) -> AsyncIterator[bytes]:
+async def _extending(content: AsyncIterable[bytes], deadline: Deadline, meter: TrafficMeter) -> AsyncIterator[bytes]:
     """Yield the pieces of a body, moving the deadline with each: a large file over a thin link takes its time."""
     async for piece in content:
         deadline.extend()
         meter.count(len(piece), 0)
         yield piece
     deadline.extend()
+
+
+def address_in(location: str, asked: httpx.URL) -> str | None:
+    """The whole URL that a `Location` names (RFC 9110 section 10.2.2); None where nothing may be sent there.
+
+    Nor is the address that was asked one of something new: an empty `Location` means it.
+
+    A backend behind a proxy that ends TLS often does not know that it is asked by https, and says http: on the host and
+    port that was asked, https is meant. Anywhere else it is refused.
+
+    Args:
+        location: Absolute, or relative to `asked`.
+        asked: The URL of the request that was answered.
+    """
+    try:
+        # Without user and password: they would become an Authorization of somebody else's making.
+        url = asked.join(location).copy_with(userinfo=b"", fragment=None)
+    except (httpx.InvalidURL, ValueError):
+        return None
+    if url.scheme not in _DEFAULT_PORTS or not url.host or (url.port or 0) > _LAST_PORT or url == asked:
+        return None
+    if asked.scheme == "https" and url.scheme == "http":
+        same_port = url.port in {None, _DEFAULT_PORTS["http"], asked.port or _DEFAULT_PORTS["https"]}
+        if url.host != asked.host or not same_port:
+            return None
+        url = url.copy_with(scheme="https", port=asked.port)
+    return str(url)
+
+
+def quote_id(identifier: str) -> str:
+    """Percent-encode an id for use as one segment of a path; `.` and `..` would otherwise climb."""
+    quoted = quote(identifier, safe="")
+    return quoted.replace(".", "%2E") if set(quoted) == {"."} else quoted
+
+
+def target_of(endpoint: str, params: Mapping[str, Any] | None) -> tuple[str, dict[str, Any]]:
+    """Split an endpoint into its path and its query, both without a fine coordinate.
+
+    Args:
+        endpoint: As '/fleet/fleet_alpha/statistics', also without the first slash, also with a query.
+        params: Joins the query; entries that are None are left out.
+
+    Raises:
+        ValueError: Not a path below `api_url`: the credential goes nowhere else.
+    """
+    path, _, query = endpoint.partition("?")
+    if "://" in path or path.startswith("//") or "#" in endpoint:
+        raise ValueError("endpoint must be a path below api_url, such as '/health'; the credential goes nowhere else")
+    if not {".", ".."}.isdisjoint(path.split("/")):
+        raise ValueError("endpoint must not climb with '.' or '..'; encode an id with quote_id")
+    joined: dict[str, Any] = {}
+    for name, value in parse_qsl(query, keep_blank_values=True):
+        joined.setdefault(name, []).append(value)
+    joined.update(params or {})
+    path = path if path.startswith("/") else f"/{path}"
+    return coarse_path(quote(path, safe=_PATH_SAFE)), coarse_query(joined)
+
+
+def coarse_query(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a query's parameters coarsened, and without those that are None."""
+    coarse: dict[str, Any] = coarsen(pydantic_core.to_jsonable_python(params))
+    return {name: value for name, value in coarse.items() if value is not None}
+
+
+def json_body(data: Any) -> bytes | None:
+    """Serialize what a caller gave as JSON, every coordinate in it coarsened; None is no body.
+
+    Raises:
+        ValueError: It holds what JSON cannot say, such as NaN.
+    """
+    if data is None:
+        return None
+    if isinstance(data, Payload):
+        return data.model_dump_json().encode()
+    # First made plain, so that a place inside an object of the caller's own is seen as well.
+    plain = pydantic_core.to_jsonable_python(data, inf_nan_mode="constants")
+    return json.dumps(coarsen(plain), ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()

@@ -6,6 +6,8 @@ an object store says nothing about our credential.
 
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
 from http import HTTPMethod, HTTPStatus
 from typing import Any
 
@@ -17,15 +19,69 @@ from sentinel_sync.base.errors import CredentialError, NotNowError, Precondition
 from sentinel_sync.base.payloads import Health, Problem
 from sentinel_sync.base.privacy import loggable_text
 from sentinel_sync.base.timekeeping import is_plausible
-from sentinel_sync.cloud.api_response import Contact, Probe
-from sentinel_sync.cloud.exchange import ElsewhereError, Response
 from sentinel_sync.cloud.request import Request
-from sentinel_sync.cloud.rules.answers import Meaning, http_date, meaning_of, retry_after_seconds, rfc3339
-from sentinel_sync.cloud.rules.gate import Gate, GateState
+from sentinel_sync.cloud.response import ElsewhereError, Response
+from sentinel_sync.cloud.rules.answers import (
+    Gate,
+    GateState,
+    Meaning,
+    http_date,
+    meaning_of,
+    retry_after_seconds,
+    rfc3339,
+)
 
 logger = logging.getLogger(__name__)
 
+
+class Contact(StrEnum):
+    """What an attempt taught about the backend."""
+
+    AUTHORIZED = "authorized"
+    REACHABLE = "reachable"
+    UNAUTHORIZED = "unauthorized"
+    UNREACHABLE = "unreachable"
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """An answered health request.
+
+    Attributes:
+        server_time: The backend's wall time as it wrote it (RFC 3339), or None.
+        date: Its `Date` header, seconds since the epoch, or None.
+        sent: Time since boot when it was sent, seconds.
+        received: Time since boot when the answer came, seconds.
+        min_interval: Seconds that the backend wants between probes, or None.
+    """
+
+    server_time: str | None
+    date: float | None
+    sent: float
+    received: float
+    min_interval: float | None
+
+
 Listener = Callable[[Contact, str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class APIResponse:
+    """What the specification's face gives back, whatever the network does.
+
+    Attributes:
+        success: Whether the backend did what was asked.
+        status_code: The HTTP status; 0 where no usable answer came.
+        data: The answer's JSON.
+        error: What went wrong, in words; None where nothing did.
+        request_id: `X-Request-ID` of the last attempt; None where none was sent.
+    """
+
+    success: bool
+    status_code: int
+    data: Any = None
+    error: str | None = None
+    request_id: str | None = None
 
 
 class ResponsePolicy:
@@ -56,6 +112,11 @@ class ResponsePolicy:
             self._gate.on_unreachable(str(error), self._clock.monotonic())
             self._tell(Contact.UNREACHABLE, str(error))
         return error
+
+    def is_refused(self, reply: Response, asked: Request) -> bool:
+        """Whether the backend refused the credential that a request was sent with."""
+        refused = reply.from_api and meaning_of(reply.status, asked.method) is Meaning.REFUSED
+        return refused and reply.status not in asked.takes
 
     def answer(self, reply: Response, asked: Request, *, key_in_use: bool) -> Response:
         """Take in an answer; return it where the work is done, else raise what it means.

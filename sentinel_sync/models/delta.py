@@ -19,7 +19,7 @@ from sentinel_sync.base.errors import RejectedError, StoreError, StoreFullError,
 from sentinel_sync.base.files import file_error
 from sentinel_sync.base.payloads import DeltaOffer
 from sentinel_sync.base.threads import run_to_end
-from sentinel_sync.cloud.attempt_client import AttemptClient
+from sentinel_sync.cloud.client import CloudAPIClient
 from sentinel_sync.cloud.download import PART_ENDING, FileDownload, StaleAddressError, Target, discard
 from sentinel_sync.models.delta_file import apply_delta, load_zstd
 from sentinel_sync.models.files import RESERVE_BYTES, checksum_of
@@ -64,7 +64,7 @@ class DeltaFiles:
 
 
 async def fetch_by_delta(
-    client: AttemptClient,
+    client: CloudAPIClient,
     offer: DeltaOffer | None,
     old: Path,
     old_checksum: str,
@@ -141,7 +141,7 @@ def _size(path: Path) -> int:
 
 
 async def _fetch(
-    client: AttemptClient,
+    client: CloudAPIClient,
     offer: DeltaOffer,
     staging: Path,
     whole_size: int,

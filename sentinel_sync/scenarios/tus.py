@@ -10,10 +10,9 @@ from uuid import UUID, uuid5
 
 from sentinel_sync.base.clock import Clock
 from sentinel_sync.base.errors import NotNowError, RejectedError
-from sentinel_sync.cloud.attempt_client import AttemptClient
-from sentinel_sync.cloud.exchange import ElsewhereError
+from sentinel_sync.cloud.client import CloudAPIClient
 from sentinel_sync.cloud.request import Request
-from sentinel_sync.cloud.rules.piece_size import PatchSize
+from sentinel_sync.cloud.response import ElsewhereError
 from sentinel_sync.cloud.rules.tus import (
     ABOUT_THE_UPLOAD,
     NOT_OFFERED,
@@ -25,6 +24,7 @@ from sentinel_sync.cloud.rules.tus import (
     Damaged,
     GiveUp,
     Offer,
+    PatchSize,
     SendFrom,
     Upload,
     creation_headers,
@@ -86,7 +86,7 @@ class ResumableUploads:
         clock: The seam for time.
     """
 
-    def __init__(self, client: AttemptClient, pace: BandwidthLimit, *, clock: Clock) -> None:
+    def __init__(self, client: CloudAPIClient, pace: BandwidthLimit, *, clock: Clock) -> None:
         self._client = client
         self._pace = pace
         self._clock = clock

@@ -7,7 +7,7 @@ from random import Random
 from sentinel_sync.base.errors import CloudError, ScenarioError
 from sentinel_sync.base.events import EventPublisher
 from sentinel_sync.cloud.client import CloudAPIClient
-from sentinel_sync.cloud.rules.gate import GateState
+from sentinel_sync.cloud.rules.answers import GateState
 from sentinel_sync.scenarios.active_upload import ActiveUpload, Phase, under_way
 from sentinel_sync.scenarios.records import KIND, queued_of
 from sentinel_sync.scenarios.rules.status import UploadProgress

@@ -12,7 +12,7 @@ import pytest
 
 from sentinel_sync import VerificationError, composition
 from sentinel_sync.agent import SyncAgent
-from sentinel_sync.cloud.api_response import Probe
+from sentinel_sync.cloud.response_policy import Probe
 from sentinel_sync.settings import CloudSettings, Settings
 from tests.conftest import FIXTURES
 from tests.fakes.clock import FakeClock

@@ -10,7 +10,7 @@ from sentinel_sync.base.status import PeriodicTaskStatus, TransferStatus
 from sentinel_sync.cli.live import draw
 from sentinel_sync.cli.progress import Lines, Pace, Quiet, choose_view
 from sentinel_sync.cli.shown import facts_of, line_of
-from sentinel_sync.cloud.rules.status import ConnectivitySummary
+from sentinel_sync.cloud.rules.connectivity import ConnectivitySummary
 from sentinel_sync.models.rules.status import BadVersionStatus, ModelCheckStatus, ModelStatus
 from sentinel_sync.profiles.rules.status import ProfilesStatus
 from sentinel_sync.scenarios.rules.feature_status import ScenariosStatus

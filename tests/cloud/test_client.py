@@ -16,7 +16,7 @@ from pydantic import BaseModel
 from sentinel_sync.base.backoff import full_jitter
 from sentinel_sync.base.errors import ConfigurationError, HeldError, NotNowError, UnreachableError
 from sentinel_sync.cloud.client import APIResponse, CloudAPIClient, Contact
-from sentinel_sync.cloud.exchange import ElsewhereError
+from sentinel_sync.cloud.response import ElsewhereError
 from sentinel_sync.settings import CloudSettings
 from tests.fakes.clock import FakeClock
 from tests.fakes.cloud import API_KEY, FLEET, VEHICLE, Answer, FakeCloud, json_answer, portal, problem, settings_for

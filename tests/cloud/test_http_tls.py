@@ -14,7 +14,7 @@ import trustme
 from sentinel_sync.base.errors import ConfigurationError
 from sentinel_sync.cloud.client import CloudAPIClient
 from sentinel_sync.cloud.http import build_http_client, timeouts
-from sentinel_sync.cloud.transport import PriorityTransport
+from sentinel_sync.cloud.transport import BulkTransport, PriorityTransport
 from sentinel_sync.settings import CloudSettings
 from tests.fakes.cloud import FakeCloud, PrivateCA, settings_for
 from tests.fakes.recording_clock import RecordingClock
@@ -171,6 +171,8 @@ def context_of(http: httpx.AsyncClient) -> ssl.SSLContext:
     """The TLS context of a client, the same for both of its lanes: httpx has no public way to it."""
     lanes = http._transport
     assert isinstance(lanes, PriorityTransport)
+    assert isinstance(lanes.quick, httpx.AsyncHTTPTransport)
+    assert isinstance(lanes.bulk, BulkTransport)
     context = lanes.quick._pool._ssl_context
     assert isinstance(context, ssl.SSLContext)
     assert lanes.bulk._pool._ssl_context is context

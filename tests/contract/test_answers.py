@@ -20,7 +20,7 @@ from sentinel_sync.base.errors import (
     UnreachableError,
 )
 from sentinel_sync.cloud.client import CloudAPIClient, Contact
-from sentinel_sync.cloud.rules.gate import GateState
+from sentinel_sync.cloud.rules.answers import GateState
 from tests.fakes.cloud import API_KEY, Answer, FakeCloud, json_answer, portal, problem, refused, settings_for
 from tests.fakes.recording_clock import RecordingClock
 

@@ -8,7 +8,7 @@ import pytest
 from pydantic import TypeAdapter
 
 from sentinel_sync.base.timekeeping import ClockObservation
-from sentinel_sync.cloud.api_response import Probe
+from sentinel_sync.cloud.response_policy import Probe
 from sentinel_sync.store.store import Store
 from sentinel_sync.store.timekeeper import Timekeeper
 from tests.fakes.clock import FakeClock

@@ -5,6 +5,7 @@ from enum import StrEnum
 from random import Random
 
 from sentinel_sync.base.backoff import full_jitter
+from sentinel_sync.base.status import StatusModel
 
 #: Ceiling of the first probe's delay after contact was lost, seconds: short outages are common (a tunnel, a lift).
 _FIRST_PROBE = 2.0
@@ -109,3 +110,16 @@ class Connectivity:
         self.status = status
         self.since = now
         return Transition(before, status)
+
+
+class ConnectivitySummary(StatusModel):
+    """The way to the backend. Durations are seconds."""
+
+    status: str
+    message: str
+    unauthorized: bool
+    offline_duration: float
+    since: float
+    gate: str
+    gate_reason: str
+    clock_skew: float | None

@@ -14,7 +14,8 @@ from sentinel_sync.base.errors import (
     UnreachableError,
     VerificationError,
 )
-from sentinel_sync.cloud.attempt_client import AttemptClient, Download
+from sentinel_sync.cloud.client import CloudAPIClient
+from sentinel_sync.cloud.response import Download
 from sentinel_sync.models.tuf.refresh_request import Fetch
 
 #: No metadata file may be larger, whatever length somebody has signed for it. json.loads holds the interpreter until it
@@ -31,7 +32,7 @@ _NOT_NOW = frozenset({408, 425, 429})
 Result = TypeVar("Result")
 
 
-async def run_fetching(client: AttemptClient, clock: Clock, function: Callable[[Fetch], Result]) -> Result:
+async def run_fetching(client: CloudAPIClient, clock: Clock, function: Callable[[Fetch], Result]) -> Result:
     """Run a blocking function in a thread, and give it the means to fetch through the client on this loop.
 
     A caller that is cancelled ends the fetch under way and those to come, waits for the thread, and is cancelled then.
@@ -52,7 +53,7 @@ async def run_fetching(client: AttemptClient, clock: Clock, function: Callable[[
 class _Fetches:
     """The fetches of one such run: `fetch` is called in the thread, all else on the loop."""
 
-    def __init__(self, client: AttemptClient, clock: Clock, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, client: CloudAPIClient, clock: Clock, loop: asyncio.AbstractEventLoop) -> None:
         self._client = client
         self._clock = clock
         self._loop = loop

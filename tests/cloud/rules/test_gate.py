@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sentinel_sync.cloud.rules.gate import MAX_PAUSE, Gate, GateState
+from sentinel_sync.cloud.rules.answers import MAX_PAUSE, Gate, GateState
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from random import Random
 
 import pytest
 
-from sentinel_sync.cloud.rules.piece_size import CAREFUL_BYTES, FIRST_BYTES, LARGEST_BYTES, SMALLEST_BYTES, PatchSize
+from sentinel_sync.cloud.rules.tus import CAREFUL_BYTES, FIRST_BYTES, LARGEST_BYTES, SMALLEST_BYTES, PatchSize
 
 MEBIBYTE = 1 << 20
 

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 import pytest
 
 from sentinel_sync.base.errors import UnreachableError, VerificationError
-from sentinel_sync.cloud.api_response import Probe
+from sentinel_sync.cloud.response_policy import Probe
 from sentinel_sync.store.timekeeper import Timekeeper
 from tests.fakes.cloud import Answer, cloud_fixture, stranger_fixture
 from tests.fakes.tuf_repository import DAY, TufRepository

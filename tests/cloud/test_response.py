@@ -12,14 +12,16 @@ import httpx
 import pytest
 
 from sentinel_sync.base.errors import NotNowError, RejectedError, UnreachableError
-from sentinel_sync.cloud.answer_body import (
+from sentinel_sync.cloud.client import CloudAPIClient
+from sentinel_sync.cloud.request import Origin
+from sentinel_sync.cloud.response import (
     ERROR_BODY_TIMEOUT,
     MAX_ANSWER_BYTES,
     MAX_ERROR_BYTES,
     MAX_VALUES,
+    ElsewhereError,
+    fault,
 )
-from sentinel_sync.cloud.client import CloudAPIClient
-from sentinel_sync.cloud.exchange import ElsewhereError, Origin, fault
 from tests.fakes.cloud import (
     Answer,
     FakeCloud,
@@ -187,7 +189,7 @@ class TestErrorBodies:
         self, cloud: FakeCloud, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         assert ERROR_BODY_TIMEOUT <= 5.0
-        monkeypatch.setattr("sentinel_sync.cloud.answer_body.ERROR_BODY_TIMEOUT", 0.1)
+        monkeypatch.setattr("sentinel_sync.cloud.response.ERROR_BODY_TIMEOUT", 0.1)
         cloud.script("GET", "/x", Answer(401, b" " * 1000, drip=0.01))
         async with CloudAPIClient(settings=settings_for(cloud)) as client:
             response = await client.get("/x")

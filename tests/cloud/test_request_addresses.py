@@ -3,7 +3,7 @@
 import httpx
 import pytest
 
-from sentinel_sync.cloud.addresses import address_in
+from sentinel_sync.cloud.request import address_in
 
 PLAIN = "http://api.example:8080/v1/scenarios/s/videos"
 SECURE = "https://api.example/v1/scenarios/s/videos"

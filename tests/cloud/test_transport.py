@@ -13,11 +13,10 @@ import httpx
 import pytest
 
 from sentinel_sync.base.errors import CredentialError, HeldError, RejectedError, UnreachableError
-from sentinel_sync.cloud.bulk_connection import BACKGROUND, UNSENT_BYTES
 from sentinel_sync.cloud.client import CloudAPIClient
-from sentinel_sync.cloud.exchange import Response
 from sentinel_sync.cloud.http import build_http_client
-from sentinel_sync.cloud.transport import BULK
+from sentinel_sync.cloud.response import Response
+from sentinel_sync.cloud.transport import BACKGROUND, BULK, UNSENT_BYTES
 from tests.fakes.clock import FakeClock
 from tests.fakes.cloud import (
     FLEET,
