@@ -9,7 +9,7 @@ from statistics import median
 
 from benchmarks.report import Figure, spread
 from sentinel_sync.base.clock import SystemClock
-from sentinel_sync.scenarios.bodies import annotations_file
+from sentinel_sync.scenarios.preparation import annotations_file
 from sentinel_sync.scenarios.rules.plan import Part, PartKind
 from sentinel_sync.scenarios.transcoder import Compressed, Transcoder
 from sentinel_sync.settings import CloudSettings

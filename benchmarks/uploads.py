@@ -27,8 +27,8 @@ from benchmarks.report import Figure, percentile, spread
 from benchmarks.sleeper import sleeper
 from sentinel_sync.base.errors import HeldError, NotNowError, UnreachableError
 from sentinel_sync.cloud.client import CloudAPIClient
-from sentinel_sync.scenarios.bodies import original_file
 from sentinel_sync.scenarios.part_upload import PartSender, QueuedScenario
+from sentinel_sync.scenarios.preparation import original_file
 from sentinel_sync.scenarios.rules.plan import Consent, Part, PartKind, Priority, ScenarioPlan
 from tests.fakes.fault_proxy import fault_proxy
 from tests.servers.node_tus import NodeTus, installed, missing
@@ -281,7 +281,9 @@ async def _send(parts: PartSender, upload: Upload) -> None:
     queued = QueuedScenario(upload.plan.scenario_id, _metadata(upload.part.name))
     consent = Consent(granted=True, at=1_795_000_000.0, policy_version="1")
     for part in (upload.plan.parts[0], upload.part):
-        await parts.send(upload.plan, part, queued, consent, ask=ask, remember=remember, on_progress=lambda _: None)
+        await parts.send(
+            upload.plan, part, queued, consent, may_send=ask, remember=remember, on_progress=lambda _: None
+        )
 
 
 async def _cut(folder: Path, video: Path) -> Figure:

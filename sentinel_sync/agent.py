@@ -26,7 +26,7 @@ from sentinel_sync.scenarios.scenario_uploader import ScenarioUploader
 from sentinel_sync.settings import Settings
 from sentinel_sync.status import AgentStatus
 from sentinel_sync.status_reporter import StatusReporter
-from sentinel_sync.store.outbox import OutboxCounts
+from sentinel_sync.store.rules.outbox import OutboxStatus
 from sentinel_sync.store.store import Store
 from sentinel_sync.trips.trip_uploader import TripUploader
 
@@ -236,7 +236,7 @@ class SyncAgent:
 
     # --- what a host asks for ---
 
-    async def flush(self, timeout: float = 30.0) -> OutboxCounts:
+    async def flush(self, timeout: float = 30.0) -> OutboxStatus:
         """Send until nothing is left, at most `timeout` seconds; returns what there is then (`.unsent`, `.set_aside`).
 
         Ends early where waiting can't help: sending is switched off, or the credential is refused.
@@ -248,14 +248,14 @@ class SyncAgent:
             logger.info("agent.flush: something is left after %.1f s", timeout)
         return await self.store.outbox.counts()
 
-    async def drain(self, deadline: float) -> OutboxCounts:
+    async def drain(self, deadline: float) -> OutboxStatus:
         """For the grace after ignition off: send what fits into `deadline` seconds, most important first.
 
         Returns what is left, at the latest a second after the deadline.
         """
         return await self.flush(deadline)
 
-    async def run_once(self, timeout: float = 60.0) -> OutboxCounts:
+    async def run_once(self, timeout: float = 60.0) -> OutboxStatus:
         """Send all that is due now; gives up at once where the backend is out of reach."""
         if await self.connectivity.probe_now():
             return await self.flush(timeout)

@@ -18,7 +18,7 @@ from sentinel_sync.network.foundation import Foundation
 from sentinel_sync.network.policy import TransferPolicy
 from sentinel_sync.network.rules.traffic import TrafficClass
 from sentinel_sync.profiles.profile_synchronizer import ProfileSynchronizer
-from sentinel_sync.scenarios.scenario_uploader import KIND as SCENARIO
+from sentinel_sync.scenarios.records import KIND as SCENARIO
 from sentinel_sync.scenarios.scenario_uploader import ScenarioUploader
 from sentinel_sync.settings import CloudSettings
 from sentinel_sync.store.store import Store

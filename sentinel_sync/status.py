@@ -4,13 +4,14 @@ from datetime import datetime
 
 from pydantic import Field
 
-from sentinel_sync.base.status import PeriodicTaskStatus, StatusModel, TransferStatus
+from sentinel_sync.base.status import PeriodicTaskStatus, StatusModel
+from sentinel_sync.base.transfer import TransferStatus
 from sentinel_sync.cloud.rules.connectivity import ConnectivitySummary
 from sentinel_sync.models.rules.status import ModelCheckStatus, ModelStatus
-from sentinel_sync.network.rules.status import NetworkStatus
-from sentinel_sync.profiles.rules.status import ProfilesStatus
-from sentinel_sync.scenarios.rules.feature_status import ScenariosStatus
-from sentinel_sync.store.rules.status import OutboxStatus
+from sentinel_sync.network.rules.traffic import NetworkStatus
+from sentinel_sync.profiles.records import ProfilesStatus
+from sentinel_sync.scenarios.rules.status import ScenariosStatus
+from sentinel_sync.store.rules.outbox import OutboxStatus
 
 #: The file in the state folder that a running agent keeps up to date with its `AgentStatus`.
 STATUS_NAME = "status.json"

@@ -8,6 +8,7 @@ from random import Random
 
 from sentinel_sync.base.backoff import full_jitter
 from sentinel_sync.base.clock import Clock, wait_first
+from sentinel_sync.base.status import PeriodicTaskStatus
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +35,12 @@ class PeriodicTask:
     crashes: int = 0
     total_crashes: int = 0
     last_error: str | None = None
+
+    def status(self) -> PeriodicTaskStatus:
+        """How often it crashed, and why at last."""
+        return PeriodicTaskStatus(
+            name=self.name, crashes=self.crashes, total_crashes=self.total_crashes, last_error=self.last_error
+        )
 
 
 class Supervisor:

@@ -12,9 +12,9 @@ from sentinel_sync.cli.scenario_books import changed, read
 from sentinel_sync.cli.state_folder import runs
 from sentinel_sync.cli.terminal import width
 from sentinel_sync.cli.words import count, moment, pairs, size, table
-from sentinel_sync.scenarios.derived_files import DerivedFiles
+from sentinel_sync.scenarios.preparation import DerivedFiles
 from sentinel_sync.scenarios.records import DERIVED_NAME
-from sentinel_sync.scenarios.rules.consent import WITHDRAWN
+from sentinel_sync.scenarios.rules.lifecycle import WITHDRAWN
 from sentinel_sync.scenarios.rules.plan import Consent, missing_consent
 from sentinel_sync.scenarios.rules.status import SentPart, sent_under
 from sentinel_sync.settings import CloudSettings

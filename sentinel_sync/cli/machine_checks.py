@@ -21,7 +21,7 @@ from sentinel_sync.cli.words import count, duration, moment, size
 from sentinel_sync.cloud.credential import FileCredential, read_pseudonym_key
 from sentinel_sync.settings import CloudSettings, Settings
 from sentinel_sync.store.database import DamagedError
-from sentinel_sync.store.outbox import OutboxCounts
+from sentinel_sync.store.rules.outbox import OutboxStatus
 from sentinel_sync.store.store import DATABASE_NAME
 
 _PREFIX = "SENTINEL_CLOUD__"
@@ -221,7 +221,7 @@ def check_outbox(cloud: CloudSettings) -> Iterator[Finding]:
         )
 
 
-async def _look_into(cloud: CloudSettings) -> tuple[list[str], OutboxCounts]:
+async def _look_into(cloud: CloudSettings) -> tuple[list[str], OutboxStatus]:
     async with opened(cloud, writable=False) as folder:
         return await folder.outbox.verify(), await folder.outbox.counts()
 

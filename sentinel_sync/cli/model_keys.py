@@ -17,7 +17,7 @@ from sentinel_sync.cli.configuration import load_settings
 from sentinel_sync.cli.exit_codes import CommandError, ExitCode
 from sentinel_sync.cli.passphrases import VARIABLE, add_passphrase, new_passphrase, passphrase_of
 from sentinel_sync.cli.words import pairs, size
-from sentinel_sync.models.keys import key_in_file, key_in_text, read_trust
+from sentinel_sync.models.releases import key_in_file, key_in_text, read_trust
 from sentinel_sync.models.rules.releases import EXTENSIONS, Trust, live_name, verify
 from sentinel_sync.models.signing import (
     check_file,

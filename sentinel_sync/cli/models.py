@@ -20,11 +20,10 @@ from sentinel_sync.cli.terminal import width
 from sentinel_sync.cli.words import moment, printable, size, table
 from sentinel_sync.cloud.client import CloudAPIClient
 from sentinel_sync.models.commands import CommandOutcome, ModelCommands, Order
+from sentinel_sync.models.installed import ModelRecords
 from sentinel_sync.models.model_downloader import ModelDownloader
-from sentinel_sync.models.records import ModelRecords
-from sentinel_sync.models.rules.answers import InstallResult, ModelUpdate
 from sentinel_sync.models.rules.installed import ModelRecord
-from sentinel_sync.models.rules.status import ModelStatus
+from sentinel_sync.models.rules.status import InstallResult, ModelStatus, ModelUpdate
 from sentinel_sync.network.foundation import Foundation
 from sentinel_sync.settings import CloudSettings
 from sentinel_sync.store.store import Store

@@ -4,24 +4,18 @@ import argparse
 import asyncio
 import json
 import time
-from dataclasses import asdict, replace
-
-from pydantic import BaseModel, ValidationError
 
 from sentinel_sync.base.clock import SystemClock
 from sentinel_sync.cli.actions import add_action, add_command, print_lines
 from sentinel_sync.cli.arguments import Subparsers, program
 from sentinel_sync.cli.exit_codes import ExitCode
-from sentinel_sync.cli.state_folder import opened, runs
+from sentinel_sync.cli.state_folder import last_said, opened, runs
 from sentinel_sync.cli.terminal import width
 from sentinel_sync.cli.words import from_now, pairs, table
-from sentinel_sync.network.operator_override import load_operator_override, save_operator_override
-from sentinel_sync.network.policy import TransferPolicy
+from sentinel_sync.network.policy import TransferPolicy, load_operator_override, save_operator_override
 from sentinel_sync.network.rules.budget import Period, data_size
-from sentinel_sync.network.rules.traffic import Link, Metering, NetworkWord, TrafficClass
-from sentinel_sync.network.snapshot import TrafficSnapshot
+from sentinel_sync.network.rules.traffic import Link, Metering, NetworkStatus, NetworkWord
 from sentinel_sync.settings import CloudSettings
-from sentinel_sync.status import STATUS_NAME
 
 _HEAD = ("LINK", "PERIOD", "USED", "BUDGET", "LEFT", "BEGINS ANEW")
 _RIGHT = frozenset({2, 3, 4})
@@ -29,21 +23,6 @@ _EPILOG = """\
 Your word goes before the host's, the settings' (cloud.network) and NetworkManager's. It stands, also over a restart,
 until `network auto` takes it back. The data budget (cloud.data_budget) holds whatever is said here.
 """
-
-
-class TrafficSaid(BaseModel):
-    """What a running agent says of the network, as its status has it."""
-
-    link: Link
-    metered: bool
-    source: str
-    held: dict[str, str]
-
-
-class StatusSaid(BaseModel):
-    """What of an agent's status is of interest here."""
-
-    traffic: TrafficSaid | None = None
 
 
 def add_parser(subparsers: Subparsers) -> None:
@@ -91,9 +70,9 @@ async def _show(settings: CloudSettings, arguments: argparse.Namespace) -> int:
         snapshot = desk.snapshot()
         await desk.close()
     running = await asyncio.to_thread(runs, settings)
-    said = await asyncio.to_thread(_last_said, settings) if running else None
-    if said is not None:
-        snapshot = _as_said(snapshot, said)
+    report = await asyncio.to_thread(last_said, settings) if running else None
+    if report is not None and report.traffic is not None:
+        snapshot = _as_said(snapshot, report.traffic)
     if arguments.json:
         print_lines([_json(snapshot, word, running=running)])
     else:
@@ -101,20 +80,13 @@ async def _show(settings: CloudSettings, arguments: argparse.Namespace) -> int:
     return ExitCode.DONE
 
 
-def _last_said(settings: CloudSettings) -> TrafficSaid | None:
-    try:
-        return StatusSaid.model_validate_json((settings.state_dir / STATUS_NAME).read_bytes()).traffic
-    except (OSError, ValidationError):
-        return None
-
-
-def _as_said(snapshot: TrafficSnapshot, said: TrafficSaid) -> TrafficSnapshot:
+def _as_said(snapshot: NetworkStatus, said: NetworkStatus) -> NetworkStatus:
     """What a running agent knows better: it hears its host, and knows whether a trip is under way."""
-    held = {TrafficClass(traffic): why for traffic, why in said.held.items() if traffic in set(TrafficClass)}
-    return replace(snapshot, link=said.link, metered=said.metered, source=said.source, held=held)
+    heard = {"link": said.link, "metered": said.metered, "source": said.source, "held": said.held}
+    return snapshot.model_copy(update=heard)
 
 
-def _facts(snapshot: TrafficSnapshot, *, running: bool) -> list[tuple[str, str]]:
+def _facts(snapshot: NetworkStatus, *, running: bool) -> list[tuple[str, str]]:
     metered = "metered" if snapshot.metered else "not metered"
     facts = [
         ("network", f"{metered} ({snapshot.source})"),
@@ -125,7 +97,7 @@ def _facts(snapshot: TrafficSnapshot, *, running: bool) -> list[tuple[str, str]]
     return facts + [("" if number else "waits", why) for number, why in enumerate(waiting)]
 
 
-def _table(snapshot: TrafficSnapshot) -> list[str]:
+def _table(snapshot: NetworkStatus) -> list[str]:
     now = time.time()
     rows = [
         (
@@ -148,11 +120,11 @@ def _table(snapshot: TrafficSnapshot) -> list[str]:
     return table(_HEAD, rows, width=width(), right=_RIGHT) if rows else ["no data was used in this month"]
 
 
-def _json(snapshot: TrafficSnapshot, word: NetworkWord | None, *, running: bool) -> str:
+def _json(snapshot: NetworkStatus, word: NetworkWord | None, *, running: bool) -> str:
     return json.dumps(
         {
             "agent_running": running,
-            **asdict(replace(snapshot, held=dict(snapshot.held))),
+            **snapshot.model_dump(),
             "word": None if word is None else {"metering": word.metering, "link": word.link},
         }
     )

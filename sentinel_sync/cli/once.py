@@ -12,7 +12,7 @@ from sentinel_sync.cli.configuration import load_settings
 from sentinel_sync.cli.exit_codes import ExitCode
 from sentinel_sync.cli.session import run_agent
 from sentinel_sync.cli.words import count, printable
-from sentinel_sync.store.outbox import OutboxCounts
+from sentinel_sync.store.rules.outbox import OutboxStatus
 
 #: So many seconds without a single item sent, and waiting longer is left to the next call.
 _PATIENCE = 20.0
@@ -34,7 +34,7 @@ class Outcome:
     """
 
     sent: int
-    counts: OutboxCounts
+    counts: OutboxStatus
     why: str
 
     @property

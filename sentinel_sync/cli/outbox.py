@@ -17,7 +17,8 @@ from sentinel_sync.cli.terminal import width
 from sentinel_sync.cli.words import count, duration, from_now, moment, pairs, size, table
 from sentinel_sync.settings import CloudSettings
 from sentinel_sync.store.database import DamagedError
-from sentinel_sync.store.outbox import ItemState, Outbox, OutboxCounts, OutboxItem
+from sentinel_sync.store.outbox import ItemState, Outbox, OutboxItem
+from sentinel_sync.store.rules.outbox import OutboxStatus
 
 _LIMIT = 50
 _STATE_WORDS = {ItemState.WAITING: "waiting", ItemState.SENDING: "being sent", ItemState.SET_ASIDE: "set aside"}
@@ -222,7 +223,7 @@ def _facts(item: OutboxItem) -> dict[str, object]:
     }
 
 
-def _total(counts: OutboxCounts, state: ItemState | None) -> int:
+def _total(counts: OutboxStatus, state: ItemState | None) -> int:
     by_state = {
         ItemState.WAITING: counts.waiting,
         ItemState.SENDING: counts.sending,

@@ -10,16 +10,13 @@ from sentinel_sync.cli.exit_codes import CommandError, ExitCode
 from sentinel_sync.cli.state_folder import last_said, opened, runs
 from sentinel_sync.cloud.client import CloudAPIClient
 from sentinel_sync.profiles.backend_copy import ProfileCloud
-from sentinel_sync.profiles.cipher import ProfileCipher
 from sentinel_sync.profiles.commands import ForgetCommands, SyncCommands
-from sentinel_sync.profiles.executor import SerialExecutor
-from sentinel_sync.profiles.files import ProfileFolder
-from sentinel_sync.profiles.forgetter import Forgetter
-from sentinel_sync.profiles.keys import LegacyKeys, key_provider
+from sentinel_sync.profiles.files import ProfileFolder, SerialExecutor
+from sentinel_sync.profiles.forgetting import Forgetter
+from sentinel_sync.profiles.keys import LegacyKeys, ProfileCipher, key_provider
 from sentinel_sync.profiles.merge_session import Instant
-from sentinel_sync.profiles.overview import ProfileOverview
 from sentinel_sync.profiles.profile_synchronizer import ProfileSynchronizer
-from sentinel_sync.profiles.records import ProfileRecords
+from sentinel_sync.profiles.records import ProfileOverview, ProfileRecords
 from sentinel_sync.settings import CloudSettings
 from sentinel_sync.store.documents import Documents
 from sentinel_sync.store.store import DATABASE_NAME, Store

@@ -14,8 +14,8 @@ from sentinel_sync.cli.profile_books import agent_runs, beside_agent, looked_int
 from sentinel_sync.cli.terminal import width
 from sentinel_sync.cli.words import count, pairs, printable, table
 from sentinel_sync.profiles.commands import ALL, SyncCommand
-from sentinel_sync.profiles.overview import ProfileStanding, Standing
-from sentinel_sync.profiles.rules.fields import checked_id
+from sentinel_sync.profiles.records import ProfileStanding, Standing
+from sentinel_sync.profiles.rules.merge import checked_id
 from sentinel_sync.settings import CloudSettings
 
 _HEAD = ("DRIVER", "STATE", "DISTANCE", "SESSIONS", "VEHICLES", "NOTE")

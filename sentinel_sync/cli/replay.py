@@ -23,8 +23,7 @@ from sentinel_sync.settings import Settings
 from sentinel_sync.store.outbox import ItemState, OutboxItem
 from sentinel_sync.store.store import Store
 from sentinel_sync.store.timekeeper import Timekeeper
-from sentinel_sync.trips.drive_file import read_drive
-from sentinel_sync.trips.recorded_clock import RecordedClock
+from sentinel_sync.trips.drive_file import RecordedClock, read_drive
 from sentinel_sync.trips.rules.drive import Drive
 from sentinel_sync.trips.trip_uploader import TripUploader
 

@@ -6,13 +6,12 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from sentinel_sync.base.clock import SystemClock
-from sentinel_sync.base.status import TransferStatus
 from sentinel_sync.cli.state_folder import last_said, opened, runs
 from sentinel_sync.scenarios.consent import ConsentRecord
-from sentinel_sync.scenarios.overview import Overview
 from sentinel_sync.scenarios.records import ScenarioRecords
 from sentinel_sync.scenarios.rules.plan import missing_consent
-from sentinel_sync.scenarios.rules.status import Outlook, UploadProgress
+from sentinel_sync.scenarios.rules.status import Outlook
+from sentinel_sync.scenarios.scenario_uploader import Overview
 from sentinel_sync.settings import CloudSettings
 from sentinel_sync.store.documents import Documents
 from sentinel_sync.store.outbox import Outbox
@@ -75,16 +74,4 @@ async def outlook(settings: CloudSettings, books: Books) -> Outlook:
     paused = said.connectivity.gate_reason or None
     if shown is None:
         return Outlook(held=forbidden, paused=paused)
-    return Outlook(forbidden or shown.held, paused, None if shown.under_way is None else _going(shown.under_way))
-
-
-def _going(shown: TransferStatus) -> UploadProgress:
-    return UploadProgress(
-        scenario_id=shown.name,
-        part=shown.part,
-        phase=shown.phase,
-        done_bytes=shown.done_bytes,
-        total_bytes=shown.total_bytes,
-        rate=shown.rate,
-        time_left=shown.time_left,
-    )
+    return Outlook(forbidden or shown.held, paused, shown.under_way)

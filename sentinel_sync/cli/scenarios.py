@@ -13,12 +13,12 @@ from sentinel_sync.cli.scenario_books import Books, changed, outlook, read
 from sentinel_sync.cli.state_folder import runs
 from sentinel_sync.cli.terminal import width
 from sentinel_sync.cli.words import count, duration, moment, pairs, size, table
-from sentinel_sync.scenarios.folders import folder_names
-from sentinel_sync.scenarios.intake import Intake
 from sentinel_sync.scenarios.recordings import absolute, read_recording
 from sentinel_sync.scenarios.records import key_of, storable
 from sentinel_sync.scenarios.rules.plan import Part, Priority, ScenarioPlan
 from sentinel_sync.scenarios.rules.status import ScenarioStatus
+from sentinel_sync.scenarios.scan import folder_names
+from sentinel_sync.scenarios.scenario_uploader import Intake
 from sentinel_sync.settings import CloudSettings
 
 _LIMIT = 50

@@ -2,16 +2,16 @@
 
 from collections.abc import Iterator
 
-from sentinel_sync.base.status import PeriodicTaskStatus, TransferStatus
+from sentinel_sync.base.status import PeriodicTaskStatus
+from sentinel_sync.base.transfer import TransferStatus
 from sentinel_sync.cli.words import count, duration, moment, size
 from sentinel_sync.cloud.rules.connectivity import ConnectivitySummary
 from sentinel_sync.models.rules.status import ModelCheckStatus, ModelStatus
-from sentinel_sync.network.rules.status import NetworkStatus
-from sentinel_sync.profiles.rules.status import ProfilesStatus
-from sentinel_sync.scenarios.rules.feature_status import ScenariosStatus
+from sentinel_sync.network.rules.traffic import NetworkStatus
+from sentinel_sync.profiles.records import ProfilesStatus
+from sentinel_sync.scenarios.rules.status import ScenariosStatus
 from sentinel_sync.status import AgentStatus
-from sentinel_sync.store.outbox import OutboxCounts
-from sentinel_sync.store.rules.status import OutboxStatus
+from sentinel_sync.store.rules.outbox import OutboxStatus
 
 #: A clock that differs by less is right, as far as anybody can tell over a mobile network (seconds).
 _CLOCK_NOISE = 2.0
@@ -23,7 +23,7 @@ _DROP_REASONS = {
 }
 
 
-def facts_of(said: AgentStatus, outbox: OutboxCounts | OutboxStatus, *, age: float) -> list[tuple[str, str]]:
+def facts_of(said: AgentStatus, outbox: OutboxStatus, *, age: float) -> list[tuple[str, str]]:
     """What a running agent is about, as names and values.
 
     Args:
@@ -61,7 +61,7 @@ def _features(said: AgentStatus) -> Iterator[tuple[str, str]]:
         yield "profiles", profiles(said.profiles)
 
 
-def outbox_facts(outbox: OutboxCounts | OutboxStatus, *, running: bool = True) -> list[tuple[str, str]]:
+def outbox_facts(outbox: OutboxStatus, *, running: bool = True) -> list[tuple[str, str]]:
     """How much outgoing work there is, was and was given up; without an agent, none of it is being sent."""
     sending = outbox.sending if running else 0
     waiting = outbox.waiting + outbox.sending - sending

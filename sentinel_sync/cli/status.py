@@ -5,7 +5,7 @@ import asyncio
 import json
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from sentinel_sync.base.errors import StoreError
 from sentinel_sync.cli.arguments import Subparsers, program
@@ -17,7 +17,7 @@ from sentinel_sync.cli.terminal import clear, is_terminal
 from sentinel_sync.cli.words import duration, moment, pairs
 from sentinel_sync.settings import CloudSettings
 from sentinel_sync.status import AgentStatus
-from sentinel_sync.store.outbox import OutboxCounts
+from sentinel_sync.store.rules.outbox import OutboxStatus
 from sentinel_sync.store.store import DATABASE_NAME
 
 _WATCH_INTERVAL = 2.0
@@ -41,7 +41,7 @@ class Picture:
     running: bool
     said: AgentStatus | None
     age: float | None
-    outbox: OutboxCounts | None
+    outbox: OutboxStatus | None
     open_trip: bool
     trouble: str | None
 
@@ -103,7 +103,7 @@ def look(settings: CloudSettings) -> Picture:
     return Picture(runs(settings), said, age, outbox, open_trip, trouble)
 
 
-async def _look_into(settings: CloudSettings) -> tuple[OutboxCounts, bool]:
+async def _look_into(settings: CloudSettings) -> tuple[OutboxStatus, bool]:
     async with opened(settings, writable=False) as folder:
         return await folder.outbox.counts(), bool(await folder.documents.keys(_OPEN_TRIP))
 
@@ -121,7 +121,7 @@ def _json(settings: CloudSettings, picture: Picture) -> str:
             "state_dir": str(settings.state_dir),
             "age": picture.age,
             "agent": None if said is None else said.model_dump(mode="json"),
-            "outbox": None if outbox is None else asdict(outbox),
+            "outbox": None if outbox is None else outbox.model_dump(),
             "open_trip": picture.open_trip,
             "trouble": picture.trouble,
         }

@@ -16,7 +16,7 @@ from sentinel_sync.base.clock import Clock, SystemClock
 from sentinel_sync.base.errors import CloudError, HeldError, SentinelSyncError
 from sentinel_sync.base.supervisor import PeriodicTask, Supervisor
 from sentinel_sync.cloud.client import CloudAPIClient, Contact, Probe
-from sentinel_sync.cloud.rules.connectivity import Connectivity, ConnectivityStatus, Transition
+from sentinel_sync.cloud.rules.connectivity import Connectivity, ConnectivityStatus, ConnectivitySummary, Transition
 
 logger = logging.getLogger(__name__)
 
@@ -38,26 +38,6 @@ class ConnectivityTurn:
     at: float
     status: ConnectivityStatus
     message: str
-
-
-@dataclass(frozen=True, slots=True)
-class ConnectivityReport:
-    """What is known about the way to the backend.
-
-    Attributes:
-        message: For a person; tells a refused credential apart from being offline.
-        unauthorized: Whether the backend refuses the credential.
-        offline_duration: Seconds without contact; 0.0 while online or unknown.
-        since: Seconds that the status has held.
-        transitions: Changes of the status since the start.
-    """
-
-    status: ConnectivityStatus
-    message: str
-    unauthorized: bool
-    offline_duration: float
-    since: float
-    transitions: int
 
 
 class OfflineManager:
@@ -108,15 +88,19 @@ class OfflineManager:
         """Seconds without contact; 0.0 while online or unknown."""
         return self._state.offline_duration(self._clock.monotonic())
 
-    def report(self) -> ConnectivityReport:
+    def report(self) -> ConnectivitySummary:
         """All that is known, for a person."""
         now = self._clock.monotonic()
-        return ConnectivityReport(
+        passage = self._client.gate.passage(now)
+        return ConnectivitySummary(
             status=self._state.status,
             message=self._state.message,
             unauthorized=self._state.unauthorized,
-            offline_duration=self._state.offline_duration(now),
-            since=max(0.0, now - self._state.since),
+            offline_duration=round(self._state.offline_duration(now), 1),
+            since=round(max(0.0, now - self._state.since), 1),
+            gate=passage.state,
+            gate_reason=passage.why,
+            clock_skew=None,
             transitions=self._transitions,
         )
 

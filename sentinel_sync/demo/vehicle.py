@@ -17,7 +17,7 @@ from sentinel_sync.agent import SyncAgent
 from sentinel_sync.demo.city import DAY, moments
 from sentinel_sync.network.foundation import Foundation
 from sentinel_sync.store.timekeeper import Timekeeper
-from sentinel_sync.trips.recorded_clock import RecordedClock
+from sentinel_sync.trips.drive_file import RecordedClock
 from sentinel_sync.trips.trip_uploader import TripUploader
 
 #: Seconds of driving between two checkpoints, and what one such stretch takes here, at least, seconds.

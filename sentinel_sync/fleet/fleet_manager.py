@@ -15,7 +15,9 @@ from sentinel_sync.base.errors import CloudError, HeldError, RejectedError, Unre
 from sentinel_sync.base.privacy import loggable_path
 from sentinel_sync.cloud.client import CloudAPIClient, quote_id
 from sentinel_sync.fleet.answer_cache import AnswerCache, KeptAnswer
-from sentinel_sync.fleet.rules.answers import (
+from sentinel_sync.fleet.rules.queries import (
+    MAX_DAYS,
+    MAX_LIMIT,
     AggregateMetrics,
     DriverLeaderboard,
     FleetAlerts,
@@ -25,8 +27,12 @@ from sentinel_sync.fleet.rules.answers import (
     VehicleComparison,
     VehicleRankings,
     VehicleStatus,
+    aggregate,
+    bounded,
+    compared,
+    identifier,
+    word,
 )
-from sentinel_sync.fleet.rules.queries import MAX_DAYS, MAX_LIMIT, aggregate, bounded, compared, identifier, word
 from sentinel_sync.network.foundation import Foundation
 from sentinel_sync.network.rules.traffic import TrafficClass
 from sentinel_sync.store.store import Store

@@ -10,9 +10,9 @@ from pydantic import TypeAdapter
 
 from sentinel_sync.base.clock import Clock, SystemClock
 from sentinel_sync.base.errors import CloudError, SentinelSyncError, StoreError
-from sentinel_sync.models.rules.answers import InstallResult
 from sentinel_sync.models.rules.releases import check_name, check_version
 from sentinel_sync.models.rules.schedule import is_passing
+from sentinel_sync.models.rules.status import InstallResult
 from sentinel_sync.store.documents import Documents
 
 logger = logging.getLogger(__name__)

@@ -1,27 +1,204 @@
 """Fetches a release's file: by what changed or whole, from a fresh address where one has expired, while it may be."""
 
 import asyncio
-from collections.abc import Callable, Coroutine
+import logging
+import shutil
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from threading import Event
+from typing import Self
 
 from sentinel_sync.base.clock import Clock
-from sentinel_sync.base.errors import HeldError
-from sentinel_sync.base.payloads import ModelRelease
+from sentinel_sync.base.errors import (
+    HeldError,
+    RejectedError,
+    StoreError,
+    StoreFullError,
+    UnreachableError,
+    VerificationError,
+)
+from sentinel_sync.base.files import file_error
+from sentinel_sync.base.payloads import DeltaOffer, ModelRelease
 from sentinel_sync.base.threads import run_to_end
+from sentinel_sync.base.transfer import TransferGuard
 from sentinel_sync.cloud.client import CloudAPIClient
-from sentinel_sync.cloud.download import FileDownload, StaleAddressError, Target
-from sentinel_sync.models.catalogue import ReleaseSource
-from sentinel_sync.models.delta import DeltaFiles, fetch_by_delta
-from sentinel_sync.models.files import ModelFiles
+from sentinel_sync.cloud.download import PART_ENDING, FileDownload, StaleAddressError, Target, discard
+from sentinel_sync.models.delta_file import apply_delta, load_zstd
+from sentinel_sync.models.files import RESERVE_BYTES, ModelFiles, checksum_of
+from sentinel_sync.models.rules.delta import why_not
 from sentinel_sync.models.rules.installed import KeptVersion
+from sentinel_sync.models.sources import ReleaseSource
 from sentinel_sync.network.policy import TransferPolicy
 from sentinel_sync.network.rules.traffic import TrafficClass
 
+logger = logging.getLogger(__name__)
+
+#: Seconds without a single further byte after which a delta keeps the whole file waiting no longer.
+PATIENCE = 900.0
 #: During a download it is asked so often whether it may go on, seconds.
 ASK_AGAIN = 0.5
 #: An address may expire while it is used; a backend that gives out only expired ones is given up.
 _MOST_ADDRESSES = 3
+
+
+@dataclass(frozen=True, slots=True)
+class DeltaFiles:
+    """What lies beside a target while it is made. Blocks: call it off the loop.
+
+    Attributes:
+        delta: What has come of the delta.
+        result: What has been made of it.
+    """
+
+    delta: Path
+    result: Path
+
+    @classmethod
+    def beside(cls, staging: Path) -> Self:
+        """Those of the target whose staging file this is."""
+        name = staging.name.removesuffix(PART_ENDING)
+        return cls(staging.with_name(f"{name}.delta{PART_ENDING}"), staging.with_name(f"{name}.patched{PART_ENDING}"))
+
+    def discard(self) -> None:
+        """Delete them; a folder that cannot be written is said where the whole file is to be written."""
+        with suppress(OSError):
+            discard(self.delta)
+            self.result.unlink(missing_ok=True)
+
+    def came_lately(self, now: float) -> bool:
+        """Whether the delta has grown within the last `PATIENCE` seconds; `now` is wall time."""
+        try:
+            return now - self.delta.stat().st_mtime < PATIENCE
+        except OSError:
+            return False
+
+
+async def fetch_by_delta(
+    client: CloudAPIClient,
+    offer: DeltaOffer | None,
+    old: Path,
+    old_checksum: str,
+    target: Target,
+    *,
+    clock: Clock,
+    on_progress: Callable[[int], None],
+) -> bool:
+    """Make the target's staging file out of an older file and a delta.
+
+    Args:
+        client: Opens addresses.
+        offer: What the backend offered, or None.
+        old: A file that the vehicle has.
+        old_checksum: The SHA-256 in hex that was named to the backend as `from`.
+        target: What is wanted, as signed.
+        clock: For the rate.
+        on_progress: Told for how many bytes of the target what has come stands.
+
+    Returns:
+        True where the staging file is whole, durable, and has the signed checksum. False where the whole file is to be
+        fetched; why is logged, and nothing of the delta is left (but what may still be of use after an outage).
+
+    Raises:
+        UnreachableError: The network failed, or the address has expired half-way (StaleAddressError: ask for a new
+            one); what has come is gone on from at the next call.
+        HeldError: Not sent: the gate is closed.
+    """
+    files = DeltaFiles.beside(target.staging)
+    if offer is None:
+        await run_to_end(files.discard)
+        return False
+    try:
+        await run_to_end(_check, offer, old, old_checksum, target, files)
+        await _fetch(client, offer, files.delta, target.size, clock, on_progress)
+        await _apply(files, old, target)
+    except UnreachableError as error:
+        if await run_to_end(files.came_lately, clock.now()):
+            raise
+        _say(target, error)
+        return False
+    except (VerificationError, RejectedError, StoreError) as error:
+        _say(target, error)
+        await run_to_end(files.discard)
+        return False
+    logger.info("model.delta: %s: %d bytes came instead of %d", target.checksum[:12], offer.size, target.size)
+    return True
+
+
+def _say(target: Target, error: Exception) -> None:
+    logger.warning("model.delta: %s: the whole file instead: %s", target.checksum[:12], error)
+
+
+def _check(offer: DeltaOffer, old: Path, old_checksum: str, target: Target, files: DeltaFiles) -> None:
+    """See whether this is worth a byte, and can come to anything. Blocks: reads the old file."""
+    if (reason := why_not(offer, target.size)) is not None:
+        raise VerificationError(f"the delta is refused: {reason}")
+    load_zstd()
+    try:
+        whole_missing, delta_missing = target.size - _size(target.staging), max(0, offer.size - _size(files.delta))
+        if whole_missing <= delta_missing:
+            raise VerificationError(f"the delta is refused: only {whole_missing} bytes of the whole file are missing")
+        if checksum_of(old) != old_checksum:
+            raise VerificationError("the delta is refused: the file it starts from was changed on this vehicle")
+        needed, free = delta_missing + target.size + RESERVE_BYTES, shutil.disk_usage(target.staging.parent).free
+    except OSError as error:
+        raise file_error(error, old) from None
+    if free < needed:
+        raise StoreFullError(f"the disk of the models folder has {free} bytes free, and {needed} are needed")
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+async def _fetch(
+    client: CloudAPIClient,
+    offer: DeltaOffer,
+    staging: Path,
+    whole_size: int,
+    clock: Clock,
+    on_progress: Callable[[int], None],
+) -> None:
+    came = False
+
+    def tell(received: int) -> None:
+        nonlocal came
+        came = True
+        on_progress(whole_size * received // offer.size)
+
+    delta = Target(staging, offer.size, offer.checksum)
+    try:
+        await FileDownload(client, delta, clock=clock, on_progress=tell).fetch(offer.download_url)
+    except StaleAddressError:
+        if came:
+            raise
+        # It was given out a moment ago: whoever asks for another would get no better one.
+        raise RejectedError("GET a file: its address has expired before it gave a byte") from None
+
+
+async def _apply(files: DeltaFiles, old: Path, target: Target) -> None:
+    stop = Event()
+    work = asyncio.ensure_future(asyncio.to_thread(_make, files, old, target, stop))
+    try:
+        await asyncio.shield(work)
+    except asyncio.CancelledError:
+        # It sees that within a block, some milliseconds; what is undone next must not be written to any more.
+        stop.set()
+        await asyncio.wait({work})
+        if not work.cancelled():
+            work.exception()  # seen: the cancellation is what the caller gets
+        raise
+
+
+def _make(files: DeltaFiles, old: Path, target: Target, stop: Event) -> None:
+    apply_delta(files.delta, old, files.result, target, stop)
+    try:
+        discard(target.staging)  # with what is known of a part of the whole file
+        files.result.replace(target.staging)
+        discard(files.delta)
+    except OSError as error:
+        raise file_error(error, target.staging) from None
 
 
 class ReleaseFetch:
@@ -31,7 +208,7 @@ class ReleaseFetch:
         client: Opens addresses.
         source: Says where files are.
         files: The models folder.
-        desk: Whether models may be fetched now.
+        policy: Whether models may be fetched now.
         deltas: Whether to fetch only what changed, where that is offered.
         clock: For pace and rates.
     """
@@ -41,7 +218,7 @@ class ReleaseFetch:
         client: CloudAPIClient,
         source: ReleaseSource,
         files: ModelFiles,
-        desk: TransferPolicy,
+        policy: TransferPolicy,
         *,
         deltas: bool,
         clock: Clock,
@@ -49,7 +226,7 @@ class ReleaseFetch:
         self._client = client
         self._source = source
         self._files = files
-        self._desk = desk
+        self._policy = policy
         self._deltas = deltas
         self._clock = clock
 
@@ -70,11 +247,16 @@ class ReleaseFetch:
             VerificationError: What came is not what was signed; nothing of it stays.
             StoreError: The models folder has no room or cannot be written.
         """
-        why = await self._desk.blocked_reason(TrafficClass.MODELS)
+        why = await self._blocked_reason()
         if why is not None:
             raise HeldError(f"{release.name} {release.version} is not fetched: {why}")
         on_progress(min(release.size, await run_to_end(self._files.make_room, staging, release.size)))
-        await self._while_allowed(self._fetch(release, staging, base, on_progress), release)
+        guard = TransferGuard(f"{release.name} {release.version}", self._blocked_reason, clock=self._clock)
+        async with guard.watching():
+            await self._fetch(release, staging, base, on_progress)
+
+    async def _blocked_reason(self) -> str | None:
+        return await self._policy.blocked_reason(TrafficClass.MODELS)
 
     async def _fetch(
         self, release: ModelRelease, staging: Path, base: KeptVersion | None, on_progress: Callable[[int], None]
@@ -102,27 +284,6 @@ class ReleaseFetch:
                     raise
             else:
                 return
-
-    async def _while_allowed(self, work: Coroutine[Any, Any, None], release: ModelRelease) -> None:
-        """Do it, and cut it off when it may not be any more."""
-        fetching = asyncio.create_task(work, name="sync.models.fetch")
-        guard = asyncio.create_task(self._until_held(), name="sync.models.guard")
-        try:
-            await asyncio.wait({fetching, guard}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            was_cut = not fetching.done()
-            for task in (fetching, guard):
-                task.cancel()
-            # What came is written down before anybody goes on.
-            await asyncio.gather(fetching, guard, return_exceptions=True)
-        if was_cut:
-            raise HeldError(f"{release.name} {release.version} was cut off: {guard.result()}")
-        fetching.result()
-
-    async def _until_held(self) -> str:
-        while (why := await self._desk.blocked_reason(TrafficClass.MODELS)) is None:
-            await self._clock.sleep(ASK_AGAIN)
-        return why
 
 
 def leftovers_of(staging: Path) -> tuple[Path, ...]:

@@ -2,30 +2,135 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+import os
+import signal
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
+from enum import StrEnum
 from pathlib import Path
 
 from sentinel_sync.base.clock import Clock
 from sentinel_sync.base.errors import VerificationError
 from sentinel_sync.base.events import EventPublisher
 from sentinel_sync.base.payloads import ModelRelease
+from sentinel_sync.base.privacy import loggable_text
 from sentinel_sync.base.threads import run_to_end
-from sentinel_sync.models.activity import Activity, Phase
+from sentinel_sync.base.transfer import ActiveTransfer, TransferStatus
 from sentinel_sync.models.fetch import ReleaseFetch, leftovers_of
-from sentinel_sync.models.health_check import Validation
 from sentinel_sync.models.installed import InstalledModels
-from sentinel_sync.models.rules.answers import DownloadProgress
-from sentinel_sync.models.rules.installed import StagedVersion
+from sentinel_sync.models.rules.installed import (
+    Failed,
+    Passed,
+    Probation,
+    StagedVersion,
+    Untried,
+    Verdict,
+    verdict_of_exit,
+)
 from sentinel_sync.models.rules.releases import live_name
-from sentinel_sync.models.rules.trial import Failed, Passed, Probation, Untried
 from sentinel_sync.network.policy import TransferPolicy
 
 logger = logging.getLogger(__name__)
 
+#: Seconds between two pieces of news: more would only be for machines.
+_NEWS_INTERVAL = 0.2
+#: Given the file, the model's name and its version; False, or anything raised, means that the model has failed.
+Validator = Callable[[Path, str, str], Awaitable[bool]]
+
+#: Our own settings may come by these; the credential is nobody else's business.
+_OURS = "SENTINEL_"
 #: Asked whether a release is genuine and allowed now: keys are revoked, and operators speak, while one waits.
 Check = Callable[[ModelRelease], Awaitable[None]]
+
+
+class Phase(StrEnum):
+    """What is being done."""
+
+    DOWNLOADING = "downloading"
+    VALIDATING = "validating"
+    INSTALLING = "installing"
+
+
+class Validation:
+    """Tries models, one at a time.
+
+    Args:
+        validator: The host's, or None.
+        command: Program and arguments, followed by file, name and version; no shell is involved. Empty is none.
+        timeout: Seconds that each of them may take; a model that takes longer has failed.
+    """
+
+    def __init__(self, validator: Validator | None, command: Sequence[str], timeout: float) -> None:
+        self._validator = validator
+        self._command = tuple(command)
+        self._timeout = timeout
+        self._trying = asyncio.Lock()
+
+    @property
+    def wanted(self) -> bool:
+        """Whether there is anybody to try a model."""
+        return self._validator is not None or bool(self._command)
+
+    async def of(self, path: Path, name: str, version: str) -> Verdict:
+        """Try a model; whoever is cancelled meanwhile leaves no process behind."""
+        # Not the loop's work: a relative path asks for the working directory.
+        absolute = await asyncio.to_thread(path.absolute)
+        async with self._trying:
+            verdict: Verdict = Passed()
+            if self._validator is not None:
+                verdict = await self._ask(self._validator, absolute, name, version)
+            if self._command and isinstance(verdict, Passed):
+                verdict = await self._run(absolute, name, version)
+        logger.info("model.tried: %s %s: %s", name, version, type(verdict).__name__.lower())
+        return verdict
+
+    async def _ask(self, validator: Validator, path: Path, name: str, version: str) -> Verdict:
+        scope = asyncio.timeout(self._timeout)
+        try:
+            async with scope:
+                good = await validator(path, name, version)
+        except TimeoutError as error:
+            if scope.expired():
+                return Failed(f"the validator took longer than {self._timeout:g} s")
+            return _raised(error)
+        except Exception as error:  # raising is how a validator may say no
+            return _raised(error)
+        return Passed() if good else Failed("the validator says no")
+
+    async def _run(self, path: Path, name: str, version: str) -> Verdict:
+        command = Path(self._command[0]).name
+        environment = {name: value for name, value in os.environ.items() if not name.startswith(_OURS)}
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *self._command,
+                str(path),
+                name,
+                version,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.DEVNULL,
+                stderr=asyncio.subprocess.DEVNULL,
+                env=environment,
+                # A group of its own: what it starts is ended with it, and a Ctrl-C is not for it.
+                start_new_session=True,
+            )
+        except OSError as error:
+            return Untried(f"the validator ({command}) could not be run: {error.strerror}")
+        try:
+            async with asyncio.timeout(self._timeout):
+                code = await process.wait()
+        except TimeoutError:
+            return Failed(f"the validator ({command}) took longer than {self._timeout:g} s")
+        finally:
+            if process.returncode is None:
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                await process.wait()
+        return verdict_of_exit(code, command)
+
+
+def _raised(error: Exception) -> Failed:
+    return Failed(f"the validator raised {type(error).__name__}: {loggable_text(str(error))}")
 
 
 class ModelInstaller:
@@ -61,18 +166,18 @@ class ModelInstaller:
         self._clock = clock
         self._fetching = asyncio.Lock()
         self._installing = asyncio.Lock()
-        self._activities: dict[str, Activity] = {}
+        self._transfers: dict[str, ActiveTransfer] = {}
         self._in_hand: set[Path] = set()
         #: Checksums of what was hashed while it came, and has not lain about since.
         self._fresh: set[str] = set()
-        self.news = EventPublisher[DownloadProgress]("model.progress")
+        self.news = EventPublisher[TransferStatus]("model.progress")
 
     # --- how it goes ---
 
-    def progress(self, name: str) -> DownloadProgress | None:
+    def progress(self, name: str) -> TransferStatus | None:
         """What is being done about a model now, or None."""
-        activity = self._activities.get(name)
-        return None if activity is None else activity.progress()
+        transfer = self._transfers.get(name)
+        return None if transfer is None else transfer.status()
 
     def why_waiting(self, name: str) -> str | None:
         """Why what is staged is not switched to now, or None."""
@@ -103,11 +208,11 @@ class ModelInstaller:
             staged = self._shelf.record(release.name).staged
             if staged is not None and staged.release.checksum == release.checksum and staged.live_name == live:
                 return
-            with self._working(release, Phase.DOWNLOADING, kept, *leftovers_of(staging)) as activity:
+            with self._working(release, Phase.DOWNLOADING, kept, *leftovers_of(staging)) as transfer:
                 # It may be here already: a switch that failed, or a version that was rolled back from.
                 if not await run_to_end(files.holds, kept, release.size, release.checksum):
                     base = self._shelf.record(release.name).installed
-                    await self._fetch.fetch(release, staging, base, activity.moved)
+                    await self._fetch.fetch(release, staging, base, transfer.moved)
                     await run_to_end(files.keep, staging, kept)
                 staged = StagedVersion(release, live)
                 await self._shelf.change(release.name, lambda record: replace(record, staged=staged, failure=None))
@@ -130,13 +235,13 @@ class ModelInstaller:
             self._fresh.discard(staged.release.checksum)
             if (why := self.why_waiting(name)) is not None:
                 return why
-            with self._working(staged.release, Phase.INSTALLING) as activity:
+            with self._working(staged.release, Phase.INSTALLING) as transfer:
                 await self._look_at(name, staged, hashed=hashed)
                 if self._validation.wanted and not staged.tried:
-                    activity.enter(Phase.VALIDATING)
+                    _enter(transfer, staged.release, Phase.VALIDATING)
                     if (why := await self._try(name, staged)) is not None:
                         return why
-                    activity.enter(Phase.INSTALLING)
+                    _enter(transfer, staged.release, Phase.INSTALLING)
                     # Trying takes its time, in which a trip may have begun and the operator spoken.
                     if (why := self.why_waiting(name)) is not None:
                         return why
@@ -178,12 +283,20 @@ class ModelInstaller:
         return Probation(self._probation) if self._probation > 0.0 and self._validation.wanted else None
 
     @contextmanager
-    def _working(self, release: ModelRelease, phase: Phase, *files: Path) -> Iterator[Activity]:
-        activity = self._activities[release.name] = Activity(release, phase, self.news, self._clock)
+    def _working(self, release: ModelRelease, phase: Phase, *files: Path) -> Iterator[ActiveTransfer]:
+        transfer = self._transfers[release.name] = ActiveTransfer(release.name, self.news, self._clock)
+        _enter(transfer, release, phase)
         self._in_hand.update(files)
         try:
-            yield activity
+            yield transfer
         finally:
             self._in_hand.difference_update(files)
-            if self._activities.get(release.name) is activity:
-                del self._activities[release.name]
+            if self._transfers.get(release.name) is transfer:
+                del self._transfers[release.name]
+
+
+def _enter(transfer: ActiveTransfer, release: ModelRelease, phase: Phase) -> None:
+    """Go on to the next phase; all bytes are there but while they are fetched."""
+    transfer.begin(phase, release.version, release.size, 0 if phase is Phase.DOWNLOADING else release.size)
+    if phase is not Phase.DOWNLOADING:
+        transfer.tell()

@@ -11,8 +11,8 @@ import httpx
 from sentinel_sync.base.errors import CloudError, ConfigurationError, StoreError, VerificationError
 from sentinel_sync.base.payloads import ModelRelease
 from sentinel_sync.base.supervisor import PeriodicTask
+from sentinel_sync.base.transfer import TransferStatus
 from sentinel_sync.cloud.client import CloudAPIClient
-from sentinel_sync.models.checks import ReleaseChecks
 from sentinel_sync.models.commands import (
     LONG_ORDERS,
     SHORT_ORDERS,
@@ -22,24 +22,21 @@ from sentinel_sync.models.commands import (
     Order,
 )
 from sentinel_sync.models.fetch import ReleaseFetch
-from sentinel_sync.models.health_check import Validation, Validator
 from sentinel_sync.models.installed import InstalledModels
-from sentinel_sync.models.installer import ModelInstaller
-from sentinel_sync.models.overview import ModelOverview
-from sentinel_sync.models.probation import CommitWindow
+from sentinel_sync.models.installer import ModelInstaller, Validation, Validator
 from sentinel_sync.models.releases import ReleaseSelector
-from sentinel_sync.models.rules.answers import (
-    DownloadProgress,
+from sentinel_sync.models.rules.releases import check_name, check_version
+from sentinel_sync.models.rules.status import (
     DownloadStatus,
     InstalledModel,
     InstallResult,
+    ModelCheckStatus,
+    ModelStatus,
     ModelUpdate,
     update_of,
 )
-from sentinel_sync.models.rules.releases import check_name, check_version
-from sentinel_sync.models.rules.status import ModelCheckStatus, ModelStatus
-from sentinel_sync.models.sources import source_of
-from sentinel_sync.models.updater import ModelUpdater
+from sentinel_sync.models.sources import ModelOffers, ReleaseSource
+from sentinel_sync.models.updater import CommitWindow, ModelOverview, ModelUpdater, ReleaseChecks
 from sentinel_sync.network.foundation import Foundation, Lifecycle
 from sentinel_sync.network.rules.traffic import TrafficClass
 from sentinel_sync.settings import is_loopback
@@ -48,7 +45,7 @@ from sentinel_sync.store.store import Store
 logger = logging.getLogger(__name__)
 
 #: An `async def` runs on the loop; a plain function runs in a thread of its own, where it may block.
-ProgressListener = Callable[[DownloadProgress], Any]
+ProgressListener = Callable[[TransferStatus], Any]
 
 #: A step that could do nothing is not repeated at once, seconds.
 _SHORTEST_WAIT = 1.0
@@ -56,6 +53,8 @@ _SHORTEST_WAIT = 1.0
 _HELD_AGAIN = 30.0
 #: Orders that only the network or the disk held up are tried again after so many seconds.
 _ORDERS_AGAIN = 60.0
+#: Folder within the state folder for what a TUF repository's metadata is kept in.
+TUF_NAME = "tuf"
 
 
 class ModelDownloader:
@@ -104,7 +103,7 @@ class ModelDownloader:
         self._store = foundation.store
         self._traffic = foundation.policy
         self._shelf = InstalledModels(models_dir or settings.models_dir, self._store.documents, self._clock)
-        source = source_of(api_client, self._store, self._clock, foundation.timekeeper)
+        source = _source_of(foundation)
         self._releases = ReleaseSelector(
             source,
             self._shelf,
@@ -415,3 +414,25 @@ class ModelDownloader:
 
     def _update(self, release: ModelRelease) -> ModelUpdate:
         return update_of(release, self._shelf.record(release.name).standing.installed)
+
+
+def _source_of(foundation: Foundation) -> ReleaseSource:
+    """The source that the settings name: another one is a line here, its settings in `ModelSource`, and its own file.
+
+    Raises:
+        ConfigurationError: A repository is not described whole.
+    """
+    client, store, source = foundation.client, foundation.store, foundation.client.settings.models
+    if source.source == "api":
+        return ModelOffers(client, store.documents, foundation.clock)
+    # Not before it is wanted: a vehicle without a TUF repository need not have any of it.
+    from sentinel_sync.models.tuf.source import TufOffers  # noqa: PLC0415
+
+    return TufOffers(
+        client,
+        store.documents,
+        foundation.clock,
+        source=source,
+        folder=store.state_dir / TUF_NAME,
+        timekeeper=foundation.timekeeper,
+    )

@@ -1,8 +1,11 @@
 """Gets releases into use and keeps them so: remembers what waits and why, what failed, and goes on by itself."""
 
+import asyncio
 import logging
 from collections.abc import Collection, Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
+from random import Random
 
 from sentinel_sync.base.clock import Clock
 from sentinel_sync.base.errors import (
@@ -18,15 +21,26 @@ from sentinel_sync.base.errors import (
 from sentinel_sync.base.payloads import ModelRelease
 from sentinel_sync.base.threads import run_to_end
 from sentinel_sync.models.installed import InstalledModels
-from sentinel_sync.models.installer import ModelInstaller
-from sentinel_sync.models.probation import CommitWindow
+from sentinel_sync.models.installer import ModelInstaller, Validation
 from sentinel_sync.models.releases import ReleaseSelector
-from sentinel_sync.models.rules.answers import InstallResult
-from sentinel_sync.models.rules.schedule import LEAST_SHARE, is_passing
+from sentinel_sync.models.rules.installed import Failed, KeptVersion, Passed, Probation, Untried
+from sentinel_sync.models.rules.schedule import LEAST_SHARE, CheckSchedule, is_passing
+from sentinel_sync.models.rules.status import (
+    DownloadStatus,
+    InstalledModel,
+    InstallResult,
+    ModelCheckStatus,
+    ModelStatus,
+    download_status,
+    installed_model,
+    model_shown,
+)
 from sentinel_sync.network.policy import TransferPolicy
 
 logger = logging.getLogger(__name__)
 
+#: Where nothing was learned the model is tried again after so many seconds.
+_AGAIN = 30.0
 #: Seconds until the next look at what is ready and waits for the end of a trip, where nobody wakes us: the ignition
 #: goes off soon after it.
 _READY_AGAIN = 2.0
@@ -34,6 +48,149 @@ _READY_AGAIN = 2.0
 _AGAIN = 60.0
 #: Where nothing is to be done.
 _IDLE = 300.0
+
+
+class ReleaseChecks:
+    """The checks of one vehicle; when the last one was outlives the process.
+
+    Args:
+        releases: Asks the source.
+        interval: Seconds between checks.
+        clock: Says whether one is due.
+        rng: Spreads them.
+    """
+
+    def __init__(self, releases: ReleaseSelector, *, interval: float, clock: Clock, rng: Random) -> None:
+        self._releases = releases
+        self._clock = clock
+        self._schedule = CheckSchedule(interval, rng)
+        self._asking = asyncio.Lock()
+        self._failure: str | None = None
+
+    @property
+    def is_due(self) -> bool:
+        """Whether to ask now: it is time, or somebody woke us after the network had failed."""
+        return self._schedule.may_try(self._clock.now(), self._clock.monotonic(), self._releases.checked_at)
+
+    def due_in(self) -> float:
+        """Seconds until the next check is due; 0.0 where one is."""
+        return self._schedule.due_in(self._clock.now(), self._clock.monotonic(), self._releases.checked_at)
+
+    def expedite(self) -> None:
+        """The operator wants something: the next check is due now."""
+        self._schedule.expedite()
+
+    async def ask(self) -> list[ModelRelease]:
+        """Ask the source, and choose: one release per model at most.
+
+        Raises:
+            CloudError: There was no answer.
+            VerificationError: The answer is not to be believed.
+            ConfigurationError: A trusted key cannot be read.
+            StoreError: The result cannot be written down.
+        """
+        async with self._asking:
+            releases = await self._releases.ask()
+        self._schedule.succeeded()
+        self._failure = None
+        return releases
+
+    def failed(self, error: SentinelSyncError) -> None:
+        """There was no check: try again later, and say why until one succeeds."""
+        self._failure = str(error)
+        self.try_again(error)
+
+    def try_again(self, error: SentinelSyncError) -> None:
+        """What the check led to came to nothing: check again sooner than in an interval."""
+        self._schedule.failed(error, self._clock.monotonic())
+
+    def shown(self) -> ModelCheckStatus:
+        """When the source last answered, and why it could not be asked after that."""
+        at = self._releases.checked_at
+        return ModelCheckStatus(
+            checked_at=None if at is None else datetime.fromtimestamp(at, UTC), failure=self._failure
+        )
+
+
+class CommitWindow:
+    """Sees to all models on probation: each is tried at once, then every so often, and after a restart again.
+
+    Args:
+        shelf: The models of this vehicle.
+        validation: Tries them.
+        clock: Only time that it has seen pass counts.
+    """
+
+    def __init__(self, shelf: InstalledModels, validation: Validation, clock: Clock) -> None:
+        self._shelf = shelf
+        self._validation = validation
+        self._clock = clock
+        #: When what is installed was last found good in this life: its checksum, and time since boot.
+        self._found_good: dict[str, tuple[str | None, float]] = {}
+
+    async def step(self) -> float:
+        """Try what is due; returns the seconds until the next trial, infinity where nothing is on probation."""
+        wait = float("inf")
+        for name, record in self._shelf.records.items():
+            if record.probation is not None and record.installed is not None:
+                try:
+                    wait = min(wait, await self._see_to(name, record.installed, record.probation))
+                except StoreError as error:
+                    logger.error("model.probation: %s: %s", name, error)
+                    wait = min(wait, _AGAIN)
+        return wait
+
+    async def _see_to(self, name: str, installed: KeptVersion, probation: Probation) -> float:
+        if not self._validation.wanted:
+            logger.warning("model.probation: %s %s: nobody is there to try it any more", name, installed.version)
+            await self._shelf.change(name, lambda record: replace(record, probation=None))
+            return float("inf")
+        checksum, since = self._found_good.get(name, (None, 0.0))
+        elapsed = self._clock.monotonic() - since if checksum == installed.checksum else None
+        if elapsed is not None and elapsed < probation.next_trial():
+            return probation.next_trial() - elapsed
+        verdict = await self._validation.of(self._shelf.files.live(installed.live_name), name, installed.version)
+        present = self._shelf.record(name)
+        if present.installed != installed or present.probation is None or present.switching_to is not None:
+            return 0.0  # the operator was faster
+        match verdict:
+            case Untried(reason):
+                logger.warning("model.probation: %s %s could not be tried: %s", name, installed.version, reason)
+                return _AGAIN
+            case Failed(reason):
+                await self._take_back(name, installed, reason)
+                return 0.0
+            case Passed():
+                return await self._go_on(name, installed, probation.after(elapsed or 0.0))
+
+    async def _go_on(self, name: str, installed: KeptVersion, probation: Probation) -> float:
+        if probation.is_over:
+            await self._shelf.change(name, lambda record: replace(record, probation=None))
+            self._found_good.pop(name, None)
+            logger.info("model.proven: %s %s", name, installed.version)
+            return float("inf")
+        await self._shelf.change(name, lambda record: replace(record, probation=probation))
+        self._found_good[name] = (installed.checksum, self._clock.monotonic())
+        return probation.next_trial()
+
+    async def _take_back(self, name: str, installed: KeptVersion, reason: str) -> None:
+        self._found_good.pop(name, None)
+        former = await self._shelf.condemn(name, reason)
+        if former is None:
+            logger.error(
+                "model.bad: %s %s: %s; it stays in use: no whole version is there to go back to",
+                name,
+                installed.version,
+                reason,
+            )
+        else:
+            logger.error(
+                "model.bad: %s %s: %s; taken back to %s, and never tried again",
+                name,
+                installed.version,
+                reason,
+                former.version,
+            )
 
 
 class ModelUpdater:
@@ -217,3 +374,52 @@ class ModelUpdater:
                 await self._failed(name, release.version, release.checksum, error)
                 wait = min(wait, _AGAIN)
         return wait
+
+
+class ModelOverview:
+    """All that is known of the models now; plain calls.
+
+    Args:
+        shelf: What is installed.
+        releases: What is offered, and what was refused.
+        installer: What is being done.
+        keeper: What waits.
+    """
+
+    def __init__(
+        self, shelf: InstalledModels, releases: ReleaseSelector, installer: ModelInstaller, keeper: ModelUpdater
+    ) -> None:
+        self._shelf = shelf
+        self._releases = releases
+        self._installer = installer
+        self._keeper = keeper
+
+    def installed(self) -> dict[str, InstalledModel]:
+        """What the runtime opens, by name."""
+        return {
+            name: installed_model(record, installed, str(self._shelf.files.live(installed.live_name)))
+            for name, record in self._shelf.records.items()
+            if (installed := record.installed) is not None
+        }
+
+    def status(self, name: str) -> DownloadStatus:
+        """What is being done about a model, or what became of it."""
+        return download_status(
+            self._shelf.records.get(name),
+            name,
+            progress=self._installer.progress(name),
+            refusal=self._releases.refusal(name),
+            held=self._keeper.blocked_reason(name),
+        )
+
+    def shown(self) -> list[ModelStatus]:
+        """What the agent's status shows, also of a model that only its refusal is known of."""
+        return [
+            model_shown(
+                self._shelf.record(name),
+                self.status(name),
+                self._installer.progress(name),
+                self._releases.available(name),
+            )
+            for name in sorted({*self._shelf.records, *self._releases.refused()})
+        ]

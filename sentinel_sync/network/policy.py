@@ -6,33 +6,35 @@ import logging
 from collections.abc import Callable
 from typing import TypeVar
 
+from pydantic import TypeAdapter
+
 from sentinel_sync.base.clock import Clock
 from sentinel_sync.base.errors import StoreError
 from sentinel_sync.base.supervisor import PeriodicTask
 from sentinel_sync.network.network_manager import NetworkManagerWatch
-from sentinel_sync.network.operator_override import load_operator_override
 from sentinel_sync.network.rules.budget import (
     ANY,
     Accounts,
     Limit,
     Period,
+    budget_status,
     resets_at,
     spent,
-    standing,
     until_next_share,
     why_spent,
 )
 from sentinel_sync.network.rules.traffic import (
     NAMES,
     Link,
+    LinkStatus,
     Metering,
     NetworkCondition,
+    NetworkStatus,
     NetworkWord,
     TrafficClass,
     condition,
     why_unfit,
 )
-from sentinel_sync.network.snapshot import LinkUse, TrafficSnapshot
 from sentinel_sync.network.usage import UsageRecord
 from sentinel_sync.settings import CloudSettings
 from sentinel_sync.store.documents import Documents
@@ -51,6 +53,10 @@ _AFTER_THE_TURN = 0.05
 
 Listener = Callable[[], None]
 Word = TypeVar("Word", Metering, Link)
+_KIND = "network"
+_KEY = "operator"
+_SHAPE = TypeAdapter(NetworkWord)
+_SPEAKER = "the command line"
 
 
 class TransferPolicy:
@@ -206,18 +212,25 @@ class TransferPolicy:
             if self._watch is not None:
                 await self._watch.close()
 
-    def snapshot(self) -> TrafficSnapshot:
+    def snapshot(self) -> NetworkStatus:
         """What there is to show, as of the last question or look."""
         self._ledger.turn()
         accounts = self._accounts
-        uses = (LinkUse(link, accounts.used(link, Period.DAY), accounts.used(link, Period.MONTH)) for link in Link)
-        return TrafficSnapshot(
-            self._condition.link,
-            self._condition.metered,
-            self._condition.source,
-            standing(self._limits, accounts),
-            tuple(use for use in uses if use.month_bytes),
-            {traffic: why for traffic in TrafficClass if (why := self._why(traffic)) is not None},
+        usage = (
+            LinkStatus(
+                link=link,
+                day_bytes=accounts.used(link, Period.DAY),
+                month_bytes=accounts.used(link, Period.MONTH),
+            )
+            for link in Link
+        )
+        return NetworkStatus(
+            link=self._condition.link,
+            metered=self._condition.metered,
+            source=self._condition.source,
+            budgets=budget_status(self._limits, accounts),
+            held={str(traffic): why for traffic in TrafficClass if (why := self._why(traffic)) is not None},
+            usage=[use for use in usage if use.month_bytes],
         )
 
     # --- how ---
@@ -326,3 +339,16 @@ def _known(text: str, words: type[Word]) -> Word:
         return words(text)
     except ValueError:
         raise ValueError(f"{text!r} is none of {', '.join(words)}") from None
+
+
+async def load_operator_override(documents: Documents) -> NetworkWord | None:
+    """The word in force, or None where there is none."""
+    return await documents.load(_KIND, _KEY, _SHAPE)
+
+
+async def save_operator_override(documents: Documents, metering: Metering, link: Link | None) -> None:
+    """Write a word, or take it back (AUTO without a link); a running agent notices."""
+    if metering is Metering.AUTO and link is None:
+        await documents.delete(_KIND, _KEY)
+    else:
+        await documents.save(_KIND, _KEY, NetworkWord(_SPEAKER, metering, link), _SHAPE)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pydantic import TypeAdapter, ValidationError
 
 from sentinel_sync.base.errors import ProfileError
-from sentinel_sync.profiles.cipher import Keyring
+from sentinel_sync.profiles.keys import Keyring
 from sentinel_sync.store.documents import Documents
 
 logger = logging.getLogger(__name__)

@@ -22,8 +22,8 @@ from sentinel_sync.base.errors import (
     SentinelSyncError,
 )
 from sentinel_sync.profiles.backend_copy import ProfileCloud, SealedCopy
-from sentinel_sync.profiles.cipher import Keyring, ProfileCipher
-from sentinel_sync.profiles.executor import SerialExecutor
+from sentinel_sync.profiles.files import SerialExecutor
+from sentinel_sync.profiles.keys import Keyring, ProfileCipher
 from sentinel_sync.profiles.merge_session import Forgotten, Instant, MergeResult, MergeSession, Need
 from sentinel_sync.profiles.records import ProfileRecord, ProfileRecords
 
@@ -34,7 +34,7 @@ _NOTHING = SealedCopy()
 
 
 @dataclass(slots=True)
-class Errand:
+class ProfileSync:
     """One driver's profile that is to be brought to the backend and back.
 
     Attributes:
@@ -69,7 +69,7 @@ class Errand:
         return self.merged is None and not self.forgotten and self.error is None
 
 
-Step = Callable[[Keyring, Errand], Awaitable[None]]
+Step = Callable[[Keyring, ProfileSync], Awaitable[None]]
 
 
 class ProfileExchange:
@@ -107,22 +107,22 @@ class ProfileExchange:
         self._vehicle = vehicle
         self._workers = workers
 
-    async def run(self, errands: Sequence[Errand]) -> None:
-        """Do errands; what became of each stands in it.
+    async def run(self, syncs: Sequence[ProfileSync]) -> None:
+        """Do syncs; what became of each stands in it.
 
         Raises:
             ConfigurationError: There are no keys to be had.
         """
         keyring = await self._cipher.keyring()
-        await self._at_once(self._load, keyring, errands)
+        await self._at_once(self._load, keyring, syncs)
         for _ in range(MAX_ROUNDS):
-            under_way = [errand for errand in errands if errand.is_open]
+            under_way = [sync for sync in syncs if sync.is_open]
             if not under_way:
                 return
             await self._round(keyring, under_way)
-        for errand in errands:
-            if errand.is_open:
-                errand.error = NotNowError(
+        for sync in syncs:
+            if sync.is_open:
+                sync.error = NotNowError(
                     f"PUT /drivers/{{id}}/profile: other vehicles were faster {MAX_ROUNDS} times; sync it again"
                 )
 
@@ -151,135 +151,135 @@ class ProfileExchange:
             await self._records.save(keyring, driver_id, offered)
         return profile or None
 
-    async def _round(self, keyring: Keyring, errands: Sequence[Errand]) -> None:
-        if await self._held(errands):
+    async def _round(self, keyring: Keyring, syncs: Sequence[ProfileSync]) -> None:
+        if await self._held(syncs):
             return
-        await self._side_by_side(self._fetch, keyring, errands)
-        await self._weave(keyring, [errand for errand in errands if errand.is_open])
-        await self._at_once(self._keep, keyring, _ready(errands))
-        sending = [errand for errand, woven in _woven(errands) if woven.body is not None]
+        await self._side_by_side(self._fetch, keyring, syncs)
+        await self._weave(keyring, [sync for sync in syncs if sync.is_open])
+        await self._at_once(self._keep, keyring, _ready(syncs))
+        sending = [sync for sync, woven in _woven(syncs) if woven.body is not None]
         if sending and await self._held(sending):
             return
         await self._side_by_side(self._put, keyring, sending)
-        await self._at_once(self._settle, keyring, _ready(errands))
+        await self._at_once(self._settle, keyring, _ready(syncs))
 
-    async def _held(self, errands: Sequence[Errand]) -> bool:
+    async def _held(self, syncs: Sequence[ProfileSync]) -> bool:
         why = await self._blocked_reason()
         if why is not None:
-            for errand in errands:
-                errand.error = HeldError(f"not sent: {why}")
+            for sync in syncs:
+                sync.error = HeldError(f"not sent: {why}")
         return why is not None
 
     # --- the steps of one round ---
 
-    async def _load(self, keyring: Keyring, errand: Errand) -> None:
-        errand.record = await self._records.load(keyring, errand.driver_id)
+    async def _load(self, keyring: Keyring, sync: ProfileSync) -> None:
+        sync.record = await self._records.load(keyring, sync.driver_id)
 
-    async def _fetch(self, _: Keyring, errand: Errand) -> None:
-        etag = None if errand.record is None or errand.needs_whole else errand.record.etag
-        errand.copy = await self._cloud.fetch(errand.driver_id, etag)
+    async def _fetch(self, _: Keyring, sync: ProfileSync) -> None:
+        etag = None if sync.record is None or sync.needs_whole else sync.record.etag
+        sync.copy = await self._cloud.fetch(sync.driver_id, etag)
 
-    async def _weave(self, keyring: Keyring, errands: Sequence[Errand]) -> None:
-        results = await self._bench.each(lambda errand: self._on_desk(keyring, errand, None), errands)
+    async def _weave(self, keyring: Keyring, syncs: Sequence[ProfileSync]) -> None:
+        results = await self._bench.each(lambda sync: self._on_desk(keyring, sync, None), syncs)
         if Need.LEGACY in results:
             legacy = await self._cipher.legacy_keyrings()
-            again = [errand for errand, result in zip(errands, results, strict=True) if result is Need.LEGACY]
-            opened = iter(await self._bench.each(lambda errand: self._on_desk(keyring, errand, legacy), again))
+            again = [sync for sync, result in zip(syncs, results, strict=True) if result is Need.LEGACY]
+            opened = iter(await self._bench.each(lambda sync: self._on_desk(keyring, sync, legacy), again))
             results = [next(opened) if result is Need.LEGACY else result for result in results]
-        for errand, result in zip(errands, results, strict=True):
-            errand.woven = None
+        for sync, result in zip(syncs, results, strict=True):
+            sync.woven = None
             match result:
                 case MergeResult():
-                    errand.woven = result
+                    sync.woven = result
                 case Forgotten():
-                    await self._forget(keyring, errand, result)
+                    await self._forget(keyring, sync, result)
                 case SentinelSyncError():
-                    errand.error = result
+                    sync.error = result
                 case _:
-                    errand.needs_whole = True
+                    sync.needs_whole = True
 
     def _on_desk(
-        self, keyring: Keyring, errand: Errand, legacy: tuple[Keyring, ...] | None
+        self, keyring: Keyring, sync: ProfileSync, legacy: tuple[Keyring, ...] | None
     ) -> MergeResult | Forgotten | Need:
-        desk = MergeSession(errand.driver_id, self._vehicle, keyring, legacy)
-        return desk.weave(errand.copy, errand.record, errand.local, self._instant(), keeps_local=errand.keeps_local)
+        desk = MergeSession(sync.driver_id, self._vehicle, keyring, legacy)
+        return desk.weave(sync.copy, sync.record, sync.local, self._instant(), keeps_local=sync.keeps_local)
 
-    async def _forget(self, keyring: Keyring, errand: Errand, forgotten: Forgotten) -> None:
+    async def _forget(self, keyring: Keyring, sync: ProfileSync, forgotten: Forgotten) -> None:
         try:
-            await self._records.save(keyring, errand.driver_id, forgotten.record)
+            await self._records.save(keyring, sync.driver_id, forgotten.record)
         except SentinelSyncError as error:
-            errand.error = error
+            sync.error = error
         else:
-            errand.record, errand.forgotten = forgotten.record, True
+            sync.record, sync.forgotten = forgotten.record, True
 
-    async def _keep(self, keyring: Keyring, errand: Errand) -> None:
+    async def _keep(self, keyring: Keyring, sync: ProfileSync) -> None:
         """Before anything is sent: whatever is lost after this, the next exchange knows of it."""
-        woven = errand.woven
-        if woven is not None and woven.body is not None and woven.record != errand.record:
-            await self._records.save(keyring, errand.driver_id, woven.record)
-            errand.record = woven.record
+        woven = sync.woven
+        if woven is not None and woven.body is not None and woven.record != sync.record:
+            await self._records.save(keyring, sync.driver_id, woven.record)
+            sync.record = woven.record
 
-    async def _put(self, keyring: Keyring, errand: Errand) -> None:
-        woven = errand.woven
+    async def _put(self, keyring: Keyring, sync: ProfileSync) -> None:
+        woven = sync.woven
         if woven is None or woven.body is None:
             return
         try:
-            errand.etag = await self._cloud.replace(woven.body, errand.copy)
+            sync.etag = await self._cloud.replace(woven.body, sync.copy)
         except PreconditionError:
-            errand.woven = None  # another vehicle was faster: fetch, merge, put again
+            sync.woven = None  # another vehicle was faster: fetch, merge, put again
             return
         except RejectedError as error:
-            if error.status != HTTPStatus.GONE or errand.copy.gone:
+            if error.status != HTTPStatus.GONE or sync.copy.gone:
                 raise
-            errand.woven = None  # the driver was forgotten since: look again
+            sync.woven = None  # the driver was forgotten since: look again
             return
-        if errand.copy.etag is None and errand.etag is None:
+        if sync.copy.etag is None and sync.etag is None:
             # A backend that knows no conditions: somebody may have written in between.
-            copy = await self._cloud.fetch(errand.driver_id, None)
-            desk = MergeSession(errand.driver_id, self._vehicle, keyring)
+            copy = await self._cloud.fetch(sync.driver_id, None)
+            desk = MergeSession(sync.driver_id, self._vehicle, keyring)
             if not await self._bench.do(desk.holds, copy, woven):
-                errand.woven = None
+                sync.woven = None
 
-    async def _settle(self, keyring: Keyring, errand: Errand) -> None:
+    async def _settle(self, keyring: Keyring, sync: ProfileSync) -> None:
         """Before a file is touched: the backend has it all, and this is what the vehicle will be left with."""
-        woven = errand.woven
+        woven = sync.woven
         if woven is None:
             return
-        settled = woven.settled(errand.copy.etag if woven.body is None else errand.etag)
-        if settled != errand.record:
-            await self._records.save(keyring, errand.driver_id, settled)
-        errand.record, errand.merged = settled, woven.profile
+        settled = woven.settled(sync.copy.etag if woven.body is None else sync.etag)
+        if settled != sync.record:
+            await self._records.save(keyring, sync.driver_id, settled)
+        sync.record, sync.merged = settled, woven.profile
 
     # --- how ---
 
-    async def _side_by_side(self, step: Step, keyring: Keyring, errands: Sequence[Errand]) -> None:
-        waiting = iter(errands)
+    async def _side_by_side(self, step: Step, keyring: Keyring, syncs: Sequence[ProfileSync]) -> None:
+        waiting = iter(syncs)
 
         async def work() -> None:
-            for errand in waiting:
-                await _attempt(step, keyring, errand)
+            for sync in waiting:
+                await _attempt(step, keyring, sync)
 
         async with asyncio.TaskGroup() as group:
-            for _ in range(min(len(errands), self._workers)):
+            for _ in range(min(len(syncs), self._workers)):
                 group.create_task(work())
 
-    async def _at_once(self, step: Step, keyring: Keyring, errands: Sequence[Errand]) -> None:
+    async def _at_once(self, step: Step, keyring: Keyring, syncs: Sequence[ProfileSync]) -> None:
         """What many ask of the store within one turn of the loop shares one transaction."""
         async with asyncio.TaskGroup() as group:
-            for errand in errands:
-                group.create_task(_attempt(step, keyring, errand))
+            for sync in syncs:
+                group.create_task(_attempt(step, keyring, sync))
 
 
-def _woven(errands: Sequence[Errand]) -> Iterator[tuple[Errand, MergeResult]]:
-    return ((errand, errand.woven) for errand in errands if errand.is_open and errand.woven is not None)
+def _woven(syncs: Sequence[ProfileSync]) -> Iterator[tuple[ProfileSync, MergeResult]]:
+    return ((sync, sync.woven) for sync in syncs if sync.is_open and sync.woven is not None)
 
 
-def _ready(errands: Sequence[Errand]) -> list[Errand]:
-    return [errand for errand, _ in _woven(errands)]
+def _ready(syncs: Sequence[ProfileSync]) -> list[ProfileSync]:
+    return [sync for sync, _ in _woven(syncs)]
 
 
-async def _attempt(step: Step, keyring: Keyring, errand: Errand) -> None:
+async def _attempt(step: Step, keyring: Keyring, sync: ProfileSync) -> None:
     try:
-        await step(keyring, errand)
+        await step(keyring, sync)
     except SentinelSyncError as error:
-        errand.error = error
+        sync.error = error

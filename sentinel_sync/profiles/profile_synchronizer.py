@@ -16,21 +16,16 @@ from sentinel_sync.cloud.client import CloudAPIClient
 from sentinel_sync.network.foundation import Foundation, Lifecycle
 from sentinel_sync.network.rules.traffic import TrafficClass
 from sentinel_sync.profiles.backend_copy import ProfileCloud
-from sentinel_sync.profiles.cipher import ProfileCipher
-from sentinel_sync.profiles.command_runner import ProfileCommandRunner
 from sentinel_sync.profiles.commands import ForgetCommands, SyncCommand, SyncCommands
-from sentinel_sync.profiles.exchange import Errand, ProfileExchange
-from sentinel_sync.profiles.executor import SerialExecutor
-from sentinel_sync.profiles.file_sync import FileSync
-from sentinel_sync.profiles.files import ProfileFolder
-from sentinel_sync.profiles.forgetter import Forgetter
-from sentinel_sync.profiles.keys import KeyProvider, LegacyKeys, key_provider
+from sentinel_sync.profiles.exchange import ProfileExchange, ProfileSync
+from sentinel_sync.profiles.files import ProfileFolder, SerialExecutor
+from sentinel_sync.profiles.folder_sync import FileSync, FolderRounds
+from sentinel_sync.profiles.forgetting import Forgetter, ProfileCommandRunner
+from sentinel_sync.profiles.keys import KeyProvider, LegacyKeys, ProfileCipher, key_provider
 from sentinel_sync.profiles.merge_session import Instant, open_profile
-from sentinel_sync.profiles.records import ProfileRecords
-from sentinel_sync.profiles.rounds import FolderRounds
+from sentinel_sync.profiles.records import ProfileRecords, ProfilesStatus
 from sentinel_sync.profiles.rules.envelope import detached
-from sentinel_sync.profiles.rules.fields import canonical, checked_id, read_profile
-from sentinel_sync.profiles.rules.status import ProfilesStatus
+from sentinel_sync.profiles.rules.merge import canonical, checked_id, read_profile
 from sentinel_sync.store.store import Store
 
 logger = logging.getLogger(__name__)
@@ -129,7 +124,7 @@ class ProfileSynchronizer:
         await self._check_allowed()
         async with self._one_at_a_time(driver_id):
             local = await self._bench.do(_own_copy, profile_data, driver_id)
-            await self._run(Errand(driver_id, local, keeps_local=True))
+            await self._run(ProfileSync(driver_id, local, keeps_local=True))
         return True
 
     async def download_profile(self, driver_id: str) -> dict[str, Any] | None:
@@ -162,14 +157,14 @@ class ProfileSynchronizer:
         await self._check_allowed()
         async with self._one_at_a_time(driver_id):
             local = await self._bench.do(_own_copy, local_profile, driver_id)
-            errand = Errand(driver_id, local)
-            merged = await self._run(errand)
+            sync = ProfileSync(driver_id, local)
+            merged = await self._run(sync)
             try:
                 file = await self._bench.do(self._folder.read, driver_id)
             except ProfileError:
                 return merged  # a file of no use is not the caller's profile; the folder's own sync reports it
             if file is not None and file.profile == local:
-                await self._files.leave(driver_id, file, errand)
+                await self._files.leave(driver_id, file, sync)
             return merged
 
     async def sync_all_profiles(self) -> int:
@@ -341,11 +336,11 @@ class ProfileSynchronizer:
             except ProfileError:
                 continue  # its key is gone: nobody can read it
             async with self._one_at_a_time(driver_id):
-                errand = Errand(driver_id, None)
-                await self._exchange.run([errand])
-            if errand.error is not None:
+                sync = ProfileSync(driver_id, None)
+                await self._exchange.run([sync])
+            if sync.error is not None:
                 reference = keyring.reference(driver_id)[:8]
-                logger.warning("profiles.left: profile %s, which has no file here: %s", reference, errand.error)
+                logger.warning("profiles.left: profile %s, which has no file here: %s", reference, sync.error)
 
     async def _sync_as_asked(self, reference: str | None) -> SyncCommand:
         """Sync the files of one driver, by reference, or of all."""
@@ -361,15 +356,15 @@ class ProfileSynchronizer:
     def _left_standing(self, driver_ids: Sequence[str]) -> list[str]:
         return [driver_id for driver_id in driver_ids if driver_id not in self._orders.forgetting]
 
-    async def _run(self, errand: Errand) -> dict[str, Any]:
-        await self._exchange.run([errand])
-        if errand.error is not None:
-            raise errand.error
-        if errand.merged is None:
+    async def _run(self, sync: ProfileSync) -> dict[str, Any]:
+        await self._exchange.run([sync])
+        if sync.error is not None:
+            raise sync.error
+        if sync.merged is None:
             raise ProfileError(
                 "the driver was forgotten, and nothing shows that this profile was begun since: it is not sent"
             )
-        return errand.merged
+        return sync.merged
 
     @asynccontextmanager
     async def _one_at_a_time(self, driver_id: str) -> AsyncIterator[None]:

@@ -8,7 +8,10 @@ from pydantic import TypeAdapter
 
 from sentinel_sync.base.clock import Clock
 from sentinel_sync.base.errors import StoreFullError
-from sentinel_sync.scenarios.rules.plan import Consent
+from sentinel_sync.network.policy import TransferPolicy
+from sentinel_sync.network.rules.traffic import TrafficClass
+from sentinel_sync.scenarios.rules.plan import Consent, missing_consent
+from sentinel_sync.settings import CloudSettings
 from sentinel_sync.store.documents import Documents
 
 logger = logging.getLogger(__name__)
@@ -84,3 +87,32 @@ class ConsentRecord:
 
     async def _past_decision(self, key: str) -> Consent | None:
         return await self._documents.load(_HISTORY_KIND, key, _SHAPE)
+
+
+class Permission:
+    """The settings' word, the driver's consent, and what the network may cost.
+
+    Args:
+        settings: `upload_scenarios` and the policy in force.
+        record: The driver's decisions.
+        desk: The network's condition and the data budget.
+    """
+
+    def __init__(self, settings: CloudSettings, record: ConsentRecord, desk: TransferPolicy) -> None:
+        self._settings = settings
+        self._record = record
+        self._desk = desk
+
+    async def consent(self) -> Consent | None:
+        """The decision in force, or None where none was ever made."""
+        return await self._record.load()
+
+    async def why_forbidden(self) -> str | None:
+        """Why nothing may be done with recordings at all, or None."""
+        if not self._settings.upload_scenarios:
+            return "cloud.upload_scenarios is false"
+        return missing_consent(await self._record.load(), self._settings.policy_version)
+
+    async def blocked_reason(self) -> str | None:
+        """Why no recording may leave now, or None."""
+        return await self.why_forbidden() or await self._desk.blocked_reason(TrafficClass.SCENARIOS)

@@ -1,19 +1,135 @@
 """Makes the file that goes for a part, once: compressed, packed, or the original with the reason why."""
 
-from collections.abc import Awaitable, Callable
+import contextlib
+import hashlib
+import os
+import secrets
+import shutil
+import zlib
+from collections.abc import Awaitable, Callable, Collection
+from enum import StrEnum
 from pathlib import Path
 
 from sentinel_sync.base.errors import NotNowError, ScenarioError, StoreError
+from sentinel_sync.base.files import sync_folder
 from sentinel_sync.base.threads import run_to_end
-from sentinel_sync.scenarios.active_upload import ActiveUpload, Phase
-from sentinel_sync.scenarios.bodies import annotations_file, original_file
-from sentinel_sync.scenarios.derived_files import DerivedFiles
+from sentinel_sync.base.transfer import ActiveTransfer
+from sentinel_sync.cloud.file_body import OpenFile
 from sentinel_sync.scenarios.recordings import absolute, open_part
+from sentinel_sync.scenarios.rules.annotations import AnnotationFilter
 from sentinel_sync.scenarios.rules.plan import Part, PartFile, PartKind, ScenarioPlan
 from sentinel_sync.scenarios.transcoder import Compressed, KeptOriginal, Transcoder
 from sentinel_sync.settings import CloudSettings
 
+#: So much of the disk is left to others, whatever the budget says: the outbox and the recorder come first.
+DISK_RESERVE = 64 << 20
+#: Hex digits of a name: as many as a UUID has, so two parts never share one.
+_NAME_DIGITS = 32
+#: Read and packed at once.
+BLOCK_BYTES = 256 << 10
+#: Hashed in one go off the loop: a cancelled caller waits for no more.
+_HASH_BYTES = 8 << 20
+#: zlib's window bits for "with a gzip header"; the header holds no time, so the same file is the same bytes.
+_GZIP_WINDOW = 16 + zlib.MAX_WBITS
+_GZIP_LEVEL = 6
 _NO_ROOM = "there is no room left within cloud.derived_max_bytes"
+
+
+class DerivedFiles:
+    """The folder of derived files.
+
+    Args:
+        folder: The agent's own: whatever is in it and nobody keeps is deleted. Need not exist yet.
+        max_bytes: Budget for all of its files together (`derived_max_bytes`).
+    """
+
+    def __init__(self, folder: Path, max_bytes: int) -> None:
+        self._folder = folder
+        self._max_bytes = max_bytes
+
+    def name_for(self, scenario_id: str, part_name: str, suffix: str) -> str:
+        """Name of what is made of a part, the same every time: plain letters, whatever the part is called."""
+        digest = hashlib.sha256(f"{scenario_id}\0{part_name}".encode(errors="surrogatepass")).hexdigest()
+        return digest[:_NAME_DIGITS] + suffix
+
+    def path(self, name: str) -> Path:
+        """Where a derived file lies, or will."""
+        return self._folder / name
+
+    def size_bytes(self) -> int:
+        """What all of them take, the half made ones too.
+
+        Raises:
+            StoreError: The folder cannot be read.
+        """
+        return sum(_size(entry) for entry in self._entries())
+
+    def room_for(self, size_bytes: int) -> bool:
+        """Whether a file of so many bytes may be made: the budget and the disk have room for it.
+
+        Raises:
+            StoreError: The folder cannot be read.
+        """
+        if self.size_bytes() + size_bytes > self._max_bytes:
+            return False
+        existing = next(folder for folder in (self._folder, *self._folder.absolute().parents) if folder.exists())
+        return shutil.disk_usage(existing).free >= size_bytes + DISK_RESERVE
+
+    def sweep(self, keep: Collection[str]) -> int:
+        """Delete everything but the files named, half made ones too; durable when it returns.
+
+        Whoever may be writing here must have ended before.
+
+        Returns:
+            Bytes that were freed.
+
+        Raises:
+            StoreError: Something could not be deleted; all else is.
+        """
+        freed, fault = 0, None
+        swept = [entry for entry in self._entries() if entry.name not in keep]
+        for entry in swept:
+            size = _size(entry)
+            try:
+                if entry.is_dir() and not entry.is_symlink():
+                    shutil.rmtree(entry)
+                else:
+                    entry.unlink(missing_ok=True)
+                freed += size
+            except OSError as error:
+                fault = error
+        if swept:
+            try:
+                sync_folder(self._folder)
+            except OSError as error:
+                fault = fault or error
+        if fault is not None:
+            raise StoreError(f"derived files cannot be deleted ({fault.strerror})") from None
+        return freed
+
+    def _entries(self) -> list[Path]:
+        try:
+            return list(self._folder.iterdir())
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise StoreError(f"the folder of derived files cannot be read ({error.strerror})") from None
+
+
+def _size(entry: Path) -> int:
+    """What a file takes; 0 for one that has gone meanwhile. Folders are nobody's here, and only ever swept."""
+    try:
+        return entry.lstat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+class Phase(StrEnum):
+    """What is done with a part."""
+
+    PREPARING = "preparing"  # packed or hashed
+    COMPRESSING = "compressing"
+    UPLOADING = "uploading"
 
 
 class Preparation:
@@ -50,7 +166,7 @@ class Preparation:
         path = self._derived.path(file.derived_name)
         return await run_to_end(_has_size, path, file.size_bytes)
 
-    async def file_of(self, plan: ScenarioPlan, part: Part, work: ActiveUpload) -> PartFile:
+    async def file_of(self, plan: ScenarioPlan, part: Part, transfer: ActiveTransfer) -> PartFile:
         """Make what goes for a video or for the annotations.
 
         Raises:
@@ -58,7 +174,7 @@ class Preparation:
             CloudError: There is no room for the annotations now, or the backend does not say how it takes them.
             StoreError: The disk that holds the state folder is full.
         """
-        work.begin(Phase.PREPARING, part.name, part.size_bytes)
+        transfer.begin(Phase.PREPARING, part.name, part.size_bytes)
         folder = Path(plan.folder)
         if part.kind is PartKind.ANNOTATIONS:
             return await self._annotations(plan, part)
@@ -66,28 +182,28 @@ class Preparation:
             return await original_file(folder, part, None)
         if not await run_to_end(self._derived.room_for, part.size_bytes):
             return await original_file(folder, part, _NO_ROOM)
-        return await self._compressed(plan, part, work)
+        return await self._compressed(plan, part, transfer)
 
     async def forget(self, part: Part) -> None:
         """Delete what was made for a part."""
         if part.file is not None and part.file.derived_name is not None:
             await run_to_end(self._derived.path(part.file.derived_name).unlink, missing_ok=True)
 
-    async def _compressed(self, plan: ScenarioPlan, part: Part, work: ActiveUpload) -> PartFile:
+    async def _compressed(self, plan: ScenarioPlan, part: Part, transfer: ActiveTransfer) -> PartFile:
         folder = Path(plan.folder)
         name = self._derived.name_for(plan.scenario_id, part.name, ".mp4")
         target = await run_to_end(absolute, self._derived.path(name))
         source = await run_to_end(open_part, folder, part)
-        work.begin(Phase.COMPRESSING, part.name, part.size_bytes)
+        transfer.begin(Phase.COMPRESSING, part.name, part.size_bytes)
         try:
-            made = await self._transcoder.compress(source, part.size_bytes, target, work.moved_share)
+            made = await self._transcoder.compress(source, part.size_bytes, target, transfer.moved_share)
         finally:
             await run_to_end(source.close)
         match made:
             case Compressed(size_bytes, sha256, note):
                 return PartFile(name, size_bytes, sha256, note=note)
             case KeptOriginal(reason):
-                work.begin(Phase.PREPARING, part.name, part.size_bytes)
+                transfer.begin(Phase.PREPARING, part.name, part.size_bytes)
                 return await original_file(folder, part, reason)
 
     async def _annotations(self, plan: ScenarioPlan, part: Part) -> PartFile:
@@ -113,3 +229,102 @@ def _has_size(path: Path, size: int) -> bool:
         return path.is_file() and path.stat().st_size == size
     except OSError:
         return False
+
+
+async def original_file(folder: Path, part: Part, note: str | None) -> PartFile:
+    """Make a video ready to go as it was recorded.
+
+    Args:
+        folder: The recording.
+        part: The video.
+        note: Why it goes so, although it was to be compressed; or None.
+
+    Raises:
+        ScenarioError: The file is not what was queued.
+    """
+    file = await run_to_end(open_part, folder, part)
+    source = OpenFile(file, part.name, part.size_bytes, error=ScenarioError)
+    async with source:
+        digest = hashlib.sha256()
+        for begin in range(0, part.size_bytes, _HASH_BYTES):
+            await run_to_end(source.feed, digest, begin, min(part.size_bytes, begin + _HASH_BYTES))
+    return PartFile(None, part.size_bytes, digest.hexdigest(), note=note)
+
+
+async def annotations_file(folder: Path, part: Part, path: Path, *, packed: bool = True) -> PartFile:
+    """Make what may leave of the annotations, at `path`; it is there whole or not at all.
+
+    Args:
+        folder: The recording.
+        part: Its annotations.
+        path: In the derived folder.
+        packed: Whether as gzip.
+
+    Raises:
+        ScenarioError: The file is not what was queued, or not JSON.
+        StoreError: `path` cannot be written.
+    """
+    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.new")
+    try:
+        maker = _AnnotationsMaker(folder, part, beside, packed=packed)
+        try:
+            await run_to_end(maker.open)
+            # Piece by piece, so that a cancelled caller leaves at once and nothing half made.
+            while await run_to_end(maker.step):
+                pass
+            size_bytes = await run_to_end(maker.finish, path)
+        except BaseException:
+            await run_to_end(maker.give_up)
+            raise
+    except OSError as error:
+        raise StoreError(f"the annotations of a scenario cannot be packed on disk ({error.strerror})") from None
+    return PartFile(path.name, size_bytes, maker.digest.hexdigest(), "gzip" if packed else None)
+
+
+class _AnnotationsMaker:
+    """Reads, filters, packs and hashes a file, a piece per step. Its methods block: call them off the loop."""
+
+    def __init__(self, folder: Path, part: Part, beside: Path, *, packed: bool) -> None:
+        self._folder = folder
+        self._part = part
+        self._beside = beside
+        # Opened by a call of its own: whoever is cancelled while it is made could give up nothing that he never got.
+        self._files = contextlib.ExitStack()
+        self._filter = AnnotationFilter()
+        self._gzip = zlib.compressobj(_GZIP_LEVEL, zlib.DEFLATED, _GZIP_WINDOW) if packed else None
+        self.digest = hashlib.sha256()
+
+    def open(self) -> None:
+        """Open both files."""
+        self._source = self._files.enter_context(open_part(self._folder, self._part))
+        self._beside.parent.mkdir(mode=0o700, exist_ok=True)
+        self._target = self._files.enter_context(self._beside.open("xb"))
+
+    def step(self) -> bool:
+        """Do the next piece; False once all is done."""
+        block = self._source.read(BLOCK_BYTES)
+        passed = self._filter.feed(block) if block else self._filter.finish()
+        self._write(passed if self._gzip is None else self._gzip.compress(passed))
+        if not block and self._gzip is not None:
+            self._write(self._gzip.flush())
+        return bool(block)
+
+    def finish(self, path: Path) -> int:
+        """Put it in its place, also for after a power cut: its hash will be on disk too. Returns its size."""
+        self._target.flush()
+        os.fsync(self._target.fileno())
+        size_bytes = self._target.tell()
+        self._files.close()
+        self._beside.replace(path)
+        return size_bytes
+
+    def give_up(self) -> None:
+        """Leave nothing behind."""
+        with contextlib.suppress(OSError):  # a full disk, or no folder: what could not be written is not wanted
+            self._beside.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            self._files.close()
+
+    def _write(self, piece: bytes) -> None:
+        self._target.write(piece)
+        self.digest.update(piece)

@@ -14,7 +14,7 @@ from sentinel_sync.base.clock import Clock
 from sentinel_sync.base.errors import ScenarioError
 from sentinel_sync.scenarios.part_upload import QueuedScenario
 from sentinel_sync.scenarios.recordings import Recording
-from sentinel_sync.scenarios.rules.order import HEAD_START, turn
+from sentinel_sync.scenarios.rules.lifecycle import HEAD_START, turn
 from sentinel_sync.scenarios.rules.plan import Priority, ScenarioPlan
 from sentinel_sync.scenarios.rules.status import Whereabouts
 from sentinel_sync.store.documents import Documents

@@ -7,17 +7,17 @@ from pathlib import Path
 
 from sentinel_sync.base.clock import Clock
 from sentinel_sync.base.threads import run_to_end
-from sentinel_sync.scenarios.folders import (
+from sentinel_sync.scenarios.recordings import absolute
+from sentinel_sync.scenarios.records import ScenarioRecords, bare_plan, storable
+from sentinel_sync.scenarios.rules.lifecycle import is_past
+from sentinel_sync.scenarios.rules.plan import ScenarioPlan
+from sentinel_sync.scenarios.scan import (
     appearance_of,
     delete_files,
     folder_names,
     is_inside,
     own_files,
 )
-from sentinel_sync.scenarios.recordings import absolute
-from sentinel_sync.scenarios.records import ScenarioRecords, bare_plan, storable
-from sentinel_sync.scenarios.rules.plan import ScenarioPlan
-from sentinel_sync.scenarios.rules.retention import is_past
 from sentinel_sync.settings import CloudSettings
 
 logger = logging.getLogger(__name__)

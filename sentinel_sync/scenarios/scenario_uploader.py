@@ -8,35 +8,40 @@ from random import Random
 from typing import Any, TypedDict
 
 from sentinel_sync.base.clock import Clock
+from sentinel_sync.base.errors import ConsentError, ScenarioError
 from sentinel_sync.base.events import EventPublisher
 from sentinel_sync.base.supervisor import PeriodicTask
 from sentinel_sync.base.threads import run_to_end
+from sentinel_sync.base.timekeeping import moment
+from sentinel_sync.base.transfer import TransferStatus
 from sentinel_sync.cloud.client import CloudAPIClient
 from sentinel_sync.network.foundation import Foundation, Lifecycle
-from sentinel_sync.scenarios.consent import ConsentRecord
-from sentinel_sync.scenarios.derived_files import DerivedFiles
-from sentinel_sync.scenarios.intake import Intake
-from sentinel_sync.scenarios.overview import Overview
+from sentinel_sync.scenarios.consent import ConsentRecord, Permission
 from sentinel_sync.scenarios.part_upload import PartSender
-from sentinel_sync.scenarios.permission import Permission
-from sentinel_sync.scenarios.preparation import Preparation
+from sentinel_sync.scenarios.preparation import DerivedFiles, Preparation
+from sentinel_sync.scenarios.recordings import absolute, read_recording
 from sentinel_sync.scenarios.records import DERIVED_NAME, KIND, REPLACED, ScenarioRecords
 from sentinel_sync.scenarios.retention import Retention
-from sentinel_sync.scenarios.rules.consent import WITHDRAWN
+from sentinel_sync.scenarios.rules.lifecycle import WITHDRAWN
 from sentinel_sync.scenarios.rules.plan import Consent, Priority, missing_consent
-from sentinel_sync.scenarios.rules.status import Outlook, ScenarioStatus, SentPart, Snapshot, UploadProgress
+from sentinel_sync.scenarios.rules.status import (
+    Outlook,
+    ScenariosStatus,
+    ScenarioStatus,
+    SentPart,
+    Whereabouts,
+    sent_parts,
+    status_of,
+)
 from sentinel_sync.scenarios.scan import Scan
-from sentinel_sync.scenarios.scenario_upload import Means
 from sentinel_sync.scenarios.transcoder import Transcoder
-from sentinel_sync.scenarios.upload_worker import UploadWorker
+from sentinel_sync.scenarios.upload import Means, UploadWorker
 from sentinel_sync.store.store import Store
-
-__all__ = ["KIND", "ScenarioStatistics", "ScenarioUploader"]
 
 logger = logging.getLogger(__name__)
 
 #: An `async def` runs on the loop; a plain function runs in a thread of its own, where it may block.
-ProgressListener = Callable[[UploadProgress], Any]
+ProgressListener = Callable[[TransferStatus], Any]
 
 #: An item that is due now but was not sent waits at least so long, seconds: a claim that finds nothing must not spin.
 _MIN_WAIT = 0.05
@@ -46,6 +51,73 @@ _HELD_INTERVAL = 15.0
 _MOST_REASONS = 20
 #: Retention is a matter of days.
 _RETENTION_INTERVAL = 3600.0
+
+
+class Intake:
+    """Takes recordings by name.
+
+    Args:
+        ledger: Where they are recorded.
+        record: The driver's decisions.
+        policy_version: The policy in force.
+    """
+
+    def __init__(self, ledger: ScenarioRecords, record: ConsentRecord, policy_version: str) -> None:
+        self._ledger = ledger
+        self._record = record
+        self._policy_version = policy_version
+
+    async def take(self, path: str | Path, priority: Priority) -> str:
+        """Queue a recording; returns its id once that is on disk.
+
+        Raises:
+            ConsentError: The driver has not consented.
+            ScenarioError: It cannot be uploaded as it is; the ledger keeps the reason.
+            StoreError: It cannot be written; nothing was queued.
+        """
+        if missing := missing_consent(await self._record.load(), self._policy_version):
+            raise ConsentError(f"a scenario was not queued: {missing}")
+        folder = await run_to_end(absolute, path)
+        try:
+            recording = await run_to_end(read_recording, folder)
+        except ScenarioError as error:
+            await self._ledger.refuse(folder, str(error))
+            raise ScenarioError(f"scenario {folder.name!a} was not queued: {error}") from None
+        try:
+            await self._ledger.queue(recording, priority)
+        except ScenarioError as error:
+            raise ScenarioError(f"scenario {folder.name!a} was not queued: {error}") from None
+        return recording.scenario_id
+
+
+class Overview:
+    """Looks scenarios up.
+
+    Args:
+        ledger: What is known of them.
+    """
+
+    def __init__(self, ledger: ScenarioRecords) -> None:
+        self._ledger = ledger
+
+    async def status(self, scenario_id: str, outlook: Outlook) -> ScenarioStatus:
+        """Say where one stands."""
+        plan = await self._ledger.plan(scenario_id)
+        return status_of(scenario_id, plan, await self._ledger.whereabouts(scenario_id), outlook)
+
+    async def statuses(self, outlook: Outlook) -> list[ScenarioStatus]:
+        """Say where all stand, newest first."""
+        queued = await self._ledger.all_whereabouts()
+        found: list[tuple[float, ScenarioStatus]] = []
+        async for plan in self._ledger.plans():
+            there = queued.get(plan.scenario_id, Whereabouts())
+            found.append((plan.queued_at, status_of(plan.scenario_id, plan, there, outlook)))
+        return [status for _, status in sorted(found, key=lambda pair: pair[0], reverse=True)]
+
+    async def sent(self) -> list[SentPart]:
+        """What has left the vehicle and under which consent, newest first."""
+        sent = [part async for plan in self._ledger.plans() for part in sent_parts(plan)]
+        return sorted(sent, key=lambda part: part.sent_at, reverse=True)
 
 
 class ScenarioStatistics(TypedDict):
@@ -111,7 +183,7 @@ class ScenarioUploader:
         sender = PartSender(api_client, derived_dir, clock=clock)
         preparation = Preparation(settings, self._derived, Transcoder(settings, clock), sender.packs_annotations)
         means = Means(ledger, self._permission, preparation, sender, clock)
-        self._news = EventPublisher[UploadProgress]("scenario.progress")
+        self._news = EventPublisher[TransferStatus]("scenario.progress")
         self._courier = UploadWorker(api_client, store.outbox, means, self._news, rng=foundation.rng)
         self._intake = Intake(ledger, self._record, settings.policy_version)
         self._scan = Scan(ledger, self._record, settings, clock)
@@ -225,12 +297,13 @@ class ScenarioUploader:
             time_left=None if going is None else going.time_left,
         )
 
-    async def snapshot(self) -> Snapshot:
+    async def snapshot(self) -> ScenariosStatus:
         """What is to be shown of recordings: cheap enough to be asked every second."""
         statistics = await self.get_statistics()
-        return Snapshot(
-            consent=await self._record.load(),
-            in_force=statistics["consent"],
+        consent = await self._record.load()
+        return ScenariosStatus(
+            consent=statistics["consent"],
+            consent_at=None if consent is None else moment(consent.at),
             policy_version=self._settings.policy_version,
             held=await self.blocked_reason(),
             under_way=self._courier.progress(),
@@ -243,7 +316,7 @@ class ScenarioUploader:
             reasons=await self._ledger.reasons(_MOST_REASONS),
         )
 
-    def under_way(self) -> UploadProgress | None:
+    def under_way(self) -> TransferStatus | None:
         """What is being prepared, compressed or sent at this instant; a plain call."""
         return self._courier.progress()
 

@@ -1,6 +1,8 @@
 """The `cloud:` block; its keys are those of deployed vehicles. configs/default.yaml has each key's reason."""
 
 import base64
+import ipaddress
+import re
 import shlex
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -8,13 +10,89 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 
-from sentinel_sync.settings.blocks import DataBudget, ModelSource
-from sentinel_sync.settings.values import Identifier, Seconds, is_key, is_loopback
+_KEY = re.compile(r"[!-~]+")
 
+Seconds = Annotated[float, Field(gt=0.0, le=30 * 86_400.0)]
+#: Ids go into headers and URLs: visible ASCII only.
+Identifier = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[!-~]+$")]
+Bytes = Annotated[int, Field(ge=0)]
 #: Classes of link that a budget may be set for: what carries the data, or `any`, for all together.
 LinkName = Literal["wifi", "cellular", "ethernet", "other", "any"]
 #: AES-128 and HMAC-SHA256 keys of 16 bytes each (the Fernet specification).
 _FERNET_KEY_BYTES = 32
+
+
+def is_key(text: str) -> bool:
+    """Whether a text can stand in an `Authorization` header: visible ASCII, nothing else."""
+    return _KEY.fullmatch(text) is not None
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host is this machine itself, without asking a name server.
+
+    Names below `localhost` are none: whether they lead here is up to the resolver (RFC 6761 section 6.3: "SHOULD").
+    """
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def is_loopback_url(url: str) -> bool:
+    """Whether a URL leads to this machine itself."""
+    try:
+        return is_loopback(urlsplit(url).hostname or "")
+    except ValueError:
+        return False
+
+
+class DataBudget(BaseModel):
+    """How much may be sent and received over one class of link, bytes; None is without bound.
+
+    Attributes:
+        day: Per calendar day (UTC).
+        month: Per calendar month (UTC).
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    day: Bytes | None = None
+    month: Bytes | None = None
+
+
+class ModelSource(BaseModel):
+    """The `models:` block: where releases come from.
+
+    Attributes:
+        source: `api`: the backend's listing; `tuf`: a repository of The Update Framework.
+        metadata_url: Of the repository's metadata folder.
+        targets_url: Of its targets; by default `targets/` beside the metadata.
+        root_file: The root metadata that this vehicle was delivered with: whom to trust to begin with.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    source: Literal["api", "tuf"] = "api"
+    metadata_url: str | None = None
+    targets_url: str | None = None
+    root_file: Path | None = None
+
+    @field_validator("metadata_url", "targets_url")
+    @classmethod
+    def _https_unless_loopback(cls, url: str | None) -> str | None:
+        if url is None:
+            return None
+        if not url.startswith("https://") and not (url.startswith("http://") and is_loopback_url(url)):
+            raise ValueError("must be https, but for a loopback address")
+        return url if url.endswith("/") else f"{url}/"
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if self.source == "tuf" and (self.metadata_url is None or self.root_file is None):
+            raise ValueError("source tuf needs metadata_url and root_file")
+        return self
 
 
 class CloudSettings(BaseModel):

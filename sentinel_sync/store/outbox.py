@@ -15,32 +15,31 @@ from sentinel_sync.base.clock import Clock
 from sentinel_sync.base.timekeeping import ClockObservation, ClockStamp
 from sentinel_sync.store.database import Database
 from sentinel_sync.store.documents import delete_document
-from sentinel_sync.store.outbox_bounds import (
-    SLACK_BYTES,
-    Drops,
-    drop_for_age,
-    drop_for_size,
-    report,
-    used_bytes,
-)
-from sentinel_sync.store.outbox_counts import OutboxCounts, count, read_counts
 from sentinel_sync.store.outbox_items import (
     COLUMNS,
+    SLACK_BYTES,
+    Drops,
     ItemState,
     NewItem,
     OutboxItem,
     claim_due,
     claim_in_turn,
+    count,
+    drop_for_age,
+    drop_for_size,
     first_in_turn,
     insert,
     item_of,
     next_due_in,
+    read_counts,
+    report,
+    used_bytes,
 )
-from sentinel_sync.store.rules.verdict import Defer, Release, RetryDecision, SetAside
+from sentinel_sync.store.rules.outbox import Defer, OutboxStatus, Release, RetryDecision, SetAside
 
 logger = logging.getLogger(__name__)
 
-__all__ = ["ItemState", "NewItem", "Outbox", "OutboxCounts", "OutboxItem", "insert"]
+__all__ = ["ItemState", "NewItem", "Outbox", "OutboxItem", "OutboxStatus", "insert"]
 
 #: Items put or looked at in one transaction where there are many: others get their turn in between.
 _CHUNK = 500
@@ -61,7 +60,7 @@ class Outbox:
         self._max_bytes = max_bytes
         # Both are used on the database's thread only. The first insert measures.
         self._unmeasured = float(SLACK_BYTES)
-        self._counted: dict[str | None, tuple[tuple[int, int], OutboxCounts]] = {}
+        self._counted: dict[str | None, tuple[tuple[int, int], OutboxStatus]] = {}
 
     async def put(
         self, item: NewItem, *, instead_of: tuple[str, str] | None = None, from_headroom: bool = False
@@ -263,7 +262,7 @@ class Outbox:
         row = await self._database.run(lambda connection: connection.execute(query, (key,)).fetchone(), writes=False)
         return None if row is None else item_of(row)
 
-    async def counts(self, kind: str | None = None) -> OutboxCounts:
+    async def counts(self, kind: str | None = None) -> OutboxStatus:
         """Count what there is, of one kind or of all."""
         return await self._database.run(lambda connection: self._count(connection, kind), writes=False)
 
@@ -279,7 +278,7 @@ class Outbox:
 
         return await self._database.look(operation)
 
-    def _count(self, connection: sqlite3.Connection, kind: str | None) -> OutboxCounts:
+    def _count(self, connection: sqlite3.Connection, kind: str | None) -> OutboxStatus:
         """Count again only where something was written since: with much queued it takes milliseconds."""
         written = (connection.total_changes, _data_version(connection))
         before = self._counted.get(kind)

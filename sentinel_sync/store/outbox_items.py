@@ -1,13 +1,17 @@
 """What lies in the outbox: the items, and the SQL that puts, claims and finds them."""
 
 import json
+import logging
 import sqlite3
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from sentinel_sync.base.backoff import CAP
-from sentinel_sync.base.timekeeping import ClockStamp
+from sentinel_sync.base.timekeeping import ClockObservation, ClockStamp
+from sentinel_sync.store.rules.outbox import OutboxStatus, Shelf, eviction_order, is_too_old
+
+logger = logging.getLogger(__name__)
 
 COLUMNS = "seq, kind, key, priority, state, created_at, due_at, attempts, reason, body, boot_id, clock_offset"
 
@@ -37,6 +41,18 @@ ORDER BY created_at + priority * ?, seq LIMIT 1
 _BELOW_ALL = -(1 << 63)
 
 _Row = tuple[int, str, str, int, str, float, float, int, str | None, bytes, str | None, float | None]
+#: What was dropped, as (kind, reason, how many).
+Drops = list[tuple[str, str, int]]
+
+#: The byte bound may be passed by so many bytes between two measurements, and so much room is made at once: so that not
+#: every insert has to measure, nor every further one to drop something.
+SLACK_BYTES = 64 << 10
+#: Rows looked at in one go when room is made, and …
+_CHUNK = 256
+#: … how often that is done for one insert; more would hold up the callers that share its commit.
+_ROUNDS = 16
+#: What a row takes beside its body, with its entries in the indexes, bytes (measured: 150 to 250).
+_ROW_OVERHEAD = 200
 
 
 class ItemState(StrEnum):
@@ -176,3 +192,112 @@ def _claim(connection: sqlite3.Connection, parameters: tuple[str, int, float, fl
     if claimed:
         connection.execute(_CLAIM, (json.dumps([item.seq for item in claimed]),))
     return sorted(claimed, key=lambda item: (item.due_at, item.seq))
+
+
+def count(connection: sqlite3.Connection, name: str, by: int) -> None:
+    """Add to a running total."""
+    connection.execute(
+        "INSERT INTO counter (name, value) VALUES (?, ?)"
+        " ON CONFLICT (name) DO UPDATE SET value = value + excluded.value",
+        (name, by),
+    )
+
+
+def read_counts(connection: sqlite3.Connection, kind: str | None, size_bytes: int) -> OutboxStatus:
+    """Count the items of one kind, or of all."""
+    if kind is None:
+        rows = connection.execute("SELECT state, count(*) FROM item GROUP BY state")
+    else:
+        rows = connection.execute("SELECT state, count(*) FROM item WHERE kind = ? GROUP BY state", (kind,))
+    states = dict(rows.fetchall())
+    totals = [(*name.split(".", 1), value) for name, value in connection.execute("SELECT name, value FROM counter")]
+    dropped = {of: value for what, of, value in totals if what == "dropped"}
+    return OutboxStatus(
+        waiting=states.get("waiting", 0),
+        sending=states.get("sending", 0),
+        set_aside=states.get("set_aside", 0),
+        size_bytes=size_bytes,
+        acknowledged=sum(value for what, of, value in totals if what == "acknowledged" and kind in {None, of}),
+        dropped={of: value for of, value in dropped.items() if kind in {None, of.rpartition(".")[0]}},
+    )
+
+
+def used_bytes(connection: sqlite3.Connection) -> int:
+    """Bytes in use: SQLite keeps freed pages for itself, so the file does not shrink."""
+    (pages,) = connection.execute("PRAGMA page_count").fetchone()
+    (free,) = connection.execute("PRAGMA freelist_count").fetchone()
+    (size,) = connection.execute("PRAGMA page_size").fetchone()
+    return int((pages - free) * size)
+
+
+def drop_for_size(connection: sqlite3.Connection, max_bytes: int) -> Drops:
+    """Make room, in the order of `store/rules/eviction.py`, where more than `max_bytes` are in use."""
+    dropped: Drops = []
+    for _ in range(_ROUNDS):
+        excess = used_bytes(connection) - max_bytes
+        if excess <= 0:
+            break
+        victims = _first_to_go(connection, excess + SLACK_BYTES)
+        if not victims:
+            break
+        dropped += _delete(connection, victims, "size")
+    return dropped
+
+
+def drop_for_age(
+    connection: sqlite3.Connection,
+    after: int,
+    limit: int,
+    max_age: float,
+    seen: dict[str, ClockObservation],
+    current: ClockStamp,
+    now: float,
+) -> tuple[int | None, Drops]:
+    """Drop what is too old among the `limit` items behind `after`; returns where to go on, or None at the end."""
+    rows = connection.execute(
+        "SELECT seq, kind, state, created_at, boot_id, clock_offset FROM item WHERE seq > ? ORDER BY seq LIMIT ?",
+        (after, limit),
+    ).fetchall()
+    victims = []
+    for seq, kind, state, created_at, boot_id, offset in rows:
+        stamp = None if boot_id is None or offset is None else ClockStamp(boot_id, offset)
+        sighting = None if stamp is None else seen.get(stamp.boot_id)
+        if state != "sending" and is_too_old(created_at, stamp, sighting, current, now, max_age):
+            victims.append((seq, kind))
+    return rows[-1][0] if len(rows) == limit else None, _delete(connection, victims, "age")
+
+
+def report(dropped: Drops) -> None:
+    """Say what was given up."""
+    for kind, reason, number in dropped:
+        logger.warning("outbox.dropped: %d items (%s.%s): the bound was reached", number, kind, reason)
+
+
+def _first_to_go(connection: sqlite3.Connection, wanted: int) -> list[tuple[int, str]]:
+    """Rows that free about `wanted` bytes, as (seq, kind)."""
+    victims: list[tuple[int, str]] = []
+    found = 0
+    shelves = [Shelf(kind, state) for state in ("waiting", "set_aside") for kind in kinds(connection, state)]
+    for shelf in eviction_order(shelves):
+        for priority in reversed(priorities(connection, shelf.state, shelf.kind)):
+            rows = connection.execute(
+                "SELECT seq, length(body) FROM item WHERE state = ? AND kind = ? AND priority = ?"
+                " ORDER BY due_at LIMIT ?",
+                (shelf.state, shelf.kind, priority, _CHUNK),
+            )
+            for seq, size in rows:
+                victims.append((seq, shelf.kind))
+                found += size + _ROW_OVERHEAD
+                if found >= wanted or len(victims) >= _CHUNK:
+                    return victims
+    return victims
+
+
+def _delete(connection: sqlite3.Connection, victims: list[tuple[int, str]], reason: str) -> Drops:
+    connection.executemany("DELETE FROM item WHERE seq = ?", [(seq,) for seq, _ in victims])
+    tally: dict[str, int] = {}
+    for _, kind in victims:
+        tally[kind] = tally.get(kind, 0) + 1
+    for kind, number in tally.items():
+        count(connection, f"dropped.{kind}.{reason}", number)
+    return [(kind, reason, number) for kind, number in tally.items()]

@@ -11,8 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from sentinel_sync.base.files import sync_folder
-from sentinel_sync.store.database import connect
-from sentinel_sync.store.schema import migrate
+from sentinel_sync.store.database import connect, migrate
 
 logger = logging.getLogger(__name__)
 

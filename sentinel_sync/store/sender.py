@@ -11,7 +11,7 @@ from sentinel_sync.base.clock import Clock, wait_first
 from sentinel_sync.base.errors import CloudError, SentinelSyncError, StoreError
 from sentinel_sync.cloud.client import CloudAPIClient
 from sentinel_sync.store.outbox import Outbox, OutboxItem
-from sentinel_sync.store.rules.verdict import Defer, SetAside, retry_decision
+from sentinel_sync.store.rules.outbox import Defer, SetAside, retry_decision
 
 logger = logging.getLogger(__name__)
 

@@ -1,5 +1,6 @@
 """Reads a recorded drive from GPX 1.0/1.1 or CSV. Blocks: call it off the loop. The file may come from anybody."""
 
+import asyncio
 import codecs
 import csv
 import os
@@ -7,6 +8,7 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
+from uuid import uuid4
 from xml.parsers import expat  # a document type, and with it any entity, is refused where it begins
 
 from sentinel_sync.cloud.rules.answers import rfc3339
@@ -266,3 +268,39 @@ def _gpx_fix(point: dict[str, str], line: int) -> Fix:
         speed=_number(speed, "speed", line) if speed else None,
         line=line,
     )
+
+
+class RecordedClock:
+    """Wall time and elapsed time of a recording, for the `TripUploader` that it is played into, and for nothing else.
+
+    Its boot is nobody's: no sighting of the backend's time and no later reading of this machine's clock is about it, so
+    the recording's times are never "put right" by what is learnt about this machine's clock.
+
+    Args:
+        start: Of the recording, seconds since the epoch.
+    """
+
+    def __init__(self, start: float) -> None:
+        self._start = start
+        self._elapsed = 0.0
+        self._boot_id = f"recording-{uuid4()}"
+
+    def show(self, elapsed: float) -> None:
+        """Move on to so many seconds after the start; never back."""
+        self._elapsed = max(self._elapsed, elapsed)
+
+    def now(self) -> float:
+        """Wall time in the recording, seconds since the epoch."""
+        return self._start + self._elapsed
+
+    def monotonic(self) -> float:
+        """Seconds since the recording began."""
+        return self._elapsed
+
+    def boot_id(self) -> str:
+        """One of its own."""
+        return self._boot_id
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait for so many real seconds: a retry must not be over at once because a recording is played fast."""
+        await asyncio.sleep(seconds)

@@ -12,10 +12,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sentinel_sync.agent import SyncAgent
 from sentinel_sync.backend import BackendSettings, ModelSignature, publish_model, running_server
 from sentinel_sync.backend.publishing import ModelRelease
+from sentinel_sync.base.transfer import TransferStatus
 from sentinel_sync.cli.shown import facts_of
 from sentinel_sync.cli.state_folder import last_said, opened
 from sentinel_sync.models.commands import CommandOutcome, ModelCommands, Order
-from sentinel_sync.models.rules.answers import DownloadProgress
 from sentinel_sync.settings import CloudSettings, Settings
 from tests.conftest import FIXTURES
 from tests.fakes.patience import until, until_true
@@ -72,7 +72,7 @@ async def _is_done(orders: ModelCommands, key: str) -> bool:
 async def test_an_operators_orders_are_carried_out_by_the_running_agent(
     tmp_path: Path, cloud_block: CloudSettings
 ) -> None:
-    models, told = tmp_path / "models", list[DownloadProgress]()
+    models, told = tmp_path / "models", list[TransferStatus]()
     await asyncio.to_thread(publish, tmp_path, NEW)
     async with SyncAgent(Settings(cloud=cloud_block)) as agent:
         agent.models.on_progress(told.append)

@@ -6,18 +6,20 @@ import threading
 import pytest
 
 from sentinel_sync.base.events import EventPublisher
-from sentinel_sync.scenarios.rules.status import UploadProgress
+from sentinel_sync.base.transfer import TransferStatus
 from tests.fakes.patience import until
 
 
-def progress(done: int) -> UploadProgress:
-    return UploadProgress("s1", "bev.mp4", "uploading", done, 100, None, None)
+def progress(done: int) -> TransferStatus:
+    return TransferStatus(
+        name="s1", part="bev.mp4", phase="uploading", done_bytes=done, total_bytes=100, rate=None, time_left=None
+    )
 
 
 async def test_a_slow_listener_misses_what_came_meanwhile_but_not_the_newest() -> None:
-    news, heard, going = EventPublisher[UploadProgress]("scenario.progress"), [], asyncio.Event()
+    news, heard, going = EventPublisher[TransferStatus]("scenario.progress"), [], asyncio.Event()
 
-    async def listen(said: UploadProgress) -> None:
+    async def listen(said: TransferStatus) -> None:
         heard.append(said.done_bytes)
         await going.wait()
 
@@ -33,9 +35,9 @@ async def test_a_slow_listener_misses_what_came_meanwhile_but_not_the_newest() -
 
 
 async def test_one_that_raises_is_told_on_and_the_others_hear() -> None:
-    news, heard = EventPublisher[UploadProgress]("scenario.progress"), []
+    news, heard = EventPublisher[TransferStatus]("scenario.progress"), []
 
-    def fail(_: UploadProgress) -> None:
+    def fail(_: TransferStatus) -> None:
         raise RuntimeError("the host's own fault")
 
     news.subscribe(fail)
@@ -47,9 +49,9 @@ async def test_one_that_raises_is_told_on_and_the_others_hear() -> None:
 
 
 async def test_a_plain_function_may_block_without_holding_up_the_loop() -> None:
-    news, free, names = EventPublisher[UploadProgress]("scenario.progress"), threading.Event(), []
+    news, free, names = EventPublisher[TransferStatus]("scenario.progress"), threading.Event(), []
 
-    def block(_: UploadProgress) -> None:
+    def block(_: TransferStatus) -> None:
         names.append(threading.current_thread().name)
         free.wait(10.0)
 
@@ -64,9 +66,9 @@ async def test_a_plain_function_may_block_without_holding_up_the_loop() -> None:
 
 @pytest.mark.parametrize("told", [0, 1])
 async def test_closing_ends_a_listener_that_hangs(told: int) -> None:
-    news, cancelled = EventPublisher[UploadProgress]("scenario.progress"), []
+    news, cancelled = EventPublisher[TransferStatus]("scenario.progress"), []
 
-    async def hang(_: UploadProgress) -> None:
+    async def hang(_: TransferStatus) -> None:
         try:
             await asyncio.Event().wait()
         except asyncio.CancelledError:

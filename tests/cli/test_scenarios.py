@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from sentinel_sync.base.transfer import TransferStatus
 from sentinel_sync.cli.scenarios import _now
 from sentinel_sync.scenarios.rules.plan import Part, PartKind, Priority, ScenarioPlan
-from sentinel_sync.scenarios.rules.status import Outlook, UploadProgress, Whereabouts, status_of
+from sentinel_sync.scenarios.rules.status import Outlook, Whereabouts, status_of
 from tests.cli.backend import Backend
 from tests.cli.vehicle import Vehicle, started
 from tests.conftest import FIXTURES
@@ -158,7 +159,15 @@ def test_control_characters_in_a_name_do_not_reach_the_terminal(consenting: Vehi
 
 def test_the_progress_that_a_running_agent_tells_is_shown() -> None:
     plan = ScenarioPlan("s1", "/s1", Priority.LOW, 0.0, (Part(PartKind.VIDEO, "bev.mp4", 10, 1),))
-    going = UploadProgress("s1", "bev.mp4", "uploading", 4 << 20, 10 << 20, 2.0 * (1 << 20), 3.0)
+    going = TransferStatus(
+        name="s1",
+        part="bev.mp4",
+        phase="uploading",
+        done_bytes=4 << 20,
+        total_bytes=10 << 20,
+        rate=2.0 * (1 << 20),
+        time_left=3.0,
+    )
     assert _now(status_of("s1", plan, Whereabouts(queued=True), Outlook(going=going))) == (
         "uploading bev.mp4 40 %, 2.0 MiB/s, 3 s left"
     )

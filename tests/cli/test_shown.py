@@ -6,16 +6,17 @@ from io import StringIO
 import pytest
 from rich.console import Console
 
-from sentinel_sync.base.status import PeriodicTaskStatus, TransferStatus
+from sentinel_sync.base.status import PeriodicTaskStatus
+from sentinel_sync.base.transfer import TransferStatus
 from sentinel_sync.cli.live import draw
 from sentinel_sync.cli.progress import Lines, Pace, Quiet, choose_view
 from sentinel_sync.cli.shown import facts_of, line_of
 from sentinel_sync.cloud.rules.connectivity import ConnectivitySummary
 from sentinel_sync.models.rules.status import BadVersionStatus, ModelCheckStatus, ModelStatus
-from sentinel_sync.profiles.rules.status import ProfilesStatus
-from sentinel_sync.scenarios.rules.feature_status import ScenariosStatus
+from sentinel_sync.profiles.records import ProfilesStatus
+from sentinel_sync.scenarios.rules.status import ScenariosStatus
 from sentinel_sync.status import AgentStatus
-from sentinel_sync.store.rules.status import OutboxStatus
+from sentinel_sync.store.rules.outbox import OutboxStatus
 
 ONLINE = ConnectivitySummary(
     status="online",

@@ -16,7 +16,7 @@ from sentinel_sync.fleet.fleet_manager import MAX_AGE, FleetManager
 from sentinel_sync.network.foundation import Foundation
 from sentinel_sync.network.policy import TransferPolicy
 from sentinel_sync.settings import CloudSettings
-from sentinel_sync.settings.blocks import DataBudget
+from sentinel_sync.settings.cloud import DataBudget
 from sentinel_sync.store.store import Store
 from tests.fakes.clock import FakeClock
 from tests.fakes.scripted_server import Answerer, Asked, Said, ScriptedServer, scripted

@@ -20,8 +20,8 @@ from sentinel_sync.base.errors import HeldError, UnreachableError, VerificationE
 from sentinel_sync.base.payloads import DeltaOffer
 from sentinel_sync.cloud.client import CloudAPIClient
 from sentinel_sync.cloud.download import StaleAddressError, Target
-from sentinel_sync.models import delta as delta_module
-from sentinel_sync.models.delta import PATIENCE, DeltaFiles, fetch_by_delta
+from sentinel_sync.models import fetch as delta_module
+from sentinel_sync.models.fetch import PATIENCE, DeltaFiles, fetch_by_delta
 from sentinel_sync.models.rules.delta import Method, restored
 from tests.fakes.clock import FakeClock
 from tests.fakes.cloud import Answer, FakeCloud, cloud_fixture, settings_for, stranger_fixture

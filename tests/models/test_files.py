@@ -15,7 +15,7 @@ import pytest
 from sentinel_sync.base.errors import ConfigurationError, FileError, StoreFullError
 from sentinel_sync.models.files import ModelFiles
 from sentinel_sync.models.installed import InstalledModels
-from sentinel_sync.models.keys import read_trust
+from sentinel_sync.models.releases import read_trust
 from sentinel_sync.models.rules.installed import KeptVersion
 from sentinel_sync.store.store import Store
 from tests.fakes.clock import FakeClock

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from sentinel_sync import VerificationError
-from sentinel_sync.models.health_check import Validation
-from sentinel_sync.models.rules.trial import Failed, Passed, Untried
+from sentinel_sync.models.installer import Validation
+from sentinel_sync.models.rules.installed import Failed, Passed, Untried
 from sentinel_sync.network.policy import TransferPolicy
 from sentinel_sync.settings import CloudSettings
 from sentinel_sync.store.store import Store

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from sentinel_sync import HeldError, ModelDownloader, VerificationError
+from sentinel_sync.base.transfer import TransferStatus
 from sentinel_sync.models.commands import ModelCommands, Order
-from sentinel_sync.models.rules.answers import DownloadProgress
 from sentinel_sync.network.policy import TransferPolicy
 from sentinel_sync.store.store import Store
 from tests.fakes.clock import FakeClock
@@ -123,7 +123,7 @@ class TestTheNetworksPrice:
                 await clock.advance(1.0)
                 await stepping
             status = await downloader.get_download_status(NAME)
-            assert (status["status"], "was cut off" in str(status["reason"])) == ("held", True)
+            assert (status["status"], "cut off" in str(status["reason"])) == ("held", True)
             assert live(models) == OLD
             # Neither a failure nor a reason to ask for the listing again: it goes on as soon as it may.
             await desk.set_network("unmetered")
@@ -250,9 +250,9 @@ class TestGoingOn:
 
     async def test_progress_is_told_and_shown(self, host: ModelHost, build: Build, clock: FakeClock) -> None:
         host.entries = [listed("v2.1.0")]
-        told: list[DownloadProgress] = []
+        told: list[TransferStatus] = []
 
-        async def listen(progress: DownloadProgress) -> None:
+        async def listen(progress: TransferStatus) -> None:
             told.append(progress)
 
         downloader = build()

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from sentinel_sync.base.errors import ConfigurationError, VerificationError
-from sentinel_sync.models.keys import key_in_file, read_trust
+from sentinel_sync.models.releases import key_in_file, read_trust
 from sentinel_sync.models.rules.releases import verify
 from sentinel_sync.models.signing import (
     PublicKey,

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pydantic import SecretStr
 
 from sentinel_sync import CloudAPIClient, ModelDownloader
-from sentinel_sync.models.health_check import Validator
+from sentinel_sync.models.installer import Validator
 from sentinel_sync.models.rules.releases import manifest, raw_key
 from sentinel_sync.network.foundation import Foundation
 from sentinel_sync.network.policy import TransferPolicy

@@ -7,10 +7,9 @@ from typing import Any
 import pytest
 
 from sentinel_sync.base.timekeeping import ClockObservation
-from sentinel_sync.network.operator_override import save_operator_override
+from sentinel_sync.network.policy import save_operator_override
 from sentinel_sync.network.rules.budget import DAY
-from sentinel_sync.network.rules.traffic import BULK, Link, Metering, TrafficClass
-from sentinel_sync.network.snapshot import LinkUse
+from sentinel_sync.network.rules.traffic import BULK, Link, LinkStatus, Metering, TrafficClass
 from sentinel_sync.store.store import Store
 from sentinel_sync.store.timekeeper import Timekeeper
 from tests.fakes.clock import FakeClock
@@ -23,7 +22,7 @@ class TestTheNetwork:
         assert await held(desk) == set()
         snapshot = desk.snapshot()
         assert (snapshot.link, snapshot.metered, snapshot.source) == (Link.OTHER, False, "nobody says otherwise")
-        assert (snapshot.budgets, snapshot.usage, snapshot.held) == ((), (), {})
+        assert (snapshot.budgets, snapshot.usage, snapshot.held) == ([], [], {})
 
     async def test_the_settings_word_holds_what_is_large(self, store: Store, clock: FakeClock) -> None:
         desk = desk_on(store, clock, network="metered")
@@ -153,10 +152,10 @@ class TestTheBudget:
         desk.count(0, 5 * MEGABYTE)
         assert await held(desk) == set()
         today = desk.snapshot().usage
-        assert today == (
-            LinkUse(Link.WIFI, 5 * MEGABYTE, 5 * MEGABYTE),
-            LinkUse(Link.CELLULAR, MEGABYTE, MEGABYTE),
-        )
+        assert today == [
+            LinkStatus(link=Link.WIFI, day_bytes=5 * MEGABYTE, month_bytes=5 * MEGABYTE),
+            LinkStatus(link=Link.CELLULAR, day_bytes=MEGABYTE, month_bytes=MEGABYTE),
+        ]
 
     @pytest.mark.parametrize(
         ("budget", "link", "warns"),

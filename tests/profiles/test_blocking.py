@@ -13,7 +13,7 @@ from blockbuster import blockbuster_ctx
 
 from sentinel_sync.cloud.client import CloudAPIClient
 from sentinel_sync.network.foundation import Foundation
-from sentinel_sync.profiles.cipher import Keyring
+from sentinel_sync.profiles.keys import Keyring
 from sentinel_sync.profiles.profile_synchronizer import ProfileSynchronizer
 from sentinel_sync.settings import CloudSettings
 from sentinel_sync.store.store import Store

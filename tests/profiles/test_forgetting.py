@@ -11,7 +11,7 @@ from cryptography.fernet import Fernet
 
 from sentinel_sync.backend import BackendSettings, Extensions
 from sentinel_sync.base.errors import ProfileError
-from sentinel_sync.profiles.cipher import Keyring
+from sentinel_sync.profiles.keys import Keyring
 from sentinel_sync.profiles.rules.envelope import opened
 from tests.fakes.reference_backend import reference_backend
 from tests.fakes.scripted_server import Asked, Said, scripted

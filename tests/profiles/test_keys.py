@@ -11,14 +11,16 @@ from cryptography.fernet import Fernet
 from pydantic import ValidationError
 
 from sentinel_sync.base.errors import ConfigurationError, ProfileError
-from sentinel_sync.profiles.cipher import MAX_SEALED, Keyring, ProfileCipher
 from sentinel_sync.profiles.keys import (
     COMMAND_INTERVAL,
+    MAX_SEALED,
     DerivedKey,
     GivenKeys,
     KeyCommand,
     KeyFile,
+    Keyring,
     LegacyKeys,
+    ProfileCipher,
     checked,
     key_provider,
 )

@@ -9,8 +9,8 @@ from typing import Self
 from pydantic import JsonValue
 
 from sentinel_sync.base.errors import HeldError
-from sentinel_sync.scenarios.bodies import annotations_file, original_file
 from sentinel_sync.scenarios.part_upload import PartSender, QueuedScenario
+from sentinel_sync.scenarios.preparation import annotations_file, original_file
 from sentinel_sync.scenarios.rules.plan import Consent, Part, PartFile, PartKind, Priority, ScenarioPlan
 
 SCENARIO = "2026-11-23_09-10-11"
@@ -109,5 +109,5 @@ class RecordedPart:
 
         queued = QueuedScenario(SCENARIO, dict(METADATA))
         await sender.send(
-            self.plan, part, queued, CONSENT, ask=ask, remember=remember, on_progress=self.progress.append
+            self.plan, part, queued, CONSENT, may_send=ask, remember=remember, on_progress=self.progress.append
         )

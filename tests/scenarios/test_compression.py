@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from sentinel_sync.backend import BackendSettings, running_server
-from sentinel_sync.scenarios.rules.status import UploadProgress
+from sentinel_sync.base.transfer import TransferStatus
 from sentinel_sync.store.store import Store
 from tests.fakes.clock import FakeClock
 from tests.fakes.cloud import API_KEY, Answer, FakeCloud, cloud_fixture, problem
@@ -42,7 +42,7 @@ async def test_a_recording_goes_small_and_each_part_arrives_as_it_was_made(
         httpx.AsyncClient(base_url=url, headers={"Authorization": f"Bearer {API_KEY}"}) as reader,
     ):
         uploader = build(url=url, compress_videos=True)
-        told: list[UploadProgress] = []
+        told: list[TransferStatus] = []
         uploader.on_progress(told.append)
         await uploader.queue_scenario(recordings / SECOND)
         assert await uploader.sync_now() == 1
@@ -111,7 +111,7 @@ async def test_withdrawing_stops_the_compression_within_a_second_and_leaves_noth
     uploader = build(compress_videos=True)
     compressing = asyncio.Event()
 
-    async def listen(said: UploadProgress) -> None:
+    async def listen(said: TransferStatus) -> None:
         if said.phase == "compressing":
             compressing.set()
 

@@ -8,8 +8,8 @@ from typing import NamedTuple
 import pytest
 
 from sentinel_sync.base.errors import StoreError
-from sentinel_sync.scenarios import derived_files as derived_module
-from sentinel_sync.scenarios.derived_files import DISK_RESERVE, DerivedFiles
+from sentinel_sync.scenarios import preparation as derived_module
+from sentinel_sync.scenarios.preparation import DISK_RESERVE, DerivedFiles
 
 
 class Disk(NamedTuple):

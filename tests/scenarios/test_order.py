@@ -4,7 +4,7 @@ import asyncio
 import shutil
 from pathlib import Path
 
-from sentinel_sync.scenarios.rules.order import HEAD_START
+from sentinel_sync.scenarios.rules.lifecycle import HEAD_START
 from sentinel_sync.store.store import Store
 from tests.fakes.clock import FakeClock
 from tests.fakes.cloud import Answer, FakeCloud, cloud_fixture, problem

@@ -9,7 +9,7 @@ import pytest
 from sentinel_sync.base.errors import ScenarioError
 from sentinel_sync.scenarios.recordings import Recording, read_recording
 from sentinel_sync.scenarios.records import ScenarioRecords
-from sentinel_sync.scenarios.rules.order import HEAD_START
+from sentinel_sync.scenarios.rules.lifecycle import HEAD_START
 from sentinel_sync.scenarios.rules.plan import Consent, Priority
 from sentinel_sync.store.store import Store
 from tests.conftest import FIXTURES

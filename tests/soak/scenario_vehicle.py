@@ -15,8 +15,8 @@ from random import SystemRandom
 from sentinel_sync import CloudAPIClient, ScenarioUploader
 from sentinel_sync.base.clock import SystemClock
 from sentinel_sync.base.supervisor import Supervisor
+from sentinel_sync.base.transfer import TransferStatus
 from sentinel_sync.network.foundation import Foundation
-from sentinel_sync.scenarios.rules.status import UploadProgress
 from sentinel_sync.settings import CloudSettings, Settings
 from sentinel_sync.store.store import Store
 from tests.soak.vehicle import tell
@@ -89,7 +89,7 @@ async def is_done(scenarios: ScenarioUploader, store: Store) -> bool:
     return counts.unsent == 0 and {status["scenario_id"] for status in found} >= names
 
 
-async def report(progress: UploadProgress) -> None:
+async def report(progress: TransferStatus) -> None:
     tell(
         "under way",
         scenario=progress.scenario_id,

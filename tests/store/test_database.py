@@ -11,8 +11,7 @@ import pytest
 
 from sentinel_sync.base.errors import StoreError
 from sentinel_sync.store import database as module
-from sentinel_sync.store.database import MAX_GROUP, Database, connect
-from sentinel_sync.store.schema import VERSION, migrate
+from sentinel_sync.store.database import MAX_GROUP, VERSION, Database, connect, migrate
 
 
 @pytest.fixture

@@ -9,7 +9,8 @@ import pytest
 from sentinel_sync.base.backoff import CAP
 from sentinel_sync.base.timekeeping import ClockStamp
 from sentinel_sync.store.database import Database, connect
-from sentinel_sync.store.outbox import ItemState, NewItem, Outbox, OutboxCounts, OutboxItem
+from sentinel_sync.store.outbox import ItemState, NewItem, Outbox, OutboxItem
+from sentinel_sync.store.rules.outbox import OutboxStatus
 from sentinel_sync.store.store import DATABASE_NAME, Store
 from tests.fakes.clock import FakeClock
 
@@ -167,7 +168,7 @@ async def test_an_item_set_aside_keeps_its_reason_until_it_is_retried(store: Sto
     assert await claimed(store) == []
     (kept,) = await store.outbox.items(state=ItemState.SET_ASIDE)
     assert (kept.key, kept.reason) == ("bad", "422: distance is missing")
-    assert await store.outbox.counts() == OutboxCounts(
+    assert await store.outbox.counts() == OutboxStatus(
         set_aside=1, acknowledged=1, size_bytes=(await store.outbox.counts()).size_bytes
     )
     assert await store.outbox.retry(["bad"]) == 1

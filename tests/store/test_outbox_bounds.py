@@ -8,7 +8,7 @@ import pytest
 from sentinel_sync.base.timekeeping import ClockObservation, ClockStamp
 from sentinel_sync.store.database import Database
 from sentinel_sync.store.outbox import ItemState, NewItem, Outbox
-from sentinel_sync.store.outbox_bounds import SLACK_BYTES
+from sentinel_sync.store.outbox_items import SLACK_BYTES
 from sentinel_sync.store.store import Store
 from tests.fakes.clock import FakeClock
 

@@ -113,9 +113,20 @@ class Connectivity:
 
 
 class ConnectivitySummary(StatusModel):
-    """The way to the backend. Durations are seconds."""
+    """What is known about the way to the backend. Durations are seconds.
 
-    status: str
+    Attributes:
+        message: For a person; tells a refused credential apart from being offline.
+        unauthorized: Whether the backend refuses the credential.
+        offline_duration: Without contact; 0.0 while online or unknown.
+        since: How long the status has held.
+        gate: Whether anything may be sent: open, paused, refused or halted.
+        gate_reason: Why not; empty where it may.
+        clock_skew: By how much this machine's clock is ahead of the backend's, or None where that is not known.
+        transitions: Changes of the status since the start.
+    """
+
+    status: ConnectivityStatus
     message: str
     unauthorized: bool
     offline_duration: float
@@ -123,3 +134,4 @@ class ConnectivitySummary(StatusModel):
     gate: str
     gate_reason: str
     clock_skew: float | None
+    transitions: int = 0

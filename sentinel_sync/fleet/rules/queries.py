@@ -1,10 +1,16 @@
 """What may be asked about the fleet, and what follows from its statistics."""
 
 import re
-from collections.abc import Sequence
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
+from typing import Annotated, Any
 
-from sentinel_sync.fleet.rules.answers import AggregateMetrics, Figure, FleetStatistics
+from pydantic import ConfigDict, Field
 
+from sentinel_sync.base.payloads import Answer, NonNegative
+
+#: A count or a measure; None where the backend left it out.
+Figure = int | Annotated[float, Field(allow_inf_nan=False)] | None
 #: More entries than this nobody reads, and no backend is made to sort them for one vehicle.
 MAX_LIMIT = 1000
 #: Ten years.
@@ -14,6 +20,200 @@ MAX_COMPARED = 50
 _WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]{0,63}")
 #: 100 km in metres: the distance that alert rates are given over.
 _RATE_DISTANCE = 100_000.0
+
+
+class Entry(Answer):
+    """An object of an answer that also reads like the dict it was: `entry["vehicle_id"]`, `in`, `.get`, `.items`.
+
+    A named field that the backend left out is there and None; what the backend added is there too.
+    """
+
+    model_config = ConfigDict(extra="allow")
+
+    def keys(self) -> list[str]:
+        """Names of all fields, those that the backend added last."""
+        return list(self._all())
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """The field, or `default` where there is none."""
+        return self._all().get(key, default)
+
+    def items(self) -> list[tuple[str, Any]]:
+        """Names and values."""
+        return list(self._all().items())
+
+    def values(self) -> list[Any]:
+        """Values, in the order of `keys`."""
+        return list(self._all().values())
+
+    def _all(self) -> dict[str, Any]:
+        # What the backend added may be called like one of our methods, so it is not looked up as an attribute.
+        return {name: getattr(self, name) for name in type(self).model_fields} | (self.model_extra or {})
+
+    def __getitem__(self, key: Any) -> Any:
+        return self._all()[key]
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._all()
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]  # as a dict iterates, not as pydantic does
+        return iter(self._all())
+
+
+class FleetAnswer(Entry):
+    """What every answer about the fleet carries besides.
+
+    Attributes:
+        stale: True where the backend could not be asked and this is the last that it said.
+        age: Seconds since the backend last said or confirmed it.
+    """
+
+    stale: bool = False
+    age: NonNegative = 0.0
+
+
+class FleetListing(FleetAnswer):
+    """An answer that is a list: it iterates, counts and indexes as one, and gives its fields by name."""
+
+    @abstractmethod
+    def entries(self) -> Sequence[Entry]:
+        """What it lists."""
+
+    def __len__(self) -> int:
+        return len(self.entries())
+
+    def __getitem__(self, key: Any) -> Any:
+        return super().__getitem__(key) if isinstance(key, str) else self.entries()[key]
+
+    def __contains__(self, key: object) -> bool:
+        return super().__contains__(key) if isinstance(key, str) else key in self.entries()
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]  # as a list iterates, not as pydantic does
+        return iter(self.entries())
+
+
+class FleetStatistics(FleetAnswer):
+    """Answer to `GET /fleet/{id}/statistics`. Metres, seconds; the score is 0 … 100."""
+
+    total_vehicles: Figure = None
+    active_vehicles: Figure = None
+    total_distance: Figure = None
+    total_trips: Figure = None
+    average_safety_score: Figure = None
+    total_alerts: Figure = None
+    critical_alerts: Figure = None
+    average_trip_duration: Figure = None
+
+
+class RankedVehicle(Entry):
+    """One vehicle; the metric asked for stands under its own name."""
+
+    vehicle_id: str
+
+
+class VehicleRankings(FleetListing):
+    """Answer to `GET /fleet/{id}/rankings`, best first."""
+
+    rankings: tuple[RankedVehicle, ...]
+
+    def entries(self) -> Sequence[Entry]:
+        """The vehicles, best first."""
+        return self.rankings
+
+
+class TrendPoint(Entry):
+    """One day, such as `2026-11-01`."""
+
+    date: str
+    value: Figure = None
+
+
+class FleetTrend(FleetListing):
+    """Answer to `GET /fleet/{id}/trends`, oldest first."""
+
+    metric: str | None = None
+    days: int | None = None
+    trend: tuple[TrendPoint, ...]
+
+    def entries(self) -> Sequence[Entry]:
+        """The days, oldest first."""
+        return self.trend
+
+
+class VehicleComparison(FleetAnswer):
+    """Answer to `GET /fleet/{id}/comparison`: metrics by vehicle."""
+
+    vehicles: dict[str, dict[str, Any]]
+
+
+class FleetAlert(Entry):
+    """One alert."""
+
+    vehicle_id: str | None = None
+    severity: str | None = None
+    message: str | None = None
+    timestamp: str | None = None
+
+
+class FleetAlerts(FleetListing):
+    """Answer to `GET /fleet/{id}/alerts`, newest first."""
+
+    alerts: tuple[FleetAlert, ...]
+
+    def entries(self) -> Sequence[Entry]:
+        """The alerts, newest first."""
+        return self.alerts
+
+
+class RankedDriver(Entry):
+    """One driver, by pseudonym; the metric asked for stands under its own name."""
+
+    driver_id: str
+
+
+class DriverLeaderboard(FleetListing):
+    """Answer to `GET /fleet/{id}/drivers/leaderboard`, best first."""
+
+    leaderboard: tuple[RankedDriver, ...]
+
+    def entries(self) -> Sequence[Entry]:
+        """The drivers, best first."""
+        return self.leaderboard
+
+
+class VehicleStatus(FleetAnswer):
+    """Answer to `GET /vehicles/{id}/status`."""
+
+    vehicle_id: str | None = None
+    status: str | None = None
+    last_seen: str | None = None
+
+
+class AggregateMetrics(FleetAnswer):
+    """What follows from the fleet's statistics; None where something needed was left out or is zero.
+
+    Attributes:
+        active_share: Of the vehicles, 0 … 1.
+        distance_per_vehicle: Metres.
+        distance_per_trip: Metres.
+        average_speed: m/s over all trips.
+    """
+
+    total_vehicles: Figure = None
+    active_vehicles: Figure = None
+    total_distance: Figure = None
+    total_trips: Figure = None
+    average_safety_score: Figure = None
+    total_alerts: Figure = None
+    critical_alerts: Figure = None
+    average_trip_duration: Figure = None
+    active_share: Figure = None
+    trips_per_vehicle: Figure = None
+    distance_per_vehicle: Figure = None
+    distance_per_trip: Figure = None
+    average_speed: Figure = None
+    alerts_per_100_km: Figure = None
+    critical_alerts_per_100_km: Figure = None
 
 
 def bounded(name: str, value: object, maximum: int) -> int:

@@ -8,8 +8,8 @@ import binascii
 import hashlib
 import json
 import re
-from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple, Protocol
 
 from sentinel_sync.base.errors import VerificationError
@@ -252,3 +252,173 @@ def _signature(text: str) -> bytes:
     if len(signature) != _SIGNATURE_BYTES:
         raise VerificationError(f"its signature is not base64 of {_SIGNATURE_BYTES} bytes")
     return signature
+
+
+def in_rollout(release: ModelRelease, vehicle_id: str) -> bool:
+    """Whether this vehicle belongs to the share that a release is for: the same answer each time it is asked."""
+    if release.rollout is None:
+        return True
+    digest = hashlib.sha256(f"{vehicle_id}\0{release.name}\0{release.version}".encode()).digest()
+    # 53 bits: what a float holds exactly, so that 1.0 is never reached.
+    return (int.from_bytes(digest[:8]) >> 11) / 2.0**53 < release.rollout
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What counts against a release on this vehicle.
+
+    Attributes:
+        installed: The version in use, or None.
+        newest_seen: The newest that was ever offered to this vehicle with a trusted signature, or None.
+        pinned: The only version that the operator wants, or None.
+        skipped: Versions that the operator has rolled back from: not taken again without being asked for.
+        bad: Why what failed on this vehicle did, by SHA-256 in hex: not taken again even when asked for.
+    """
+
+    installed: str | None = None
+    newest_seen: str | None = None
+    pinned: str | None = None
+    skipped: Sequence[str] = ()
+    bad: Mapping[str, str] = field(default_factory=dict)
+
+
+def check_version_allowed(name: str, version: str, standing: Standing) -> None:
+    """Let a version pass that leads forward, or that the operator has pinned (rollback and freeze attacks).
+
+    Raises:
+        VerificationError: It is not newer than what is installed, older than what was seen, or not the pinned one.
+    """
+    if standing.pinned is not None:
+        if version == standing.pinned:
+            return
+        raise VerificationError(f"{name} {version} is refused: the operator has pinned {standing.pinned}")
+    order = version_order(version)
+    if standing.installed is not None and order <= version_order(standing.installed):
+        raise VerificationError(f"{name} {version} is refused: it is not newer than {standing.installed}, in use")
+    if standing.newest_seen is not None and order < version_order(standing.newest_seen):
+        raise VerificationError(
+            f"{name} {version} is refused: {standing.newest_seen} was offered before: a listing from the past?"
+        )
+
+
+def check_not_bad(release: ModelRelease, standing: Standing) -> None:
+    """Let a release pass whose bytes have not failed here; a pin does not help, only that the operator forgives it.
+
+    Raises:
+        VerificationError: They have.
+    """
+    why = standing.bad.get(release.checksum)
+    if why is not None:
+        raise VerificationError(
+            f"{release.name} {release.version} is refused: it was found bad on this vehicle ({why}); to try it again,"
+            " forgive it first"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What a listing means for one model.
+
+    Attributes:
+        update: What to take, or None.
+        newest_seen: The newest that was ever offered with a trusted signature, or None.
+        refusals: Why releases were refused that are not simply the vehicle's past.
+        withdrawn: What is odd about a listing that ends before what was offered once, or None: a release was taken
+            back, or somebody shows an old listing (freeze attack).
+    """
+
+    update: ModelRelease | None
+    newest_seen: str | None
+    refusals: tuple[str, ...]
+    withdrawn: str | None = None
+
+
+def choose(
+    releases: Sequence[ModelRelease], standing: Standing, trust: Trust | None, vehicle_id: str, *, allow_unsigned: bool
+) -> Choice:
+    """Choose among the releases of one model: the newest that is genuine, for this vehicle, and leads forward.
+
+    What the operator has pinned is for this vehicle, whatever the rollout.
+
+    Args:
+        releases: All that is listed of one model.
+        standing: What counts against them.
+        trust: Whose signatures count, or None where the source has verified them itself.
+        vehicle_id: For the rollout.
+        allow_unsigned: For a bench.
+    """
+    genuine: list[ModelRelease] = []
+    refusals: list[str] = []
+    for release in releases:
+        try:
+            check_genuine(release, trust, allow_unsigned=allow_unsigned)
+        except VerificationError as error:
+            refusals.append(str(error))
+        else:
+            if release.version == standing.pinned or in_rollout(release, vehicle_id):
+                genuine.append(release)
+    seen = newest((standing.newest_seen, *(release.version for release in genuine)))
+    now = replace(standing, newest_seen=seen)
+    for release in sorted(genuine, key=lambda release: version_order(release.version), reverse=True):
+        if release.version == standing.installed or release.version in standing.skipped:
+            continue
+        if release.checksum in standing.bad:
+            continue  # known, and shown by itself
+        try:
+            check_version_allowed(release.name, release.version, now)
+        except VerificationError as error:
+            if standing.pinned is None and not is_history(release.version, standing.installed):
+                refusals.append(str(error))
+            continue
+        return Choice(release, seen, tuple(refusals), _withdrawn(genuine, seen))
+    return Choice(None, seen, tuple(refusals), _withdrawn(genuine, seen))
+
+
+def _withdrawn(genuine: Sequence[ModelRelease], seen: str | None) -> str | None:
+    offered = newest(release.version for release in genuine)
+    if offered is None or seen is None or version_order(offered) >= version_order(seen):
+        return None
+    return f"{seen} was offered before, and now nothing newer than {offered}: withdrawn, or a listing from the past"
+
+
+def choose_each(
+    releases: Sequence[ModelRelease],
+    standings: Mapping[str, Standing],
+    trust: Trust | None,
+    vehicle_id: str,
+    *,
+    allow_unsigned: bool,
+) -> dict[str, Choice]:
+    """Choose for every model that is listed; `standings` has those that something is known of.
+
+    A signature takes a tenth of a millisecond, so a long listing is no work for a host's loop.
+    """
+    by_name: dict[str, list[ModelRelease]] = {}
+    for release in releases:
+        by_name.setdefault(release.name, []).append(release)
+    return {
+        name: choose(group, standings.get(name, Standing()), trust, vehicle_id, allow_unsigned=allow_unsigned)
+        for name, group in by_name.items()
+    }
+
+
+def check_genuine(release: ModelRelease, trust: Trust | None, *, allow_unsigned: bool) -> None:
+    """Let a release pass whose names may touch a path and that those trusted have signed.
+
+    Args:
+        release: Which.
+        trust: Whose signatures count, or None where the source has verified it itself.
+        allow_unsigned: For a bench.
+
+    Raises:
+        VerificationError: It may not.
+    """
+    live_name(release.name, release.filename)
+    check_version(release.version)
+    if trust is not None:
+        verify(release, trust, allow_unsigned=allow_unsigned)
+
+
+def is_history(version: str, installed: str | None) -> bool:
+    """Whether a version is one that this vehicle has left behind, or has: listings have those too."""
+    return installed is not None and version_order(version) <= version_order(installed)

@@ -1,10 +1,164 @@
 """How models stand, for the status."""
 
+from dataclasses import dataclass
 from datetime import datetime
+from typing import TypedDict
 
 from pydantic import Field
 
-from sentinel_sync.base.status import StatusModel, TransferStatus
+from sentinel_sync.base.errors import SentinelSyncError
+from sentinel_sync.base.payloads import ModelRelease
+from sentinel_sync.base.status import StatusModel
+from sentinel_sync.base.transfer import TransferStatus
+from sentinel_sync.models.rules.installed import KeptVersion, ModelRecord
+
+
+class ModelUpdate(TypedDict):
+    """One entry of what `check_for_updates` answers: a genuine release that this vehicle may take."""
+
+    name: str
+    version: str
+    current_version: str | None
+    size: int
+    checksum: str
+    signature: str | None
+    key_id: str | None
+    released_at: str | None
+
+
+class InstalledModel(TypedDict):
+    """One entry of what `get_installed_models` answers; the first three as registry.json has them.
+
+    `probation_left` is in seconds, 0.0 where the version is proven.
+    """
+
+    version: str
+    installed_at: float
+    path: str
+    checksum: str | None
+    previous_version: str | None
+    pinned_version: str | None
+    probation_left: float
+
+
+class DownloadStatus(TypedDict):
+    """What `get_download_status` answers.
+
+    `status` is "unknown", "idle", "downloading", "validating", "installing", "held" (something forbids going on now),
+    "installed" or "failed"; `reason` says why it is held or failed. `rate` is in bytes per second, `time_left` in
+    seconds; None where nothing can be said yet. `bad_versions` failed on this vehicle: version, and why.
+    """
+
+    name: str
+    status: str
+    version: str | None
+    installed_version: str | None
+    received_bytes: int
+    total_bytes: int
+    rate: float | None
+    time_left: float | None
+    reason: str | None
+    bad_versions: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class InstallResult:
+    """What became of an installation. True where the runtime opens the version now.
+
+    Attributes:
+        reason: Why not, in words; None where it does.
+        error: The same as an error: VerificationError where it was refused, CloudError where the network failed
+            (HeldError where a download may not be now), StoreError where the disk did.
+        waiting: Whether it is on the vehicle, verified, and is switched to by itself when what `reason` says is over.
+    """
+
+    installed: bool
+    name: str
+    version: str
+    reason: str | None = None
+    error: SentinelSyncError | None = None
+    waiting: bool = False
+
+    def __bool__(self) -> bool:
+        return self.installed
+
+
+def update_of(release: ModelRelease, installed: str | None) -> ModelUpdate:
+    """Tell of a release that may be taken."""
+    return ModelUpdate(
+        name=release.name,
+        version=release.version,
+        current_version=installed,
+        size=release.size,
+        checksum=release.checksum,
+        signature=release.signature,
+        key_id=release.key_id,
+        released_at=release.released_at,
+    )
+
+
+def installed_model(record: ModelRecord, installed: KeptVersion, path: str) -> InstalledModel:
+    """Tell of what the runtime opens at `path`."""
+    return InstalledModel(
+        version=installed.version,
+        installed_at=installed.installed_at,
+        path=path,
+        checksum=installed.checksum,
+        previous_version=None if record.previous is None else record.previous.version,
+        pinned_version=record.pinned,
+        probation_left=0.0 if record.probation is None else record.probation.left,
+    )
+
+
+def download_status(
+    record: ModelRecord | None, name: str, *, progress: TransferStatus | None, refusal: str | None, held: str | None
+) -> DownloadStatus:
+    """Put together what is known of a model.
+
+    Args:
+        record: What is on this vehicle, or None where nothing ever was.
+        name: Of the model.
+        progress: What is being done about it now, or None.
+        refusal: Why what was offered of it was refused, or None.
+        held: Why what is wanted of it waits, or None.
+    """
+    installed = None if record is None else record.standing.installed
+    failure = refusal if record is None or record.failure is None else record.failure
+    version = installed
+    if progress is not None:
+        status, reason, version = progress.phase, None, progress.version
+    elif held is not None:
+        status, reason = "held", held
+        if record is not None and record.staged is not None:
+            version = record.staged.release.version
+    elif failure is not None:
+        status, reason = "failed", failure
+    else:
+        status, reason = ("unknown" if record is None else "installed" if installed else "idle"), None
+    return DownloadStatus(
+        name=name,
+        status=status,
+        version=version,
+        installed_version=installed,
+        received_bytes=0 if progress is None else progress.done_bytes,
+        total_bytes=0 if progress is None else progress.total_bytes,
+        rate=None if progress is None else progress.rate,
+        time_left=None if progress is None else progress.time_left,
+        reason=reason,
+        bad_versions={} if record is None else {bad.version: bad.reason for bad in record.bad},
+    )
+
+
+def _transfer_shown(progress: TransferStatus) -> TransferStatus:
+    return TransferStatus(
+        name=progress.name,
+        part=progress.version,
+        phase=progress.phase,
+        done_bytes=progress.done_bytes,
+        total_bytes=progress.total_bytes,
+        rate=progress.rate,
+        time_left=progress.time_left,
+    )
 
 
 class BadVersionStatus(StatusModel):
@@ -51,3 +205,28 @@ class ModelCheckStatus(StatusModel):
 
     checked_at: datetime | None
     failure: str | None
+
+
+def model_shown(
+    record: ModelRecord, status: DownloadStatus, progress: TransferStatus | None, available: str | None
+) -> ModelStatus:
+    """Put together what the agent's status shows of a model.
+
+    Args:
+        record: What is on this vehicle.
+        status: As `download_status` says it.
+        progress: What is being done about it now, or None.
+        available: A version that may be taken, or None.
+    """
+    return ModelStatus(
+        name=record.name,
+        status=status["status"],
+        installed=status["installed_version"],
+        available=available,
+        previous=None if record.previous is None else record.previous.version,
+        pinned=record.pinned,
+        bad_versions=[BadVersionStatus(version=bad.version, reason=bad.reason) for bad in record.bad],
+        probation_left=0.0 if record.probation is None else record.probation.left,
+        reason=status["reason"],
+        under_way=None if progress is None else _transfer_shown(progress),
+    )

@@ -36,10 +36,9 @@ from sentinel_sync.base.errors import (
     VerificationError,
 )
 from sentinel_sync.base.privacy import loggable_text
-from sentinel_sync.models.rules.freshness import ROLES, Mark, Memory, Verified, utc_text
-from sentinel_sync.models.rules.targets import SignedTarget
+from sentinel_sync.models.rules.tuf import ROLES, Mark, Memory, SignedTarget, Verified, utc_text
 from sentinel_sync.models.tuf.fetcher import LARGEST_FILE
-from sentinel_sync.models.tuf.refresh_request import Errand, Fetch, Refreshed, anchor_of, read_anchor
+from sentinel_sync.models.tuf.refresh_request import Fetch, RefreshRequest, RefreshResult, anchor_of, read_anchor
 
 #: The folder of one repository's cache, below the one that is given: the first digits of its anchor.
 _CACHE_NAME = re.compile(r"[0-9a-f]{16}")
@@ -56,26 +55,26 @@ _NOTHING_IS_TOUCHED = "nothing new is taken, what is installed stays in use"
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
-def refresh(errand: Errand, fetch: Fetch) -> Refreshed:
+def refresh(request: RefreshRequest, fetch: Fetch) -> RefreshResult:
     """Bring the cache up to date and say what the repository's targets are.
 
     Args:
-        errand: What to refresh.
+        request: What to refresh.
         fetch: Fetches a URL's bytes, at most so many; raises CloudError and VerificationError.
 
     Raises:
         ConfigurationError: The root file cannot be used.
         StoreError: The cache cannot be written.
     """
-    anchor = read_anchor(errand.root_file)
+    anchor = read_anchor(request.root_file)
     digest = anchor_of(anchor)
-    memory = errand.memory if errand.memory is not None and errand.memory.anchor == digest else Memory(digest)
-    memory = memory.aged(errand.surely)
-    reference = memory.reference(errand.now)
+    memory = request.memory if request.memory is not None and request.memory.anchor == digest else Memory(digest)
+    memory = memory.aged(request.trusted_now)
+    reference = memory.reference(request.now)
     try:
-        cache = _prepare(errand.folder, digest[:16])
-        updater = _updater(anchor, cache, errand.metadata_url, fetch, reference)
-        return _refresh(updater, memory, reference, memory.reference(errand.surely))
+        cache = _prepare(request.folder, digest[:16])
+        updater = _updater(anchor, cache, request.metadata_url, fetch, reference)
+        return _refresh(updater, memory, reference, memory.reference(request.trusted_now))
     except OSError as error:
         kind = StoreFullError if error.errno in _NO_ROOM else StoreError
         raise kind(f"the cache of TUF metadata in the state folder cannot be written: {error.strerror}") from None
@@ -122,24 +121,24 @@ def _updater(anchor: bytes, cache: Path, metadata_url: str, fetch: Fetch, refere
         raise _no_root(error) from None
 
 
-def _refresh(updater: "_DatedUpdater", memory: Memory, reference: float, surely: float) -> Refreshed:
+def _refresh(updater: "_DatedUpdater", memory: Memory, reference: float, trusted_now: float) -> RefreshResult:
     try:
         updater.refresh()
         verified = updater.verified()
         memory.check(verified)
     except DownloadError as error:
-        return Refreshed(memory.learned(updater.verified()), reference, error=_download_fault(error))
+        return RefreshResult(memory.learned(updater.verified()), reference, error=_download_fault(error))
     except ExpiredMetadataError:
         role, mark = updater.expired()
         verified = updater.verified()
         verified = replace(verified, marks={**verified.marks, role: mark})
-        learned = memory.learned(verified, {role} if mark.expires <= surely else ())
-        return Refreshed(learned, reference, error=_expiry(role, mark, reference))
+        learned = memory.learned(verified, {role} if mark.expires <= trusted_now else ())
+        return RefreshResult(learned, reference, error=_expiry(role, mark, reference))
     except RepositoryError as error:
-        return Refreshed(memory.learned(updater.verified()), reference, error=_refusal(error))
+        return RefreshResult(memory.learned(updater.verified()), reference, error=_refusal(error))
     except VerificationError as error:  # older than what the memory holds: nothing to learn from it
-        return Refreshed(memory, reference, error=error)
-    return Refreshed(
+        return RefreshResult(memory, reference, error=error)
+    return RefreshResult(
         memory.learned(verified),
         reference,
         verified,

@@ -6,15 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sentinel_sync.base.errors import ConfigurationError, SentinelSyncError
-from sentinel_sync.models.rules.freshness import Memory, Verified
-from sentinel_sync.models.rules.targets import SignedTarget
+from sentinel_sync.models.rules.tuf import Memory, SignedTarget, Verified
 
 #: Fetches the file at a URL, of at most so many bytes. Blocks; raises CloudError and VerificationError.
 Fetch = Callable[[str, int], bytes]
 
 
 @dataclass(frozen=True, slots=True)
-class Errand:
+class RefreshRequest:
     """What to refresh.
 
     Attributes:
@@ -23,7 +22,7 @@ class Errand:
         folder: Where caches lie, one folder for each root file.
         memory: Of this repository, or of another one, or None.
         now: The time to judge expiry by, but for the memory's, seconds since the epoch.
-        surely: The time that nobody contradicts: what has expired by it stays expired.
+        trusted_now: The time that nobody contradicts: what has expired by it stays expired.
     """
 
     metadata_url: str
@@ -31,11 +30,11 @@ class Errand:
     folder: Path
     memory: Memory | None
     now: float
-    surely: float
+    trusted_now: float
 
 
 @dataclass(frozen=True, slots=True)
-class Refreshed:
+class RefreshResult:
     """What came of it.
 
     Attributes:

@@ -19,11 +19,10 @@ from sentinel_sync.base.payloads import ModelRelease
 from sentinel_sync.base.threads import run_to_end
 from sentinel_sync.cloud.client import CloudAPIClient
 from sentinel_sync.cloud.rules.answers import rfc3339
-from sentinel_sync.models.catalogue import FileAddress, Offer
-from sentinel_sync.models.rules.freshness import Memory, Verified, passed
-from sentinel_sync.models.rules.targets import FoundModel, models_among
+from sentinel_sync.models.rules.tuf import FoundModel, Memory, Verified, models_among, passed
+from sentinel_sync.models.sources import FileAddress, Offer
 from sentinel_sync.models.tuf.fetcher import run_fetching
-from sentinel_sync.models.tuf.refresh_request import Errand, Fetch, Refreshed, anchor_of, read_anchor
+from sentinel_sync.models.tuf.refresh_request import Fetch, RefreshRequest, RefreshResult, anchor_of, read_anchor
 from sentinel_sync.settings import ModelSource
 from sentinel_sync.store.documents import Documents
 from sentinel_sync.store.timekeeper import Timekeeper
@@ -162,15 +161,15 @@ class TufOffers:
 
     async def _refresh(self) -> _Listing:
         machine, backend = self._times()
-        errand = Errand(
+        request = RefreshRequest(
             self._metadata_url,
             self._root_file,
             self._folder,
             self._memory,
             now=max(machine, backend),
-            surely=min(machine, backend),
+            trusted_now=min(machine, backend),
         )
-        refreshed, found, left_aside = await run_fetching(self._client, self._clock, partial(_carry_out, errand))
+        refreshed, found, left_aside = await run_fetching(self._client, self._clock, partial(_carry_out, request))
         stamps = [stamp for each in found if (stamp := rfc3339(each.release.released_at)) is not None]
         memory, verified = refreshed.memory, refreshed.verified
         if verified is not None:
@@ -194,7 +193,7 @@ def _is_anchor(root_file: Path, anchor: str) -> bool:
         return False  # the next check says so
 
 
-def _carry_out(errand: Errand, fetch: Fetch) -> tuple[Refreshed, tuple[FoundModel, ...], tuple[str, ...]]:
+def _carry_out(request: RefreshRequest, fetch: Fetch) -> tuple[RefreshResult, tuple[FoundModel, ...], tuple[str, ...]]:
     """Refresh, and read the targets. Blocks."""
     try:
         # In the thread and not before the first check: it loads python-tuf.
@@ -203,11 +202,13 @@ def _carry_out(errand: Errand, fetch: Fetch) -> tuple[Refreshed, tuple[FoundMode
         raise ConfigurationError(
             f"cloud.models.source is tuf, which needs python-tuf: install sentinel-sync[tuf] ({error.name} is missing)"
         ) from None
-    refreshed = refresh(errand, fetch)
+    refreshed = refresh(request, fetch)
     return refreshed, *models_among(refreshed.targets, consistent=refreshed.consistent)
 
 
-def _report(refreshed: Refreshed, verified: Verified, found: Sequence[FoundModel], left_aside: Sequence[str]) -> None:
+def _report(
+    refreshed: RefreshResult, verified: Verified, found: Sequence[FoundModel], left_aside: Sequence[str]
+) -> None:
     for reason in left_aside[:_MOST_LINES]:
         logger.warning("models.entry: a target is left aside: %s", reason)
     if len(left_aside) > _MOST_LINES:

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 
 from sentinel_sync.base.timekeeping import EARLIEST_PLAUSIBLE, LATEST_PLAUSIBLE, ClockStamp
-from sentinel_sync.network.rules.traffic import NAMES, Link, TrafficClass
+from sentinel_sync.network.rules.traffic import NAMES, BudgetStatus, Link, TrafficClass
 
 #: For all links together.
 ANY = "any"
@@ -48,21 +48,6 @@ class Limit:
     link: str
     period: Period
     limit_bytes: int
-
-
-@dataclass(frozen=True, slots=True)
-class BudgetUse:
-    """How a budget stands.
-
-    Attributes:
-        resets_at: When it begins anew: wall time, seconds since the epoch.
-    """
-
-    link: str
-    period: Period
-    used_bytes: int
-    limit_bytes: int
-    resets_at: float
 
 
 #: Bytes by link, by day; a day is counted in days since the epoch (UTC).
@@ -205,18 +190,18 @@ def resets_at(period: Period, day: int) -> float:
     return ((first + timedelta(days=32)).replace(day=1)).timestamp()
 
 
-def standing(limits: Sequence[Limit], accounts: Accounts) -> tuple[BudgetUse, ...]:
+def budget_status(limits: Sequence[Limit], accounts: Accounts) -> list[BudgetStatus]:
     """How all budgets stand."""
-    return tuple(
-        BudgetUse(
-            limit.link,
-            limit.period,
-            accounts.used(limit.link, limit.period),
-            limit.limit_bytes,
-            resets_at(limit.period, accounts.today),
+    return [
+        BudgetStatus(
+            link=limit.link,
+            period=limit.period,
+            used_bytes=accounts.used(limit.link, limit.period),
+            limit_bytes=limit.limit_bytes,
+            resets_at=resets_at(limit.period, accounts.today),
         )
         for limit in limits
-    )
+    ]
 
 
 def spent(traffic: TrafficClass, link: Link, limits: Sequence[Limit], accounts: Accounts) -> Limit | None:

@@ -4,6 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum, StrEnum
 
+from pydantic import Field
+
+from sentinel_sync.base.status import StatusModel
+
 
 class TrafficClass(StrEnum):
     """What something is sent or fetched for, most important first."""
@@ -158,3 +162,46 @@ def why_unfit(traffic: TrafficClass, network: NetworkCondition, *, quiet: bool) 
     if quiet:
         return f"a trip is under way (cloud.quiet_during_trip): {name} wait for its end"
     return None
+
+
+class BudgetStatus(StatusModel):
+    """How much of a data budget is used, bytes.
+
+    Attributes:
+        link: The class of link that it is for, or `any`.
+        period: `day` or `month`: calendar ones (UTC).
+        resets_at: When it begins anew: wall time, seconds since the epoch.
+    """
+
+    link: str
+    period: str
+    used_bytes: int
+    limit_bytes: int
+    resets_at: float = 0.0
+
+
+class LinkStatus(StatusModel):
+    """What was used over one link, bytes; days and months are calendar ones (UTC)."""
+
+    link: str
+    day_bytes: int
+    month_bytes: int
+
+
+class NetworkStatus(StatusModel):
+    """What the network may cost now.
+
+    Attributes:
+        link: Class of the link: wifi, cellular, ethernet, other.
+        source: Whose word that is, to be read after "the network is metered".
+        budgets: How those that are set stand.
+        held: Why which kind of traffic waits; those that may go are not in it.
+        usage: What was used over each link that was used in this month.
+    """
+
+    link: Link
+    metered: bool
+    source: str
+    budgets: list[BudgetStatus]
+    held: dict[str, str]
+    usage: list[LinkStatus] = Field(default_factory=list)

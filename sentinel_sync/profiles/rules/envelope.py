@@ -8,9 +8,8 @@ import pydantic_core
 from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 
 from sentinel_sync.base.errors import ProfileError
-from sentinel_sync.profiles.rules.descent import Cloud, Known, plain_cloud
-from sentinel_sync.profiles.rules.fields import canonical, digest
-from sentinel_sync.profiles.rules.merge import ProfileState, render
+from sentinel_sync.profiles.rules.history import Cloud, Known, plain_cloud
+from sentinel_sync.profiles.rules.merge import ProfileState, canonical, digest, render
 
 #: A profile with all its merge state stays below this (bytes of JSON); a real one has a few thousand.
 MAX_BYTES = 2 << 20

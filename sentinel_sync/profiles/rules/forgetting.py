@@ -8,9 +8,8 @@ profile. Where that cannot be told it goes: to enrol once more is less than to b
 from dataclasses import replace
 
 from sentinel_sync.base.timekeeping import EARLIEST_PLAUSIBLE
-from sentinel_sync.profiles.rules.descent import Known
-from sentinel_sync.profiles.rules.fields import Moment
-from sentinel_sync.profiles.rules.merge import Base, ProfileState
+from sentinel_sync.profiles.rules.history import Known
+from sentinel_sync.profiles.rules.merge import Base, Moment, ProfileState
 
 #: A vehicle's clock may be ahead by so much (microseconds) before its "later than the forgetting" is not believed.
 _BELIEVED_AHEAD = 86_400 * 1_000_000

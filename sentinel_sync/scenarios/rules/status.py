@@ -2,12 +2,16 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TypedDict
 
-from sentinel_sync.base.progress import TransferProgress
+from pydantic import Field
+
+from sentinel_sync.base.status import StatusModel
 from sentinel_sync.base.timekeeping import moment
+from sentinel_sync.base.transfer import TransferStatus
+from sentinel_sync.scenarios.rules.lifecycle import DELETED_UNSENT
 from sentinel_sync.scenarios.rules.plan import Consent, Part, ScenarioPlan
-from sentinel_sync.scenarios.rules.retention import DELETED_UNSENT
 
 
 class ScenarioStatus(TypedDict):
@@ -40,41 +44,6 @@ class ScenarioStatus(TypedDict):
     time_left: float | None
     notes: dict[str, str]
     warning: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class UploadProgress:
-    """What is under way, as `on_progress` tells it.
-
-    Attributes:
-        part: The file of the recording.
-        phase: `compressing` or `uploading`.
-        done_bytes: Of the part, so far: of the original while it is compressed, then of what travels.
-        total_bytes: All of that.
-        rate: Bytes per second of late, or None where nothing was seen yet.
-        time_left: Seconds for this phase of this part, or None where nothing can be said.
-    """
-
-    scenario_id: str
-    part: str
-    phase: str
-    done_bytes: int
-    total_bytes: int
-    rate: float | None
-    time_left: float | None
-
-    @classmethod
-    def of(cls, scenario_id: str, part: str, phase: str, progress: TransferProgress) -> "UploadProgress":
-        """Name a transfer."""
-        return cls(
-            scenario_id,
-            part,
-            phase,
-            progress.done_bytes,
-            progress.total_bytes,
-            progress.rate,
-            progress.time_left,
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,43 +89,14 @@ class Outlook:
 
     held: str | None = None
     paused: str | None = None
-    going: UploadProgress | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Snapshot:
-    """All about recordings at one instant, for the status file and the console.
-
-    Attributes:
-        consent: The decision in force, or None where none was ever made.
-        in_force: Whether it allows sending under `policy_version`.
-        held: Why nothing may leave now, or None.
-        under_way: What is being prepared, compressed or sent, or None.
-        set_aside: How many need a person: set aside by the backend's word, or refused as they are.
-        deleted: Recordings that the retention settings deleted.
-        deleted_unsent: Those of them that had not been sent.
-        reasons: Why those that need a person do, by scenario: the first few.
-    """
-
-    consent: Consent | None
-    in_force: bool
-    policy_version: str
-    held: str | None
-    under_way: UploadProgress | None
-    queued: int
-    uploaded: int
-    set_aside: int
-    dropped: int
-    deleted: int
-    deleted_unsent: int
-    reasons: dict[str, str]
+    going: TransferStatus | None = None
 
 
 def status_of(scenario_id: str, plan: ScenarioPlan | None, there: Whereabouts, outlook: Outlook) -> ScenarioStatus:
     """Put together what is known."""
     going = outlook.going
     # What another process heard from the agent may be some seconds old.
-    if going is not None and (going.scenario_id != scenario_id or (plan is not None and plan.uploaded_at is not None)):
+    if going is not None and (going.name != scenario_id or (plan is not None and plan.uploaded_at is not None)):
         going = None
     status, reason = _standing(plan, there, outlook, is_going=going is not None)
     if status != "uploading":
@@ -236,7 +176,7 @@ def _standing(
     return "queued", there.reason or outlook.paused
 
 
-def _travelled(plan: ScenarioPlan, going: UploadProgress | None) -> int:
+def _travelled(plan: ScenarioPlan, going: TransferStatus | None) -> int:
     """Of the part that is being sent, the share that has gone, in bytes as on disk."""
     if going is None or going.phase != "uploading" or not going.total_bytes:
         return 0
@@ -250,3 +190,31 @@ def _note(part: Part) -> str | None:
 
 def _shown(at: float | None) -> str | None:
     return None if at is None else moment(at).isoformat()
+
+
+class ScenariosStatus(StatusModel):
+    """Recordings.
+
+    Attributes:
+        consent: Whether the driver consents, under the policy in force.
+        consent_at: When the decision was made, or None where there is none.
+        held: Why nothing may leave now, or None.
+        under_way: What is being prepared, compressed or sent now, or None.
+        set_aside: How many need a person.
+        deleted: How many the retention settings deleted, and …
+        deleted_unsent: … how many of them had not been sent.
+        reasons: Why those that need a person do, by scenario: the first few.
+    """
+
+    consent: bool
+    consent_at: datetime | None
+    policy_version: str
+    held: str | None
+    under_way: TransferStatus | None
+    queued: int
+    uploaded: int
+    set_aside: int
+    dropped: int
+    deleted: int = 0
+    deleted_unsent: int = 0
+    reasons: dict[str, str] = Field(default_factory=dict)

@@ -3,8 +3,17 @@
 import pytest
 from pydantic import ValidationError
 
-from sentinel_sync.fleet.rules.answers import FleetStatistics, FleetTrend, VehicleRankings
-from sentinel_sync.fleet.rules.queries import MAX_LIMIT, aggregate, bounded, compared, identifier, word
+from sentinel_sync.fleet.rules.queries import (
+    MAX_LIMIT,
+    FleetStatistics,
+    FleetTrend,
+    VehicleRankings,
+    aggregate,
+    bounded,
+    compared,
+    identifier,
+    word,
+)
 
 
 @pytest.mark.parametrize("limit", [0, -1, 10**9, MAX_LIMIT + 1, True, 1.5, "10", None])

@@ -3,16 +3,18 @@
 import pytest
 
 from sentinel_sync.base.payloads import ModelRelease
-from sentinel_sync.models.rules.answers import DownloadProgress, InstallResult, download_status, model_shown
-from sentinel_sync.models.rules.installed import BadVersion, KeptVersion, ModelRecord, StagedVersion
-from sentinel_sync.models.rules.trial import Probation
+from sentinel_sync.base.transfer import TransferStatus
+from sentinel_sync.models.rules.installed import BadVersion, KeptVersion, ModelRecord, Probation, StagedVersion
+from sentinel_sync.models.rules.status import InstallResult, download_status, model_shown
 
 INSTALLED = KeptVersion("v1", "m.pt", 5.0, 100, "1" * 64)
 RECORD = ModelRecord("m", installed=INSTALLED)
 FAILED = ModelRecord("m", installed=INSTALLED, failure="no space")
 RELEASE = ModelRelease(name="m", version="v2", size=100, checksum="2" * 64)
 STAGED = ModelRecord("m", installed=INSTALLED, staged=StagedVersion(RELEASE, "m.pt"))
-UNDER_WAY = DownloadProgress("m", "v2", "downloading", 40, 100, 10.0, 6.0)
+UNDER_WAY = TransferStatus(
+    name="m", part="v2", phase="downloading", done_bytes=40, total_bytes=100, rate=10.0, time_left=6.0
+)
 
 
 @pytest.mark.parametrize(
@@ -32,7 +34,7 @@ UNDER_WAY = DownloadProgress("m", "v2", "downloading", 40, 100, 10.0, 6.0)
 )
 def test_what_matters_most_is_said(
     record: ModelRecord | None,
-    progress: DownloadProgress | None,
+    progress: TransferStatus | None,
     refusal: str | None,
     held: str | None,
     said: tuple[str, str | None, str | None],

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from sentinel_sync.base.errors import VerificationError
-from sentinel_sync.models.rules.freshness import ROLES, Mark, Memory, Verified, passed
+from sentinel_sync.models.rules.tuf import ROLES, Mark, Memory, Verified, passed
 
 KEYS = ("k1", "k2")
 NOW = 1_780_000_000.0

@@ -3,8 +3,7 @@
 from dataclasses import replace
 
 from sentinel_sync.base.payloads import ModelRelease
-from sentinel_sync.models.rules.installed import BadVersion, KeptVersion, ModelRecord, StagedVersion
-from sentinel_sync.models.rules.trial import Probation
+from sentinel_sync.models.rules.installed import BadVersion, KeptVersion, ModelRecord, Probation, StagedVersion
 
 
 def kept(version: str, live: str = "m.pt") -> KeptVersion:

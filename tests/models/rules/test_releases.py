@@ -24,11 +24,14 @@ from sentinel_sync.cloud.rules.download import (
     next_step,
     range_headers,
 )
-from sentinel_sync.models.rules.choice import choose
 from sentinel_sync.models.rules.releases import (
+    Standing,
     Trust,
     check_name,
     check_version,
+    check_version_allowed,
+    choose,
+    in_rollout,
     key_id,
     live_name,
     manifest,
@@ -38,7 +41,6 @@ from sentinel_sync.models.rules.releases import (
     version_order,
 )
 from sentinel_sync.models.rules.schedule import CheckSchedule
-from sentinel_sync.models.rules.standing import Standing, check_version_allowed, in_rollout
 
 KEY, OTHER_KEY = Ed25519PrivateKey.from_private_bytes(b"k" * 32), Ed25519PrivateKey.from_private_bytes(b"o" * 32)
 RAW, OTHER_RAW = raw_key(KEY.public_key()), raw_key(OTHER_KEY.public_key())

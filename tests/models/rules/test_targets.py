@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from sentinel_sync.base.errors import VerificationError
-from sentinel_sync.models.rules.targets import SignedTarget, models_among, release_of
+from sentinel_sync.models.rules.tuf import SignedTarget, models_among, release_of
 
 SUM = "ab" * 32
 NAMED = {"name": "gaze", "version": "v1.2.0"}

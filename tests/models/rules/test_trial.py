@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sentinel_sync.models.rules.trial import Failed, Passed, Probation, Untried, verdict_of_exit
+from sentinel_sync.models.rules.installed import Failed, Passed, Probation, Untried, verdict_of_exit
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from pydantic import SecretStr
 from sentinel_sync.base.clock import SystemClock
 from sentinel_sync.base.errors import SentinelSyncError
 from sentinel_sync.cloud.client import CloudAPIClient
-from sentinel_sync.models.catalogue import Offer
+from sentinel_sync.models.sources import Offer
 from sentinel_sync.models.tuf import refresh as tuf_refresh  # noqa: F401 - loads python-tuf, so that no fork has to
 from sentinel_sync.models.tuf.source import TufOffers
 from sentinel_sync.settings import CloudSettings, ModelSource

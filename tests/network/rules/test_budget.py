@@ -14,11 +14,11 @@ from sentinel_sync.network.rules.budget import (
     Accounts,
     Limit,
     Period,
+    budget_status,
     data_size,
     month_of,
     resets_at,
     spent,
-    standing,
     why_spent,
 )
 from sentinel_sync.network.rules.traffic import Link, TrafficClass
@@ -272,7 +272,7 @@ def test_a_period_ends_when_the_calendar_says(period: Period, now: str, then: st
 
 def test_budgets_are_shown_as_they_stand(book: Book) -> None:
     book.accounts.book(Link.CELLULAR, 12)
-    (use,) = standing([CELLULAR_DAY], book.accounts)
+    (use,) = budget_status([CELLULAR_DAY], book.accounts)
     assert (use.link, use.period, use.used_bytes, use.limit_bytes) == (Link.CELLULAR, Period.DAY, 12, 1000)
     assert use.resets_at == at("2026-11-24T00:00")
     assert month_of(book.accounts.today) == (2026, 11)

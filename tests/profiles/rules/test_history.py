@@ -11,9 +11,8 @@ from typing import Any, Literal, NamedTuple
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sentinel_sync.profiles.rules.changes import Merged, merge
-from sentinel_sync.profiles.rules.descent import Cloud, Known, confirmed, dropped
 from sentinel_sync.profiles.rules.envelope import envelope, known_bytes, known_from, opened, state_digest
+from sentinel_sync.profiles.rules.history import Cloud, Known, Merged, confirmed, dropped, merge
 from sentinel_sync.profiles.rules.merge import ProfileState, join
 
 VEHICLES = 3

@@ -8,8 +8,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sentinel_sync.base.errors import ProfileError
-from sentinel_sync.profiles.rules.changes import merge
-from sentinel_sync.profiles.rules.descent import Cloud, Known, confirmed, plain_cloud
 from sentinel_sync.profiles.rules.envelope import (
     MAX_BYTES,
     detached,
@@ -21,10 +19,12 @@ from sentinel_sync.profiles.rules.envelope import (
     profile_in,
     state_digest,
 )
-from sentinel_sync.profiles.rules.fields import MAX_READINGS, Moment, read_profile
+from sentinel_sync.profiles.rules.history import Cloud, Known, confirmed, merge, plain_cloud
 from sentinel_sync.profiles.rules.merge import (
+    MAX_READINGS,
     Contribution,
     Entry,
+    Moment,
     ProfileState,
     Register,
     Stamp,
@@ -32,6 +32,7 @@ from sentinel_sync.profiles.rules.merge import (
     from_plain,
     join,
     plain_contributor,
+    read_profile,
     render,
     total,
 )

@@ -3,11 +3,17 @@
 import pytest
 from pydantic import JsonValue
 
-from sentinel_sync.scenarios.rules.arrival import PATIENCE, Sight, priority_of
-from sentinel_sync.scenarios.rules.consent import appeared_while_withdrawn, made_while_withdrawn
-from sentinel_sync.scenarios.rules.order import HEAD_START, turn
+from sentinel_sync.scenarios.rules.lifecycle import (
+    HEAD_START,
+    PATIENCE,
+    Sight,
+    appeared_while_withdrawn,
+    is_past,
+    made_while_withdrawn,
+    priority_of,
+    turn,
+)
 from sentinel_sync.scenarios.rules.plan import Consent, Priority
-from sentinel_sync.scenarios.rules.retention import is_past
 
 NOW = 1_780_000_000.0
 HOUR = 3600.0

@@ -4,14 +4,9 @@ from dataclasses import replace
 
 import pytest
 
+from sentinel_sync.base.transfer import TransferStatus
 from sentinel_sync.scenarios.rules.plan import Consent, Part, PartFile, PartKind, Priority, ScenarioPlan
-from sentinel_sync.scenarios.rules.status import (
-    Outlook,
-    UploadProgress,
-    Whereabouts,
-    sent_parts,
-    status_of,
-)
+from sentinel_sync.scenarios.rules.status import Outlook, Whereabouts, sent_parts, status_of
 
 NOW = 1_780_000_000.0
 CONSENT = Consent(True, NOW - 60.0, "2")
@@ -19,7 +14,9 @@ VIDEO = Part(PartKind.VIDEO, "bev.mp4", 1000, 1)
 METADATA = Part(PartKind.METADATA, "metadata.json", 10, 1)
 PLAN = ScenarioPlan("s1", "/recordings/s1", Priority.HIGH, NOW, (METADATA, VIDEO))
 QUEUED = Whereabouts(queued=True)
-GOING = UploadProgress("s1", "bev.mp4", "uploading", 100, 400, 50.0, 6.0)
+GOING = TransferStatus(
+    name="s1", part="bev.mp4", phase="uploading", done_bytes=100, total_bytes=400, rate=50.0, time_left=6.0
+)
 
 
 @pytest.mark.parametrize(
@@ -31,7 +28,7 @@ GOING = UploadProgress("s1", "bev.mp4", "uploading", 100, 400, 50.0, 6.0)
         (PLAN, QUEUED, Outlook(paused="asked to wait"), ("queued", "asked to wait")),
         (PLAN, QUEUED, Outlook(held="metered"), ("held", "metered")),
         (PLAN, QUEUED, Outlook(held="metered", going=GOING), ("uploading", None)),
-        (PLAN, QUEUED, Outlook(going=replace(GOING, scenario_id="s2")), ("queued", None)),
+        (PLAN, QUEUED, Outlook(going=GOING.model_copy(update={"name": "s2"})), ("queued", None)),
         (PLAN, Whereabouts(True, True, "422"), Outlook(held="metered"), ("set_aside", "422")),
         (PLAN, Whereabouts(), Outlook(), ("dropped", "it was taken out of the queue")),
         (replace(PLAN, dropped="withdrawn"), Whereabouts(), Outlook(), ("dropped", "withdrawn")),
@@ -59,7 +56,7 @@ def test_what_is_under_way_is_shown_with_its_rate_and_counts_as_sent_in_proporti
     assert (status["phase"], status["part"], status["rate"], status["time_left"]) == ("uploading", "bev.mp4", 50.0, 6.0)
     assert (status["part_bytes"], status["part_total_bytes"]) == (100, 400)
     assert (status["sent_bytes"], status["total_bytes"]) == (10 + 250, 1010)
-    compressing = status_of("s1", plan, QUEUED, Outlook(going=replace(GOING, phase="compressing")))
+    compressing = status_of("s1", plan, QUEUED, Outlook(going=GOING.model_copy(update={"phase": "compressing"})))
     assert compressing["sent_bytes"] == 10
 
 

@@ -14,7 +14,7 @@ from sentinel_sync.base.errors import (
     RejectedError,
     UnreachableError,
 )
-from sentinel_sync.store.rules.verdict import Defer, Release, SetAside, retry_decision
+from sentinel_sync.store.rules.outbox import Defer, Release, SetAside, retry_decision
 
 
 @pytest.mark.parametrize("error", [HeldError("closed"), CredentialError("refused", status=401)])

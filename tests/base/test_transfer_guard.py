@@ -5,8 +5,7 @@ import asyncio
 import pytest
 
 from sentinel_sync.base.errors import HeldError, StoreError
-from sentinel_sync.base.events import EventPublisher
-from sentinel_sync.scenarios.active_upload import ASK_AGAIN, ActiveUpload, under_way
+from sentinel_sync.base.transfer import ASK_AGAIN_SECONDS, TransferGuard
 from tests.fakes.clock import FakeClock
 
 
@@ -17,7 +16,7 @@ class Permission:
         self.answer: str | Exception | None = None
         self.asked = 0
 
-    async def blocked_reason(self, _: ActiveUpload) -> str | None:
+    async def blocked_reason(self) -> str | None:
         self.asked += 1
         if isinstance(self.answer, Exception):
             raise self.answer
@@ -25,7 +24,7 @@ class Permission:
 
 
 async def work_for_ever(permission: Permission, clock: FakeClock, again: asyncio.Event) -> None:
-    async with under_way("s1", permission.blocked_reason, again, news=EventPublisher("test"), clock=clock):
+    async with TransferGuard("s1", permission.blocked_reason, clock=clock, ask_again=again).watching():
         await asyncio.Event().wait()
 
 
@@ -43,11 +42,11 @@ async def test_it_ends_at_the_next_question(
 ) -> None:
     permission = Permission()
     working = asyncio.create_task(work_for_ever(permission, clock, asyncio.Event()))
-    await clock.advance(ASK_AGAIN)
+    await clock.advance(ASK_AGAIN_SECONDS)
     assert permission.asked >= 1
     assert not working.done()
     permission.answer = answer
-    await clock.advance(ASK_AGAIN)
+    await clock.advance(ASK_AGAIN_SECONDS)
     with pytest.raises(error, match=words):
         async with asyncio.timeout(5.0):
             await working
@@ -56,7 +55,7 @@ async def test_it_ends_at_the_next_question(
 async def test_whoever_has_a_reason_has_it_asked_at_once(clock: FakeClock) -> None:
     permission, again = Permission(), asyncio.Event()
     working = asyncio.create_task(work_for_ever(permission, clock, again))
-    await clock.advance(ASK_AGAIN)
+    await clock.advance(ASK_AGAIN_SECONDS)
     permission.answer = "the driver has withdrawn the consent"
     again.set()
     with pytest.raises(HeldError, match="withdrawn"):
@@ -66,14 +65,12 @@ async def test_whoever_has_a_reason_has_it_asked_at_once(clock: FakeClock) -> No
 
 async def test_work_that_comes_to_its_end_is_left_alone(clock: FakeClock) -> None:
     permission = Permission()
-    async with under_way("s1", permission.blocked_reason, asyncio.Event(), news=EventPublisher("test"), clock=clock):
-        await clock.advance(ASK_AGAIN)
+    async with TransferGuard("s1", permission.blocked_reason, clock=clock).watching():
+        await clock.advance(ASK_AGAIN_SECONDS)
     assert permission.asked >= 1
 
 
 async def test_what_the_work_raises_comes_out(clock: FakeClock) -> None:
     with pytest.raises(TimeoutError, match="its own"):
-        async with under_way(
-            "s1", Permission().blocked_reason, asyncio.Event(), news=EventPublisher("test"), clock=clock
-        ):
+        async with TransferGuard("s1", Permission().blocked_reason, clock=clock).watching():
             raise TimeoutError("its own")

@@ -1,16 +1,15 @@
-"""Resumable uploads over the client: tus 1.0.0, as `cloud/rules/tus.py` reads it."""
+"""Resumable uploads: tus 1.0.0 over the client, as `rules/tus.py` reads it."""
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
 from http import HTTPMethod
 from typing import Self
 from uuid import UUID, uuid5
 
 from sentinel_sync.base.clock import Clock
-from sentinel_sync.base.errors import NotNowError, RejectedError
+from sentinel_sync.base.errors import NotNowError, PreconditionError, RejectedError
 from sentinel_sync.cloud.client import CloudAPIClient
+from sentinel_sync.cloud.file_body import BandwidthLimit, FileBody, OpenFile
 from sentinel_sync.cloud.request import Request
 from sentinel_sync.cloud.response import ElsewhereError
 from sentinel_sync.cloud.rules.tus import (
@@ -31,9 +30,7 @@ from sentinel_sync.cloud.rules.tus import (
     offer_of,
     patch_headers,
 )
-from sentinel_sync.scenarios.bandwidth import BandwidthLimit
-from sentinel_sync.scenarios.bodies import FileBody
-from sentinel_sync.scenarios.part_file import OpenPart
+from sentinel_sync.cloud.upload import FileUpload
 
 logger = logging.getLogger(__name__)
 
@@ -52,43 +49,18 @@ class UnworkableError(RejectedError):
     """The backend offers resumable uploads, but does not do what it offers."""
 
 
-@dataclass(frozen=True, slots=True)
-class Sending:
-    """What is to be sent.
-
-    Attributes:
-        path: Where parts of its kind go, below `api_url`.
-        key: `Idempotency-Key` of its creation; a UUID.
-        source: The file.
-        metadata: For `Upload-Metadata`.
-        address: Of an upload that was begun before, or None.
-        ask: Asked before each request: raises HeldError where nothing may be sent any more.
-        remember: Keeps the address, or None for "there is none"; awaited before the first byte goes there.
-        on_progress: Told how many bytes have arrived or were handed over.
-    """
-
-    path: str
-    key: str
-    source: OpenPart
-    metadata: Mapping[str, str]
-    address: str | None
-    ask: Callable[[], Awaitable[object]]
-    remember: Callable[[str | None], Awaitable[None]]
-    on_progress: Callable[[int], None]
-
-
-class ResumableUploads:
+class TusUploads:
     """Sends files so that a cut upload goes on where it stopped.
 
     Args:
         client: The backend.
-        pace: How fast.
+        bandwidth: How fast.
         clock: The seam for time.
     """
 
-    def __init__(self, client: CloudAPIClient, pace: BandwidthLimit, *, clock: Clock) -> None:
+    def __init__(self, client: CloudAPIClient, bandwidth: BandwidthLimit, *, clock: Clock) -> None:
         self._client = client
-        self._pace = pace
+        self._bandwidth = bandwidth
         self._clock = clock
         self._offers: dict[str, tuple[float, Offer | None]] = {}
         self._patch_size = PatchSize()
@@ -118,57 +90,89 @@ class ResumableUploads:
         """Take it for a while that there is no such offer."""
         self._know(path.rpartition("/")[2], None)
 
-    async def send(self, sending: Sending, offer: Offer) -> None:
-        """Send a file, or what the backend has not got of it; returns once it has arrived.
+    async def takes_encoding(self, path: str, encoding: str) -> bool | None:
+        """Whether resumable uploads of that kind may be packed so; None where there are none."""
+        offer = await self.offer(path)
+        return None if offer is None else encoding == "gzip" and offer.takes_gzip
+
+    async def send(self, upload: FileUpload) -> bool:
+        """Send a file, or what the backend has not got of it; False where it does not take it so, or not as it says.
 
         Raises:
-            UnworkableError: The backend does not do what it offers.
             CloudError: It has not arrived whole.
             HeldError: It may not be sent any more.
-            ScenarioError: The file is not what was queued.
+            SentinelSyncError: The file cannot be read.
         """
-        upload = Upload(sending.source.size_bytes, sending.address)
-        async with _Checksums(sending.source, offer.algorithm) as checksums:
+        offer = await self._offer_for(upload)
+        if offer is not None and await self._sent(upload, offer):
+            return True
+        if upload.resume_url is not None or offer is not None:
+            await upload.remember(None)
+        return False
+
+    async def _offer_for(self, upload: FileUpload) -> Offer | None:
+        offer = await self.offer(upload.path)
+        return offer if offer is not None and offer.takes(upload.source.size_bytes, upload.encoding) else None
+
+    async def _sent(self, upload: FileUpload, offer: Offer) -> bool:
+        try:
+            await self._send(upload, offer)
+        except (UnworkableError, PreconditionError) as error:
+            # 412 says that the backend speaks another version than the one that it offered (tus, "Tus-Version").
+            logger.warning("scenario.resumable: %s; sent in one request each for a while", error)
+            self.do_without(upload.path)
+            return False
+        except RejectedError:
+            # Perhaps the offer is an old one.
+            self.forget(upload.path)
+            if await self._offer_for(upload) is not None:
+                raise
+            return False
+        return True
+
+    async def _send(self, upload: FileUpload, offer: Offer) -> None:
+        state = Upload(upload.source.size_bytes, upload.resume_url)
+        async with _Checksums(upload.source, offer.algorithm) as checksums:
             while True:
-                step = upload.next_step()
+                step = state.next_step()
                 if isinstance(step, Create | AskOffset | SendFrom):
-                    await sending.ask()
+                    await upload.may_send()
                 match step:
                     case Create(instead_of):
-                        if not await self._create(upload, sending, instead_of):
+                        if not await self._create(state, upload, instead_of):
                             return
                     case AskOffset():
-                        await self._ask(upload, sending)
+                        await self._ask(state, upload)
                     case SendFrom(offset):
-                        await self._send_from(upload, offset, sending, checksums)
+                        await self._send_from(state, offset, upload, checksums)
                     case Arrived():
                         return
                     case GiveUp(reason):
                         raise UnworkableError(f"{_SEND}: the backend's resumable uploads lead nowhere: {reason}")
 
-    async def _create(self, upload: Upload, sending: Sending, instead_of: str | None) -> bool:
+    async def _create(self, state: Upload, upload: FileUpload, instead_of: str | None) -> bool:
         """Create an upload; False where the backend has the part already."""
-        headers = creation_headers(sending.source.size_bytes, sending.metadata)
+        headers = creation_headers(upload.source.size_bytes, _metadata(upload))
         # Work of its own, though the same each time: the first key would be answered with the old address again.
-        key = sending.key if instead_of is None else str(uuid5(UUID(sending.key), instead_of))
+        key = upload.key if instead_of is None else str(uuid5(UUID(upload.key), instead_of))
         asked = Request.of(
-            HTTPMethod.POST, sending.path, headers=headers, idempotency_key=key, proof=("Location",), bulk=True
+            HTTPMethod.POST, upload.path, headers=headers, idempotency_key=key, proof=("Location",), bulk=True
         )
         reply = await self._client.ask(asked)
         if reply.status not in _DONE:
             return False
-        address = self._client.address_of(sending.path, reply.headers["Location"])
+        address = self._client.address_of(upload.path, reply.headers["Location"])
         if address is None:
             raise UnworkableError(
                 f"{asked.what}: gave an address that must not be followed", request_id=reply.request_id
             )
-        upload.created(address)
-        if upload.address is not None:
-            await sending.remember(upload.address)
+        state.created(address)
+        if state.address is not None:
+            await upload.remember(state.address)
         return True
 
-    async def _ask(self, upload: Upload, sending: Sending) -> None:
-        address = upload.address or ""
+    async def _ask(self, state: Upload, upload: FileUpload) -> None:
+        address = state.address or ""
         headers = {"Tus-Resumable": VERSION}
         asked = Request(
             HTTPMethod.HEAD,
@@ -180,26 +184,26 @@ class ResumableUploads:
             bulk=True,
         )
         reply = await self._client.ask(asked)
-        _end_where_said(upload.asked(reply.status, reply.headers), _ASK, reply.request_id)
-        match upload.next_step():
+        _end_where_said(state.asked(reply.status, reply.headers), _ASK, reply.request_id)
+        match state.next_step():
             case SendFrom(offset):
-                sending.on_progress(offset)
+                upload.on_progress(offset)
             case Arrived():
-                offset = sending.source.size_bytes
-                sending.on_progress(offset)
+                offset = upload.source.size_bytes
+                upload.on_progress(offset)
             case _:
                 offset = 0
         self._learn_from_cut(address, offset)
 
-    async def _send_from(self, upload: Upload, offset: int, sending: Sending, checksums: "_Checksums") -> None:
-        end = checksums.planned_end(offset) or self._end_of(offset, sending.source)
+    async def _send_from(self, state: Upload, offset: int, upload: FileUpload, checksums: "_Checksums") -> None:
+        end = checksums.planned_end(offset) or self._end_of(offset, upload.source)
         checksum = await checksums.of(offset, end)
-        if end < sending.source.size_bytes:
-            checksums.plan(end, self._end_of(end, sending.source))
-        body = FileBody(sending.source, offset, end, pace=self._pace, on_progress=sending.on_progress)
+        if end < upload.source.size_bytes:
+            checksums.plan(end, self._end_of(end, upload.source))
+        body = FileBody(upload.source, offset, end, bandwidth=self._bandwidth, on_progress=upload.on_progress)
         asked = Request(
             HTTPMethod.PATCH,
-            upload.address or "",
+            state.address or "",
             _SEND,
             body,
             headers=patch_headers(offset, end - offset, checksum),
@@ -211,16 +215,16 @@ class ResumableUploads:
         try:
             reply = await self._client.ask(asked)
         except ElsewhereError as error:
-            if upload.is_new and body.reached == 0:
+            if state.is_new and body.reached == 0:
                 # The backend answered just now: it gave an address that is good inside its own walls only.
                 raise UnworkableError(f"the address that it gave cannot be reached: {error}") from None
             raise
         self._cut = None
         if reply.status in _DONE:
             self._patch_size.went_through(end - offset, reply.received - reply.sent)
-        _end_where_said(upload.patched(end - offset, reply.status, reply.headers), _SEND, reply.request_id)
+        _end_where_said(state.patched(end - offset, reply.status, reply.headers), _SEND, reply.request_id)
 
-    def _end_of(self, offset: int, source: OpenPart) -> int:
+    def _end_of(self, offset: int, source: OpenFile) -> int:
         return min(source.size_bytes, offset + self._patch_size.next_bytes())
 
     def _learn_from_cut(self, address: str, offset: int) -> None:
@@ -236,7 +240,7 @@ class ResumableUploads:
 class _Checksums:
     """Checksums of ranges: that of the next range is computed while the one before is sent."""
 
-    def __init__(self, source: OpenPart, algorithm: str | None) -> None:
+    def __init__(self, source: OpenFile, algorithm: str | None) -> None:
         self._source = source
         self._algorithm = algorithm
         self._planned: tuple[int, int] | None = None
@@ -284,3 +288,9 @@ def _end_where_said(step: ComeBack | Damaged | None, what: str, request_id: str)
             raise NotNowError(f"{what}: {reason}", request_id=request_id)
         case Damaged(reason):
             raise RejectedError(f"{what}: {reason}", request_id=request_id)
+
+
+def _metadata(upload: FileUpload) -> dict[str, str]:
+    """`Upload-Metadata` of a file; packed, its type is that of the packing."""
+    filetype = upload.content_type if upload.encoding is None else f"application/{upload.encoding}"
+    return {"filename": upload.name, "filetype": filetype, "sha256": upload.sha256}

@@ -1,0 +1,229 @@
+"""One scenario on its way, part by part: asked, prepared, sent, acknowledged, each step on disk before the next."""
+
+import asyncio
+import logging
+from dataclasses import dataclass, replace
+from random import Random
+
+from sentinel_sync.base.clock import Clock
+from sentinel_sync.base.errors import CloudError, HeldError, ScenarioError
+from sentinel_sync.base.events import EventPublisher
+from sentinel_sync.base.transfer import ActiveTransfer, TransferGuard, TransferStatus
+from sentinel_sync.cloud.client import CloudAPIClient
+from sentinel_sync.cloud.rules.answers import GateState
+from sentinel_sync.scenarios.consent import Permission
+from sentinel_sync.scenarios.part_upload import PartSender, QueuedScenario
+from sentinel_sync.scenarios.preparation import Phase, Preparation
+from sentinel_sync.scenarios.records import KIND, ScenarioRecords, queued_of
+from sentinel_sync.scenarios.rules.plan import Consent, Part, ScenarioPlan
+from sentinel_sync.store.outbox import Outbox, OutboxItem
+from sentinel_sync.store.rules.outbox import Release, RetryDecision, SetAside, retry_decision
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Means:
+    """What a delivery works with.
+
+    Attributes:
+        ledger: Where the plan lies.
+        permission: Asked before each step.
+        preparation: Makes what goes.
+        sender: Sends it.
+        clock: For stamps.
+    """
+
+    ledger: ScenarioRecords
+    permission: Permission
+    preparation: Preparation
+    sender: PartSender
+    clock: Clock
+
+
+class ScenarioUpload:
+    """Sends what is left of one scenario.
+
+    Args:
+        means: What it works with.
+        plan: What is known of it.
+        item: The claimed item.
+        queued: What is in it.
+        transfer: Where it says how far it is.
+
+    Attributes:
+        got_further: Whether the backend has more of it, for good, than when this began.
+    """
+
+    def __init__(
+        self, means: Means, plan: ScenarioPlan, item: OutboxItem, queued: QueuedScenario, transfer: ActiveTransfer
+    ) -> None:
+        self._means = means
+        self._plan = plan
+        self._item = item
+        self._queued = queued
+        self._transfer = transfer
+        self.got_further = False
+
+    async def run(self) -> bool:
+        """Go on where it stopped; True once all parts have arrived, False where a more important one comes first.
+
+        Raises:
+            CloudError: A part was not taken; HeldError where nothing may be sent now.
+            ScenarioError: The recording is not what was queued.
+            StoreError: The disk that holds the state folder is full.
+        """
+        while (part := self._plan.next_part()) is not None:
+            await self._ask()
+            await self._send(await self._prepared(part))
+            self.got_further = True
+            if self._plan.uploaded_at is None and await self._means.ledger.is_overtaken(self._item):
+                logger.info("scenario.overtaken: %s: a more important one goes first", self._plan.scenario_id)
+                return False
+        return True
+
+    async def _ask(self) -> Consent:
+        forbidden = await self._means.permission.blocked_reason()
+        consent = await self._means.permission.consent()
+        if consent is None or forbidden is not None:
+            raise HeldError(f"scenario {self._plan.scenario_id}: not sent: {forbidden}")
+        return consent
+
+    async def _prepared(self, part: Part) -> Part:
+        """The part with the file that goes for it, made now where it was not made before."""
+        if await self._means.preparation.is_ready(part):
+            return part
+        file = await self._means.preparation.file_of(self._plan, part, self._transfer)
+        # An upload that was begun was of another file.
+        return await self._note(replace(part, file=file, upload_url=None))
+
+    async def _send(self, part: Part) -> None:
+        means, transfer = self._means, self._transfer
+        # Asked again: making it may have taken minutes.
+        consent = await self._ask()
+        part = await self._note(replace(part, began_at=means.clock.now(), consent=consent))
+        transfer.begin(Phase.UPLOADING, part.name, part.size_bytes if part.file is None else part.file.size_bytes)
+
+        async def remember(upload_url: str | None) -> None:
+            nonlocal part
+            part = await self._note(replace(part, upload_url=upload_url))
+
+        began_from: int | None = None
+
+        def moved(done_bytes: int) -> None:
+            nonlocal began_from
+            began_from = done_bytes if began_from is None else began_from
+            # Only a resumable upload keeps what was sent when it is cut.
+            self.got_further = self.got_further or (done_bytes > began_from and part.upload_url is not None)
+            transfer.moved(done_bytes)
+
+        await means.sender.send(
+            self._plan, part, self._queued, consent, may_send=self._ask, remember=remember, on_progress=moved
+        )
+        await self._save(self._plan.acknowledged(part, means.clock.now(), consent))
+        logger.info("scenario.part: %s %s, %d bytes", self._plan.scenario_id, part.name, transfer.total_bytes)
+        await means.preparation.forget(part)
+
+    async def _note(self, part: Part) -> Part:
+        """Write down what is known of a part now."""
+        await self._save(self._plan.with_part(part))
+        return part
+
+    async def _save(self, plan: ScenarioPlan) -> None:
+        self._plan = plan
+        await self._means.ledger.save(plan)
+
+
+class UploadWorker:
+    """Delivers, and can be stopped at any instant.
+
+    Args:
+        client: For its gate.
+        outbox: Where the items lie.
+        means: What a delivery works with.
+        news: Who wants to know how it goes.
+        rng: For backoff.
+
+    Attributes:
+        ask_again: Set by whoever has a reason to ask at once whether what is under way may go on.
+    """
+
+    def __init__(
+        self, client: CloudAPIClient, outbox: Outbox, means: Means, news: EventPublisher[TransferStatus], *, rng: Random
+    ) -> None:
+        self._client = client
+        self._outbox = outbox
+        self._means = means
+        self._news = news
+        self._rng = rng
+        self._transfer: ActiveTransfer | None = None
+        self._guard: TransferGuard | None = None
+        self.ask_again = asyncio.Event()
+
+    @property
+    def scenario_id(self) -> str | None:
+        """The scenario that is under way, or None."""
+        return None if self._transfer is None else self._transfer.name
+
+    def progress(self) -> TransferStatus | None:
+        """How what is under way goes, or None where nothing is."""
+        return None if self._transfer is None else self._transfer.status()
+
+    def cut(self, why: str) -> None:
+        """End what is under way, now."""
+        if self._guard is not None:
+            self._guard.cut(why)
+
+    async def deliver(self, item: OutboxItem) -> bool:
+        """Send what is left of one scenario; False where it did not come to its end.
+
+        Raises:
+            StoreError: The state folder cannot be read or written; the item waits again.
+        """
+        verdict: RetryDecision | None = Release()
+        try:
+            verdict = await self._attempt(item)
+        finally:
+            # Also where it was cancelled: then the item waits as if nothing had been tried.
+            if verdict is not None:
+                await self._outbox.settle(item, verdict)
+        return verdict is None
+
+    async def _attempt(self, item: OutboxItem) -> RetryDecision | None:
+        """Do it; returns what follows for the item, or None where it has arrived and is acknowledged."""
+        queued = queued_of(item)
+        plan = None if queued is None else await self._means.ledger.plan(queued.scenario_id)
+        if queued is None or plan is None:
+            return SetAside("what is to be sent of it cannot be read: queue the scenario again")
+        delivery: ScenarioUpload | None = None
+        try:
+            self._transfer = transfer = ActiveTransfer(plan.scenario_id, self._news, self._means.clock)
+            self._guard = TransferGuard(
+                f"scenario {plan.scenario_id}",
+                self._blocked_reason,
+                clock=self._means.clock,
+                ask_again=self.ask_again,
+            )
+            async with self._guard.watching():
+                delivery = ScenarioUpload(self._means, plan, item, queued, transfer)
+                if not await delivery.run():
+                    return Release()
+            await self._outbox.acknowledge(KIND, [item.seq])
+        except CloudError as error:
+            # Whoever got further begins to count anew: a long upload over a bad network is cut often.
+            further = delivery is not None and delivery.got_further
+            return retry_decision(error, 1 if further else item.attempts, self._rng)
+        except ScenarioError as error:
+            return SetAside(str(error))
+        finally:
+            self._transfer = self._guard = None
+        logger.info("scenario.uploaded: %s", plan.scenario_id)
+        return None
+
+    async def _blocked_reason(self) -> str | None:
+        """Why what is under way may not go on: what the network costs is no matter before anything is sent."""
+        if self._transfer is not None and self._transfer.phase == Phase.UPLOADING:
+            return await self._means.permission.blocked_reason()
+        passage = self._client.gate.passage(self._means.clock.monotonic())
+        halted = passage.why if passage.state is GateState.HALTED else None
+        return halted or await self._means.permission.why_forbidden()
