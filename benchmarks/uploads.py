@@ -27,9 +27,10 @@ from benchmarks.report import Figure, percentile, spread
 from benchmarks.sleeper import sleeper
 from sentinel_sync.base.errors import HeldError, NotNowError, UnreachableError
 from sentinel_sync.cloud.client import CloudAPIClient
-from sentinel_sync.scenarios.part_upload import PartSender, QueuedScenario
 from sentinel_sync.scenarios.preparation import original_file
+from sentinel_sync.scenarios.records import QueuedScenario
 from sentinel_sync.scenarios.rules.plan import Consent, Part, PartKind, Priority, ScenarioPlan
+from sentinel_sync.scenarios.upload import PartSender
 from tests.fakes.fault_proxy import fault_proxy
 from tests.servers.node_tus import NodeTus, installed, missing
 

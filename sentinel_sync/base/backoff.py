@@ -1,4 +1,4 @@
-"""When to try again: full jitter and a retry budget.
+"""When to try again: full jitter.
 
 Full jitter: M. Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015: of the variants compared there
 it finishes a contended job with the least work, and it spreads a fleet that lost its backend at the same instant.
@@ -18,29 +18,3 @@ def full_jitter(attempt: int, rng: Random, *, base: float = BASE, cap: float = C
     """Seconds to wait after failed attempt number n (1 is the first): uniform in [0, min(cap, base·2^(n-1)))."""
     ceiling = min(cap, base * 2.0 ** min(max(attempt - 1, 0), _MAX_EXPONENT))
     return rng.uniform(0.0, ceiling)
-
-
-class RetryBudget:
-    """Allows retries in proportion to successes, so that a dead backend is not hammered.
-
-    A token bucket as in gRPC's retry throttling (gRFC A6): each failure takes a token, each success gives back a part
-    of one, and retries are allowed while more than half is left.
-    """
-
-    def __init__(self, tokens: float = 20.0, ratio: float = 0.1) -> None:
-        self._capacity = tokens
-        self._tokens = tokens
-        self._ratio = ratio
-
-    @property
-    def allows_retry(self) -> bool:
-        """Whether another retry may be made now."""
-        return self._tokens > self._capacity / 2
-
-    def on_failure(self) -> None:
-        """Count an attempt that ended with nothing."""
-        self._tokens = max(0.0, self._tokens - 1.0)
-
-    def on_success(self) -> None:
-        """Count an attempt that was answered."""
-        self._tokens = min(self._capacity, self._tokens + self._ratio)

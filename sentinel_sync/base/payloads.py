@@ -209,3 +209,9 @@ class StoredProfile(Answer):
 
     driver_id: str | None = None
     encrypted_data: str
+
+
+class StatusModel(BaseModel):
+    """Something to be shown. It holds no secret and no personal data."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")

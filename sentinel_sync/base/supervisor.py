@@ -8,12 +8,21 @@ from random import Random
 
 from sentinel_sync.base.backoff import full_jitter
 from sentinel_sync.base.clock import Clock, wait_first
-from sentinel_sync.base.status import PeriodicTaskStatus
+from sentinel_sync.base.payloads import StatusModel
 
 logger = logging.getLogger(__name__)
 
 #: Ceiling of the wait before a crashed duty is tried again, seconds.
 MAX_RESTART_DELAY = 60.0
+
+
+class PeriodicTaskStatus(StatusModel):
+    """A part of the agent: how often it crashed, and why at last."""
+
+    name: str
+    crashes: int
+    total_crashes: int
+    last_error: str | None
 
 
 @dataclass(slots=True)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from sentinel_sync.base.clock import Clock, wait_first
 from sentinel_sync.base.errors import HeldError, StoreError
 from sentinel_sync.base.events import EventPublisher
-from sentinel_sync.base.status import StatusModel
+from sentinel_sync.base.payloads import StatusModel
 
 #: While a transfer is under way it is asked so often whether it may go on, seconds: the CLI may withdraw consent.
 ASK_AGAIN_SECONDS = 0.5

@@ -28,8 +28,7 @@ from sentinel_sync.cli.terminal import clear, is_terminal, width
 from sentinel_sync.cli.words import printable
 from sentinel_sync.cloud.client import CloudAPIClient
 from sentinel_sync.fleet.fleet_manager import FleetManager
-from sentinel_sync.fleet.rules.queries import FleetAnswer, FleetListing, FleetTrend, VehicleComparison
-from sentinel_sync.fleet.rules.units import titled, unit_of
+from sentinel_sync.fleet.rules.queries import FleetAnswer, FleetListing, FleetTrend, VehicleComparison, titled, unit_of
 from sentinel_sync.settings import CloudSettings
 from sentinel_sync.store.store import Store
 

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sentinel_sync.cli.words import duration, table
-from sentinel_sync.fleet.rules.queries import FleetAnswer, FleetListing, FleetTrend, VehicleComparison
-from sentinel_sync.fleet.rules.units import titled, unit_of
+from sentinel_sync.fleet.rules.queries import FleetAnswer, FleetListing, FleetTrend, VehicleComparison, titled, unit_of
 
 #: A cell of a table is cut to so many characters: one talkative alert must not spread the others over the screen.
 _LONGEST_CELL = 60

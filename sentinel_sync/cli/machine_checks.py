@@ -18,7 +18,7 @@ from sentinel_sync.cli.arguments import program
 from sentinel_sync.cli.findings import Finding, fail, ok, warn
 from sentinel_sync.cli.state_folder import last_said, opened, runs
 from sentinel_sync.cli.words import count, duration, moment, size
-from sentinel_sync.cloud.credential import FileCredential, read_pseudonym_key
+from sentinel_sync.cloud.http import FileCredential, read_pseudonym_key
 from sentinel_sync.settings import CloudSettings, Settings
 from sentinel_sync.store.database import DamagedError
 from sentinel_sync.store.rules.outbox import OutboxStatus

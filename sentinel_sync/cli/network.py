@@ -13,8 +13,7 @@ from sentinel_sync.cli.state_folder import last_said, opened, runs
 from sentinel_sync.cli.terminal import width
 from sentinel_sync.cli.words import from_now, pairs, table
 from sentinel_sync.network.policy import TransferPolicy, load_operator_override, save_operator_override
-from sentinel_sync.network.rules.budget import Period, data_size
-from sentinel_sync.network.rules.traffic import Link, Metering, NetworkStatus, NetworkWord
+from sentinel_sync.network.rules.traffic import Link, Metering, NetworkStatus, NetworkWord, Period, data_size
 from sentinel_sync.settings import CloudSettings
 
 _HEAD = ("LINK", "PERIOD", "USED", "BUDGET", "LEFT", "BEGINS ANEW")

@@ -16,8 +16,7 @@ from sentinel_sync.status import STATUS_NAME, AgentStatus
 from sentinel_sync.store.database import Database
 from sentinel_sync.store.documents import Documents
 from sentinel_sync.store.outbox import Outbox
-from sentinel_sync.store.state_lock import is_locked
-from sentinel_sync.store.store import DATABASE_NAME
+from sentinel_sync.store.store import DATABASE_NAME, is_locked
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ import httpx
 from pydantic import SecretStr, ValidationError
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt
 
-from sentinel_sync.base.backoff import RetryBudget, full_jitter
+from sentinel_sync.base.backoff import full_jitter
 from sentinel_sync.base.clock import Clock, SystemClock
 from sentinel_sync.base.errors import (
     CloudError,
@@ -28,8 +28,7 @@ from sentinel_sync.base.errors import (
     UnreachableError,
 )
 from sentinel_sync.base.payloads import Payload
-from sentinel_sync.cloud.credential import credential_of
-from sentinel_sync.cloud.http import build_http_client, warm_up
+from sentinel_sync.cloud.http import build_http_client, credential_of, warm_up
 from sentinel_sync.cloud.request import (
     ConcurrencyLimit,
     Content,
@@ -44,7 +43,7 @@ from sentinel_sync.cloud.request import (
 )
 from sentinel_sync.cloud.response import Download, Exchange, Response
 from sentinel_sync.cloud.response_policy import APIResponse, Contact, Listener, Probe, ResponsePolicy
-from sentinel_sync.cloud.rules.answers import Gate, GateState
+from sentinel_sync.cloud.rules.answers import Gate, GateState, RetryBudget
 from sentinel_sync.cloud.transport import TrafficListener, TrafficMeter, mute
 from sentinel_sync.settings import CloudSettings
 

@@ -13,7 +13,6 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from sentinel_sync.base.backoff import RetryBudget
 from sentinel_sync.base.clock import Clock
 from sentinel_sync.base.errors import CredentialError, NotNowError, PreconditionError, RejectedError, UnreachableError
 from sentinel_sync.base.payloads import Health, Problem
@@ -25,6 +24,7 @@ from sentinel_sync.cloud.rules.answers import (
     Gate,
     GateState,
     Meaning,
+    RetryBudget,
     http_date,
     meaning_of,
     retry_after_seconds,

@@ -9,7 +9,6 @@ from uuid import UUID, uuid5
 from sentinel_sync.base.clock import Clock
 from sentinel_sync.base.errors import NotNowError, PreconditionError, RejectedError
 from sentinel_sync.cloud.client import CloudAPIClient
-from sentinel_sync.cloud.file_body import BandwidthLimit, FileBody, OpenFile
 from sentinel_sync.cloud.request import Request
 from sentinel_sync.cloud.response import ElsewhereError
 from sentinel_sync.cloud.rules.tus import (
@@ -30,7 +29,7 @@ from sentinel_sync.cloud.rules.tus import (
     offer_of,
     patch_headers,
 )
-from sentinel_sync.cloud.upload import FileUpload
+from sentinel_sync.cloud.upload import BandwidthLimit, FileBody, FileUpload, OpenFile
 
 logger = logging.getLogger(__name__)
 

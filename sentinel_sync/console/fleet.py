@@ -8,8 +8,15 @@ from pydantic import JsonValue
 
 from sentinel_sync.base.errors import SentinelSyncError
 from sentinel_sync.fleet.fleet_manager import FleetManager
-from sentinel_sync.fleet.rules.queries import AggregateMetrics, FleetAlerts, FleetAnswer, FleetTrend, VehicleRankings
-from sentinel_sync.fleet.rules.units import titled, unit_of
+from sentinel_sync.fleet.rules.queries import (
+    AggregateMetrics,
+    FleetAlerts,
+    FleetAnswer,
+    FleetTrend,
+    VehicleRankings,
+    titled,
+    unit_of,
+)
 
 #: A page is looked at, not searched.
 _RANKED, _ALERTS = 10, 20

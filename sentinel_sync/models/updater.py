@@ -23,8 +23,16 @@ from sentinel_sync.base.threads import run_to_end
 from sentinel_sync.models.installed import InstalledModels
 from sentinel_sync.models.installer import ModelInstaller, Validation
 from sentinel_sync.models.releases import ReleaseSelector
-from sentinel_sync.models.rules.installed import Failed, KeptVersion, Passed, Probation, Untried
-from sentinel_sync.models.rules.schedule import LEAST_SHARE, CheckSchedule, is_passing
+from sentinel_sync.models.rules.installed import (
+    LEAST_SHARE,
+    CheckSchedule,
+    Failed,
+    KeptVersion,
+    Passed,
+    Probation,
+    Untried,
+    is_passing,
+)
 from sentinel_sync.models.rules.status import (
     DownloadStatus,
     InstalledModel,

@@ -12,27 +12,25 @@ from sentinel_sync.base.clock import Clock
 from sentinel_sync.base.errors import StoreError
 from sentinel_sync.base.supervisor import PeriodicTask
 from sentinel_sync.network.network_manager import NetworkManagerWatch
-from sentinel_sync.network.rules.budget import (
+from sentinel_sync.network.rules.traffic import (
     ANY,
+    NAMES,
     Accounts,
     Limit,
-    Period,
-    budget_status,
-    resets_at,
-    spent,
-    until_next_share,
-    why_spent,
-)
-from sentinel_sync.network.rules.traffic import (
-    NAMES,
     Link,
     LinkStatus,
     Metering,
     NetworkCondition,
     NetworkStatus,
     NetworkWord,
+    Period,
     TrafficClass,
+    budget_status,
     condition,
+    resets_at,
+    spent,
+    until_next_share,
+    why_spent,
     why_unfit,
 )
 from sentinel_sync.network.usage import UsageRecord

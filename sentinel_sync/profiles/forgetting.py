@@ -20,7 +20,7 @@ from sentinel_sync.profiles.files import ProfileFile, ProfileFolder, SerialExecu
 from sentinel_sync.profiles.keys import Keyring, ProfileCipher
 from sentinel_sync.profiles.merge_session import Instant, MergeSession
 from sentinel_sync.profiles.records import ProfileRecords
-from sentinel_sync.profiles.rules.forgetting import put_right
+from sentinel_sync.profiles.rules.envelope import put_right
 
 logger = logging.getLogger(__name__)
 

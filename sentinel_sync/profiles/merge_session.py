@@ -12,8 +12,18 @@ from sentinel_sync.profiles.backend_copy import SealedCopy
 from sentinel_sync.profiles.commands import ForgetCommand
 from sentinel_sync.profiles.keys import Keyring
 from sentinel_sync.profiles.records import ProfileRecord
-from sentinel_sync.profiles.rules.envelope import envelope, known_bytes, known_from, opened, profile_in, state_digest
-from sentinel_sync.profiles.rules.forgetting import begun_anew, forgotten_known, removed_here, time_of_forgetting
+from sentinel_sync.profiles.rules.envelope import (
+    begun_anew,
+    envelope,
+    forgotten_known,
+    known_bytes,
+    known_from,
+    opened,
+    profile_in,
+    removed_here,
+    state_digest,
+    time_of_forgetting,
+)
 from sentinel_sync.profiles.rules.history import Cloud, Known, base_of, confirmed, dropped, merge, settled, taken_in
 from sentinel_sync.profiles.rules.merge import CREATED, ProfileState, digest, join, moment_of, read_profile, render
 

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from sentinel_sync.base.errors import ProfileError
-from sentinel_sync.base.status import StatusModel
+from sentinel_sync.base.payloads import StatusModel
 from sentinel_sync.profiles.commands import ForgetCommands
 from sentinel_sync.profiles.files import ProfileFolder, SerialExecutor
 from sentinel_sync.profiles.keys import Keyring, ProfileCipher

@@ -22,8 +22,7 @@ from typing import Any
 
 from sentinel_sync.base.clock import Clock
 from sentinel_sync.base.threads import run_to_end
-from sentinel_sync.scenarios.rules.compression import processor_limit
-from sentinel_sync.scenarios.rules.ffmpeg_output import Words, video_encoders
+from sentinel_sync.scenarios.rules.compression import Words, processor_limit, video_encoders
 
 logger = logging.getLogger(__name__)
 

@@ -14,9 +14,9 @@ from sentinel_sync.base.errors import NotNowError, ScenarioError, StoreError
 from sentinel_sync.base.files import sync_folder
 from sentinel_sync.base.threads import run_to_end
 from sentinel_sync.base.transfer import ActiveTransfer
-from sentinel_sync.cloud.file_body import OpenFile
+from sentinel_sync.cloud.upload import OpenFile
 from sentinel_sync.scenarios.recordings import absolute, open_part
-from sentinel_sync.scenarios.rules.annotations import AnnotationFilter
+from sentinel_sync.scenarios.rules.metadata import AnnotationFilter
 from sentinel_sync.scenarios.rules.plan import Part, PartFile, PartKind, ScenarioPlan
 from sentinel_sync.scenarios.transcoder import Compressed, KeptOriginal, Transcoder
 from sentinel_sync.settings import CloudSettings

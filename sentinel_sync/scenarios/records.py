@@ -8,11 +8,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Self, TypeVar
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import JsonValue, TypeAdapter, ValidationError
 
 from sentinel_sync.base.clock import Clock
 from sentinel_sync.base.errors import ScenarioError
-from sentinel_sync.scenarios.part_upload import QueuedScenario
 from sentinel_sync.scenarios.recordings import Recording
 from sentinel_sync.scenarios.rules.lifecycle import HEAD_START, turn
 from sentinel_sync.scenarios.rules.plan import Priority, ScenarioPlan
@@ -37,6 +36,16 @@ _ALL = 1_000_000
 _TWIN = "another folder of this name was found and not sent: give it a name of its own"
 
 _PLAN = TypeAdapter(ScenarioPlan)
+
+
+@dataclass(frozen=True, slots=True)
+class QueuedScenario:
+    """What the outbox keeps of a scenario: `metadata` as it may leave the vehicle."""
+
+    scenario_id: str
+    metadata: dict[str, JsonValue]
+
+
 _QUEUED = TypeAdapter(QueuedScenario)
 
 

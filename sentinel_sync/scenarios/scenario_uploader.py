@@ -17,11 +17,9 @@ from sentinel_sync.base.transfer import TransferStatus
 from sentinel_sync.cloud.client import CloudAPIClient
 from sentinel_sync.network.foundation import Foundation, Lifecycle
 from sentinel_sync.scenarios.consent import ConsentRecord, Permission
-from sentinel_sync.scenarios.part_upload import PartSender
 from sentinel_sync.scenarios.preparation import DerivedFiles, Preparation
 from sentinel_sync.scenarios.recordings import absolute, read_recording
 from sentinel_sync.scenarios.records import DERIVED_NAME, KIND, REPLACED, ScenarioRecords
-from sentinel_sync.scenarios.retention import Retention
 from sentinel_sync.scenarios.rules.lifecycle import WITHDRAWN
 from sentinel_sync.scenarios.rules.plan import Consent, Priority, missing_consent
 from sentinel_sync.scenarios.rules.status import (
@@ -33,9 +31,9 @@ from sentinel_sync.scenarios.rules.status import (
     sent_parts,
     status_of,
 )
-from sentinel_sync.scenarios.scan import Scan
+from sentinel_sync.scenarios.scan import Retention, Scan
 from sentinel_sync.scenarios.transcoder import Transcoder
-from sentinel_sync.scenarios.upload import Means, UploadWorker
+from sentinel_sync.scenarios.upload import Means, PartSender, UploadWorker
 from sentinel_sync.store.store import Store
 
 logger = logging.getLogger(__name__)

@@ -20,15 +20,18 @@ from sentinel_sync.scenarios.rules.compression import (
     ENCODERS,
     Codec,
     Measured,
+    ProgressReader,
+    TimesReader,
     choose_codec,
     encode_arguments,
+    failure,
     fault_of_recording,
     fault_of_result,
     look_arguments,
+    measured,
     no_gain,
     time_limit,
 )
-from sentinel_sync.scenarios.rules.ffmpeg_output import ProgressReader, TimesReader, failure, measured
 from sentinel_sync.settings import CloudSettings
 
 logger = logging.getLogger(__name__)

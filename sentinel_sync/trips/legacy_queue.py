@@ -18,7 +18,7 @@ from sentinel_sync.base.clock import Clock
 from sentinel_sync.base.errors import StoreFullError
 from sentinel_sync.store.outbox import NewItem
 from sentinel_sync.store.store import Store
-from sentinel_sync.trips.rules.legacy import adopt
+from sentinel_sync.trips.rules.trip import adopt
 
 logger = logging.getLogger(__name__)
 

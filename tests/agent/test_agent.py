@@ -15,8 +15,7 @@ from sentinel_sync.base.errors import ConfigurationError, SentinelSyncError, Sta
 from sentinel_sync.settings import Settings
 from sentinel_sync.status import AgentStatus
 from sentinel_sync.store.outbox import NewItem
-from sentinel_sync.store.state_lock import is_locked
-from sentinel_sync.store.store import DATABASE_NAME, Store
+from sentinel_sync.store.store import DATABASE_NAME, Store, is_locked
 from tests.conftest import FIXTURES
 from tests.fakes.cloud import API_KEY, Answer, FakeCloud, json_answer, problem, refused, settings_for, well_behaved
 from tests.fakes.patience import until, until_true

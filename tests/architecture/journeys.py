@@ -29,6 +29,7 @@ import sentinel_sync
 from sentinel_sync import CloudAPIClient, ModelDownloader, ProfileSynchronizer, ScenarioUploader, TripUploader
 from sentinel_sync.backend import BackendSettings, running_server
 from sentinel_sync.backend.publishing import ModelRelease, ModelSignature, publish_model
+from sentinel_sync.network.foundation import Foundation
 from sentinel_sync.settings import CloudSettings
 
 PACKAGE = Path(sentinel_sync.__file__).parent
@@ -70,7 +71,7 @@ TRACE = Trace()
 
 async def all_journeys(folder: Path) -> dict[str, list[str]]:
     """Make each journey once; the files that it ran through, by its name."""
-    journeys: dict[str, Callable[[CloudAPIClient, list[str]], Awaitable[None]]] = {
+    journeys: dict[str, Callable[[Foundation, list[str]], Awaitable[None]]] = {
         "trip": _trip,
         "scenario": _scenario,
         "model": _model,
@@ -98,13 +99,16 @@ async def all_journeys(folder: Path) -> dict[str, list[str]]:
             )
             async with CloudAPIClient(settings=settings) as client:
                 await client.get("/health")  # what is imported and opened at the first request is no part of a journey
-                await journey(client, found.setdefault(name, []))
+                foundation = Foundation.of(client, supervised=True)
+                await foundation.store.open()
+                await foundation.policy.prepare()  # as an agent has, long before
+                await journey(foundation, found.setdefault(name, []))
     found["request"] = [path for path in found["trip"] if path.startswith("cloud/")]
     return found
 
 
-async def _trip(client: CloudAPIClient, files: list[str]) -> None:
-    trips = TripUploader(client)
+async def _trip(foundation: Foundation, files: list[str]) -> None:
+    trips = TripUploader(foundation.client, foundation=foundation)
     await trips.prepare()
     await trips.start_trip()
     trips.update_trip(distance_delta=10.0, speed=5.0)
@@ -113,17 +117,17 @@ async def _trip(client: CloudAPIClient, files: list[str]) -> None:
         assert await trips.sync_now() == 1
 
 
-async def _scenario(client: CloudAPIClient, files: list[str]) -> None:
-    scenarios = ScenarioUploader(client)
+async def _scenario(foundation: Foundation, files: list[str]) -> None:
+    scenarios = ScenarioUploader(foundation.client, foundation=foundation)
     await scenarios.set_consent(True)
     with TRACE.of(files):
-        await scenarios.queue_scenario(client.settings.scenarios_dir / "20241117_103045")
+        await scenarios.queue_scenario(foundation.client.settings.scenarios_dir / "20241117_103045")
         assert await scenarios.sync_now() == 1
     await scenarios.close()
 
 
-async def _model(client: CloudAPIClient, files: list[str]) -> None:
-    models = ModelDownloader(client, auto_install=False)
+async def _model(foundation: Foundation, files: list[str]) -> None:
+    models = ModelDownloader(foundation.client, auto_install=False, foundation=foundation)
     await models.prepare()
     with TRACE.of(files):
         (update,) = await models.check_for_updates()
@@ -131,8 +135,8 @@ async def _model(client: CloudAPIClient, files: list[str]) -> None:
     await models.close()
 
 
-async def _profile(client: CloudAPIClient, files: list[str]) -> None:
-    profiles = ProfileSynchronizer(client)
+async def _profile(foundation: Foundation, files: list[str]) -> None:
+    profiles = ProfileSynchronizer(foundation.client, foundation=foundation)
     await profiles.prepare()
     with TRACE.of(files):
         assert await profiles.sync_all_profiles() > 0

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sentinel_sync.base.backoff import BASE, CAP, RetryBudget, full_jitter
+from sentinel_sync.base.backoff import BASE, CAP, full_jitter
+from sentinel_sync.cloud.rules.answers import RetryBudget
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 import trustme
 
-from sentinel_sync.store.state_lock import StateLock
-from sentinel_sync.store.store import DATABASE_NAME
+from sentinel_sync.store.store import DATABASE_NAME, StateLock
 from tests.cli.backend import KEY, Backend, running_backend
 from tests.cli.vehicle import PSEUDONYM_KEY, Said, Vehicle
 

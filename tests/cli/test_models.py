@@ -14,8 +14,7 @@ from sentinel_sync.backend.server import running_server
 from sentinel_sync.backend.settings import BackendSettings
 from sentinel_sync.cli.exit_codes import ExitCode
 from sentinel_sync.models.commands import ModelCommands, Order, PlacedCommand
-from sentinel_sync.store.state_lock import StateLock
-from sentinel_sync.store.store import Store
+from sentinel_sync.store.store import StateLock, Store
 from tests.cli.backend import KEY
 from tests.cli.vehicle import PATIENCE, Said, Vehicle
 from tests.fakes.weights import some_tensors_replaced, weights

@@ -12,8 +12,7 @@ from sentinel_sync.network.policy import TransferPolicy
 from sentinel_sync.network.rules.traffic import Link, TrafficClass
 from sentinel_sync.settings import CloudSettings
 from sentinel_sync.status import STATUS_NAME
-from sentinel_sync.store.state_lock import StateLock
-from sentinel_sync.store.store import Store
+from sentinel_sync.store.store import StateLock, Store
 from tests.cli.vehicle import Vehicle
 
 MEGABYTE = 1_000_000

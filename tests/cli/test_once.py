@@ -4,7 +4,7 @@ import asyncio
 from pathlib import Path
 
 from sentinel_sync.cli.exit_codes import ExitCode
-from sentinel_sync.store.state_lock import StateLock
+from sentinel_sync.store.store import StateLock
 from tests.cli.backend import Backend
 from tests.cli.vehicle import Vehicle
 

@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from sentinel_sync.status import STATUS_NAME
-from sentinel_sync.store.state_lock import StateLock
-from sentinel_sync.store.store import DATABASE_NAME
+from sentinel_sync.store.store import DATABASE_NAME, StateLock
 from tests.cli.vehicle import Vehicle
 
 

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from sentinel_sync.cloud.file_body import BandwidthLimit
+from sentinel_sync.cloud.upload import BandwidthLimit
 from tests.fakes.virtual_loop import run_virtually
 
 SECONDS = 20.0

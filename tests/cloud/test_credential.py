@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from sentinel_sync.base.errors import ConfigurationError
-from sentinel_sync.cloud.credential import (
+from sentinel_sync.cloud.http import (
     Credential,
     FileCredential,
     FixedCredential,

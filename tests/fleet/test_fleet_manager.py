@@ -11,8 +11,7 @@ import pytest
 from sentinel_sync.backend import BackendSettings, running_server
 from sentinel_sync.base.errors import CloudError, HeldError, NotNowError, RejectedError, UnreachableError
 from sentinel_sync.cloud.client import CloudAPIClient
-from sentinel_sync.fleet.answer_cache import MAX_ANSWERS
-from sentinel_sync.fleet.fleet_manager import MAX_AGE, FleetManager
+from sentinel_sync.fleet.fleet_manager import MAX_AGE, MAX_ANSWERS, FleetManager
 from sentinel_sync.network.foundation import Foundation
 from sentinel_sync.network.policy import TransferPolicy
 from sentinel_sync.settings import CloudSettings

@@ -10,8 +10,7 @@ from sentinel_sync.cloud.client import CloudAPIClient
 from sentinel_sync.cloud.offline_manager import OfflineManager
 from sentinel_sync.cloud.rules.connectivity import ConnectivityStatus
 from sentinel_sync.network.foundation import Foundation
-from sentinel_sync.store.state_lock import is_locked
-from sentinel_sync.store.store import Store
+from sentinel_sync.store.store import Store, is_locked
 from sentinel_sync.trips.trip_uploader import TripUploader
 from tests.fakes.cloud import API_KEY, FLEET, VEHICLE, FakeCloud, settings_for
 from tests.fakes.patience import until

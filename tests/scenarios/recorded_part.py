@@ -9,9 +9,10 @@ from typing import Self
 from pydantic import JsonValue
 
 from sentinel_sync.base.errors import HeldError
-from sentinel_sync.scenarios.part_upload import PartSender, QueuedScenario
 from sentinel_sync.scenarios.preparation import annotations_file, original_file
+from sentinel_sync.scenarios.records import QueuedScenario
 from sentinel_sync.scenarios.rules.plan import Consent, Part, PartFile, PartKind, Priority, ScenarioPlan
+from sentinel_sync.scenarios.upload import PartSender
 
 SCENARIO = "2026-11-23_09-10-11"
 VIDEOS = f"/scenarios/{SCENARIO}/videos"

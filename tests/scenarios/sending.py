@@ -13,7 +13,7 @@ from pydantic import SecretStr
 
 from sentinel_sync.base.errors import HeldError, NotNowError, UnreachableError
 from sentinel_sync.cloud.client import CloudAPIClient
-from sentinel_sync.scenarios.part_upload import PartSender
+from sentinel_sync.scenarios.upload import PartSender
 from sentinel_sync.settings import CloudSettings
 from tests.fakes.clock import FakeClock
 from tests.fakes.cloud import API_KEY, FLEET, VEHICLE

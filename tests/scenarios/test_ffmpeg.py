@@ -17,7 +17,7 @@ from blockbuster import blockbuster_ctx
 
 from sentinel_sync.scenarios import ffmpeg as ffmpeg_module
 from sentinel_sync.scenarios.ffmpeg import QUIET_LIMIT, Ending, Ffmpeg, TranscodeError
-from sentinel_sync.scenarios.rules.ffmpeg_output import Progress, ProgressReader
+from sentinel_sync.scenarios.rules.compression import Progress, ProgressReader
 from tests.fakes.clock import FakeClock
 from tests.fakes.ffmpeg import FOR_EVER, stand_in
 from tests.fakes.patience import until

@@ -15,8 +15,8 @@ from sentinel_sync.base.timekeeping import ClockStamp
 from sentinel_sync.store.headroom import SIZE_BYTES, Headroom
 from sentinel_sync.store.outbox import ItemState, NewItem
 from sentinel_sync.store.store import Store
-from sentinel_sync.trips.recorder import TripLog
 from sentinel_sync.trips.rules.trip import OpenTrip, new_trip_id
+from sentinel_sync.trips.trip_uploader import TripLog
 from tests.fakes.clock import FakeClock
 
 _INSIDE = "SENTINEL_TEST_NAMESPACE"

@@ -14,13 +14,12 @@ from pathlib import Path
 import pytest
 
 from sentinel_sync.base.errors import StateLockedError
-from sentinel_sync.store.state_lock import LOCK_NAME, StateLock, is_locked
-from sentinel_sync.store.store import Store
+from sentinel_sync.store.store import LOCK_NAME, StateLock, Store, is_locked
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from sentinel_sync.store.state_lock import StateLock
+from sentinel_sync.store.store import StateLock
 lock = StateLock(Path(sys.argv[1]))
 lock.acquire()
 print("held", flush=True)

@@ -9,8 +9,7 @@ import pytest
 from sentinel_sync.base.errors import StoreError
 from sentinel_sync.store.database import Database, connect
 from sentinel_sync.store.outbox import NewItem
-from sentinel_sync.store.state_lock import is_locked
-from sentinel_sync.store.store import DATABASE_NAME, Store
+from sentinel_sync.store.store import DATABASE_NAME, Store, is_locked
 
 
 def item(key: str) -> NewItem:

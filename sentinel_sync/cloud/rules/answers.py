@@ -1,4 +1,4 @@
-"""What an HTTP answer means, row by row of the wire contract's answer table."""
+"""What an answer means (the wire contract's table), whether anything may be sent after it, and tried again."""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -231,3 +231,29 @@ class Gate:
             self._failures += 1
             self._paused_until = now + full_jitter(self._failures, self._rng, cap=MAX_PAUSE)
         self._pause_reason = why
+
+
+class RetryBudget:
+    """Allows retries in proportion to successes, so that a dead backend is not hammered.
+
+    A token bucket as in gRPC's retry throttling (gRFC A6): each failure takes a token, each success gives back a part
+    of one, and retries are allowed while more than half is left.
+    """
+
+    def __init__(self, tokens: float = 20.0, ratio: float = 0.1) -> None:
+        self._capacity = tokens
+        self._tokens = tokens
+        self._ratio = ratio
+
+    @property
+    def allows_retry(self) -> bool:
+        """Whether another retry may be made now."""
+        return self._tokens > self._capacity / 2
+
+    def on_failure(self) -> None:
+        """Count an attempt that ended with nothing."""
+        self._tokens = max(0.0, self._tokens - 1.0)
+
+    def on_success(self) -> None:
+        """Count an attempt that was answered."""
+        self._tokens = min(self._capacity, self._tokens + self._ratio)

@@ -5,7 +5,7 @@ from enum import StrEnum
 from random import Random
 
 from sentinel_sync.base.backoff import full_jitter
-from sentinel_sync.base.status import StatusModel
+from sentinel_sync.base.payloads import StatusModel
 
 #: Ceiling of the first probe's delay after contact was lost, seconds: short outages are common (a tunnel, a lift).
 _FIRST_PROBE = 2.0

@@ -7,8 +7,7 @@ from typing import TypedDict
 from pydantic import Field
 
 from sentinel_sync.base.errors import SentinelSyncError
-from sentinel_sync.base.payloads import ModelRelease
-from sentinel_sync.base.status import StatusModel
+from sentinel_sync.base.payloads import ModelRelease, StatusModel
 from sentinel_sync.base.transfer import TransferStatus
 from sentinel_sync.models.rules.installed import KeptVersion, ModelRecord
 

@@ -37,8 +37,14 @@ from sentinel_sync.base.errors import (
 )
 from sentinel_sync.base.privacy import loggable_text
 from sentinel_sync.models.rules.tuf import ROLES, Mark, Memory, SignedTarget, Verified, utc_text
-from sentinel_sync.models.tuf.fetcher import LARGEST_FILE
-from sentinel_sync.models.tuf.refresh_request import Fetch, RefreshRequest, RefreshResult, anchor_of, read_anchor
+from sentinel_sync.models.tuf.refresh_request import (
+    LARGEST_FILE,
+    Fetch,
+    RefreshRequest,
+    RefreshResult,
+    anchor_of,
+    read_anchor,
+)
 
 #: The folder of one repository's cache, below the one that is given: the first digits of its anchor.
 _CACHE_NAME = re.compile(r"[0-9a-f]{16}")

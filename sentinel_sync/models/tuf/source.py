@@ -21,8 +21,14 @@ from sentinel_sync.cloud.client import CloudAPIClient
 from sentinel_sync.cloud.rules.answers import rfc3339
 from sentinel_sync.models.rules.tuf import FoundModel, Memory, Verified, models_among, passed
 from sentinel_sync.models.sources import FileAddress, Offer
-from sentinel_sync.models.tuf.fetcher import run_fetching
-from sentinel_sync.models.tuf.refresh_request import Fetch, RefreshRequest, RefreshResult, anchor_of, read_anchor
+from sentinel_sync.models.tuf.refresh_request import (
+    Fetch,
+    RefreshRequest,
+    RefreshResult,
+    anchor_of,
+    read_anchor,
+    run_fetching,
+)
 from sentinel_sync.settings import ModelSource
 from sentinel_sync.store.documents import Documents
 from sentinel_sync.store.timekeeper import Timekeeper

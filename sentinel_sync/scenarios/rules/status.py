@@ -7,7 +7,7 @@ from typing import TypedDict
 
 from pydantic import Field
 
-from sentinel_sync.base.status import StatusModel
+from sentinel_sync.base.payloads import StatusModel
 from sentinel_sync.base.timekeeping import moment
 from sentinel_sync.base.transfer import TransferStatus
 from sentinel_sync.scenarios.rules.lifecycle import DELETED_UNSENT

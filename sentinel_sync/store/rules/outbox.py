@@ -14,7 +14,7 @@ from sentinel_sync.base.errors import (
     RejectedError,
     UnreachableError,
 )
-from sentinel_sync.base.status import StatusModel
+from sentinel_sync.base.payloads import StatusModel
 from sentinel_sync.base.timekeeping import EARLIEST_PLAUSIBLE, ClockObservation, ClockStamp, correction
 
 #: The kind that goes last: a trip is small, and it is what the vehicle is for.

@@ -24,6 +24,7 @@ from sentinel_sync.cloud.rules.download import (
     next_step,
     range_headers,
 )
+from sentinel_sync.models.rules.installed import CheckSchedule
 from sentinel_sync.models.rules.releases import (
     Standing,
     Trust,
@@ -40,7 +41,6 @@ from sentinel_sync.models.rules.releases import (
     verify,
     version_order,
 )
-from sentinel_sync.models.rules.schedule import CheckSchedule
 
 KEY, OTHER_KEY = Ed25519PrivateKey.from_private_bytes(b"k" * 32), Ed25519PrivateKey.from_private_bytes(b"o" * 32)
 RAW, OTHER_RAW = raw_key(KEY.public_key()), raw_key(OTHER_KEY.public_key())

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sentinel_sync.scenarios.rules.compression import Measured
-from sentinel_sync.scenarios.rules.ffmpeg_output import (
+from sentinel_sync.scenarios.rules.compression import (
+    Measured,
     Progress,
     ProgressReader,
     TimesReader,

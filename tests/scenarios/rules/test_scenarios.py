@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 from pydantic import JsonValue
 
 from sentinel_sync.base.errors import ScenarioError
-from sentinel_sync.scenarios.rules.annotations import AnnotationFilter
-from sentinel_sync.scenarios.rules.metadata import outgoing_metadata, read_metadata, video_names
+from sentinel_sync.scenarios.rules.metadata import AnnotationFilter, outgoing_metadata, read_metadata, video_names
 from sentinel_sync.scenarios.rules.plan import (
     Consent,
     Part,

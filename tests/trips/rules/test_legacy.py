@@ -11,7 +11,7 @@ import pytest
 
 from sentinel_sync.base.payloads import Location
 from sentinel_sync.base.privacy import pseudonym
-from sentinel_sync.trips.rules.legacy import adopt
+from sentinel_sync.trips.rules.trip import adopt
 
 QUEUE: list[dict[str, Any]] = json.loads(
     (Path(__file__).parents[2] / "fixtures" / "data" / "trip_queue.json").read_text(encoding="utf-8")
