@@ -16,7 +16,7 @@ from sentinel_sync.base.errors import SentinelSyncError
 from sentinel_sync.base.supervisor import PeriodicTask, Supervisor
 from sentinel_sync.cloud.client import CloudAPIClient
 from sentinel_sync.cloud.offline_manager import OfflineManager
-from sentinel_sync.cloud.response_policy import Contact
+from sentinel_sync.cloud.response_policy import AttemptOutcome
 from sentinel_sync.cloud.rules.answers import GateState
 from sentinel_sync.composition import Components, build
 from sentinel_sync.fleet.fleet_manager import FleetManager
@@ -333,8 +333,8 @@ class SyncAgent:
             unsent -= (await parts.foundation.store.outbox.counts(kind)).unsent
         return unsent
 
-    def _on_contact(self, contact: Contact, _: str) -> None:
-        if contact is Contact.UNAUTHORIZED:
+    def _on_contact(self, contact: AttemptOutcome, _: str) -> None:
+        if contact is AttemptOutcome.UNAUTHORIZED:
             self._refused = True
 
     def _on_network(self) -> None:
@@ -374,7 +374,7 @@ class SyncAgent:
         timekeeper = parts.foundation.timekeeper
         if max_age > 0.0 and timekeeper.trusted:
             outbox = parts.foundation.store.outbox
-            await outbox.drop_too_old(max_age, timekeeper.sightings, timekeeper.stamp())
+            await outbox.drop_too_old(max_age, timekeeper.observations, timekeeper.stamp())
         return _HOUSEKEEPING_INTERVAL
 
     def _board(self, parts: Components) -> StatusReporter:

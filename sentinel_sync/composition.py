@@ -54,7 +54,7 @@ class Components:
             self.scenarios.scan,
             self.scenarios.upload,
             self.scenarios.retention,
-            *self.models.duties,
+            *self.models.tasks,
         )
 
     @property

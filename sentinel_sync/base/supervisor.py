@@ -103,38 +103,38 @@ class Supervisor:
 
     async def _run(self, started: asyncio.Future[None]) -> None:
         async with asyncio.TaskGroup() as group:
-            for duty in self.duties:
-                group.create_task(self._keep(duty), name=f"sync.{duty.name}")
+            for task in self.duties:
+                group.create_task(self._keep(task), name=f"sync.{task.name}")
             if not started.done():
                 started.set_result(None)
 
-    async def _keep(self, duty: PeriodicTask) -> None:
+    async def _keep(self, task: PeriodicTask) -> None:
         while not self._stopping.is_set():
-            duty.wake.clear()
+            task.wake.clear()
             try:
-                delay = await duty.step()
+                delay = await task.step()
             except asyncio.CancelledError as error:
                 if _is_cancelled():
                     raise
                 # Something that the step awaited was cancelled, not the step: a task group would let it end in silence.
-                await self._after_crash(duty, error)
+                await self._after_crash(task, error)
             except Exception as error:  # one part must not take the others down: it is counted, shown and restarted
-                await self._after_crash(duty, error)
+                await self._after_crash(task, error)
             else:
-                duty.crashes = 0
-                await wait_first(self._clock, delay, duty.wake, self._stopping)
+                task.crashes = 0
+                await wait_first(self._clock, delay, task.wake, self._stopping)
 
-    async def _after_crash(self, duty: PeriodicTask, error: BaseException) -> None:
-        duty.crashes += 1
-        duty.total_crashes += 1
-        duty.last_error = f"{type(error).__name__}: {error}"
-        delay = full_jitter(duty.crashes, self._rng, cap=MAX_RESTART_DELAY)
+    async def _after_crash(self, task: PeriodicTask, error: BaseException) -> None:
+        task.crashes += 1
+        task.total_crashes += 1
+        task.last_error = f"{type(error).__name__}: {error}"
+        delay = full_jitter(task.crashes, self._rng, cap=MAX_RESTART_DELAY)
         logger.error(
             "supervisor.crash: %s crashed (%d in a row); again in %.1f s: %s",
-            duty.name,
-            duty.crashes,
+            task.name,
+            task.crashes,
             delay,
-            duty.last_error,
+            task.last_error,
             exc_info=error,
         )
         # A wake does not shorten this: whoever wakes a duty that crashes would have it crash in a circle.

@@ -24,13 +24,15 @@ def add_command(
     return actions
 
 
-def add_action(actions: Subparsers, name: str, text: str, answer: Answer) -> argparse.ArgumentParser:
+def add_action(
+    actions: Subparsers, name: str, text: str, answer: Answer, *, aliases: Sequence[str] = ()
+) -> argparse.ArgumentParser:
     """Add an action; `text` says what it does, in one clause. Returns its parser, for what it takes besides."""
 
     def execute(arguments: argparse.Namespace) -> int:
         return asyncio.run(answer(load_settings(arguments).cloud, arguments))
 
-    parser = actions.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+    parser = actions.add_parser(name, aliases=aliases, help=text, description=f"{text[0].upper()}{text[1:]}.")
     parser.set_defaults(execute=execute)
     return parser
 

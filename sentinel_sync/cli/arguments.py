@@ -59,6 +59,7 @@ class Subparsers(Protocol):
         self,
         name: str,
         *,
+        aliases: Sequence[str] = ...,
         help: str | None = ...,  # noqa: A002 # argparse's own name for it
         description: str | None = ...,
         epilog: str | None = ...,

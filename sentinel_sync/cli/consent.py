@@ -65,7 +65,7 @@ async def _withdraw(settings: CloudSettings, arguments: argparse.Namespace) -> i
         decision = await books.record.record(granted=False, policy_version=settings.policy_version)
         running = await asyncio.to_thread(runs, settings)
         # What an agent is sending stays its own: it asks twice a second whether it still may, and drops it then.
-        dropped = await books.ledger.drop_all(WITHDRAWN)
+        dropped = await books.records.drop_all(WITHDRAWN)
         if not running:
             derived = DerivedFiles(settings.state_dir / DERIVED_NAME, settings.derived_max_bytes)
             await asyncio.to_thread(derived.sweep, ())

@@ -19,7 +19,7 @@ from sentinel_sync.cli.state_folder import last_said, opened, runs
 from sentinel_sync.cli.terminal import width
 from sentinel_sync.cli.words import moment, printable, size, table
 from sentinel_sync.cloud.client import CloudAPIClient
-from sentinel_sync.models.commands import CommandOutcome, ModelCommands, Order
+from sentinel_sync.models.commands import CommandAction, CommandOutcome, ModelCommand, ModelCommands
 from sentinel_sync.models.installed import ModelRecords
 from sentinel_sync.models.model_downloader import ModelDownloader
 from sentinel_sync.models.rules.installed import ModelRecord
@@ -31,6 +31,8 @@ from sentinel_sync.store.timekeeper import Timekeeper
 
 _HEAD = ("MODEL", "INSTALLED", "SINCE", "AVAILABLE", "PREVIOUS", "PINNED", "NOTE")
 _UPDATE_HEAD = ("MODEL", "INSTALLED", "AVAILABLE", "SIZE", "RELEASED")
+#: Actions whose name on the command line is not that of the command as it is stored.
+_ACTIONS: dict[str, CommandAction] = {"clear-bad": "forgive"}
 #: Seconds between two looks for what became of an order.
 _LOOK = 0.2
 #: Seconds that `--wait` waits where it does not say.
@@ -74,13 +76,20 @@ def add_parser(subparsers: Subparsers) -> None:
     _order(actions, "rollback", "let the runtime open the previous version again", "NAME")
     _order(actions, "pin", "want just this version, older or newer, whatever is offered", "NAME", "VERSION")
     _order(actions, "unpin", "take newer versions again", "NAME")
-    _order(actions, "forgive", "let a version that failed on this vehicle be tried again", "NAME", "VERSION")
+    _order(
+        actions,
+        "clear-bad",
+        "let a version that failed on this vehicle be tried again",
+        "NAME",
+        "VERSION",
+        aliases=("forgive",),
+    )
     for add in (add_keygen, add_sign, add_verify, add_publish):
         add(actions)
 
 
-def _order(actions: Subparsers, name: str, text: str, *operands: str) -> None:
-    parser = add_action(actions, name, text, _carry_out)
+def _order(actions: Subparsers, name: str, text: str, *operands: str, aliases: Sequence[str] = ()) -> None:
+    parser = add_action(actions, name, text, _carry_out, aliases=aliases)
     for operand in operands:
         parser.add_argument(operand.lower(), metavar=operand)
     parser.add_argument(
@@ -154,7 +163,7 @@ def _row(model: dict[str, Any]) -> tuple[str, ...]:
 
 async def _carry_out(settings: CloudSettings, arguments: argparse.Namespace) -> int:
     name, version = getattr(arguments, "name", ""), getattr(arguments, "version", None)
-    order = Order(arguments.action, name, version)
+    order = ModelCommand(_ACTIONS.get(arguments.action, arguments.action), name, version)
     order.check()
     running = await asyncio.to_thread(runs, settings)
     if running:
@@ -174,7 +183,7 @@ async def _carry_out(settings: CloudSettings, arguments: argparse.Namespace) -> 
     return outcome.code
 
 
-async def _leave(settings: CloudSettings, order: Order, wait: float | None) -> Outcome:
+async def _leave(settings: CloudSettings, order: ModelCommand, wait: float | None) -> Outcome:
     """Place an order for the running agent."""
     async with opened(settings, writable=True) as folder:
         orders = ModelCommands(folder.documents)
@@ -199,7 +208,7 @@ async def _awaited(settings: CloudSettings, orders: ModelCommands, key: str, wai
         return None
 
 
-async def _do(settings: CloudSettings, order: Order) -> Outcome:
+async def _do(settings: CloudSettings, order: ModelCommand) -> Outcome:
     """Carry an order out without an agent; the state folder's lock keeps one from starting meanwhile."""
     async with (
         Store(settings.state_dir, max_bytes=settings.outbox_max_bytes) as store,
@@ -214,7 +223,7 @@ async def _do(settings: CloudSettings, order: Order) -> Outcome:
         return await _obeyed(models, order)
 
 
-async def _obeyed(models: ModelDownloader, order: Order) -> Outcome:
+async def _obeyed(models: ModelDownloader, order: ModelCommand) -> Outcome:
     name, version = order.name, order.version or ""
     match order.action:
         case "install":
@@ -228,7 +237,7 @@ async def _obeyed(models: ModelDownloader, order: Order) -> Outcome:
             await models.pin(name, None)
             return Outcome(True, f"{name} takes newer versions again", ExitCode.DONE)
         case "forgive":
-            if not await models.forgive(name, version):
+            if not await models.clear_bad(name, version):
                 return Outcome(False, f"{name} {version} was not found bad on this vehicle", ExitCode.FAILED)
             return Outcome(True, f"{name} {version} may be tried again", ExitCode.DONE)
         case "check":

@@ -13,7 +13,7 @@ from sentinel_sync.cli.state_folder import last_said, opened, runs
 from sentinel_sync.cli.terminal import width
 from sentinel_sync.cli.words import from_now, pairs, table
 from sentinel_sync.network.policy import TransferPolicy, load_operator_override, save_operator_override
-from sentinel_sync.network.rules.traffic import Link, Metering, NetworkStatus, NetworkWord, Period, data_size
+from sentinel_sync.network.rules.traffic import Link, Metering, NetworkChoice, NetworkStatus, Period, data_size
 from sentinel_sync.settings import CloudSettings
 
 _HEAD = ("LINK", "PERIOD", "USED", "BUDGET", "LEFT", "BEGINS ANEW")
@@ -64,10 +64,10 @@ async def _say(settings: CloudSettings, arguments: argparse.Namespace) -> int:
 async def _show(settings: CloudSettings, arguments: argparse.Namespace) -> int:
     async with opened(settings, writable=False) as folder:
         word = await load_operator_override(folder.documents)
-        desk = TransferPolicy(folder.documents, settings, clock=SystemClock(), owner=False)
-        await desk.prepare()
-        snapshot = desk.snapshot()
-        await desk.close()
+        policy = TransferPolicy(folder.documents, settings, clock=SystemClock(), owner=False)
+        await policy.prepare()
+        snapshot = policy.snapshot()
+        await policy.close()
     running = await asyncio.to_thread(runs, settings)
     report = await asyncio.to_thread(last_said, settings) if running else None
     if report is not None and report.traffic is not None:
@@ -119,7 +119,7 @@ def _table(snapshot: NetworkStatus) -> list[str]:
     return table(_HEAD, rows, width=width(), right=_RIGHT) if rows else ["no data was used in this month"]
 
 
-def _json(snapshot: NetworkStatus, word: NetworkWord | None, *, running: bool) -> str:
+def _json(snapshot: NetworkStatus, word: NetworkChoice | None, *, running: bool) -> str:
     return json.dumps(
         {
             "agent_running": running,

@@ -9,12 +9,12 @@ from sentinel_sync.base.clock import SystemClock
 from sentinel_sync.cli.exit_codes import CommandError, ExitCode
 from sentinel_sync.cli.state_folder import last_said, opened, runs
 from sentinel_sync.cloud.client import CloudAPIClient
-from sentinel_sync.profiles.backend_copy import ProfileCloud
+from sentinel_sync.profiles.backend_copy import RemoteProfiles
 from sentinel_sync.profiles.commands import ForgetCommands, SyncCommands
 from sentinel_sync.profiles.files import ProfileFolder, SerialExecutor
 from sentinel_sync.profiles.forgetting import Forgetter
 from sentinel_sync.profiles.keys import LegacyKeys, ProfileCipher, key_provider
-from sentinel_sync.profiles.merge_session import Instant
+from sentinel_sync.profiles.merge_session import ClockReading
 from sentinel_sync.profiles.profile_synchronizer import ProfileSynchronizer
 from sentinel_sync.profiles.records import ProfileOverview, ProfileRecords
 from sentinel_sync.settings import CloudSettings
@@ -59,7 +59,7 @@ class ProfileBooks:
         now = round(clock.now() * 1_000_000)
         async with CloudAPIClient(settings=self.settings) as client:
             forgetter = Forgetter(
-                ProfileCloud(client),
+                RemoteProfiles(client),
                 self.records,
                 self.to_forget,
                 ProfileFolder(self.settings.profiles_dir),
@@ -68,7 +68,7 @@ class ProfileBooks:
                 clock=clock,
             )
             # The agent, which knows the backend's clock, puts the time right.
-            await forgetter.forget_here(await self.cipher.keyring(), driver_id, Instant(now, now, is_true=False))
+            await forgetter.forget_here(await self.cipher.keyring(), driver_id, ClockReading(now, now, is_true=False))
 
 
 @asynccontextmanager

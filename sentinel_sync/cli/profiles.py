@@ -14,7 +14,7 @@ from sentinel_sync.cli.profile_books import agent_runs, beside_agent, looked_int
 from sentinel_sync.cli.terminal import width
 from sentinel_sync.cli.words import count, pairs, printable, table
 from sentinel_sync.profiles.commands import ALL, SyncCommand
-from sentinel_sync.profiles.records import ProfileStanding, Standing
+from sentinel_sync.profiles.records import ProfileSummary, SyncState
 from sentinel_sync.profiles.rules.merge import checked_id
 from sentinel_sync.settings import CloudSettings
 
@@ -81,7 +81,7 @@ async def _list(settings: CloudSettings, arguments: argparse.Namespace) -> int:
 async def _show(settings: CloudSettings, arguments: argparse.Namespace) -> int:
     async with looked_into(settings) as overview:
         standing = await overview.one(arguments.driver)
-    if standing.standing is Standing.UNKNOWN:
+    if standing.standing is SyncState.UNKNOWN:
         raise CommandError(f"there is no profile of {arguments.driver!r} in {settings.profiles_dir}, nor on record")
     if arguments.json:
         print_json(_facts(standing))
@@ -95,7 +95,7 @@ async def _show(settings: CloudSettings, arguments: argparse.Namespace) -> int:
     return ExitCode.DONE
 
 
-def _facts(standing: ProfileStanding) -> dict[str, Any]:
+def _facts(standing: ProfileSummary) -> dict[str, Any]:
     return {
         "driver_id": standing.driver_id,
         "state": standing.standing.name.lower(),
@@ -106,7 +106,7 @@ def _facts(standing: ProfileStanding) -> dict[str, Any]:
     }
 
 
-def _row(standing: ProfileStanding) -> tuple[str, ...]:
+def _row(standing: ProfileSummary) -> tuple[str, ...]:
     shown = standing.shown()
     distance, sessions = shown.get("total_distance"), shown.get("session_count")
     return (
@@ -123,7 +123,7 @@ def _value(value: object) -> str:
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
-def _state(standing: ProfileStanding) -> str:
+def _state(standing: ProfileSummary) -> str:
     return f"{standing.standing}: {standing.reason}" if standing.reason else standing.standing
 
 

@@ -10,8 +10,8 @@ from sentinel_sync.cli.state_folder import last_said, opened, runs
 from sentinel_sync.scenarios.consent import ConsentRecord
 from sentinel_sync.scenarios.records import ScenarioRecords
 from sentinel_sync.scenarios.rules.plan import missing_consent
-from sentinel_sync.scenarios.rules.status import Outlook
-from sentinel_sync.scenarios.scenario_uploader import Overview
+from sentinel_sync.scenarios.rules.status import UploadConditions
+from sentinel_sync.scenarios.scenario_uploader import ScenarioOverview
 from sentinel_sync.settings import CloudSettings
 from sentinel_sync.store.documents import Documents
 from sentinel_sync.store.outbox import Outbox
@@ -24,22 +24,22 @@ class Books:
 
     Attributes:
         outbox: What is queued, of whatever kind.
-        ledger: Plans and items.
+        records: Plans and items.
         record: Decisions.
         overview: All of it for people.
     """
 
     outbox: Outbox
-    ledger: ScenarioRecords
+    records: ScenarioRecords
     record: ConsentRecord
-    overview: Overview
+    overview: ScenarioOverview
 
     @classmethod
     def of(cls, outbox: Outbox, documents: Documents) -> "Books":
         """Open them over a store."""
         clock = SystemClock()
-        ledger = ScenarioRecords(documents, outbox, clock)
-        return cls(outbox, ledger, ConsentRecord(documents, clock), Overview(ledger))
+        records = ScenarioRecords(documents, outbox, clock)
+        return cls(outbox, records, ConsentRecord(documents, clock), ScenarioOverview(records))
 
 
 @asynccontextmanager
@@ -60,18 +60,18 @@ async def changed(settings: CloudSettings) -> AsyncIterator[Books]:
         yield Books.of(store.outbox, store.documents)
 
 
-async def outlook(settings: CloudSettings, books: Books) -> Outlook:
+async def conditions(settings: CloudSettings, books: Books) -> UploadConditions:
     """What concerns all scenarios now: a running agent's word, or what the record says."""
     forbidden = missing_consent(await books.record.load(), settings.policy_version)
     if not settings.upload_scenarios:
         forbidden = "cloud.upload_scenarios is false"
     if not await asyncio.to_thread(runs, settings):
-        return Outlook(held=forbidden, paused="no agent is running")
+        return UploadConditions(held=forbidden, paused="no agent is running")
     said = await asyncio.to_thread(last_said, settings)
     if said is None:
-        return Outlook(held=forbidden)
+        return UploadConditions(held=forbidden)
     shown = said.scenarios
     paused = said.connectivity.gate_reason or None
     if shown is None:
-        return Outlook(held=forbidden, paused=paused)
-    return Outlook(forbidden or shown.held, paused, shown.under_way)
+        return UploadConditions(held=forbidden, paused=paused)
+    return UploadConditions(forbidden or shown.held, paused, shown.under_way)

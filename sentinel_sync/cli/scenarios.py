@@ -9,7 +9,7 @@ from sentinel_sync.base.errors import ConsentError, ScenarioError
 from sentinel_sync.cli.actions import add_action, add_command, at_least_one, print_json, print_lines
 from sentinel_sync.cli.arguments import Subparsers, program
 from sentinel_sync.cli.exit_codes import CommandError, ExitCode
-from sentinel_sync.cli.scenario_books import Books, changed, outlook, read
+from sentinel_sync.cli.scenario_books import Books, changed, conditions, read
 from sentinel_sync.cli.state_folder import runs
 from sentinel_sync.cli.terminal import width
 from sentinel_sync.cli.words import count, duration, moment, pairs, size, table
@@ -18,7 +18,7 @@ from sentinel_sync.scenarios.records import key_of, storable
 from sentinel_sync.scenarios.rules.plan import Part, Priority, ScenarioPlan
 from sentinel_sync.scenarios.rules.status import ScenarioStatus
 from sentinel_sync.scenarios.scan import folder_names
-from sentinel_sync.scenarios.scenario_uploader import Intake
+from sentinel_sync.scenarios.scenario_uploader import ScenarioIntake
 from sentinel_sync.settings import CloudSettings
 
 _LIMIT = 50
@@ -68,7 +68,7 @@ def add_parser(subparsers: Subparsers) -> None:
 
 async def _list(settings: CloudSettings, arguments: argparse.Namespace) -> int:
     async with read(settings) as books:
-        statuses = await books.overview.statuses(await outlook(settings, books))
+        statuses = await books.overview.statuses(await conditions(settings, books))
     known = {status["scenario_id"] for status in statuses}
     unheard_of = [
         name for name in await asyncio.to_thread(folder_names, settings.scenarios_dir) if storable(name) not in known
@@ -92,7 +92,7 @@ async def _list(settings: CloudSettings, arguments: argparse.Namespace) -> int:
 async def _show(settings: CloudSettings, arguments: argparse.Namespace) -> int:
     async with read(settings) as books:
         plan = await _known(settings, books, arguments.scenario_id)
-        status = await books.overview.status(plan.scenario_id, await outlook(settings, books))
+        status = await books.overview.status(plan.scenario_id, await conditions(settings, books))
     if arguments.json:
         print_json({**status, "folder": plan.folder, "files": [_part_facts(part) for part in plan.parts]})
         return ExitCode.DONE
@@ -121,7 +121,7 @@ async def _show(settings: CloudSettings, arguments: argparse.Namespace) -> int:
 async def _queue(settings: CloudSettings, arguments: argparse.Namespace) -> int:
     async with changed(settings) as books:
         scenario_id = await _take(settings, books, arguments.path, Priority(arguments.priority))
-        status = await books.overview.status(scenario_id, await outlook(settings, books))
+        status = await books.overview.status(scenario_id, await conditions(settings, books))
     running = await asyncio.to_thread(runs, settings)
     if arguments.json:
         print_json({**status, "agent_running": running})
@@ -137,7 +137,7 @@ async def _retry(settings: CloudSettings, arguments: argparse.Namespace) -> int:
         raise CommandError("name the scenarios to retry, or say --all", ExitCode.USAGE)
     async with changed(settings) as books:
         if arguments.all:
-            plans = [plan async for plan in books.ledger.plans()]
+            plans = [plan async for plan in books.records.plans()]
         else:
             plans = [
                 await _known(settings, books, scenario_id) for scenario_id in dict.fromkeys(arguments.scenario_ids)
@@ -168,7 +168,7 @@ async def _take(settings: CloudSettings, books: Books, path: Path, priority: Pri
         CommandError: It cannot be queued; the message says why.
     """
     try:
-        return await Intake(books.ledger, books.record, settings.policy_version).take(path, priority)
+        return await ScenarioIntake(books.records, books.record, settings.policy_version).take(path, priority)
     except ConsentError as error:
         raise CommandError(f"{error}; `{program()} consent grant` records that") from None
     except ScenarioError as error:
@@ -176,7 +176,7 @@ async def _take(settings: CloudSettings, books: Books, path: Path, priority: Pri
 
 
 async def _known(settings: CloudSettings, books: Books, scenario_id: str) -> ScenarioPlan:
-    plan = await books.ledger.plan(scenario_id)
+    plan = await books.records.plan(scenario_id)
     if plan is None:
         why = await asyncio.to_thread(_why_unheard_of, settings, scenario_id)
         raise CommandError(f"there is no scenario {scenario_id!r} on record: {why}")

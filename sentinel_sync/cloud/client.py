@@ -30,9 +30,9 @@ from sentinel_sync.base.errors import (
 from sentinel_sync.base.payloads import Payload
 from sentinel_sync.cloud.http import build_http_client, credential_of, warm_up
 from sentinel_sync.cloud.request import (
+    ActiveRequests,
     ConcurrencyLimit,
     Content,
-    InFlight,
     Request,
     RequestHeaders,
     Timeouts,
@@ -42,12 +42,12 @@ from sentinel_sync.cloud.request import (
     target_of,
 )
 from sentinel_sync.cloud.response import Download, Exchange, Response
-from sentinel_sync.cloud.response_policy import APIResponse, Contact, Listener, Probe, ResponsePolicy
+from sentinel_sync.cloud.response_policy import APIResponse, AttemptOutcome, Listener, Probe, ResponsePolicy
 from sentinel_sync.cloud.rules.answers import Gate, GateState, RetryBudget
 from sentinel_sync.cloud.transport import TrafficListener, TrafficMeter, mute
 from sentinel_sync.settings import CloudSettings
 
-__all__ = ["APIResponse", "CloudAPIClient", "Contact", "Listener", "Probe", "Response", "quote_id"]
+__all__ = ["APIResponse", "AttemptOutcome", "CloudAPIClient", "Listener", "Probe", "Response", "quote_id"]
 
 logger = logging.getLogger(__name__)
 
@@ -133,7 +133,7 @@ class CloudAPIClient:
         self._credential = credential_of(settings)
         self._key = ""
         self._headers = RequestHeaders(settings)
-        self._in_flight = InFlight()
+        self._in_flight = ActiveRequests()
         self._limit = ConcurrencyLimit(settings.max_in_flight, settings.rate_limit, self._in_flight)
         self._timeouts = Timeouts.of(settings.timeout)
         self._probe_timeouts = Timeouts.of_a_probe(settings.timeout)

@@ -19,11 +19,11 @@ from sentinel_sync.cloud.response import Download
 from sentinel_sync.cloud.rules.download import (
     AskForAddress,
     AskForAll,
-    ComeBack,
-    GiveUp,
     IsWhole,
-    Progress,
+    NotFound,
+    PartialFile,
     Refuse,
+    RetryLater,
     TakeBody,
     next_step,
     range_headers,
@@ -112,7 +112,7 @@ class FileDownload:
 
     async def _fetch(self, address: str) -> None:
         while self._staging.size < self._target.size:
-            progress = Progress(self._staging.size, self._staging.etag)
+            progress = PartialFile(self._staging.size, self._staging.etag)
             async with self._open(address, progress) as download:
                 response = download.response
                 step = next_step(response.status_code, response.headers, progress, self._target.size)
@@ -126,17 +126,17 @@ class FileDownload:
                         raise StaleAddressError("GET a file: its address has expired", status=response.status_code)
                     case IsWhole():
                         return
-                    case ComeBack(reason):
+                    case RetryLater(reason):
                         raise UnreachableError(f"GET a file: {reason}", status=response.status_code)
-                    case GiveUp(reason):
+                    case NotFound(reason):
                         raise RejectedError(f"GET a file: {reason}", status=response.status_code)
                     case Refuse(reason):
                         raise VerificationError(f"the file is refused: its host {reason}")
 
-    def _open(self, address: str, progress: Progress) -> AbstractAsyncContextManager[Download]:
+    def _open(self, address: str, progress: PartialFile) -> AbstractAsyncContextManager[Download]:
         return self._client.download(address, range_headers(progress))
 
-    async def _receive(self, download: Download, progress: Progress) -> None:
+    async def _receive(self, download: Download, progress: PartialFile) -> None:
         """Write the body down, and never more of it than was signed."""
         before = self._staging.size
         buffer, written_at = bytearray(), self._clock.monotonic()

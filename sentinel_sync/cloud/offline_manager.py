@@ -15,7 +15,7 @@ from typing import Any
 from sentinel_sync.base.clock import Clock, SystemClock
 from sentinel_sync.base.errors import CloudError, HeldError, SentinelSyncError
 from sentinel_sync.base.supervisor import PeriodicTask, Supervisor
-from sentinel_sync.cloud.client import CloudAPIClient, Contact, Probe
+from sentinel_sync.cloud.client import AttemptOutcome, CloudAPIClient, Probe
 from sentinel_sync.cloud.rules.connectivity import Connectivity, ConnectivityStatus, ConnectivitySummary, Transition
 
 logger = logging.getLogger(__name__)
@@ -178,18 +178,18 @@ class OfflineManager:
         await asyncio.gather(*tasks, return_exceptions=True)
         self._running.clear()
 
-    def _on_contact(self, contact: Contact, why: str) -> None:
+    def _on_contact(self, contact: AttemptOutcome, why: str) -> None:
         now = self._clock.monotonic()
         transition: Transition | None = None
         match contact:
-            case Contact.AUTHORIZED:
+            case AttemptOutcome.AUTHORIZED:
                 transition = self._state.on_contact(now)
                 self._state.on_authorized()
-            case Contact.REACHABLE:
+            case AttemptOutcome.REACHABLE:
                 transition = self._state.on_contact(now)
-            case Contact.UNAUTHORIZED:
+            case AttemptOutcome.UNAUTHORIZED:
                 transition = self._state.on_unauthorized(why, now)
-            case Contact.UNREACHABLE:
+            case AttemptOutcome.UNREACHABLE:
                 transition = self._state.on_no_contact(why, now)
                 self.monitor.wake.set()  # its next look is sooner now
         if transition is not None:

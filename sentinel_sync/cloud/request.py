@@ -107,7 +107,7 @@ class Deadline:
             self._scope.reschedule(asyncio.get_running_loop().time())
 
 
-class InFlight:
+class ActiveRequests:
     """The deadlines of all that is under way."""
 
     def __init__(self) -> None:
@@ -150,7 +150,7 @@ class ConcurrencyLimit:
         in_flight: Who waits is let go when all is cut off.
     """
 
-    def __init__(self, places: int, rate: float, in_flight: InFlight) -> None:
+    def __init__(self, places: int, rate: float, in_flight: ActiveRequests) -> None:
         self._quick = asyncio.Semaphore(places)
         self._bulk = asyncio.Semaphore(BULK_PLACES)
         self._limiter = _limiter(rate)

@@ -34,7 +34,7 @@ from sentinel_sync.cloud.rules.answers import (
 logger = logging.getLogger(__name__)
 
 
-class Contact(StrEnum):
+class AttemptOutcome(StrEnum):
     """What an attempt taught about the backend."""
 
     AUTHORIZED = "authorized"
@@ -62,7 +62,7 @@ class Probe:
     min_interval: float | None
 
 
-Listener = Callable[[Contact, str], None]
+Listener = Callable[[AttemptOutcome, str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +110,7 @@ class ResponsePolicy:
         self._budget.on_failure()
         if not isinstance(error, ElsewhereError):
             self._gate.on_unreachable(str(error), self._clock.monotonic())
-            self._tell(Contact.UNREACHABLE, str(error))
+            self._tell(AttemptOutcome.UNREACHABLE, str(error))
         return error
 
     def is_refused(self, reply: Response, asked: Request) -> bool:
@@ -156,7 +156,7 @@ class ResponsePolicy:
         if meaning is Meaning.REFUSED and reply.from_api:
             raise self._refused(what, reply, key_in_use=key_in_use)
         if meaning is not Meaning.DONE:
-            self._tell(Contact.UNREACHABLE, what)
+            self._tell(AttemptOutcome.UNREACHABLE, what)
             if meaning is Meaning.NOT_NOW:
                 raise self._not_now(what, reply)
             raise NotNowError(what, status=reply.status, request_id=reply.request_id)
@@ -164,10 +164,10 @@ class ResponsePolicy:
             health = Health.model_validate(reply.data)
         except ValidationError:
             why = "GET /health: the answer is not a health object: a login page in between?"
-            self._tell(Contact.UNREACHABLE, why)
+            self._tell(AttemptOutcome.UNREACHABLE, why)
             raise UnreachableError(why, request_id=reply.request_id) from None
         self._gate.on_reachable()
-        self._tell(Contact.REACHABLE, "")
+        self._tell(AttemptOutcome.REACHABLE, "")
         # A backend's clock may be broken as well, and no trip may be dated by it.
         time = health.time if is_plausible(rfc3339(health.time)) else None
         date = http_date(reply.headers.get("Date"))
@@ -179,7 +179,7 @@ class ResponsePolicy:
         self._budget.on_success()
         if reply.from_api:
             self._gate.on_success(self._clock.monotonic())
-            self._tell(Contact.AUTHORIZED, "")
+            self._tell(AttemptOutcome.AUTHORIZED, "")
 
     def _not_now(self, what: str, reply: Response) -> NotNowError:
         self._budget.on_failure()
@@ -198,10 +198,10 @@ class ResponsePolicy:
         if self._gate.passage(self._clock.monotonic()).state is not GateState.REFUSED:
             logger.error("cloud.refused: %s; nothing but health probes is sent until it changes", what)
         self._gate.on_refused(why, self._clock.monotonic())
-        self._tell(Contact.UNAUTHORIZED, why)
+        self._tell(AttemptOutcome.UNAUTHORIZED, why)
         return CredentialError(why, **facts)
 
-    def _tell(self, contact: Contact, why: str) -> None:
+    def _tell(self, contact: AttemptOutcome, why: str) -> None:
         for listener in self._listeners:
             listener(contact, why)
 

@@ -16,15 +16,15 @@ from sentinel_sync.cloud.rules.tus import (
     NOT_OFFERED,
     VERSION,
     Arrived,
+    AskAgainLater,
     AskOffset,
-    ComeBack,
     Create,
     Damaged,
     GiveUp,
-    Offer,
     PatchSize,
     SendFrom,
-    Upload,
+    TusOffer,
+    TusState,
     creation_headers,
     offer_of,
     patch_headers,
@@ -61,11 +61,11 @@ class TusUploads:
         self._client = client
         self._bandwidth = bandwidth
         self._clock = clock
-        self._offers: dict[str, tuple[float, Offer | None]] = {}
+        self._offers: dict[str, tuple[float, TusOffer | None]] = {}
         self._patch_size = PatchSize()
         self._cut: tuple[str, FileBody] | None = None
 
-    async def offer(self, path: str) -> Offer | None:
+    async def offer(self, path: str) -> TusOffer | None:
         """What the backend offers for parts that go to `path`; None where it has no resumable uploads.
 
         Raises:
@@ -109,11 +109,11 @@ class TusUploads:
             await upload.remember(None)
         return False
 
-    async def _offer_for(self, upload: FileUpload) -> Offer | None:
+    async def _offer_for(self, upload: FileUpload) -> TusOffer | None:
         offer = await self.offer(upload.path)
         return offer if offer is not None and offer.takes(upload.source.size_bytes, upload.encoding) else None
 
-    async def _sent(self, upload: FileUpload, offer: Offer) -> bool:
+    async def _sent(self, upload: FileUpload, offer: TusOffer) -> bool:
         try:
             await self._send(upload, offer)
         except (UnworkableError, PreconditionError) as error:
@@ -129,8 +129,8 @@ class TusUploads:
             return False
         return True
 
-    async def _send(self, upload: FileUpload, offer: Offer) -> None:
-        state = Upload(upload.source.size_bytes, upload.resume_url)
+    async def _send(self, upload: FileUpload, offer: TusOffer) -> None:
+        state = TusState(upload.source.size_bytes, upload.resume_url)
         async with _Checksums(upload.source, offer.algorithm) as checksums:
             while True:
                 step = state.next_step()
@@ -149,7 +149,7 @@ class TusUploads:
                     case GiveUp(reason):
                         raise UnworkableError(f"{_SEND}: the backend's resumable uploads lead nowhere: {reason}")
 
-    async def _create(self, state: Upload, upload: FileUpload, instead_of: str | None) -> bool:
+    async def _create(self, state: TusState, upload: FileUpload, instead_of: str | None) -> bool:
         """Create an upload; False where the backend has the part already."""
         headers = creation_headers(upload.source.size_bytes, _metadata(upload))
         # Work of its own, though the same each time: the first key would be answered with the old address again.
@@ -170,7 +170,7 @@ class TusUploads:
             await upload.remember(state.address)
         return True
 
-    async def _ask(self, state: Upload, upload: FileUpload) -> None:
+    async def _ask(self, state: TusState, upload: FileUpload) -> None:
         address = state.address or ""
         headers = {"Tus-Resumable": VERSION}
         asked = Request(
@@ -194,7 +194,7 @@ class TusUploads:
                 offset = 0
         self._learn_from_cut(address, offset)
 
-    async def _send_from(self, state: Upload, offset: int, upload: FileUpload, checksums: "_Checksums") -> None:
+    async def _send_from(self, state: TusState, offset: int, upload: FileUpload, checksums: "_Checksums") -> None:
         end = checksums.planned_end(offset) or self._end_of(offset, upload.source)
         checksum = await checksums.of(offset, end)
         if end < upload.source.size_bytes:
@@ -231,7 +231,7 @@ class TusUploads:
         if cut is not None and cut[0] == address:
             self._patch_size.was_cut(max(0, cut[1].reached - offset))
 
-    def _know(self, kind: str, offer: Offer | None) -> None:
+    def _know(self, kind: str, offer: TusOffer | None) -> None:
         lifetime = NO_OFFER_LIFETIME if offer is None else OFFER_LIFETIME
         self._offers[kind] = (self._clock.monotonic() + lifetime, offer)
 
@@ -281,15 +281,15 @@ class _Checksums:
             await asyncio.gather(ahead, return_exceptions=True)
 
 
-def _end_where_said(step: ComeBack | Damaged | None, what: str, request_id: str) -> None:
+def _end_where_said(step: AskAgainLater | Damaged | None, what: str, request_id: str) -> None:
     match step:
-        case ComeBack(reason):
+        case AskAgainLater(reason):
             raise NotNowError(f"{what}: {reason}", request_id=request_id)
         case Damaged(reason):
             raise RejectedError(f"{what}: {reason}", request_id=request_id)
 
 
 def _metadata(upload: FileUpload) -> dict[str, str]:
-    """`Upload-Metadata` of a file; packed, its type is that of the packing."""
+    """`TusState-Metadata` of a file; packed, its type is that of the packing."""
     filetype = upload.content_type if upload.encoding is None else f"application/{upload.encoding}"
     return {"filename": upload.name, "filetype": filetype, "sha256": upload.sha256}

@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 #: install: fetch and switch to `version`. rollback: to the previous one. pin, unpin: want just `version`, or no longer.
 #: check: ask for the listing now. forgive: let `version`, found bad on this vehicle, be tried again.
-OrderAction = Literal["install", "rollback", "pin", "unpin", "check", "forgive"]
+CommandAction = Literal["install", "rollback", "pin", "unpin", "check", "forgive"]
 
 _KIND = "model_order"
 _OUTCOME = "model_order.outcome"
@@ -28,13 +28,13 @@ _KEPT = 20
 #: Those that are about one version.
 _OF_A_VERSION = frozenset({"install", "pin", "forgive"})
 #: These ask the backend, and may take hours; …
-LONG_ORDERS: frozenset[OrderAction] = frozenset({"install", "check"})
+LONG_COMMANDS: frozenset[CommandAction] = frozenset({"install", "check"})
 #: … these are done at once, and overtake them: nobody waits for a download to take a model back.
-SHORT_ORDERS: frozenset[OrderAction] = frozenset({"rollback", "pin", "unpin", "forgive"})
+SHORT_COMMANDS: frozenset[CommandAction] = frozenset({"rollback", "pin", "unpin", "forgive"})
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
+class ModelCommand:
     """What the operator wants.
 
     Attributes:
@@ -42,7 +42,7 @@ class Order:
         version: For `install`, `pin` and `forgive`.
     """
 
-    action: OrderAction
+    action: CommandAction
     name: str = ""
     version: str | None = None
 
@@ -71,7 +71,7 @@ class PlacedCommand:
     """
 
     key: str
-    order: Order
+    order: ModelCommand
     placed_at: float
 
 
@@ -86,7 +86,7 @@ class CommandOutcome:
     """
 
     key: str
-    order: Order
+    order: ModelCommand
     placed_at: float
     done: bool
     message: str
@@ -95,7 +95,7 @@ class CommandOutcome:
 
 @dataclass(frozen=True, slots=True)
 class _Written:
-    order: Order
+    order: ModelCommand
     placed_at: float
 
 
@@ -115,7 +115,7 @@ class ModelCommands:
         self._documents = documents
         self._clock = clock or SystemClock()
 
-    async def place(self, order: Order) -> str:
+    async def place(self, order: ModelCommand) -> str:
         """Leave an order for the running agent; returns its key once it is on disk.
 
         Raises:
@@ -169,39 +169,39 @@ class ModelCommands:
 
 
 #: Carries out one order; its key is given along.
-Obey = Callable[[Order, str], Awaitable[InstallResult]]
+Obey = Callable[[ModelCommand, str], Awaitable[InstallResult]]
 
 
 class ModelCommandQueue:
     """The orders of other processes.
 
     Args:
-        orders: Where they lie.
+        commands: Where they lie.
     """
 
-    def __init__(self, orders: ModelCommands) -> None:
-        self._orders = orders
+    def __init__(self, commands: ModelCommands) -> None:
+        self._commands = commands
         #: Why an order was put off at last, by its key: said once.
         self._put_off: dict[str, str] = {}
 
-    async def waiting(self, actions: Collection[OrderAction]) -> bool:
+    async def waiting(self, actions: Collection[CommandAction]) -> bool:
         """Whether orders of these kinds wait."""
-        return any(placed.order.action in actions for placed in await self._orders.waiting())
+        return any(placed.order.action in actions for placed in await self._commands.waiting())
 
     async def outcomes(self) -> list[CommandOutcome]:
         """What became of the last orders, the newest last."""
-        return await self._orders.outcomes()
+        return await self._commands.outcomes()
 
-    async def carry_out(self, actions: Collection[OrderAction], obey: Obey) -> bool:
+    async def carry_out(self, actions: Collection[CommandAction], obey: Obey) -> bool:
         """Carry out those of these kinds; False where some are left that only the network or the disk held up.
 
         A long order waits for the short ones that were placed before it: who pins a version and then has it installed
         means both.
         """
         done = True
-        for placed in await self._orders.waiting():
+        for placed in await self._commands.waiting():
             if placed.order.action not in actions:
-                if actions is LONG_ORDERS:
+                if actions is LONG_COMMANDS:
                     return False
                 continue
             done = await self._carry_out(placed, obey) and done
@@ -221,7 +221,7 @@ class ModelCommandQueue:
         self._put_off.pop(placed.key, None)
         message = _words(order, result)
         logger.info("model.order: %s: %s", order, message)
-        await self._orders.finish(placed, message, done=result.installed or result.waiting)
+        await self._commands.finish(placed, message, done=result.installed or result.waiting)
         return True
 
     def _put_it_off(self, placed: PlacedCommand, why: str) -> bool:
@@ -231,7 +231,7 @@ class ModelCommandQueue:
         return False
 
 
-def _words(order: Order, result: InstallResult) -> str:
+def _words(order: ModelCommand, result: InstallResult) -> str:
     if result.reason is not None:
         return result.reason
     match order.action:

@@ -19,7 +19,7 @@ from sentinel_sync.base.clock import Clock
 from sentinel_sync.base.errors import FileError, StoreFullError, VerificationError
 from sentinel_sync.base.threads import run_to_end
 from sentinel_sync.models.files import ModelFiles, Registry, RegistryEntry
-from sentinel_sync.models.rules.installed import BadVersion, KeptVersion, ModelRecord, Probation
+from sentinel_sync.models.rules.installed import BadVersion, CommitSchedule, KeptVersion, ModelRecord
 from sentinel_sync.models.rules.releases import UNKNOWN_VERSION, check_name, check_version, live_name
 from sentinel_sync.store.documents import Documents
 
@@ -176,7 +176,7 @@ class InstalledModels:
 
     # --- switching ---
 
-    async def install(self, name: str, version: KeptVersion, probation: Probation | None = None) -> None:
+    async def install(self, name: str, version: KeptVersion, probation: CommitSchedule | None = None) -> None:
         """Let the runtime open `version`, which lies whole and verified among the versions; on probation, perhaps."""
         async with self._switching:
             # What lay there before anybody kept a record.
@@ -219,7 +219,7 @@ class InstalledModels:
             await self._go_back(name, target, lambda record: replace(record, skipped=skipped, last_order=order))
             return target
 
-    async def condemn(self, name: str, reason: str) -> KeptVersion | None:
+    async def mark_bad(self, name: str, reason: str) -> KeptVersion | None:
         """What is installed has failed: never again, and back to the version before; None where there is none whole.
 
         Then the failed one stays in use: to take the only model away is not for us to decide.
@@ -232,9 +232,9 @@ class InstalledModels:
             await self._remember_bad(name, (*record.bad, bad))
             target = record.previous
             if target is None or not await self.is_kept(name, target):
-                await self.change(name, lambda record: replace(record.condemned(bad), probation=None))
+                await self.change(name, lambda record: replace(record.marked_bad(bad), probation=None))
                 return None
-            await self._go_back(name, target, lambda record: replace(record.condemned(bad), probation=None))
+            await self._go_back(name, target, lambda record: replace(record.marked_bad(bad), probation=None))
             return target
 
     async def mend(self) -> None:
@@ -259,9 +259,9 @@ class InstalledModels:
             release = record.staged.release
             bad = BadVersion(release.version, release.checksum, reason, self._clock.now())
             await self._remember_bad(name, (*record.bad, bad))
-            await self.change(name, lambda record: record.condemned(bad))
+            await self.change(name, lambda record: record.marked_bad(bad))
 
-    async def forgive(self, name: str, version: str) -> bool:
+    async def clear_bad(self, name: str, version: str) -> bool:
         """Let a version be tried again; False where it is not bad."""
         async with self._switching:
             before = self.record(name).bad

@@ -20,9 +20,9 @@ from sentinel_sync.base.transfer import ActiveTransfer, TransferStatus
 from sentinel_sync.models.fetch import ReleaseFetch, leftovers_of
 from sentinel_sync.models.installed import InstalledModels
 from sentinel_sync.models.rules.installed import (
+    CommitSchedule,
     Failed,
     Passed,
-    Probation,
     StagedVersion,
     Untried,
     Verdict,
@@ -44,7 +44,7 @@ _OURS = "SENTINEL_"
 Check = Callable[[ModelRelease], Awaitable[None]]
 
 
-class Phase(StrEnum):
+class InstallPhase(StrEnum):
     """What is being done."""
 
     DOWNLOADING = "downloading"
@@ -52,7 +52,7 @@ class Phase(StrEnum):
     INSTALLING = "installing"
 
 
-class Validation:
+class HealthCheck:
     """Tries models, one at a time.
 
     Args:
@@ -137,10 +137,10 @@ class ModelInstaller:
     """Brings releases onto the vehicle and into use.
 
     Args:
-        shelf: The models of this vehicle.
+        installed: The models of this vehicle.
         fetch: Fetches files.
-        validation: Tries models.
-        desk: Knows of trips.
+        health_check: Tries models.
+        policy: Knows of trips.
         check: Raises VerificationError where a release is not to be used.
         probation: Seconds that a new model is on probation; only where there is somebody to try it.
         clock: For rates.
@@ -148,29 +148,29 @@ class ModelInstaller:
 
     def __init__(
         self,
-        shelf: InstalledModels,
+        installed: InstalledModels,
         fetch: ReleaseFetch,
-        validation: Validation,
-        desk: TransferPolicy,
+        health_check: HealthCheck,
+        policy: TransferPolicy,
         *,
         check: Check,
         probation: float,
         clock: Clock,
     ) -> None:
-        self._shelf = shelf
+        self._installed = installed
         self._fetch = fetch
-        self._validation = validation
-        self._desk = desk
+        self._validation = health_check
+        self._policy = policy
         self._check = check
         self._probation = probation
         self._clock = clock
         self._fetching = asyncio.Lock()
         self._installing = asyncio.Lock()
         self._transfers: dict[str, ActiveTransfer] = {}
-        self._in_hand: set[Path] = set()
+        self._active_files: set[Path] = set()
         #: Checksums of what was hashed while it came, and has not lain about since.
         self._fresh: set[str] = set()
-        self.news = EventPublisher[TransferStatus]("model.progress")
+        self.events = EventPublisher[TransferStatus]("model.progress")
 
     # --- how it goes ---
 
@@ -179,17 +179,17 @@ class ModelInstaller:
         transfer = self._transfers.get(name)
         return None if transfer is None else transfer.status()
 
-    def why_waiting(self, name: str) -> str | None:
+    def waiting_reason(self, name: str) -> str | None:
         """Why what is staged is not switched to now, or None."""
-        staged = self._shelf.record(name).staged
-        if staged is None or not self._desk.trip_under_way:
+        staged = self._installed.record(name).staged
+        if staged is None or not self._policy.trip_under_way:
             return None
         return f"{name} {staged.release.version} is ready: it is switched to when the trip under way has ended"
 
     @property
-    def in_hand(self) -> frozenset[Path]:
+    def active_files(self) -> frozenset[Path]:
         """Files that are being worked on: nobody else's to delete."""
-        return frozenset(self._in_hand)
+        return frozenset(self._active_files)
 
     # --- onto the vehicle ---
 
@@ -201,21 +201,21 @@ class ModelInstaller:
             VerificationError: What came is not what was signed; nothing of it stays.
             StoreError: The models folder or the store cannot be written.
         """
-        live, files = live_name(release.name, release.filename), self._shelf.files
+        live, files = live_name(release.name, release.filename), self._installed.files
         kept = files.version(release.name, release.version, live)
         staging = files.staging(release.name, release.version, live)
         async with self._fetching:
-            staged = self._shelf.record(release.name).staged
+            staged = self._installed.record(release.name).staged
             if staged is not None and staged.release.checksum == release.checksum and staged.live_name == live:
                 return
-            with self._working(release, Phase.DOWNLOADING, kept, *leftovers_of(staging)) as transfer:
+            with self._working(release, InstallPhase.DOWNLOADING, kept, *leftovers_of(staging)) as transfer:
                 # It may be here already: a switch that failed, or a version that was rolled back from.
                 if not await run_to_end(files.holds, kept, release.size, release.checksum):
-                    base = self._shelf.record(release.name).installed
+                    base = self._installed.record(release.name).installed
                     await self._fetch.fetch(release, staging, base, transfer.moved)
                     await run_to_end(files.keep, staging, kept)
                 staged = StagedVersion(release, live)
-                await self._shelf.change(release.name, lambda record: replace(record, staged=staged, failure=None))
+                await self._installed.change(release.name, lambda record: replace(record, staged=staged, failure=None))
                 self._fresh.add(release.checksum)
 
     # --- into use ---
@@ -228,75 +228,75 @@ class ModelInstaller:
             StoreError: The models folder or the store cannot be written.
         """
         async with self._installing:
-            staged = self._shelf.record(name).staged
+            staged = self._installed.record(name).staged
             if staged is None:
                 return None
             hashed = staged.release.checksum in self._fresh
             self._fresh.discard(staged.release.checksum)
-            if (why := self.why_waiting(name)) is not None:
+            if (why := self.waiting_reason(name)) is not None:
                 return why
-            with self._working(staged.release, Phase.INSTALLING) as transfer:
+            with self._working(staged.release, InstallPhase.INSTALLING) as transfer:
                 await self._look_at(name, staged, hashed=hashed)
                 if self._validation.wanted and not staged.tried:
-                    _enter(transfer, staged.release, Phase.VALIDATING)
+                    _enter(transfer, staged.release, InstallPhase.VALIDATING)
                     if (why := await self._try(name, staged)) is not None:
                         return why
-                    _enter(transfer, staged.release, Phase.INSTALLING)
+                    _enter(transfer, staged.release, InstallPhase.INSTALLING)
                     # Trying takes its time, in which a trip may have begun and the operator spoken.
-                    if (why := self.why_waiting(name)) is not None:
+                    if (why := self.waiting_reason(name)) is not None:
                         return why
                     await self._look_at(name, staged, hashed=True)
-                await self._shelf.install(name, staged.kept, self._new_probation())
+                await self._installed.install(name, staged.kept, self._new_probation())
         return None
 
     async def _look_at(self, name: str, staged: StagedVersion, *, hashed: bool) -> None:
         """Let what is staged pass where it is still genuine, wanted and whole (`hashed`: that is known)."""
         try:
             await self._check(staged.release)
-            if not hashed and not await self._shelf.is_kept(name, staged.kept):
+            if not hashed and not await self._installed.is_kept(name, staged.kept):
                 raise VerificationError(
                     f"{name} {staged.release.version} is refused: its file on this vehicle is missing or damaged"
                 )
         except VerificationError:
-            await self._shelf.change(name, lambda record: replace(record, staged=None))
+            await self._installed.change(name, lambda record: replace(record, staged=None))
             raise
 
     async def _try(self, name: str, staged: StagedVersion) -> str | None:
         """Have what is staged tried; why that came to nothing, or None where it passed."""
         release = staged.release
-        path = self._shelf.files.version(name, release.version, staged.live_name)
+        path = self._installed.files.version(name, release.version, staged.live_name)
         match await self._validation.of(path, name, release.version):
             case Passed():
                 tried = replace(staged, tried=True)
-                await self._shelf.change(
+                await self._installed.change(
                     name, lambda record: replace(record, staged=tried if record.staged == staged else record.staged)
                 )
                 return None
             case Untried(reason):
                 return f"{name} {release.version} could not be tried: {reason}"
             case Failed(reason):
-                await self._shelf.mark_staged_bad(name, reason)
+                await self._installed.mark_staged_bad(name, reason)
                 logger.error("model.bad: %s %s: %s; it is never tried again", name, release.version, reason)
                 raise VerificationError(f"{name} {release.version} is bad: {reason}")
 
-    def _new_probation(self) -> Probation | None:
-        return Probation(self._probation) if self._probation > 0.0 and self._validation.wanted else None
+    def _new_probation(self) -> CommitSchedule | None:
+        return CommitSchedule(self._probation) if self._probation > 0.0 and self._validation.wanted else None
 
     @contextmanager
-    def _working(self, release: ModelRelease, phase: Phase, *files: Path) -> Iterator[ActiveTransfer]:
-        transfer = self._transfers[release.name] = ActiveTransfer(release.name, self.news, self._clock)
+    def _working(self, release: ModelRelease, phase: InstallPhase, *files: Path) -> Iterator[ActiveTransfer]:
+        transfer = self._transfers[release.name] = ActiveTransfer(release.name, self.events, self._clock)
         _enter(transfer, release, phase)
-        self._in_hand.update(files)
+        self._active_files.update(files)
         try:
             yield transfer
         finally:
-            self._in_hand.difference_update(files)
+            self._active_files.difference_update(files)
             if self._transfers.get(release.name) is transfer:
                 del self._transfers[release.name]
 
 
-def _enter(transfer: ActiveTransfer, release: ModelRelease, phase: Phase) -> None:
+def _enter(transfer: ActiveTransfer, release: ModelRelease, phase: InstallPhase) -> None:
     """Go on to the next phase; all bytes are there but while they are fetched."""
-    transfer.begin(phase, release.version, release.size, 0 if phase is Phase.DOWNLOADING else release.size)
-    if phase is not Phase.DOWNLOADING:
+    transfer.begin(phase, release.version, release.size, 0 if phase is InstallPhase.DOWNLOADING else release.size)
+    if phase is not InstallPhase.DOWNLOADING:
         transfer.tell()

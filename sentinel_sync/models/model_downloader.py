@@ -14,16 +14,16 @@ from sentinel_sync.base.supervisor import PeriodicTask
 from sentinel_sync.base.transfer import TransferStatus
 from sentinel_sync.cloud.client import CloudAPIClient
 from sentinel_sync.models.commands import (
-    LONG_ORDERS,
-    SHORT_ORDERS,
+    LONG_COMMANDS,
+    SHORT_COMMANDS,
     CommandOutcome,
+    ModelCommand,
     ModelCommandQueue,
     ModelCommands,
-    Order,
 )
 from sentinel_sync.models.fetch import ReleaseFetch
 from sentinel_sync.models.installed import InstalledModels
-from sentinel_sync.models.installer import ModelInstaller, Validation, Validator
+from sentinel_sync.models.installer import HealthCheck, ModelInstaller, Validator
 from sentinel_sync.models.releases import ReleaseSelector
 from sentinel_sync.models.rules.releases import check_name, check_version
 from sentinel_sync.models.rules.status import (
@@ -35,8 +35,8 @@ from sentinel_sync.models.rules.status import (
     ModelUpdate,
     update_of,
 )
-from sentinel_sync.models.sources import ModelOffers, ReleaseSource
-from sentinel_sync.models.updater import CommitWindow, ModelOverview, ModelUpdater, ReleaseChecks
+from sentinel_sync.models.sources import BackendReleases, ReleaseSource
+from sentinel_sync.models.updater import CommitWindow, ModelStatusView, ModelUpdater, ReleaseChecks
 from sentinel_sync.network.foundation import Foundation, Lifecycle
 from sentinel_sync.network.rules.traffic import TrafficClass
 from sentinel_sync.settings import is_loopback
@@ -52,7 +52,7 @@ _SHORTEST_WAIT = 1.0
 #: What waits for a cheaper network is looked at again after so many seconds, where nobody wakes us.
 _HELD_AGAIN = 30.0
 #: Orders that only the network or the disk held up are tried again after so many seconds.
-_ORDERS_AGAIN = 60.0
+_COMMANDS_AGAIN_SECONDS = 60.0
 #: Folder within the state folder for what a TUF repository's metadata is kept in.
 TUF_NAME = "tuf"
 
@@ -101,57 +101,57 @@ class ModelDownloader:
         foundation = foundation or Foundation.of(api_client, store)
         self._clock = foundation.clock
         self._store = foundation.store
-        self._traffic = foundation.policy
-        self._shelf = InstalledModels(models_dir or settings.models_dir, self._store.documents, self._clock)
+        self._policy = foundation.policy
+        self._installed = InstalledModels(models_dir or settings.models_dir, self._store.documents, self._clock)
         source = _source_of(foundation)
         self._releases = ReleaseSelector(
             source,
-            self._shelf,
+            self._installed,
             settings,
             trusted_keys=settings.model_trusted_keys if trusted_keys is None else trusted_keys,
             allow_unsigned=self._allow_unsigned,
         )
-        validation = Validation(validator, settings.model_validator_command, settings.model_validator_timeout)
+        health_check = HealthCheck(validator, settings.model_validator_command, settings.model_validator_timeout)
         self._installer = ModelInstaller(
-            self._shelf,
+            self._installed,
             ReleaseFetch(
                 api_client,
                 source,
-                self._shelf.files,
-                self._traffic,
+                self._installed.files,
+                self._policy,
                 deltas=settings.model_deltas,
                 clock=self._clock,
             ),
-            validation,
-            self._traffic,
+            health_check,
+            self._policy,
             check=self._releases.check,
             probation=settings.model_probation,
             clock=self._clock,
         )
-        self._keeper = ModelUpdater(
-            self._shelf,
+        self._updater = ModelUpdater(
+            self._installed,
             self._releases,
             self._installer,
-            CommitWindow(self._shelf, validation, self._clock),
-            self._traffic,
+            CommitWindow(self._installed, health_check, self._clock),
+            self._policy,
             interval=settings.model_check_interval,
             clock=self._clock,
         )
-        self._overview = ModelOverview(self._shelf, self._releases, self._installer, self._keeper)
+        self._status_view = ModelStatusView(self._installed, self._releases, self._installer, self._updater)
         self._checks = ReleaseChecks(
             self._releases, interval=settings.model_check_interval, clock=self._clock, rng=foundation.rng
         )
-        self._orders = ModelCommandQueue(ModelCommands(self._store.documents, self._clock))
+        self._commands = ModelCommandQueue(ModelCommands(self._store.documents, self._clock))
         self._resuming = True
         self.check = PeriodicTask("models.check", self.step)
         self.upkeep = PeriodicTask("models.upkeep", self.upkeep_step)
         self._life = Lifecycle(
-            foundation, [self.check, self.upkeep], opening=self._open, closing=self._installer.news.close
+            foundation, [self.check, self.upkeep], opening=self._open, closing=self._installer.events.close
         )
-        self._traffic.subscribe(self.wake)
+        self._policy.subscribe(self.wake)
 
     @property
-    def duties(self) -> tuple[PeriodicTask, ...]:
+    def tasks(self) -> tuple[PeriodicTask, ...]:
         """What somebody must keep doing."""
         return self._life.tasks
 
@@ -165,7 +165,7 @@ class ModelDownloader:
 
     def wake(self) -> None:
         """Have both duties look now: a trip has ended, the network has changed; a plain call."""
-        for duty in self.duties:
+        for duty in self.tasks:
             duty.wake.set()
 
     # --- the specification's face ---
@@ -187,7 +187,7 @@ class ModelDownloader:
         """Fetch a release and let the runtime open it; until the very end the old one stays in use.
 
         While the network is too dear for models nothing is fetched (`error` is a HeldError). While a trip is under way
-        it is fetched, and switched to by itself at the trip's end (`waiting`), where somebody sees to `duties`.
+        it is fetched, and switched to by itself at the trip's end (`waiting`), where somebody sees to `tasks`.
 
         Args:
             name: Of the model.
@@ -203,7 +203,7 @@ class ModelDownloader:
             StoreError: The state folder cannot be used.
         """
         await self.prepare()
-        result = await self._keeper.install(name, version, expected_checksum, signature)
+        result = await self._updater.install(name, version, expected_checksum, signature)
         # Whatever came of it is the upkeep's next: it waits, or it is on probation.
         self.upkeep.wake.set()
         return result
@@ -211,12 +211,12 @@ class ModelDownloader:
     async def get_installed_models(self) -> dict[str, InstalledModel]:
         """What the runtime opens, by name."""
         await self.prepare()
-        return self._overview.installed()
+        return self._status_view.installed()
 
     async def get_download_status(self, name: str) -> DownloadStatus:
         """Say what is being done about a model, or what became of it."""
         await self.prepare()
-        return self._overview.status(name)
+        return self._status_view.status(name)
 
     def start_background_checks(self) -> "asyncio.Future[None]":
         """Check every `model_check_interval` seconds, in the running loop; may be awaited."""
@@ -236,7 +236,7 @@ class ModelDownloader:
         An `async def` runs on the loop; a plain function runs in a thread, where it may block. One that is slow or
         raises disturbs nothing.
         """
-        self._installer.news.subscribe(listener)
+        self._installer.events.subscribe(listener)
 
     # --- the operator's word ---
 
@@ -261,23 +261,26 @@ class ModelDownloader:
         await self.prepare()
         if version is not None:
             self._refuse_bad(name, version)
-        await self._shelf.change(name, lambda record: record.pinned_to(version))
+        await self._installed.change(name, lambda record: record.pinned_to(version))
         self._checks.expedite()
         self.wake()
 
-    async def forgive(self, name: str, version: str) -> bool:
+    async def clear_bad(self, name: str, version: str) -> bool:
         """Let a version be tried again that was found bad on this vehicle; False where it was not.
 
         Raises:
             StoreError: The state folder cannot be used.
         """
         await self.prepare()
-        forgiven = await self._shelf.forgive(name, version)
-        if forgiven:
+        cleared = await self._installed.clear_bad(name, version)
+        if cleared:
             logger.warning("model.forgiven: %s %s may be tried again", ascii(name), ascii(version))
             self._checks.expedite()
             self.wake()
-        return forgiven
+        return cleared
+
+    #: The name that it had first.
+    forgive = clear_bad
 
     # --- by itself ---
 
@@ -294,7 +297,7 @@ class ModelDownloader:
         """
         await self.prepare()
         try:
-            releases = await self._news()
+            releases = await self._due_releases()
             return 0 if releases is None else await self._take(releases)
         except (CloudError, VerificationError, ConfigurationError) as error:
             self._checks.failed(error)
@@ -309,29 +312,29 @@ class ModelDownloader:
         except (VerificationError, ConfigurationError) as error:
             logger.error("models.check: %s", error)
         waits = [self._checks.due_in()]
-        if not await self._orders.carry_out(LONG_ORDERS, self._obey):
-            waits.append(_ORDERS_AGAIN)
-        if self._keeper.holds_downloads:
+        if not await self._commands.carry_out(LONG_COMMANDS, self._obey):
+            waits.append(_COMMANDS_AGAIN_SECONDS)
+        if self._updater.holds_downloads:
             waits.append(_HELD_AGAIN)
         return max(_SHORTEST_WAIT, min(waits))
 
     async def upkeep_step(self) -> float:
         """Carry out orders, switch to what is ready, try what is on probation; returns the seconds until the next."""
         await self.prepare()
-        done = await self._orders.carry_out(SHORT_ORDERS, self._obey)
-        if await self._orders.waiting(LONG_ORDERS):
+        done = await self._commands.carry_out(SHORT_COMMANDS, self._obey)
+        if await self._commands.waiting(LONG_COMMANDS):
             self.check.wake.set()
-        wait = await self._keeper.look_after()
-        return max(_SHORTEST_WAIT, wait if done else min(wait, _ORDERS_AGAIN))
+        wait = await self._updater.look_after()
+        return max(_SHORTEST_WAIT, wait if done else min(wait, _COMMANDS_AGAIN_SECONDS))
 
     def snapshot(self) -> list[ModelStatus]:
         """What there is to show of each model, also of one that only its refusal is known of; a plain call."""
-        return self._overview.shown()
+        return self._status_view.shown()
 
-    async def order_outcomes(self) -> list[CommandOutcome]:
+    async def command_outcomes(self) -> list[CommandOutcome]:
         """What became of the last orders that other processes placed, the newest last."""
         await self.prepare()
-        return await self._orders.outcomes()
+        return await self._commands.outcomes()
 
     def last_check(self) -> ModelCheckStatus:
         """When the source was last asked, and why the attempt after that failed; a plain call."""
@@ -341,23 +344,23 @@ class ModelDownloader:
 
     async def _open(self) -> None:
         await self._releases.open()
-        await self._shelf.open()
-        await self._keeper.clean()
+        await self._installed.open()
+        await self._updater.clean()
         if self._allow_unsigned:
             logger.critical("models.unsigned: allow_unsigned is on: whoever speaks for the backend drives this car")
 
     async def _ask(self) -> list[ModelRelease]:
         await self.prepare()
         releases = await self._checks.ask()
-        await self._keeper.clean()
+        await self._updater.clean()
         return releases
 
-    async def _news(self) -> list[ModelRelease] | None:
+    async def _due_releases(self) -> list[ModelRelease] | None:
         """What may be taken, where that is to be looked at now: a check is due, or something is to be gone on with."""
         if self._checks.is_due:
             return await self._ask()
         if self._resuming or (
-            self._keeper.holds_downloads and await self._traffic.blocked_reason(TrafficClass.MODELS) is None
+            self._updater.holds_downloads and await self._policy.blocked_reason(TrafficClass.MODELS) is None
         ):
             return await self._releases.choose()
         return None
@@ -366,9 +369,9 @@ class ModelDownloader:
         self._resuming = False
         if not self._auto_install:
             # Whoever asked for what was held asks again, now that it may be.
-            self._keeper.let_go()
+            self._updater.let_go()
             return 0
-        installed, failure = await self._keeper.take(releases)
+        installed, failure = await self._updater.take(releases)
         if failure is not None:
             self._checks.try_again(failure)
         self.upkeep.wake.set()
@@ -377,13 +380,13 @@ class ModelDownloader:
     async def _roll_back(self, name: str, order: str | None) -> InstallResult:
         await self.prepare()
         try:
-            version = await self._shelf.roll_back(name, order)
+            version = await self._installed.roll_back(name, order)
         except (VerificationError, StoreError) as error:
-            present = self._shelf.record(name).standing.installed
+            present = self._installed.record(name).standing.installed
             return InstallResult(False, name, present or "", str(error), error)
         return InstallResult(True, name, version.version)
 
-    async def _obey(self, order: Order, key: str) -> InstallResult:
+    async def _obey(self, order: ModelCommand, key: str) -> InstallResult:
         """Carry out an order of another process."""
         name, version = order.name, order.version or ""
         match order.action:
@@ -396,7 +399,7 @@ class ModelDownloader:
             case "unpin":
                 await self.pin(name, None)
             case "forgive":
-                if not await self.forgive(name, version):
+                if not await self.clear_bad(name, version):
                     return InstallResult(False, name, version, f"{name} {version} was not found bad on this vehicle")
             case "check":
                 self._checks.expedite()
@@ -404,16 +407,16 @@ class ModelDownloader:
         return InstallResult(True, name, version)
 
     def _refuse_bad(self, name: str, version: str) -> None:
-        bad = next((bad for bad in self._shelf.record(name).bad if bad.version == version), None)
+        bad = next((bad for bad in self._installed.record(name).bad if bad.version == version), None)
         listed = self._releases.listed(name, version)
         if bad is not None and (listed is None or listed.checksum == bad.checksum):
             raise VerificationError(
                 f"{name} {version} is not pinned: it was found bad on this vehicle ({bad.reason}); to try it again,"
-                " forgive it first"
+                " clear it first (models clear-bad)"
             )
 
     def _update(self, release: ModelRelease) -> ModelUpdate:
-        return update_of(release, self._shelf.record(release.name).standing.installed)
+        return update_of(release, self._installed.record(release.name).standing.installed)
 
 
 def _source_of(foundation: Foundation) -> ReleaseSource:
@@ -424,11 +427,11 @@ def _source_of(foundation: Foundation) -> ReleaseSource:
     """
     client, store, source = foundation.client, foundation.store, foundation.client.settings.models
     if source.source == "api":
-        return ModelOffers(client, store.documents, foundation.clock)
+        return BackendReleases(client, store.documents, foundation.clock)
     # Not before it is wanted: a vehicle without a TUF repository need not have any of it.
-    from sentinel_sync.models.tuf.source import TufOffers  # noqa: PLC0415
+    from sentinel_sync.models.tuf.source import TufReleases  # noqa: PLC0415
 
-    return TufOffers(
+    return TufReleases(
         client,
         store.documents,
         foundation.clock,

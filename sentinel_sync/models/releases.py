@@ -15,7 +15,7 @@ from sentinel_sync.models.fetch import leftovers_of
 from sentinel_sync.models.installed import InstalledModels
 from sentinel_sync.models.rules.installed import ModelRecord
 from sentinel_sync.models.rules.releases import (
-    Choice,
+    ReleaseChoice,
     Trust,
     check_genuine,
     check_name,
@@ -107,7 +107,7 @@ class ReleaseSelector:
 
     Args:
         source: Where releases come from.
-        shelf: What is known of each model.
+        installed: What is known of each model.
         settings: Keys, threshold, the vehicle's id.
         trusted_keys: Base64 of raw public keys.
         allow_unsigned: For a bench.
@@ -116,14 +116,14 @@ class ReleaseSelector:
     def __init__(
         self,
         source: ReleaseSource,
-        shelf: InstalledModels,
+        installed: InstalledModels,
         settings: CloudSettings,
         *,
         trusted_keys: Sequence[str],
         allow_unsigned: bool,
     ) -> None:
         self._source = source
-        self._shelf = shelf
+        self._installed = installed
         self._settings = settings
         self._trusted_keys = tuple(trusted_keys)
         self._allow_unsigned = allow_unsigned
@@ -153,7 +153,7 @@ class ReleaseSelector:
 
     def available(self, name: str) -> str | None:
         """The version that may be taken, as of the last choice and what became of it since, or None."""
-        version, standing = self._available.get(name), self._shelf.record(name).standing
+        version, standing = self._available.get(name), self._installed.record(name).standing
         is_unwanted = standing.pinned not in {None, version}
         return None if is_unwanted or version in {standing.installed, *standing.skipped} else version
 
@@ -183,7 +183,7 @@ class ReleaseSelector:
             self._refusals, self._available = {} if offer is None else dict(offer.left_out), {}
             return []
         trust = await self._trust()
-        standings = {name: record.standing for name, record in self._shelf.records.items()}
+        standings = {name: record.standing for name, record in self._installed.records.items()}
         choices = await run_to_end(
             choose_each,
             offer.releases,
@@ -195,8 +195,8 @@ class ReleaseSelector:
         self._refusals, self._available = dict(offer.left_out), {}
         return [update for name, choice in choices.items() if (update := await self._note(name, choice)) is not None]
 
-    async def _note(self, name: str, choice: Choice) -> ModelRelease | None:
-        record = self._shelf.record(name)
+    async def _note(self, name: str, choice: ReleaseChoice) -> ModelRelease | None:
+        record = self._installed.record(name)
         for refusal in choice.refusals:
             logger.error("model.refused: %s", refusal)
         if choice.withdrawn is not None:
@@ -208,7 +208,7 @@ class ReleaseSelector:
             self._refusals[name] = choice.refusals[0]
         # Only what somebody trusted has named: others could fill the store with names.
         if choice.newest_seen != record.newest_seen or (choice.update is None and record.failure is not None):
-            await self._shelf.change(name, partial(_noting, choice))
+            await self._installed.change(name, partial(_noting, choice))
         return choice.update
 
     async def find(self, name: str, version: str, expected_checksum: str | None, signature: str | None) -> ModelRelease:
@@ -234,7 +234,7 @@ class ReleaseSelector:
         await self._check_genuine(release)
         if release.signature is None and not release.signatures and not self._source.vouches:
             logger.critical("model.unsigned: %s %s is taken although nobody signed it", name, version)
-        record = self._shelf.record(name)
+        record = self._installed.record(name)
         check_not_bad(release, record.standing)
         installed = record.installed
         if installed is None or (installed.version, installed.checksum) != (version, release.checksum):
@@ -255,7 +255,7 @@ class ReleaseSelector:
             ConfigurationError: A trusted key cannot be read.
         """
         await self._check_genuine(release)
-        standing = replace(self._shelf.record(release.name).standing, newest_seen=None)
+        standing = replace(self._installed.record(release.name).standing, newest_seen=None)
         check_not_bad(release, standing)
         check_version_allowed(release.name, release.version, standing)
 
@@ -298,20 +298,20 @@ class ReleaseSelector:
         """Where what was fetched of listed releases may lie, to be gone on from; of many it takes long."""
         paths: list[Path] = []
         for release in () if self._source.last is None else self._source.last.releases:
-            record = self._shelf.record(release.name)
+            record = self._installed.record(release.name)
             if record.is_bad(release.checksum):
                 continue
             try:
                 if release.version == record.pinned or not is_history(release.version, record.standing.installed):
                     live = live_name(release.name, release.filename)
                     check_version(release.version)
-                    paths += leftovers_of(self._shelf.files.staging(release.name, release.version, live))
+                    paths += leftovers_of(self._installed.files.staging(release.name, release.version, live))
             except VerificationError:
                 continue  # it was refused, and said so, when it was listed
         return paths
 
 
-def _noting(choice: Choice, record: ModelRecord) -> ModelRecord:
+def _noting(choice: ReleaseChoice, record: ModelRecord) -> ModelRecord:
     """The record once a listing was read; where there is nothing to take, an earlier failure is history."""
     failure = record.failure if choice.update is not None else None
     return replace(record, newest_seen=newest((record.newest_seen, choice.newest_seen)), failure=failure)

@@ -28,7 +28,7 @@ _LONGEST_NAME = 80
 
 
 @dataclass(frozen=True, slots=True)
-class Offer:
+class ReleaseListing:
     """The listing as it was last seen.
 
     Attributes:
@@ -65,7 +65,7 @@ class ReleaseSource(Protocol):
     """
 
     vouches: bool
-    last: Offer | None
+    last: ReleaseListing | None
 
     async def open(self) -> None:
         """Read what was last seen.
@@ -75,7 +75,7 @@ class ReleaseSource(Protocol):
         """
         ...
 
-    async def ask(self) -> Offer:
+    async def ask(self) -> ReleaseListing:
         """Ask for what there is now, and remember it.
 
         Raises:
@@ -100,10 +100,10 @@ class ReleaseSource(Protocol):
         ...
 
 
-_SHAPE = TypeAdapter(Offer)
+_SHAPE = TypeAdapter(ReleaseListing)
 
 
-class ModelOffers:
+class BackendReleases:
     """Asks the backend, and remembers what it said.
 
     Args:
@@ -119,13 +119,13 @@ class ModelOffers:
         self._client = client
         self._documents = documents
         self._clock = clock
-        self.last: Offer | None = None
+        self.last: ReleaseListing | None = None
 
     async def open(self) -> None:
         """Read what was last seen."""
         self.last = await self._documents.load(_KIND, _KEY, _SHAPE)
 
-    async def ask(self) -> Offer:
+    async def ask(self) -> ReleaseListing:
         """Ask for the listing; one that has not changed does not travel again.
 
         Raises:
@@ -140,7 +140,7 @@ class ModelOffers:
         else:
             # A thousand entries take longer to read than a loop can spare.
             releases, left_out = await run_to_end(_read, reply.data, reply.request_id)
-            offer = Offer(releases, now, reply.headers.get("ETag"), left_out)
+            offer = ReleaseListing(releases, now, reply.headers.get("ETag"), left_out)
         await self._documents.save(_KIND, _KEY, offer, _SHAPE)
         self.last = offer
         return offer

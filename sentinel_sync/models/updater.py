@@ -21,15 +21,15 @@ from sentinel_sync.base.errors import (
 from sentinel_sync.base.payloads import ModelRelease
 from sentinel_sync.base.threads import run_to_end
 from sentinel_sync.models.installed import InstalledModels
-from sentinel_sync.models.installer import ModelInstaller, Validation
+from sentinel_sync.models.installer import HealthCheck, ModelInstaller
 from sentinel_sync.models.releases import ReleaseSelector
 from sentinel_sync.models.rules.installed import (
     LEAST_SHARE,
     CheckSchedule,
+    CommitSchedule,
     Failed,
     KeptVersion,
     Passed,
-    Probation,
     Untried,
     is_passing,
 )
@@ -124,14 +124,14 @@ class CommitWindow:
     """Sees to all models on probation: each is tried at once, then every so often, and after a restart again.
 
     Args:
-        shelf: The models of this vehicle.
-        validation: Tries them.
+        installed: The models of this vehicle.
+        health_check: Tries them.
         clock: Only time that it has seen pass counts.
     """
 
-    def __init__(self, shelf: InstalledModels, validation: Validation, clock: Clock) -> None:
-        self._shelf = shelf
-        self._validation = validation
+    def __init__(self, installed: InstalledModels, health_check: HealthCheck, clock: Clock) -> None:
+        self._installed = installed
+        self._validation = health_check
         self._clock = clock
         #: When what is installed was last found good in this life: its checksum, and time since boot.
         self._found_good: dict[str, tuple[str | None, float]] = {}
@@ -139,7 +139,7 @@ class CommitWindow:
     async def step(self) -> float:
         """Try what is due; returns the seconds until the next trial, infinity where nothing is on probation."""
         wait = float("inf")
-        for name, record in self._shelf.records.items():
+        for name, record in self._installed.records.items():
             if record.probation is not None and record.installed is not None:
                 try:
                     wait = min(wait, await self._see_to(name, record.installed, record.probation))
@@ -148,17 +148,17 @@ class CommitWindow:
                     wait = min(wait, _AGAIN)
         return wait
 
-    async def _see_to(self, name: str, installed: KeptVersion, probation: Probation) -> float:
+    async def _see_to(self, name: str, installed: KeptVersion, probation: CommitSchedule) -> float:
         if not self._validation.wanted:
             logger.warning("model.probation: %s %s: nobody is there to try it any more", name, installed.version)
-            await self._shelf.change(name, lambda record: replace(record, probation=None))
+            await self._installed.change(name, lambda record: replace(record, probation=None))
             return float("inf")
         checksum, since = self._found_good.get(name, (None, 0.0))
         elapsed = self._clock.monotonic() - since if checksum == installed.checksum else None
         if elapsed is not None and elapsed < probation.next_trial():
             return probation.next_trial() - elapsed
-        verdict = await self._validation.of(self._shelf.files.live(installed.live_name), name, installed.version)
-        present = self._shelf.record(name)
+        verdict = await self._validation.of(self._installed.files.live(installed.live_name), name, installed.version)
+        present = self._installed.record(name)
         if present.installed != installed or present.probation is None or present.switching_to is not None:
             return 0.0  # the operator was faster
         match verdict:
@@ -171,19 +171,19 @@ class CommitWindow:
             case Passed():
                 return await self._go_on(name, installed, probation.after(elapsed or 0.0))
 
-    async def _go_on(self, name: str, installed: KeptVersion, probation: Probation) -> float:
+    async def _go_on(self, name: str, installed: KeptVersion, probation: CommitSchedule) -> float:
         if probation.is_over:
-            await self._shelf.change(name, lambda record: replace(record, probation=None))
+            await self._installed.change(name, lambda record: replace(record, probation=None))
             self._found_good.pop(name, None)
             logger.info("model.proven: %s %s", name, installed.version)
             return float("inf")
-        await self._shelf.change(name, lambda record: replace(record, probation=probation))
+        await self._installed.change(name, lambda record: replace(record, probation=probation))
         self._found_good[name] = (installed.checksum, self._clock.monotonic())
         return probation.next_trial()
 
     async def _take_back(self, name: str, installed: KeptVersion, reason: str) -> None:
         self._found_good.pop(name, None)
-        former = await self._shelf.condemn(name, reason)
+        former = await self._installed.mark_bad(name, reason)
         if former is None:
             logger.error(
                 "model.bad: %s %s: %s; it stays in use: no whole version is there to go back to",
@@ -205,7 +205,7 @@ class ModelUpdater:
     """Installs, and looks after what is installed.
 
     Args:
-        shelf: The models of this vehicle.
+        installed: The models of this vehicle.
         releases: What may be taken.
         installer: Brings it into use.
         probation: Tries what is new.
@@ -216,7 +216,7 @@ class ModelUpdater:
 
     def __init__(
         self,
-        shelf: InstalledModels,
+        installed: InstalledModels,
         releases: ReleaseSelector,
         installer: ModelInstaller,
         probation: CommitWindow,
@@ -225,11 +225,11 @@ class ModelUpdater:
         interval: float,
         clock: Clock,
     ) -> None:
-        self._shelf = shelf
+        self._installed = installed
         self._releases = releases
         self._installer = installer
         self._probation = probation
-        self._traffic = traffic
+        self._policy = traffic
         self._interval = interval
         self._clock = clock
         #: Why a download waits (the network's price, the budget, a quiet trip, a gate that is closed), by model.
@@ -263,7 +263,7 @@ class ModelUpdater:
         try:
             release = await self._releases.find(name, version, expected_checksum, signature)
             checksum = release.checksum
-            if self._shelf.record(name).standing.installed != version:
+            if self._installed.record(name).standing.installed != version:
                 await self._installer.bring(release)
                 self._held.pop(name, None)
                 if (why := await self._put_in_use(name)) is not None:
@@ -288,7 +288,7 @@ class ModelUpdater:
         self.let_go({release.name for release in releases})
         passing: SentinelSyncError | None = None
         for release in releases:
-            record = self._shelf.record(release.name)
+            record = self._installed.record(release.name)
             is_ready = record.staged is not None and record.staged.release.checksum == release.checksum
             if is_ready or record.is_given_up(release.checksum, now, LEAST_SHARE * self._interval):
                 self._held.pop(release.name, None)
@@ -314,10 +314,10 @@ class ModelUpdater:
         """Keep what a listed release has of half-done files, and nothing else that is half done."""
         # In a thread: a thousand listed releases take some 50 ms, which is more than a loop can spare.
         half_done = await run_to_end(self._releases.half_done)
-        await self._shelf.clean({*half_done, *self._installer.in_hand})
+        await self._installed.clean({*half_done, *self._installer.active_files})
 
     def _in_use(self) -> set[tuple[str, str | None]]:
-        return {(name, record.standing.installed) for name, record in self._shelf.records.items()}
+        return {(name, record.standing.installed) for name, record in self._installed.records.items()}
 
     async def _put_in_use(self, name: str) -> str | None:
         """Switch to what is staged; returns why that waits, or None where the runtime opens it."""
@@ -341,12 +341,12 @@ class ModelUpdater:
         logger.log(level, "model.failed: %s %s: %s", *what)
         self._held.pop(name, None)
         self._ready.pop(name, None)
-        if name not in self._shelf.records:
+        if name not in self._installed.records:
             self._releases.refuse(name, str(error))
             return
         given_up = None if is_passing(error) else checksum
         now = self._clock.now()
-        await self._shelf.change(
+        await self._installed.change(
             name, lambda record: replace(record, failure=str(error), given_up=given_up, given_up_at=now)
         )
         if given_up is not None:
@@ -354,10 +354,10 @@ class ModelUpdater:
 
     async def _mend(self) -> float:
         """Finish a switch that failed half-way; the runtime opens the new model then, and the records do not know."""
-        if not self._shelf.needs_mending:
+        if not self._installed.needs_mending:
             return _IDLE
         try:
-            await self._shelf.mend()
+            await self._installed.mend()
         except StoreError as error:
             logger.error("model.mend: %s", error)
         return _AGAIN
@@ -365,14 +365,14 @@ class ModelUpdater:
     async def _switch_to_what_is_ready(self) -> float:
         """Switch to all that is staged, where no trip is under way; returns the seconds until the next look."""
         wait = _IDLE
-        for name, record in self._shelf.records.items():
+        for name, record in self._installed.records.items():
             if record.staged is None:
                 self._ready.pop(name, None)
                 continue
             release = record.staged.release
             try:
                 if await self._put_in_use(name) is not None:
-                    wait = min(wait, _READY_AGAIN if self._traffic.trip_under_way else _AGAIN)
+                    wait = min(wait, _READY_AGAIN if self._policy.trip_under_way else _AGAIN)
             except ConfigurationError as error:
                 # It says nothing about this release, and must not keep what is on probation from being tried.
                 self._ready[name] = str(error)
@@ -384,50 +384,50 @@ class ModelUpdater:
         return wait
 
 
-class ModelOverview:
+class ModelStatusView:
     """All that is known of the models now; plain calls.
 
     Args:
-        shelf: What is installed.
+        installed: What is installed.
         releases: What is offered, and what was refused.
         installer: What is being done.
-        keeper: What waits.
+        updater: What waits.
     """
 
     def __init__(
-        self, shelf: InstalledModels, releases: ReleaseSelector, installer: ModelInstaller, keeper: ModelUpdater
+        self, installed: InstalledModels, releases: ReleaseSelector, installer: ModelInstaller, updater: ModelUpdater
     ) -> None:
-        self._shelf = shelf
+        self._installed = installed
         self._releases = releases
         self._installer = installer
-        self._keeper = keeper
+        self._updater = updater
 
     def installed(self) -> dict[str, InstalledModel]:
         """What the runtime opens, by name."""
         return {
-            name: installed_model(record, installed, str(self._shelf.files.live(installed.live_name)))
-            for name, record in self._shelf.records.items()
+            name: installed_model(record, installed, str(self._installed.files.live(installed.live_name)))
+            for name, record in self._installed.records.items()
             if (installed := record.installed) is not None
         }
 
     def status(self, name: str) -> DownloadStatus:
         """What is being done about a model, or what became of it."""
         return download_status(
-            self._shelf.records.get(name),
+            self._installed.records.get(name),
             name,
             progress=self._installer.progress(name),
             refusal=self._releases.refusal(name),
-            held=self._keeper.blocked_reason(name),
+            held=self._updater.blocked_reason(name),
         )
 
     def shown(self) -> list[ModelStatus]:
         """What the agent's status shows, also of a model that only its refusal is known of."""
         return [
             model_shown(
-                self._shelf.record(name),
+                self._installed.record(name),
                 self.status(name),
                 self._installer.progress(name),
                 self._releases.available(name),
             )
-            for name in sorted({*self._shelf.records, *self._releases.refused()})
+            for name in sorted({*self._installed.records, *self._releases.refused()})
         ]

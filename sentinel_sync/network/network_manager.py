@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sentinel_sync.base.clock import Clock
-from sentinel_sync.network.rules.traffic import Metered, NetworkSight, link_of
+from sentinel_sync.network.rules.traffic import Metered, ObservedNetwork, link_of
 
 logger = logging.getLogger(__name__)
 
@@ -46,24 +46,24 @@ class NetworkManagerWatch:
     """
 
     def __init__(self, on_news: Callable[[], None], *, clock: Clock, bus_address: str | None = None) -> None:
-        self._on_news = on_news
+        self._on_change = on_news
         self._clock = clock
         self._bus_address = bus_address
         self._bus: Any = None
         self._gone: asyncio.Task[None] | None = None
         self._stale = True
         self._tried_at: float | None = None
-        self._sight: NetworkSight | None = None
+        self._observed: ObservedNetwork | None = None
         self._lost_at: float | None = None
         self._looking = asyncio.Lock()
         self._said = ""
 
     @property
-    def sight(self) -> NetworkSight | None:
+    def observed(self) -> ObservedNetwork | None:
         """What it sees, or saw a moment before it went; None where it has nothing to say."""
         if self._lost_at is not None and self._clock.monotonic() - self._lost_at >= WORD_COUNTS_FOR:
             return None
-        return self._sight
+        return self._observed
 
     async def look(self) -> float:
         """Connect where that is due, and ask where there is news; returns the seconds until the next look is due."""
@@ -122,7 +122,7 @@ class NetworkManagerWatch:
         except Exception as error:  # absent, starting, hanging, or another program under its name: all normal
             self._lose(f"NetworkManager does not answer ({str(error) or type(error).__name__})")
             return
-        self._sight, self._lost_at = _sight_of(values), None
+        self._observed, self._lost_at = _sight_of(values), None
         self._say("NetworkManager is there")
 
     async def _call(self, to: str, path: str, interface: str, member: str, signature: str, body: list[Any]) -> Any:
@@ -155,14 +155,14 @@ class NetworkManagerWatch:
                     self._lose("NetworkManager has gone")
             case _:
                 return
-        self._on_news()
+        self._on_change()
 
     def _on_gone(self, gone: "asyncio.Task[None]") -> None:
         if gone is not self._gone:  # we left
             return
         self._bus, self._gone = None, None
         self._lose("the system bus has gone")
-        self._on_news()
+        self._on_change()
 
     async def _leave(self) -> None:
         bus, gone, self._bus, self._gone = self._bus, self._gone, None, None
@@ -174,7 +174,7 @@ class NetworkManagerWatch:
         gone.cancel()
 
     def _lose(self, why: str) -> None:
-        if self._sight is not None and self._lost_at is None:
+        if self._observed is not None and self._lost_at is None:
             self._lost_at = self._clock.monotonic()
         self._say(why)
 
@@ -198,8 +198,8 @@ def _lacking(address: str) -> str | None:
     return None if find_spec("dbus_fast") else "the extra `network` (dbus-fast) is not installed"
 
 
-def _sight_of(values: dict[str, Any]) -> NetworkSight:
+def _sight_of(values: dict[str, Any]) -> ObservedNetwork:
     metered = values["Metered"].value if "Metered" in values else Metered.UNKNOWN
     kind = values["PrimaryConnectionType"].value if "PrimaryConnectionType" in values else ""
     known = metered in set(Metered)
-    return NetworkSight(Metered(metered) if known else Metered.UNKNOWN, link_of(str(kind)))
+    return ObservedNetwork(Metered(metered) if known else Metered.UNKNOWN, link_of(str(kind)))

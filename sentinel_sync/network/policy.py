@@ -20,9 +20,9 @@ from sentinel_sync.network.rules.traffic import (
     Link,
     LinkStatus,
     Metering,
+    NetworkChoice,
     NetworkCondition,
     NetworkStatus,
-    NetworkWord,
     Period,
     TrafficClass,
     budget_status,
@@ -53,7 +53,7 @@ Listener = Callable[[], None]
 Word = TypeVar("Word", Metering, Link)
 _KIND = "network"
 _KEY = "operator"
-_SHAPE = TypeAdapter(NetworkWord)
+_SHAPE = TypeAdapter(NetworkChoice)
 _SPEAKER = "the command line"
 
 
@@ -99,17 +99,17 @@ class TransferPolicy:
         self._clock = clock
         self._supervised = supervised
         self._limits = tuple(_limits(settings))
-        self._ledger = UsageRecord(documents, self._limits, clock=clock, timekeeper=timekeeper, owner=owner)
+        self._usage = UsageRecord(documents, self._limits, clock=clock, timekeeper=timekeeper, owner=owner)
         self.duty = PeriodicTask("network", self.step)
         #: None where its word could not change anything.
         self._watch = (
-            NetworkManagerWatch(self._on_news, clock=clock, bus_address=bus_address)
+            NetworkManagerWatch(self._on_change, clock=clock, bus_address=bus_address)
             if settings.network == "auto" or any(limit.link != ANY for limit in self._limits)
             else None
         )
-        self._operator: NetworkWord | None = None
-        self._host: NetworkWord | None = None
-        self._setting = NetworkWord("cloud.network", Metering(settings.network))
+        self._operator: NetworkChoice | None = None
+        self._host: NetworkChoice | None = None
+        self._setting = NetworkChoice("cloud.network", Metering(settings.network))
         self._condition = self._find_condition()
         self._trips: list[Callable[[], bool]] = []
         self._listeners: list[Listener] = []
@@ -132,14 +132,14 @@ class TransferPolicy:
 
     def wait_of(self, traffic: TrafficClass) -> float | None:
         """Seconds until a budget that holds this kind begins anew; None where it is not held, or not by a budget."""
-        self._ledger.turn()
+        self._usage.turn()
         limit = None if self._unfit(traffic) else spent(traffic, self._condition.link, self._limits, self._accounts)
         return None if limit is None else self._until_reset(limit.period)
 
     def count(self, sent_bytes: int, received_bytes: int) -> None:
         """Charge traffic as it happens, bytes; a plain call."""
         used_bytes = sent_bytes + received_bytes
-        if self._ledger.count(self._condition.link, used_bytes):
+        if self._usage.count(self._condition.link, used_bytes):
             self.duty.wake.set()
         self._left_bytes -= used_bytes
         if self._left_bytes <= 0:  # somebody may have to wait from now on
@@ -170,7 +170,7 @@ class TransferPolicy:
         Raises:
             ValueError: None of these.
         """
-        self._host = NetworkWord("the host", _known(choice, Metering), None if link is None else _known(link, Link))
+        self._host = NetworkChoice("the host", _known(choice, Metering), None if link is None else _known(link, Link))
         self._note()
 
     # --- life ---
@@ -191,14 +191,14 @@ class TransferPolicy:
     async def step(self) -> float:
         """See what others said, write what is due; returns the seconds until the next look."""
         await self.prepare()
-        self._ledger.turn()
+        self._usage.turn()
         waits = [_LOOK_AGAIN, *(self._until_reset(limit.period) for limit in self._limits)]
         if self._watch is not None:
             waits.append(await self._watch.look())
         await self._read()
-        await self._ledger.take_in()
-        if self._ledger.is_due:
-            await self._ledger.write()
+        await self._usage.take_in()
+        if self._usage.is_due:
+            await self._usage.write()
         self._note()
         return min(waits)
 
@@ -206,13 +206,13 @@ class TransferPolicy:
         """Write what was counted and leave the bus; a later question begins anew."""
         async with self._preparing:
             self._prepared = self._looked = False
-            await self._ledger.close()
+            await self._usage.close()
             if self._watch is not None:
                 await self._watch.close()
 
     def snapshot(self) -> NetworkStatus:
         """What there is to show, as of the last question or look."""
-        self._ledger.turn()
+        self._usage.turn()
         accounts = self._accounts
         usage = (
             LinkStatus(
@@ -235,12 +235,12 @@ class TransferPolicy:
 
     @property
     def _accounts(self) -> Accounts:
-        return self._ledger.accounts
+        return self._usage.accounts
 
     async def _refresh(self) -> None:
         if not self._prepared:
             await self.prepare()
-        self._ledger.turn()
+        self._usage.turn()
         now = self._clock.monotonic()
         if now - self._read_at >= _READ_AGAIN:
             await self._read()
@@ -253,7 +253,7 @@ class TransferPolicy:
         self._read_at = self._clock.monotonic()
         try:
             if first:
-                await self._ledger.load()
+                await self._usage.load()
                 self._prepared = True
             self._operator = await load_operator_override(self._documents)
         except StoreError as error:
@@ -267,8 +267,8 @@ class TransferPolicy:
         """What the duty does where somebody keeps doing it."""
         if self._watch is not None:
             await self._watch.look()
-        if self._ledger.is_due:
-            await self._ledger.write()
+        if self._usage.is_due:
+            await self._usage.write()
 
     def _why(self, traffic: TrafficClass) -> str | None:
         unfit = self._unfit(traffic)
@@ -282,11 +282,11 @@ class TransferPolicy:
         return why_unfit(traffic, self._condition, quiet=quiet)
 
     def _until_reset(self, period: Period) -> float:
-        return max(0.0, resets_at(period, self._accounts.today) - self._ledger.now()) + _AFTER_THE_TURN
+        return max(0.0, resets_at(period, self._accounts.today) - self._usage.now()) + _AFTER_THE_TURN
 
     def _find_condition(self) -> NetworkCondition:
         words = [word for word in (self._operator, self._host, self._setting) if word is not None]
-        return condition(words, None if self._watch is None else self._watch.sight)
+        return condition(words, None if self._watch is None else self._watch.observed)
 
     def _note(self) -> None:
         """Follow the network, and tell the others what is news."""
@@ -310,8 +310,8 @@ class TransferPolicy:
     def _warn_of_a_budget_for_nothing(self) -> None:
         """Whoever set a budget for a modem and runs where nobody knows the link has no budget at all: say so."""
         named = sorted({limit.link for limit in self._limits} - {ANY, Link.OTHER})
-        sight = None if self._watch is None else self._watch.sight
-        if not named or self._condition.link is not Link.OTHER or (sight is not None and sight.link is not None):
+        observed = None if self._watch is None else self._watch.observed
+        if not named or self._condition.link is not Link.OTHER or (observed is not None and observed.link is not None):
             return
         logger.warning(
             "network.link_unknown: cloud.data_budget for %s does not count as long as nobody says what the link is: "
@@ -319,7 +319,7 @@ class TransferPolicy:
             ", ".join(named),
         )
 
-    def _on_news(self) -> None:
+    def _on_change(self) -> None:
         self.duty.wake.set()
 
 
@@ -339,7 +339,7 @@ def _known(text: str, words: type[Word]) -> Word:
         raise ValueError(f"{text!r} is none of {', '.join(words)}") from None
 
 
-async def load_operator_override(documents: Documents) -> NetworkWord | None:
+async def load_operator_override(documents: Documents) -> NetworkChoice | None:
     """The word in force, or None where there is none."""
     return await documents.load(_KIND, _KEY, _SHAPE)
 
@@ -349,4 +349,4 @@ async def save_operator_override(documents: Documents, metering: Metering, link:
     if metering is Metering.AUTO and link is None:
         await documents.delete(_KIND, _KEY)
     else:
-        await documents.save(_KIND, _KEY, NetworkWord(_SPEAKER, metering, link), _SHAPE)
+        await documents.save(_KIND, _KEY, NetworkChoice(_SPEAKER, metering, link), _SHAPE)

@@ -17,7 +17,7 @@ _SECOND = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
-class SealedCopy:
+class RemoteProfile:
     """What a fetch found.
 
     Attributes:
@@ -47,7 +47,7 @@ class Deletion(StrEnum):
     NOT_OFFERED = "not offered"
 
 
-class ProfileCloud:
+class RemoteProfiles:
     """Profiles at the backend.
 
     Args:
@@ -57,7 +57,7 @@ class ProfileCloud:
     def __init__(self, client: CloudAPIClient) -> None:
         self._client = client
 
-    async def fetch(self, driver_id: str, etag: str | None) -> SealedCopy:
+    async def fetch(self, driver_id: str, etag: str | None) -> RemoteProfile:
         """Fetch a copy, unless it is still the version `etag`.
 
         Raises:
@@ -69,13 +69,13 @@ class ProfileCloud:
         except RejectedError as error:
             match error.status:
                 case HTTPStatus.NOT_FOUND:
-                    return SealedCopy()
+                    return RemoteProfile()
                 case HTTPStatus.GONE:
                     return await self._tombstone(driver_id)
             raise
         return _copy(reply, driver_id, etag)
 
-    async def replace(self, body: SealedProfile, former: SealedCopy) -> str | None:
+    async def replace(self, body: SealedProfile, former: RemoteProfile) -> str | None:
         """Put a profile in the place of the copy that was fetched; returns the new version's ETag, if any.
 
         Raises:
@@ -89,7 +89,7 @@ class ProfileCloud:
         etag: str | None = reply.headers.get("ETag")
         return etag
 
-    async def delete(self, driver_id: str, former: SealedCopy) -> Deletion:
+    async def delete(self, driver_id: str, former: RemoteProfile) -> Deletion:
         """Ask for the deletion of the copy that was fetched.
 
         Raises:
@@ -116,37 +116,37 @@ class ProfileCloud:
         headers = {} if etag is None else {"If-None-Match": etag}
         return await self._client.request(HTTPMethod.GET, _path(driver_id), headers=headers)
 
-    async def _tombstone(self, driver_id: str) -> SealedCopy:
+    async def _tombstone(self, driver_id: str) -> RemoteProfile:
         """Ask after a 410 when that was: an answer that says so costs the backend nothing and is no error."""
         try:
             reply = await self._get(driver_id, FORGOTTEN)
         except RejectedError as error:
             match error.status:
                 case HTTPStatus.GONE:  # it keeps no time, and takes no new profile under this id
-                    return SealedCopy(gone=True)
+                    return RemoteProfile(gone=True)
                 case HTTPStatus.NOT_FOUND:
-                    return SealedCopy()
+                    return RemoteProfile()
             raise
         return _copy(reply, driver_id, FORGOTTEN)
 
 
-def _copy(reply: Response, driver_id: str, etag: str | None) -> SealedCopy:
+def _copy(reply: Response, driver_id: str, etag: str | None) -> RemoteProfile:
     if reply.status == HTTPStatus.NOT_MODIFIED and etag is not None:
         if etag != FORGOTTEN:
-            return SealedCopy(None, etag, unchanged=True)
+            return RemoteProfile(None, etag, unchanged=True)
         at = http_date(reply.headers.get("Last-Modified"))
         # It counts whole seconds; what was begun within that second may have been begun before.
-        return SealedCopy(None, etag, gone=True, forgotten=None if at is None else (int(at) + 1) * _SECOND)
+        return RemoteProfile(None, etag, gone=True, forgotten=None if at is None else (int(at) + 1) * _SECOND)
     try:
         stored = StoredProfile.model_validate(reply.data)
     except ValidationError:
         raise ProfileError("the backend's answer is no encrypted profile; nothing was changed") from None
     if stored.driver_id is not None and stored.driver_id != driver_id:
         raise ProfileError("the backend's answer is another driver's profile; nothing was changed")
-    return SealedCopy(stored.encrypted_data, reply.headers.get("ETag"))
+    return RemoteProfile(stored.encrypted_data, reply.headers.get("ETag"))
 
 
-def _on_condition(former: SealedCopy) -> dict[str, str]:
+def _on_condition(former: RemoteProfile) -> dict[str, str]:
     if former.etag is None:
         return {}
     # If-Match compares strongly (RFC 9110 section 13.1.1): an ETag that a proxy made weak would never match.

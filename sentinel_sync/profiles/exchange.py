@@ -21,16 +21,16 @@ from sentinel_sync.base.errors import (
     RejectedError,
     SentinelSyncError,
 )
-from sentinel_sync.profiles.backend_copy import ProfileCloud, SealedCopy
+from sentinel_sync.profiles.backend_copy import RemoteProfile, RemoteProfiles
 from sentinel_sync.profiles.files import SerialExecutor
 from sentinel_sync.profiles.keys import Keyring, ProfileCipher
-from sentinel_sync.profiles.merge_session import Forgotten, Instant, MergeResult, MergeSession, Need
+from sentinel_sync.profiles.merge_session import ClockReading, Forgotten, MergeResult, MergeSession, MissingInput
 from sentinel_sync.profiles.records import ProfileRecord, ProfileRecords
 
 #: Other vehicles may be faster so many times in a row before the profile waits for the next turn.
 MAX_ROUNDS = 6
 
-_NOTHING = SealedCopy()
+_NOTHING = RemoteProfile()
 
 
 @dataclass(slots=True)
@@ -46,7 +46,7 @@ class ProfileSync:
         error: Why it could not be done.
         record: What is kept of the driver.
         copy: What was fetched in this round.
-        woven: What came of merging in this round; None where another round is needed.
+        merged_result: What came of merging in this round; None where another round is needed.
         etag: The version that the backend holds now, or None.
         needs_whole: Whether the copy is needed even where it has not changed.
     """
@@ -58,8 +58,8 @@ class ProfileSync:
     forgotten: bool = False
     error: SentinelSyncError | None = None
     record: ProfileRecord | None = None
-    copy: SealedCopy = _NOTHING
-    woven: MergeResult | None = None
+    copy: RemoteProfile = _NOTHING
+    merged_result: MergeResult | None = None
     etag: str | None = None
     needs_whole: bool = False
 
@@ -79,31 +79,31 @@ class ProfileExchange:
         cloud: The backend.
         records: What is kept.
         cipher: The keys.
-        bench: Where what computes is done.
+        executor: Where what computes is done.
         blocked_reason: Says why nothing may be sent now, or None.
-        instant: Says what the clocks say.
+        clock_reading: Says what the clocks say.
         vehicle: This vehicle's id.
         workers: So many requests are made side by side.
     """
 
     def __init__(
         self,
-        cloud: ProfileCloud,
+        cloud: RemoteProfiles,
         records: ProfileRecords,
         cipher: ProfileCipher,
-        bench: SerialExecutor,
+        executor: SerialExecutor,
         *,
         blocked_reason: Callable[[], Awaitable[str | None]],
-        instant: Callable[[], Instant],
+        clock_reading: Callable[[], ClockReading],
         vehicle: str,
         workers: int,
     ) -> None:
         self._cloud = cloud
         self._records = records
         self._cipher = cipher
-        self._bench = bench
+        self._executor = executor
         self._blocked_reason = blocked_reason
-        self._instant = instant
+        self._clock_reading = clock_reading
         self._vehicle = vehicle
         self._workers = workers
 
@@ -139,12 +139,12 @@ class ProfileExchange:
             return None
         keyring = await self._cipher.keyring()
         record = await self._records.load(keyring, driver_id)
-        desk = MergeSession(driver_id, self._vehicle, keyring)
-        offer = await self._bench.do(desk.offer, copy, record)
-        if isinstance(offer, Need):
-            desk = MergeSession(driver_id, self._vehicle, keyring, await self._cipher.legacy_keyrings())
-            offer = await self._bench.do(desk.offer, copy, record)
-        if isinstance(offer, Need):
+        session = MergeSession(driver_id, self._vehicle, keyring)
+        offer = await self._executor.do(session.offer, copy, record)
+        if isinstance(offer, MissingInput):
+            session = MergeSession(driver_id, self._vehicle, keyring, await self._cipher.legacy_keyrings())
+            offer = await self._executor.do(session.offer, copy, record)
+        if isinstance(offer, MissingInput):
             raise ProfileError(f"the backend's copy cannot be opened: it needs {offer}")
         profile, offered = offer
         if offered is not None:
@@ -157,7 +157,7 @@ class ProfileExchange:
         await self._side_by_side(self._fetch, keyring, syncs)
         await self._weave(keyring, [sync for sync in syncs if sync.is_open])
         await self._at_once(self._keep, keyring, _ready(syncs))
-        sending = [sync for sync, woven in _woven(syncs) if woven.body is not None]
+        sending = [sync for sync, merged_result in _woven(syncs) if merged_result.body is not None]
         if sending and await self._held(sending):
             return
         await self._side_by_side(self._put, keyring, sending)
@@ -180,17 +180,17 @@ class ProfileExchange:
         sync.copy = await self._cloud.fetch(sync.driver_id, etag)
 
     async def _weave(self, keyring: Keyring, syncs: Sequence[ProfileSync]) -> None:
-        results = await self._bench.each(lambda sync: self._on_desk(keyring, sync, None), syncs)
-        if Need.LEGACY in results:
+        results = await self._executor.each(lambda sync: self._on_desk(keyring, sync, None), syncs)
+        if MissingInput.LEGACY in results:
             legacy = await self._cipher.legacy_keyrings()
-            again = [sync for sync, result in zip(syncs, results, strict=True) if result is Need.LEGACY]
-            opened = iter(await self._bench.each(lambda sync: self._on_desk(keyring, sync, legacy), again))
-            results = [next(opened) if result is Need.LEGACY else result for result in results]
+            again = [sync for sync, result in zip(syncs, results, strict=True) if result is MissingInput.LEGACY]
+            opened = iter(await self._executor.each(lambda sync: self._on_desk(keyring, sync, legacy), again))
+            results = [next(opened) if result is MissingInput.LEGACY else result for result in results]
         for sync, result in zip(syncs, results, strict=True):
-            sync.woven = None
+            sync.merged_result = None
             match result:
                 case MergeResult():
-                    sync.woven = result
+                    sync.merged_result = result
                 case Forgotten():
                     await self._forget(keyring, sync, result)
                 case SentinelSyncError():
@@ -200,9 +200,9 @@ class ProfileExchange:
 
     def _on_desk(
         self, keyring: Keyring, sync: ProfileSync, legacy: tuple[Keyring, ...] | None
-    ) -> MergeResult | Forgotten | Need:
-        desk = MergeSession(sync.driver_id, self._vehicle, keyring, legacy)
-        return desk.weave(sync.copy, sync.record, sync.local, self._instant(), keeps_local=sync.keeps_local)
+    ) -> MergeResult | Forgotten | MissingInput:
+        session = MergeSession(sync.driver_id, self._vehicle, keyring, legacy)
+        return session.merge(sync.copy, sync.record, sync.local, self._clock_reading(), keeps_local=sync.keeps_local)
 
     async def _forget(self, keyring: Keyring, sync: ProfileSync, forgotten: Forgotten) -> None:
         try:
@@ -214,41 +214,41 @@ class ProfileExchange:
 
     async def _keep(self, keyring: Keyring, sync: ProfileSync) -> None:
         """Before anything is sent: whatever is lost after this, the next exchange knows of it."""
-        woven = sync.woven
-        if woven is not None and woven.body is not None and woven.record != sync.record:
-            await self._records.save(keyring, sync.driver_id, woven.record)
-            sync.record = woven.record
+        merged_result = sync.merged_result
+        if merged_result is not None and merged_result.body is not None and merged_result.record != sync.record:
+            await self._records.save(keyring, sync.driver_id, merged_result.record)
+            sync.record = merged_result.record
 
     async def _put(self, keyring: Keyring, sync: ProfileSync) -> None:
-        woven = sync.woven
-        if woven is None or woven.body is None:
+        merged_result = sync.merged_result
+        if merged_result is None or merged_result.body is None:
             return
         try:
-            sync.etag = await self._cloud.replace(woven.body, sync.copy)
+            sync.etag = await self._cloud.replace(merged_result.body, sync.copy)
         except PreconditionError:
-            sync.woven = None  # another vehicle was faster: fetch, merge, put again
+            sync.merged_result = None  # another vehicle was faster: fetch, merge, put again
             return
         except RejectedError as error:
             if error.status != HTTPStatus.GONE or sync.copy.gone:
                 raise
-            sync.woven = None  # the driver was forgotten since: look again
+            sync.merged_result = None  # the driver was forgotten since: look again
             return
         if sync.copy.etag is None and sync.etag is None:
             # A backend that knows no conditions: somebody may have written in between.
             copy = await self._cloud.fetch(sync.driver_id, None)
-            desk = MergeSession(sync.driver_id, self._vehicle, keyring)
-            if not await self._bench.do(desk.holds, copy, woven):
-                sync.woven = None
+            session = MergeSession(sync.driver_id, self._vehicle, keyring)
+            if not await self._executor.do(session.holds, copy, merged_result):
+                sync.merged_result = None
 
     async def _settle(self, keyring: Keyring, sync: ProfileSync) -> None:
         """Before a file is touched: the backend has it all, and this is what the vehicle will be left with."""
-        woven = sync.woven
-        if woven is None:
+        merged_result = sync.merged_result
+        if merged_result is None:
             return
-        settled = woven.settled(sync.copy.etag if woven.body is None else sync.etag)
+        settled = merged_result.settled(sync.copy.etag if merged_result.body is None else sync.etag)
         if settled != sync.record:
             await self._records.save(keyring, sync.driver_id, settled)
-        sync.record, sync.merged = settled, woven.profile
+        sync.record, sync.merged = settled, merged_result.profile
 
     # --- how ---
 
@@ -271,7 +271,7 @@ class ProfileExchange:
 
 
 def _woven(syncs: Sequence[ProfileSync]) -> Iterator[tuple[ProfileSync, MergeResult]]:
-    return ((sync, sync.woven) for sync in syncs if sync.is_open and sync.woven is not None)
+    return ((sync, sync.merged_result) for sync in syncs if sync.is_open and sync.merged_result is not None)
 
 
 def _ready(syncs: Sequence[ProfileSync]) -> list[ProfileSync]:

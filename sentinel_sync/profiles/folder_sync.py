@@ -16,7 +16,7 @@ from sentinel_sync.base.errors import (
 from sentinel_sync.profiles.exchange import ProfileExchange, ProfileSync
 from sentinel_sync.profiles.files import ProfileFile, ProfileFolder, SerialExecutor, Signature
 from sentinel_sync.profiles.keys import Keyring, ProfileCipher
-from sentinel_sync.profiles.merge_session import Instant, MergeSession
+from sentinel_sync.profiles.merge_session import ClockReading, MergeSession
 from sentinel_sync.profiles.records import ProfileRecord, ProfileRecords
 
 logger = logging.getLogger(__name__)
@@ -32,7 +32,7 @@ Outcome = Signature | SentinelSyncError | None
 _BATCH = 64
 
 
-class FolderWatch:
+class FolderState:
     """Remembers which files are as the backend has them. A restart forgets it: then all are looked at again."""
 
     def __init__(self) -> None:
@@ -118,9 +118,9 @@ class FileSync:
         exchange: Brings them to the backend and back.
         records: What is kept.
         cipher: The keys.
-        bench: Where what blocks or computes is done.
+        executor: Where what blocks or computes is done.
         vehicle: This vehicle's id.
-        instant: Says what the clocks say.
+        clock_reading: Says what the clocks say.
     """
 
     def __init__(
@@ -129,18 +129,18 @@ class FileSync:
         exchange: ProfileExchange,
         records: ProfileRecords,
         cipher: ProfileCipher,
-        bench: SerialExecutor,
+        executor: SerialExecutor,
         *,
         vehicle: str,
-        instant: Callable[[], Instant],
+        clock_reading: Callable[[], ClockReading],
     ) -> None:
         self._folder = folder
         self._exchange = exchange
         self._records = records
         self._cipher = cipher
-        self._bench = bench
+        self._executor = executor
         self._vehicle = vehicle
-        self._instant = instant
+        self._clock_reading = clock_reading
 
     async def run(self, driver_ids: Sequence[str]) -> dict[str, Outcome]:
         """Sync files; whoever calls holds the drivers' locks.
@@ -155,7 +155,7 @@ class FileSync:
             outcomes |= dict.fromkeys(left)
             if not left:
                 break
-            found = await self._bench.each(self._folder.read, left)
+            found = await self._executor.each(self._folder.read, left)
             read = {id_: file for id_, file in zip(left, found, strict=True) if isinstance(file, ProfileFile)}
             outcomes |= {id_: e for id_, e in zip(left, found, strict=True) if isinstance(e, SentinelSyncError)}
             syncs = [ProfileSync(driver_id, file.profile) for driver_id, file in read.items()]
@@ -181,7 +181,7 @@ class FileSync:
             return  # the next sync says so; a vehicle whose key is not there yet must start all the same
         for record in unsettled:
             try:
-                driver_id, settled = await self._bench.do(self._settled, keyring, record)
+                driver_id, settled = await self._executor.do(self._settled, keyring, record)
             except ProfileError:
                 continue  # its key is gone, or the file is of no use: the next sync says so
             if settled != record:
@@ -200,14 +200,14 @@ class FileSync:
         record = await self._records.load(keyring, driver_id)
         if record is None or record.whose is not None:
             return False
-        desk = MergeSession(driver_id, self._vehicle, keyring)
-        return await self._bench.do(self._remove_forgotten, desk, record, self._instant())
+        session = MergeSession(driver_id, self._vehicle, keyring)
+        return await self._executor.do(self._remove_forgotten, session, record, self._clock_reading())
 
-    def _remove_forgotten(self, desk: MergeSession, record: ProfileRecord, instant: Instant) -> bool:
-        file = self._folder.read(desk.driver_id)
-        if file is None or not desk.was_forgotten(record, file.profile, instant):
+    def _remove_forgotten(self, session: MergeSession, record: ProfileRecord, clock_reading: ClockReading) -> bool:
+        file = self._folder.read(session.driver_id)
+        if file is None or not session.was_forgotten(record, file.profile, clock_reading):
             return False
-        return self._folder.remove(desk.driver_id, file)
+        return self._folder.remove(session.driver_id, file)
 
     async def leave(self, driver_id: str, file: ProfileFile, sync: ProfileSync) -> None:
         """Leave the vehicle with the merged profile, where its file is still the one that was read.
@@ -229,7 +229,7 @@ class FileSync:
         outcomes |= {sync.driver_id: sync.error for sync in syncs if sync.error is not None}
         done = [sync for sync in syncs if sync.error is None]
         changed: list[str] = []
-        results = await self._bench.each(lambda sync: self._left(keyring, sync, read[sync.driver_id]), done)
+        results = await self._executor.each(lambda sync: self._left(keyring, sync, read[sync.driver_id]), done)
         for sync, result in zip(done, results, strict=True):
             if isinstance(result, SentinelSyncError):
                 outcomes[sync.driver_id] = result
@@ -252,24 +252,24 @@ class FileSync:
         profile = {name: sync.merged[name] for name in file.profile}
         if profile == file.profile:
             return _Left(file.signature)
-        desk = MergeSession(sync.driver_id, self._vehicle, keyring)
+        session = MergeSession(sync.driver_id, self._vehicle, keyring)
         try:
             signature = self._folder.replace(sync.driver_id, profile, file)
         except ProfileError as error:
-            return _Left(None, desk.left(sync.record, replaced=False), error)
-        return _Left(signature, desk.left(sync.record, replaced=signature is not None))
+            return _Left(None, session.left(sync.record, replaced=False), error)
+        return _Left(signature, session.left(sync.record, replaced=signature is not None))
 
 
-class FolderRounds:
+class FolderSync:
     """One folder's files, synced as many as are asked for.
 
     Args:
         folder: Where they lie.
         files: Syncs a batch.
         cipher: The keys.
-        bench: Where what blocks is done.
+        executor: Where what blocks is done.
         lock: Holds one driver's profile.
-        why_not: Says why nothing may be sent now, or None.
+        held_reason: Says why nothing may be sent now, or None.
 
     Attributes:
         watch: What lies in the folder and what of it the backend has.
@@ -280,18 +280,18 @@ class FolderRounds:
         folder: ProfileFolder,
         files: FileSync,
         cipher: ProfileCipher,
-        bench: SerialExecutor,
+        executor: SerialExecutor,
         *,
         lock: Callable[[str], AbstractAsyncContextManager[None]],
-        why_not: Callable[[], Awaitable[str | None]],
+        held_reason: Callable[[], Awaitable[str | None]],
     ) -> None:
         self._folder = folder
         self._files = files
         self._cipher = cipher
-        self._bench = bench
+        self._executor = executor
         self._lock = lock
-        self._why_not = why_not
-        self.watch = FolderWatch()
+        self._held_reason = held_reason
+        self.watch = FolderState()
 
     async def look(self) -> None:
         """Take in what lies in the folder now.
@@ -299,7 +299,7 @@ class FolderRounds:
         Raises:
             ProfileError: It cannot be read.
         """
-        self.watch.look(await self._bench.do(self._folder.signatures))
+        self.watch.look(await self._executor.do(self._folder.signatures))
 
     async def sync(self, driver_ids: Sequence[str]) -> int:
         """Sync these drivers' files; returns how many are now as the backend has them.
@@ -318,7 +318,7 @@ class FolderRounds:
         for start in range(0, len(driver_ids), _BATCH):
             done = await self._batch(driver_ids[start : start + _BATCH])
             outcomes |= done
-            if await self._why_not() is not None or any(isinstance(one, StoreError) for one in done.values()):
+            if await self._held_reason() is not None or any(isinstance(one, StoreError) for one in done.values()):
                 break
         errors = [outcome for outcome in outcomes.values() if isinstance(outcome, SentinelSyncError)]
         for driver_id, outcome in outcomes.items():

@@ -14,11 +14,11 @@ from sentinel_sync.base.errors import (
     StoreError,
     UnreachableError,
 )
-from sentinel_sync.profiles.backend_copy import Deletion, ProfileCloud, SealedCopy
+from sentinel_sync.profiles.backend_copy import Deletion, RemoteProfile, RemoteProfiles
 from sentinel_sync.profiles.commands import ALL, ForgetCommand, ForgetCommands, SyncCommand, SyncCommands
 from sentinel_sync.profiles.files import ProfileFile, ProfileFolder, SerialExecutor
 from sentinel_sync.profiles.keys import Keyring, ProfileCipher
-from sentinel_sync.profiles.merge_session import Instant, MergeSession
+from sentinel_sync.profiles.merge_session import ClockReading, MergeSession
 from sentinel_sync.profiles.records import ProfileRecords
 from sentinel_sync.profiles.rules.envelope import put_right
 
@@ -40,32 +40,32 @@ class Forgetter:
         records: What is kept of drivers.
         orders: What is still to be done.
         folder: Where the profiles lie.
-        bench: Where what computes is done.
+        executor: Where what computes is done.
         vehicle: This vehicle's id.
         clock: For the confirmation.
     """
 
     def __init__(
         self,
-        cloud: ProfileCloud,
+        cloud: RemoteProfiles,
         records: ProfileRecords,
         orders: ForgetCommands,
         folder: ProfileFolder,
-        bench: SerialExecutor,
+        executor: SerialExecutor,
         *,
         vehicle: str,
         clock: Clock,
     ) -> None:
         self._cloud = cloud
         self._records = records
-        self._orders = orders
+        self._commands = orders
         self._folder = folder
-        self._bench = bench
+        self._executor = executor
         self._vehicle = vehicle
         self._clock = clock
         self._placed: dict[str, float] = {}
 
-    async def forget_here(self, keyring: Keyring, driver_id: str, instant: Instant) -> ForgetCommand:
+    async def forget_here(self, keyring: Keyring, driver_id: str, clock_reading: ClockReading) -> ForgetCommand:
         """Forget a driver on this vehicle, and write down that the backend is to be told.
 
         Raises:
@@ -74,61 +74,61 @@ class Forgetter:
         """
         record, file = await self._records.load(keyring, driver_id), await self._read(driver_id)
         local = None if file is None else file.profile
-        order = await self._bench.do(self._desk(keyring, driver_id).order, record, local, instant.now)
-        await self._orders.save(keyring, order)
-        await self.go_on_here(keyring, order, instant)
+        order = await self._executor.do(self._session(keyring, driver_id).order, record, local, clock_reading.now)
+        await self._commands.save(keyring, order)
+        await self.go_on_here(keyring, order, clock_reading)
         return order
 
-    async def go_on_here(self, keyring: Keyring, order: ForgetCommand, instant: Instant) -> None:
+    async def go_on_here(self, keyring: Keyring, order: ForgetCommand, clock_reading: ClockReading) -> None:
         """Do on this vehicle what an order says, where it was not done or the profile is back.
 
         Raises:
             ProfileError: The file cannot be removed; the order stands.
         """
         driver_id = order.driver_id
-        desk, record = self._desk(keyring, driver_id), await self._records.load(keyring, driver_id)
+        session, record = self._session(keyring, driver_id), await self._records.load(keyring, driver_id)
         file = await self._read(driver_id)
         local = None if file is None else file.profile
-        if record is not None and await self._bench.do(desk.knows_of, record, order.at):
-            if local is None or not await self._bench.do(desk.was_forgotten, record, local, instant):
+        if record is not None and await self._executor.do(session.knows_of, record, order.at):
+            if local is None or not await self._executor.do(session.was_forgotten, record, local, clock_reading):
                 return
         else:
-            forgotten = await self._bench.do(desk.forgotten, record, order.at, local, instant.here)
+            forgotten = await self._executor.do(session.forgotten, record, order.at, local, clock_reading.here)
             await self._records.save(keyring, driver_id, forgotten.record)
-        await self._bench.do(self._folder.remove, driver_id)
+        await self._executor.do(self._folder.remove, driver_id)
 
-    async def forget_there(self, keyring: Keyring, order: ForgetCommand, instant: Instant) -> bool:
+    async def forget_there(self, keyring: Keyring, order: ForgetCommand, clock_reading: ClockReading) -> bool:
         """Have the backend forget; True where it has, False where that is to be looked at again later.
 
         Raises:
             CloudError: The backend could not be told; the order stands.
         """
-        order = replace(order, at=put_right(order.at, order.after, instant.true_now))
-        desk = self._desk(keyring, order.driver_id)
+        order = replace(order, at=put_right(order.at, order.after, clock_reading.true_now))
+        session = self._session(keyring, order.driver_id)
         for _ in range(_MAX_ROUNDS):
             copy = await self._fetch(order.driver_id)
             if copy.gone and (order.asked or not order.deletes):
                 await self._done(keyring, order, copy.forgotten or order.at)
                 return True
-            if await self._bench.do(_has_forgotten, desk, copy, order.at):
+            if await self._executor.do(_has_forgotten, session, copy, order.at):
                 if copy.etag is None and not self._confirmed(order):
                     return False
                 await self._done(keyring, order, order.at)
                 return True
             try:
-                order = await self._tell(keyring, desk, order, copy, instant.now)
+                order = await self._tell(keyring, session, order, copy, clock_reading.now)
             except PreconditionError:
                 continue  # another vehicle was faster: look again
         raise NotNowError(f"DELETE /drivers/{{id}}/profile: other vehicles were faster {_MAX_ROUNDS} times")
 
-    async def _fetch(self, driver_id: str) -> SealedCopy:
+    async def _fetch(self, driver_id: str) -> RemoteProfile:
         try:
             return await self._cloud.fetch(driver_id, None)
         except ProfileError:
-            return SealedCopy()  # something is there that is no profile: it goes as well
+            return RemoteProfile()  # something is there that is no profile: it goes as well
 
     async def _tell(
-        self, keyring: Keyring, desk: MergeSession, order: ForgetCommand, copy: SealedCopy, now: int
+        self, keyring: Keyring, session: MergeSession, order: ForgetCommand, copy: RemoteProfile, now: int
     ) -> ForgetCommand:
         """Delete it; where that is not offered, or leaves nothing for the other vehicles to see, put a tombstone."""
         if order.deletes and not (order.asked and not copy.exists):
@@ -136,14 +136,14 @@ class Forgetter:
                 if await self._cloud.delete(order.driver_id, copy) is Deletion.DONE:
                     return replace(order, asked=True)
             except UnreachableError:
-                await self._orders.save(keyring, replace(order, asked=True))
+                await self._commands.save(keyring, replace(order, asked=True))
                 raise
             order = replace(order, deletes=False)
             # An answer of 501 pauses the client: what it said must not be forgotten till then.
-            await self._orders.save(keyring, order)
+            await self._commands.save(keyring, order)
             if copy.gone:
                 return order
-        await self._cloud.replace(await self._bench.do(desk.tombstone, order.at, now), copy)
+        await self._cloud.replace(await self._executor.do(session.tombstone, order.at, now), copy)
         return order
 
     def _confirmed(self, order: ForgetCommand) -> bool:
@@ -153,27 +153,27 @@ class Forgetter:
     async def _done(self, keyring: Keyring, order: ForgetCommand, at: int) -> None:
         """Take over the time that the other vehicles will see, and end the order."""
         record = await self._records.load(keyring, order.driver_id)
-        desk = self._desk(keyring, order.driver_id)
-        if record is not None and not await self._bench.do(desk.knows_exactly, record, at):
-            forgotten = await self._bench.do(desk.forgotten, record, at, None, 0)
+        session = self._session(keyring, order.driver_id)
+        if record is not None and not await self._executor.do(session.knows_exactly, record, at):
+            forgotten = await self._executor.do(session.forgotten, record, at, None, 0)
             await self._records.save(keyring, order.driver_id, forgotten.record)
-        await self._orders.done(keyring, order.driver_id)
+        await self._commands.done(keyring, order.driver_id)
         self._placed.pop(order.driver_id, None)
         logger.info("profiles.forgotten: the backend has forgotten profile %s", keyring.reference(order.driver_id)[:8])
 
     async def _read(self, driver_id: str) -> ProfileFile | None:
         try:
-            return await self._bench.do(self._folder.read, driver_id)
+            return await self._executor.do(self._folder.read, driver_id)
         except ProfileError:
             return None  # it goes all the same
 
-    def _desk(self, keyring: Keyring, driver_id: str) -> MergeSession:
+    def _session(self, keyring: Keyring, driver_id: str) -> MergeSession:
         return MergeSession(driver_id, self._vehicle, keyring)
 
 
-def _has_forgotten(desk: MergeSession, copy: SealedCopy, at: int) -> bool:
+def _has_forgotten(session: MergeSession, copy: RemoteProfile, at: int) -> bool:
     try:
-        return desk.has_forgotten(copy, at)
+        return session.has_forgotten(copy, at)
     except ProfileError:
         return False  # nobody can read it: it goes all the same
 
@@ -187,7 +187,7 @@ class ProfileCommandRunner:
         sync_orders: What the command line asked for.
         cipher: The keys.
         lock: Holds one driver's profile.
-        instant: Says what the clocks say.
+        clock_reading: Says what the clocks say.
 
     Attributes:
         forgetting: How many drivers are still to be forgotten at the backend.
@@ -202,14 +202,14 @@ class ProfileCommandRunner:
         cipher: ProfileCipher,
         *,
         lock: Callable[[str], AbstractAsyncContextManager[None]],
-        instant: Callable[[], Instant],
+        clock_reading: Callable[[], ClockReading],
     ) -> None:
         self._forgetter = forgetter
         self._forget_orders = forget_orders
         self._sync_orders = sync_orders
         self._cipher = cipher
         self._lock = lock
-        self._instant = instant
+        self._clock_reading = clock_reading
         self.forgetting: frozenset[str] = frozenset()
         self.unreadable = 0
         self.reason: str | None = None
@@ -225,7 +225,7 @@ class ProfileCommandRunner:
         keyring = await self._cipher.keyring()
         async with self._lock(driver_id):
             self.forgetting |= {driver_id}
-            return await self._forgetter.forget_here(keyring, driver_id, self._instant())
+            return await self._forgetter.forget_here(keyring, driver_id, self._clock_reading())
 
     async def look(self) -> None:
         """Take in what was ordered, also by other processes, and see that it is done on this vehicle."""
@@ -239,7 +239,7 @@ class ProfileCommandRunner:
             self.reason = _UNREADABLE.format("an order" if self.unreadable == 1 else f"{self.unreadable} orders")
         for order in orders:
             async with self._lock(order.driver_id):
-                await self._forgetter.go_on_here(keyring, order, self._instant())
+                await self._forgetter.go_on_here(keyring, order, self._clock_reading())
 
     async def tell(self) -> None:
         """Tell the backend whom to forget.
@@ -254,7 +254,7 @@ class ProfileCommandRunner:
         for order in orders:
             try:
                 async with self._lock(order.driver_id):
-                    if await self._forgetter.forget_there(keyring, order, self._instant()):
+                    if await self._forgetter.forget_there(keyring, order, self._clock_reading()):
                         self.forgetting -= {order.driver_id}
             except StoreError:
                 raise

@@ -8,7 +8,7 @@ from typing import Any
 
 from sentinel_sync.base.errors import ProfileError
 from sentinel_sync.base.payloads import SealedProfile
-from sentinel_sync.profiles.backend_copy import SealedCopy
+from sentinel_sync.profiles.backend_copy import RemoteProfile
 from sentinel_sync.profiles.commands import ForgetCommand
 from sentinel_sync.profiles.keys import Keyring
 from sentinel_sync.profiles.records import ProfileRecord
@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Instant:
+class ClockReading:
     """What the clocks say, microseconds since the epoch.
 
     Attributes:
@@ -88,7 +88,7 @@ class Forgotten:
     record: ProfileRecord
 
 
-class Need(StrEnum):
+class MissingInput(StrEnum):
     """What is missing to merge."""
 
     WHOLE = "the whole copy: what this vehicle knew of it is gone"
@@ -97,7 +97,7 @@ class Need(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class MergeSession:
-    """One driver's profile on one vehicle's desk.
+    """One driver's profile on one vehicle, opened to be merged.
 
     Attributes:
         driver_id: Whose.
@@ -111,22 +111,22 @@ class MergeSession:
     keyring: Keyring
     legacy: tuple[Keyring, ...] | None = None
 
-    def weave(
+    def merge(
         self,
-        copy: SealedCopy,
+        copy: RemoteProfile,
         record: ProfileRecord | None,
         local: Mapping[str, Any] | None,
-        instant: Instant,
+        clock_reading: ClockReading,
         *,
         keeps_local: bool,
-    ) -> MergeResult | Forgotten | Need:
+    ) -> MergeResult | Forgotten | MissingInput:
         """Merge this vehicle's profile with what was fetched.
 
         Args:
             copy: What was fetched.
             record: What is kept.
             local: This vehicle's profile; None where it has none now.
-            instant: What the clocks say.
+            clock_reading: What the clocks say.
             keeps_local: True where the vehicle stays with `local`.
 
         Raises:
@@ -134,9 +134,9 @@ class MergeSession:
         """
         known = self._known(record)
         if known is None and copy.unchanged:
-            return Need.WHOLE
-        cloud = self._cloud(copy, record, known, instant.now)
-        if isinstance(cloud, Need):
+            return MissingInput.WHOLE
+        cloud = self._cloud(copy, record, known, clock_reading.now)
+        if isinstance(cloud, MissingInput):
             return cloud
         plain = None if cloud is None or cloud.plain is None else digest(cloud.plain)
         held = record.cloud if copy.unchanged and record is not None else None
@@ -144,7 +144,7 @@ class MergeSession:
             held = state_digest(cloud.state)
         if known is not None and plain is not None and record is not None and record.plain == plain:
             cloud = None  # merged already, but not yet replaced by what came of it
-        forgotten = self._forgotten(known, cloud, local, instant)
+        forgotten = self._forgotten(known, cloud, local, clock_reading)
         if forgotten is not None:
             # Only where nothing was begun since: what others began is not in what is kept, so it is fetched again.
             whole = cloud is not None and cloud.state.is_tombstone
@@ -152,16 +152,16 @@ class MergeSession:
             return Forgotten(record)
         if known is not None and cloud is not None and known.state.forgotten < cloud.state.forgotten:
             known = forgotten_known(known, cloud.state.forgotten)
-        return self._merged(copy, record, known, cloud, local, instant, (held, plain), keeps_local=keeps_local)
+        return self._merged(copy, record, known, cloud, local, clock_reading, (held, plain), keeps_local=keeps_local)
 
     def _merged(
         self,
-        copy: SealedCopy,
+        copy: RemoteProfile,
         record: ProfileRecord | None,
         known: Known | None,
         cloud: Cloud | None,
         local: Mapping[str, Any] | None,
-        instant: Instant,
+        clock_reading: ClockReading,
         digests: tuple[str | None, str | None],
         *,
         keeps_local: bool,
@@ -176,18 +176,24 @@ class MergeSession:
                 local,
                 driver_id=self.driver_id,
                 vehicle=self.vehicle,
-                now=instant.now,
-                is_true=instant.is_true,
+                now=clock_reading.now,
+                is_true=clock_reading.is_true,
                 keeps_local=keeps_local,
             )
         state, before = result.known.state, dropped(result.known)
         same = record is not None and record.whose is not None and known == before
-        woven = state_digest(state)
+        merged_result = state_digest(state)
         sealed = record.sealed if same and record is not None else self.keyring.seal(known_bytes(before))
-        body = None if woven == held or (copy.gone and state.is_tombstone) else self._body(state, instant.now)
+        body = (
+            None
+            if merged_result == held or (copy.gone and state.is_tombstone)
+            else self._body(state, clock_reading.now)
+        )
         after = sealed if before == result.known else self.keyring.seal(known_bytes(result.known))
         kept = ProfileRecord(sealed, copy.etag, held, plain, self._whose(record))
-        return MergeResult(kept, result.profile, state, woven, body, after, leaves=result.known.pending is not None)
+        return MergeResult(
+            kept, result.profile, state, merged_result, body, after, leaves=result.known.pending is not None
+        )
 
     def tombstone(self, at: int, now: int) -> SealedProfile:
         """What is left at a backend that keeps no tombstones itself: sealed like a profile, for the other vehicles."""
@@ -204,7 +210,7 @@ class MergeSession:
         known = removed_here(forgotten_known(self._known(record), at), _created(local), here)
         return Forgotten(ProfileRecord(self.keyring.seal(known_bytes(known))))
 
-    def was_forgotten(self, record: ProfileRecord, local: Mapping[str, Any], instant: Instant) -> bool:
+    def was_forgotten(self, record: ProfileRecord, local: Mapping[str, Any], clock_reading: ClockReading) -> bool:
         """Whether a file is the one of a driver that is known here as forgotten.
 
         Raises:
@@ -213,7 +219,7 @@ class MergeSession:
         known = self._known(record)
         if known is None or known.state.forgotten == 0:
             return False
-        return not begun_anew(moment_of(local, CREATED), known, known.state.forgotten, instant.true_now)
+        return not begun_anew(moment_of(local, CREATED), known, known.state.forgotten, clock_reading.true_now)
 
     def knows_exactly(self, record: ProfileRecord, at: int) -> bool:
         """Whether it is that time at which this vehicle knows that the driver was forgotten."""
@@ -225,7 +231,7 @@ class MergeSession:
         known = self._known(record)
         return known is not None and known.state.forgotten >= at
 
-    def has_forgotten(self, copy: SealedCopy, at: int) -> bool:
+    def has_forgotten(self, copy: RemoteProfile, at: int) -> bool:
         """Whether what was fetched says that the driver was forgotten at that time or later.
 
         Raises:
@@ -236,8 +242,8 @@ class MergeSession:
         return opened(self.keyring.open(copy.sealed), self.driver_id, own=False).state.forgotten >= at
 
     def offer(
-        self, copy: SealedCopy, record: ProfileRecord | None
-    ) -> tuple[dict[str, Any], ProfileRecord | None] | Need:
+        self, copy: RemoteProfile, record: ProfileRecord | None
+    ) -> tuple[dict[str, Any], ProfileRecord | None] | MissingInput:
         """Open what was fetched for a caller; also what is to be kept, so that a file made of it is recognised.
 
         Raises:
@@ -245,7 +251,7 @@ class MergeSession:
         """
         known = self._known(record)
         cloud = self._cloud(copy, record, known, 0)
-        if isinstance(cloud, Need):
+        if isinstance(cloud, MissingInput):
             return cloud
         if cloud is None:
             raise ProfileError("the backend's copy holds no profile")
@@ -261,7 +267,7 @@ class MergeSession:
         sealed, held = self.keyring.seal(known_bytes(offered)), state_digest(cloud.state)
         return profile, ProfileRecord(sealed, copy.etag, held, whose=self._whose(record))
 
-    def holds(self, copy: SealedCopy, woven: MergeResult) -> bool:
+    def holds(self, copy: RemoteProfile, merged_result: MergeResult) -> bool:
         """Whether what was fetched has all of what was sent.
 
         Raises:
@@ -270,7 +276,7 @@ class MergeSession:
         if copy.sealed is None:
             return False
         cloud = opened(self.keyring.open(copy.sealed), self.driver_id, own=False)
-        return cloud.plain is None and join(cloud.state, woven.state) == cloud.state
+        return cloud.plain is None and join(cloud.state, merged_result.state) == cloud.state
 
     def left(self, record: ProfileRecord, *, replaced: bool) -> ProfileRecord:
         """Note whether the vehicle's file was replaced by the merged profile.
@@ -302,7 +308,7 @@ class MergeSession:
         return self.keyring.seal(self.driver_id.encode()) if record is None or record.whose is None else record.whose
 
     def _forgotten(
-        self, known: Known | None, cloud: Cloud | None, local: Mapping[str, Any] | None, instant: Instant
+        self, known: Known | None, cloud: Cloud | None, local: Mapping[str, Any] | None, clock_reading: ClockReading
     ) -> Forgotten | None:
         """What to keep where the driver was forgotten and `local` is not a profile begun since."""
         mine, theirs = 0 if known is None else known.state.forgotten, 0 if cloud is None else cloud.state.forgotten
@@ -312,9 +318,9 @@ class MergeSession:
         if local is None:
             if mine >= at:
                 return None
-        elif begun_anew(moment_of(local, CREATED), known, at, instant.true_now):
+        elif begun_anew(moment_of(local, CREATED), known, at, clock_reading.true_now):
             return None
-        left = removed_here(forgotten_known(known, at), _created(local), instant.here)
+        left = removed_here(forgotten_known(known, at), _created(local), clock_reading.here)
         return Forgotten(ProfileRecord(self.keyring.seal(known_bytes(left))))
 
     def _known(self, record: ProfileRecord | None) -> Known | None:
@@ -328,8 +334,8 @@ class MergeSession:
             return None
 
     def _cloud(
-        self, copy: SealedCopy, record: ProfileRecord | None, known: Known | None, now: int
-    ) -> Cloud | Need | None:
+        self, copy: RemoteProfile, record: ProfileRecord | None, known: Known | None, now: int
+    ) -> Cloud | MissingInput | None:
         if copy.gone:
             return Cloud(ProfileState(forgotten=_generation(copy, record, known, now)))
         if copy.sealed is None:
@@ -340,7 +346,7 @@ class MergeSession:
             if record is not None and record.plain is None:
                 raise
             if self.legacy is None:
-                return Need.LEGACY
+                return MissingInput.LEGACY
             if not self.legacy:
                 raise
             content, number = open_any(self.legacy, copy.sealed)
@@ -348,7 +354,7 @@ class MergeSession:
         return opened(content, self.driver_id, own=own)
 
 
-def _generation(copy: SealedCopy, record: ProfileRecord | None, known: Known | None, now: int) -> int:
+def _generation(copy: RemoteProfile, record: ProfileRecord | None, known: Known | None, now: int) -> int:
     """When the driver of a profile that is gone was forgotten, as far as this vehicle can tell."""
     before = 0 if known is None else known.state.forgotten
     if record is not None and record.cloud is not None:

@@ -15,14 +15,14 @@ from sentinel_sync.base.supervisor import PeriodicTask
 from sentinel_sync.cloud.client import CloudAPIClient
 from sentinel_sync.network.foundation import Foundation, Lifecycle
 from sentinel_sync.network.rules.traffic import TrafficClass
-from sentinel_sync.profiles.backend_copy import ProfileCloud
+from sentinel_sync.profiles.backend_copy import RemoteProfiles
 from sentinel_sync.profiles.commands import ForgetCommands, SyncCommand, SyncCommands
 from sentinel_sync.profiles.exchange import ProfileExchange, ProfileSync
 from sentinel_sync.profiles.files import ProfileFolder, SerialExecutor
-from sentinel_sync.profiles.folder_sync import FileSync, FolderRounds
+from sentinel_sync.profiles.folder_sync import FileSync, FolderSync
 from sentinel_sync.profiles.forgetting import Forgetter, ProfileCommandRunner
 from sentinel_sync.profiles.keys import KeyProvider, LegacyKeys, ProfileCipher, key_provider
-from sentinel_sync.profiles.merge_session import Instant, open_profile
+from sentinel_sync.profiles.merge_session import ClockReading, open_profile
 from sentinel_sync.profiles.records import ProfileRecords, ProfilesStatus
 from sentinel_sync.profiles.rules.envelope import detached
 from sentinel_sync.profiles.rules.merge import canonical, checked_id, read_profile
@@ -66,38 +66,42 @@ class ProfileSynchronizer:
         foundation = foundation or Foundation.of(api_client, store, clock=clock, rng=rng)
         self._clock = clock = foundation.clock
         self._store = store = foundation.store
-        self._traffic = foundation.policy
+        self._policy = foundation.policy
         self._timekeeper = foundation.timekeeper
         self._vehicle = vehicle = settings.vehicle_id
-        self._bench = bench = SerialExecutor(clock)
+        self._executor = executor = SerialExecutor(clock)
         self._cipher = cipher = ProfileCipher(
             keys or key_provider(settings, clock),
             LegacyKeys([vehicle, *settings.profile_legacy_vehicle_ids]),
         )
-        cloud = ProfileCloud(api_client)
+        cloud = RemoteProfiles(api_client)
         self._records = records = ProfileRecords(store.documents)
         self._folder = folder = ProfileFolder(settings.profiles_dir)
         self._exchange = exchange = ProfileExchange(
             cloud,
             records,
             cipher,
-            bench,
+            executor,
             blocked_reason=self._blocked_reason,
-            instant=self._instant,
+            clock_reading=self._clock_reading,
             vehicle=vehicle,
             # The other half of the places is for trips; and the pool looks at each idle connection at each request.
             workers=max(1, settings.max_in_flight // 2),
         )
-        self._files = files = FileSync(folder, exchange, records, cipher, bench, vehicle=vehicle, instant=self._instant)
-        self._rounds = FolderRounds(folder, files, cipher, bench, lock=self._one_at_a_time, why_not=self._why_not)
+        self._files = files = FileSync(
+            folder, exchange, records, cipher, executor, vehicle=vehicle, clock_reading=self._clock_reading
+        )
+        self._folder_sync = FolderSync(
+            folder, files, cipher, executor, lock=self._one_at_a_time, held_reason=self._held_reason
+        )
         forget_orders = ForgetCommands(store.documents)
-        self._orders = ProfileCommandRunner(
-            Forgetter(cloud, records, forget_orders, folder, bench, vehicle=vehicle, clock=clock),
+        self._commands = ProfileCommandRunner(
+            Forgetter(cloud, records, forget_orders, folder, executor, vehicle=vehicle, clock=clock),
             forget_orders,
             SyncCommands(store.documents),
             cipher,
             lock=self._one_at_a_time,
-            instant=self._instant,
+            clock_reading=self._clock_reading,
         )
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._all_due = 0.0
@@ -123,7 +127,7 @@ class ProfileSynchronizer:
         """
         await self._check_allowed()
         async with self._one_at_a_time(driver_id):
-            local = await self._bench.do(_own_copy, profile_data, driver_id)
+            local = await self._executor.do(_own_copy, profile_data, driver_id)
             await self._run(ProfileSync(driver_id, local, keeps_local=True))
         return True
 
@@ -156,11 +160,11 @@ class ProfileSynchronizer:
         """
         await self._check_allowed()
         async with self._one_at_a_time(driver_id):
-            local = await self._bench.do(_own_copy, local_profile, driver_id)
+            local = await self._executor.do(_own_copy, local_profile, driver_id)
             sync = ProfileSync(driver_id, local)
             merged = await self._run(sync)
             try:
-                file = await self._bench.do(self._folder.read, driver_id)
+                file = await self._executor.do(self._folder.read, driver_id)
             except ProfileError:
                 return merged  # a file of no use is not the caller's profile; the folder's own sync reports it
             if file is not None and file.profile == local:
@@ -181,9 +185,9 @@ class ProfileSynchronizer:
             logger.info("profiles.disabled: cloud.sync_profiles is false: nothing is sent")
             return 0
         await self.prepare()
-        await self._rounds.look()
-        wanted = self._left_standing(self._rounds.watch.all)
-        synced = await self._rounds.sync(wanted)
+        await self._folder_sync.look()
+        wanted = self._not_forgotten(self._folder_sync.watch.all)
+        synced = await self._folder_sync.sync(wanted)
         if synced == len(wanted):
             self._synced_at = self._clock.now()
         await self._sync_records()
@@ -197,7 +201,7 @@ class ProfileSynchronizer:
             ConfigurationError: There are no keys to be had.
         """
         keyring = await self._cipher.keyring()
-        return await self._bench.do(lambda: keyring.seal(canonical(detached(profile_data)).encode()))
+        return await self._executor.do(lambda: keyring.seal(canonical(detached(profile_data)).encode()))
 
     async def decrypt_profile(self, encrypted_data: str) -> dict[str, Any]:
         """Decrypt what `encrypt_profile`, another vehicle of the fleet, or the older module encrypted.
@@ -208,10 +212,10 @@ class ProfileSynchronizer:
         """
         keyring = await self._cipher.keyring()
         try:
-            return await self._bench.do(open_profile, (keyring,), encrypted_data)
+            return await self._executor.do(open_profile, (keyring,), encrypted_data)
         except ProfileError:
             legacy = await self._cipher.legacy_keyrings()
-            return await self._bench.do(open_profile, (*legacy, keyring), encrypted_data)
+            return await self._executor.do(open_profile, (*legacy, keyring), encrypted_data)
 
     # --- the right to be forgotten ---
 
@@ -231,10 +235,10 @@ class ProfileSynchronizer:
         """
         checked_id(driver_id)
         await self.prepare()
-        await self._orders.forget(driver_id)
-        if await self._why_not() is None:
-            await self._orders.tell()
-        return driver_id not in self._orders.forgetting
+        await self._commands.forget(driver_id)
+        if await self._held_reason() is None:
+            await self._commands.tell()
+        return driver_id not in self._commands.forgetting
 
     # --- for the agent, and for one component alone ---
 
@@ -243,8 +247,8 @@ class ProfileSynchronizer:
         if not self._settings.sync_profiles:
             return 0
         await self.prepare()
-        await self._rounds.look()
-        return await self._rounds.sync(self._left_standing(self._rounds.watch.changed()))
+        await self._folder_sync.look()
+        return await self._folder_sync.sync(self._not_forgotten(self._folder_sync.watch.changed()))
 
     async def sync_ordered(self, driver_id: str | None = None) -> SyncCommand:
         """Do now what an operator asks for: sync one driver's file, or all, and tell the backend whom to forget.
@@ -256,10 +260,10 @@ class ProfileSynchronizer:
             ValueError: `driver_id` is no id.
         """
         await self.prepare()
-        await self._rounds.look()
-        await self._orders.look()
-        if await self._why_not() is None:
-            await self._orders.tell()
+        await self._folder_sync.look()
+        await self._commands.look()
+        if await self._held_reason() is None:
+            await self._commands.tell()
         if driver_id is None:
             return await self._sync_as_asked(None)
         keyring = await self._cipher.keyring()
@@ -276,16 +280,16 @@ class ProfileSynchronizer:
     async def step(self) -> float:
         """Do what is due; returns the seconds until the next look."""
         await self.prepare()
-        await self._rounds.look()
-        await self._orders.look()
-        await self._orders.answer(self._sync_as_asked)
-        why = await self._why_not()
+        await self._folder_sync.look()
+        await self._commands.look()
+        await self._commands.answer(self._sync_as_asked)
+        why = await self._held_reason()
         if why is not None:
             # What other vehicles did meanwhile is not known: all is due when the way is free again.
             self._was_away = True
-            await self._rounds.remove_forgotten()
+            await self._folder_sync.remove_forgotten()
             return min(WATCH_INTERVAL, self._settings.sync_interval)
-        await self._orders.tell()
+        await self._commands.tell()
         now = self._clock.monotonic()
         if now >= self._all_due or self._was_away:
             self._was_away = False
@@ -298,14 +302,14 @@ class ProfileSynchronizer:
     def snapshot(self) -> ProfilesStatus:
         """What there is to show, as of the last look: counts only, because an id is personal."""
         synced_at = None if self._synced_at is None else datetime.fromtimestamp(self._synced_at, UTC)
-        waiting, watch = len(self._orders.forgetting) + self._orders.unreadable, self._rounds.watch
+        waiting, watch = len(self._commands.forgetting) + self._commands.unreadable, self._folder_sync.watch
         return ProfilesStatus(
             profiles=len(watch.all),
             unsent=watch.unsent + waiting,
             failing=watch.failing,
             to_forget=waiting,
             held=self._held,
-            reason=watch.reason or (self._orders.reason if waiting else None),
+            reason=watch.reason or (self._commands.reason if waiting else None),
             synced_at=synced_at,
             keys=self._cipher.source,
             warning=self._cipher.warning,
@@ -322,17 +326,17 @@ class ProfileSynchronizer:
     # --- how ---
 
     async def _open(self) -> None:
-        await self._bench.do(self._folder.sweep)
+        await self._executor.do(self._folder.sweep)
         await self._files.settle()
 
     async def _sync_records(self) -> None:
         """Bring what is known of drivers who have no file here now: what was not sent yet, and a forgetting."""
-        if await self._why_not() is not None or not await self._records.any():
+        if await self._held_reason() is not None or not await self._records.any():
             return  # a vehicle without profiles needs no key
         keyring = await self._cipher.keyring()
-        for record in await self._records.besides(keyring, {*self._rounds.watch.all, *self._orders.forgetting}):
+        for record in await self._records.besides(keyring, {*self._folder_sync.watch.all, *self._commands.forgetting}):
             try:
-                driver_id = (await self._bench.do(keyring.open, record.whose or "")).decode()
+                driver_id = (await self._executor.do(keyring.open, record.whose or "")).decode()
             except ProfileError:
                 continue  # its key is gone: nobody can read it
             async with self._one_at_a_time(driver_id):
@@ -344,17 +348,17 @@ class ProfileSynchronizer:
 
     async def _sync_as_asked(self, reference: str | None) -> SyncCommand:
         """Sync the files of one driver, by reference, or of all."""
-        why, watch = await self._why_not(), self._rounds.watch
+        why, watch = await self._held_reason(), self._folder_sync.watch
         wanted = watch.all
         if reference is not None:
             keyring = await self._cipher.keyring()
             wanted = [driver_id for driver_id in wanted if reference in keyring.references(driver_id)]
-        wanted = self._left_standing(wanted)
-        synced = 0 if why is not None else await self._rounds.sync(wanted)
+        wanted = self._not_forgotten(wanted)
+        synced = 0 if why is not None else await self._folder_sync.sync(wanted)
         return SyncCommand(0.0, synced, why if why is not None else watch.why(wanted), len(wanted))
 
-    def _left_standing(self, driver_ids: Sequence[str]) -> list[str]:
-        return [driver_id for driver_id in driver_ids if driver_id not in self._orders.forgetting]
+    def _not_forgotten(self, driver_ids: Sequence[str]) -> list[str]:
+        return [driver_id for driver_id in driver_ids if driver_id not in self._commands.forgetting]
 
     async def _run(self, sync: ProfileSync) -> dict[str, Any]:
         await self._exchange.run([sync])
@@ -384,9 +388,9 @@ class ProfileSynchronizer:
             raise HeldError(f"not sent: {held}")
 
     async def _blocked_reason(self) -> str | None:
-        return await self._traffic.blocked_reason(TrafficClass.PROFILES)
+        return await self._policy.blocked_reason(TrafficClass.PROFILES)
 
-    async def _why_not(self) -> str | None:
+    async def _held_reason(self) -> str | None:
         """Why nothing may be sent now, whoever says so."""
         passage = self._client.gate.passage(self._clock.monotonic())
         if not self._settings.sync_profiles:
@@ -395,11 +399,11 @@ class ProfileSynchronizer:
             self._held = await self._blocked_reason() if passage.open else passage.why
         return self._held
 
-    def _instant(self) -> Instant:
+    def _clock_reading(self) -> ClockReading:
         """Wall time, put right where the backend's is known."""
         here = self._clock.now()
         ahead = self._timekeeper.skew()
-        return Instant(_microseconds(here - (ahead or 0.0)), _microseconds(here), ahead is not None)
+        return ClockReading(_microseconds(here - (ahead or 0.0)), _microseconds(here), ahead is not None)
 
 
 def _microseconds(seconds: float) -> int:

@@ -97,7 +97,7 @@ class ProfileRecords:
         return found
 
 
-class Standing(StrEnum):
+class SyncState(StrEnum):
     """How a profile stands."""
 
     SYNCED = "synced"
@@ -111,7 +111,7 @@ class Standing(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, repr=False)
-class ProfileStanding:
+class ProfileSummary:
     """One driver's profile.
 
     Attributes:
@@ -121,7 +121,7 @@ class ProfileStanding:
     """
 
     driver_id: str
-    standing: Standing
+    standing: SyncState
     profile: Mapping[str, Any]
     vehicles: int = 0
     reason: str | None = None
@@ -147,30 +147,30 @@ class ProfileOverview:
     def __init__(self, folder: ProfileFolder, documents: Documents | None, cipher: ProfileCipher) -> None:
         self._folder = folder
         self._records = None if documents is None else ProfileRecords(documents)
-        self._orders = None if documents is None else ForgetCommands(documents)
+        self._commands = None if documents is None else ForgetCommands(documents)
         self._cipher = cipher
-        self._bench = SerialExecutor()
+        self._executor = SerialExecutor()
 
-    async def all(self) -> list[ProfileStanding]:
+    async def all(self) -> list[ProfileSummary]:
         """All drivers who have a file here, and those of whom something is kept, by id.
 
         Raises:
             ProfileError: The folder cannot be read.
             ConfigurationError: There are no keys to be had.
         """
-        drivers = set(await self._bench.do(self._folder.signatures))
+        drivers = set(await self._executor.do(self._folder.signatures))
         keyring = await self._keyring()
-        if keyring is not None and self._records is not None and self._orders is not None:
-            orders, _ = await self._orders.all(keyring)
+        if keyring is not None and self._records is not None and self._commands is not None:
+            orders, _ = await self._commands.all(keyring)
             drivers |= {order.driver_id for order in orders}
             for record in await self._records.besides(keyring, drivers):
                 try:
-                    drivers.add((await self._bench.do(keyring.open, record.whose or "")).decode())
+                    drivers.add((await self._executor.do(keyring.open, record.whose or "")).decode())
                 except ProfileError:
                     continue  # its key is gone: nobody can say whose it is
         return [await self._of(keyring, driver_id) for driver_id in sorted(drivers)]
 
-    async def one(self, driver_id: str) -> ProfileStanding:
+    async def one(self, driver_id: str) -> ProfileSummary:
         """One driver.
 
         Raises:
@@ -179,50 +179,50 @@ class ProfileOverview:
         return await self._of(await self._keyring(), driver_id)
 
     async def _keyring(self) -> Keyring | None:
-        if self._records is None or self._orders is None:
+        if self._records is None or self._commands is None:
             return None
-        kept = await self._records.any() or await self._orders.any()
+        kept = await self._records.any() or await self._commands.any()
         return await self._cipher.keyring() if kept else None
 
-    async def _of(self, keyring: Keyring | None, driver_id: str) -> ProfileStanding:
+    async def _of(self, keyring: Keyring | None, driver_id: str) -> ProfileSummary:
         record, to_forget = None, False
-        if keyring is not None and self._records is not None and self._orders is not None:
+        if keyring is not None and self._records is not None and self._commands is not None:
             record = await self._records.load(keyring, driver_id)
-            to_forget = await self._orders.find(keyring, driver_id)
-        return await self._bench.do(self._stands, keyring, driver_id, record, to_forget)
+            to_forget = await self._commands.find(keyring, driver_id)
+        return await self._executor.do(self._stands, keyring, driver_id, record, to_forget)
 
     def _stands(
         self, keyring: Keyring | None, driver_id: str, record: ProfileRecord | None, to_forget: bool
-    ) -> ProfileStanding:
+    ) -> ProfileSummary:
         try:
             file = self._folder.read(driver_id)
             local = None if file is None else file.profile
             known = None if record is None or keyring is None else known_from(keyring.open(record.sealed))
             standing = _standing(local, known, record, driver_id)
         except ProfileError as error:
-            return ProfileStanding(driver_id, Standing.UNUSABLE, {}, reason=str(error))
+            return ProfileSummary(driver_id, SyncState.UNUSABLE, {}, reason=str(error))
         if local is None:
             local = {} if known is None else render(known.state)
         drivers = () if known is None else known.state.contributions
         vehicles = sum(not contributor.startswith(PLAIN) for contributor in drivers)
-        return ProfileStanding(driver_id, Standing.TO_FORGET if to_forget else standing, local, vehicles)
+        return ProfileSummary(driver_id, SyncState.TO_FORGET if to_forget else standing, local, vehicles)
 
 
 def _standing(
     local: Mapping[str, Any] | None, known: Known | None, record: ProfileRecord | None, driver_id: str
-) -> Standing:
+) -> SyncState:
     if known is None or record is None:
         if local is None:
-            return Standing.UNKNOWN
+            return SyncState.UNKNOWN
         read_profile(local, driver_id)
-        return Standing.NEW
+        return SyncState.NEW
     if known.state.is_tombstone:
-        return Standing.FORGOTTEN if local is None else Standing.CHANGED
+        return SyncState.FORGOTTEN if local is None else SyncState.CHANGED
     if local is None:
-        return Standing.NO_FILE
+        return SyncState.NO_FILE
     arrived = record.cloud == state_digest(known.state)
     left = (*known.bases[-1:], known.pending)
-    return Standing.SYNCED if arrived and base_of(read_profile(local, driver_id)) in left else Standing.CHANGED
+    return SyncState.SYNCED if arrived and base_of(read_profile(local, driver_id)) in left else SyncState.CHANGED
 
 
 class ProfilesStatus(StatusModel):

@@ -57,14 +57,14 @@ class ConsentRecord:
         """
         consent = Consent(granted, self._clock.now(), policy_version)
         past, before = await self._past(), await self.load()
-        news = [consent] if before is None or before in past else [before, consent]
+        events = [consent] if before is None or before in past else [before, consent]
         # Submitted within one turn of the loop, so they share a transaction.
         outcomes = await asyncio.gather(
             self._documents.save(_KIND, _KEY, consent, _SHAPE),
             *(
                 # Two processes may decide at one instant: both are kept.
                 self._documents.save(_HISTORY_KIND, f"{number:08d}.{secrets.token_hex(4)}", decision, _SHAPE)
-                for number, decision in enumerate(news, len(past))
+                for number, decision in enumerate(events, len(past))
             ),
             return_exceptions=True,
         )
@@ -89,25 +89,25 @@ class ConsentRecord:
         return await self._documents.load(_HISTORY_KIND, key, _SHAPE)
 
 
-class Permission:
+class UploadPermission:
     """The settings' word, the driver's consent, and what the network may cost.
 
     Args:
         settings: `upload_scenarios` and the policy in force.
         record: The driver's decisions.
-        desk: The network's condition and the data budget.
+        policy: The network's condition and the data budget.
     """
 
-    def __init__(self, settings: CloudSettings, record: ConsentRecord, desk: TransferPolicy) -> None:
+    def __init__(self, settings: CloudSettings, record: ConsentRecord, policy: TransferPolicy) -> None:
         self._settings = settings
         self._record = record
-        self._desk = desk
+        self._policy = policy
 
     async def consent(self) -> Consent | None:
         """The decision in force, or None where none was ever made."""
         return await self._record.load()
 
-    async def why_forbidden(self) -> str | None:
+    async def forbidden_reason(self) -> str | None:
         """Why nothing may be done with recordings at all, or None."""
         if not self._settings.upload_scenarios:
             return "cloud.upload_scenarios is false"
@@ -115,4 +115,4 @@ class Permission:
 
     async def blocked_reason(self) -> str | None:
         """Why no recording may leave now, or None."""
-        return await self.why_forbidden() or await self._desk.blocked_reason(TrafficClass.SCENARIOS)
+        return await self.forbidden_reason() or await self._policy.blocked_reason(TrafficClass.SCENARIOS)

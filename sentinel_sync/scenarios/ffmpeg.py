@@ -22,7 +22,7 @@ from typing import Any
 
 from sentinel_sync.base.clock import Clock
 from sentinel_sync.base.threads import run_to_end
-from sentinel_sync.scenarios.rules.compression import Words, processor_limit, video_encoders
+from sentinel_sync.scenarios.rules.compression import StderrText, processor_limit, video_encoders
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +61,7 @@ class TranscodeError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Program:
+class FfmpegBinary:
     """An ffmpeg that can be run.
 
     Attributes:
@@ -76,7 +76,7 @@ class Program:
 
 
 @dataclass(frozen=True, slots=True)
-class Ending:
+class RunResult:
     """How a run of ffmpeg ended.
 
     Attributes:
@@ -99,9 +99,9 @@ class Ffmpeg:
     def __init__(self, wanted: Path | None, clock: Clock) -> None:
         self._wanted = wanted
         self._clock = clock
-        self._program: Program | None = None
+        self._program: FfmpegBinary | None = None
 
-    async def program(self) -> Program:
+    async def program(self) -> FfmpegBinary:
         """The ffmpeg of this machine, asked once which encoders it has. One that is missing is looked for each time.
 
         Raises:
@@ -109,7 +109,7 @@ class Ffmpeg:
         """
         if self._program is None:
             path = await run_to_end(_locate, self._wanted)
-            asked = Program(path, frozenset(), await run_to_end(_working_wrappers))
+            asked = FfmpegBinary(path, frozenset(), await run_to_end(_working_wrappers))
             listing: list[bytes] = []
 
             def on_output(piece: bytes) -> bool:
@@ -120,7 +120,7 @@ class Ffmpeg:
             if ending.exit_code != 0:
                 raise TranscodeError(f"ffmpeg does not say its encoders (exit code {ending.exit_code})")
             encoders = video_encoders(b"".join(listing).decode("utf-8", "replace"))
-            self._program = Program(path, encoders, asked.wrappers)
+            self._program = FfmpegBinary(path, encoders, asked.wrappers)
             logger.info("ffmpeg.found: %d video encoders, %d wrappers", len(encoders), len(asked.wrappers))
             if "setpriv" not in {Path(word).name for word in asked.wrappers}:
                 logger.warning(
@@ -135,7 +135,7 @@ class Ffmpeg:
         limit: float,
         on_output: Callable[[bytes], bool],
         pass_file: int | None = None,
-    ) -> Ending:
+    ) -> RunResult:
         """Run ffmpeg to its end; when this returns or raises, it is gone.
 
         Args:
@@ -153,12 +153,12 @@ class Ffmpeg:
 
     async def _run(
         self,
-        program: Program,
+        program: FfmpegBinary,
         arguments: Sequence[str],
         limit: float,
         on_output: Callable[[bytes], bool],
         pass_file: int | None = None,
-    ) -> Ending:
+    ) -> RunResult:
         try:
             # Spawned on the loop (vfork: well below a millisecond), not in a thread: the kernel's signal comes when
             # the thread that spawned is gone, and a pool's thread may go at any time.
@@ -198,22 +198,22 @@ class _Run:
     def __init__(self, process: Process, on_output: Callable[[bytes], bool]) -> None:
         self._process = process
         self._on_output = on_output
-        self._words = Words()
-        self._news = 0
+        self._words = StderrText()
+        self._events = 0
 
-    async def listen(self) -> Ending:
+    async def listen(self) -> RunResult:
         """Take what it says until it has ended. Both pipes are emptied all the time: a full one would stop it."""
         errors = asyncio.create_task(_read(self._process.stderr, self._words.feed))
         try:
             await _read(self._process.stdout, self._heard)
             await errors
-            return Ending(await self._process.wait(), self._words.text)
+            return RunResult(await self._process.wait(), self._words.text)
         finally:  # two may not read one pipe, and `reap` will
             errors.cancel()
             await asyncio.gather(errors, return_exceptions=True)
 
     def _heard(self, piece: bytes) -> None:
-        self._news += self._on_output(piece)
+        self._events += self._on_output(piece)
 
     async def watch(self, limit: float, clock: Clock) -> str:
         """Wait until it has taken too long; return what is wrong.
@@ -222,14 +222,14 @@ class _Run:
         """
         left = limit
         while left > 0.0:
-            news, nap = self._news, min(left, QUIET_LIMIT)
+            events, nap = self._events, min(left, QUIET_LIMIT)
             await clock.sleep(nap)
             left -= nap
-            if nap == QUIET_LIMIT and self._news == news:
+            if nap == QUIET_LIMIT and self._events == events:
                 return f"ffmpeg hung: it got no further for {QUIET_LIMIT:.0f} s"
         return f"ffmpeg took longer than {limit:.0f} s"
 
-    async def reap(self, talking: asyncio.Task[Ending], watching: asyncio.Task[str]) -> None:
+    async def reap(self, talking: asyncio.Task[RunResult], watching: asyncio.Task[str]) -> None:
         """End what is still going on, the process and all that it started."""
         ended = talking.done() and not talking.cancelled() and talking.exception() is None
         talking.cancel()

@@ -124,7 +124,7 @@ def _size(entry: Path) -> int:
         return 0
 
 
-class Phase(StrEnum):
+class UploadPhase(StrEnum):
     """What is done with a part."""
 
     PREPARING = "preparing"  # packed or hashed
@@ -174,7 +174,7 @@ class Preparation:
             CloudError: There is no room for the annotations now, or the backend does not say how it takes them.
             StoreError: The disk that holds the state folder is full.
         """
-        transfer.begin(Phase.PREPARING, part.name, part.size_bytes)
+        transfer.begin(UploadPhase.PREPARING, part.name, part.size_bytes)
         folder = Path(plan.folder)
         if part.kind is PartKind.ANNOTATIONS:
             return await self._annotations(plan, part)
@@ -194,7 +194,7 @@ class Preparation:
         name = self._derived.name_for(plan.scenario_id, part.name, ".mp4")
         target = await run_to_end(absolute, self._derived.path(name))
         source = await run_to_end(open_part, folder, part)
-        transfer.begin(Phase.COMPRESSING, part.name, part.size_bytes)
+        transfer.begin(UploadPhase.COMPRESSING, part.name, part.size_bytes)
         try:
             made = await self._transcoder.compress(source, part.size_bytes, target, transfer.moved_share)
         finally:
@@ -203,7 +203,7 @@ class Preparation:
             case Compressed(size_bytes, sha256, note):
                 return PartFile(name, size_bytes, sha256, note=note)
             case KeptOriginal(reason):
-                transfer.begin(Phase.PREPARING, part.name, part.size_bytes)
+                transfer.begin(UploadPhase.PREPARING, part.name, part.size_bytes)
                 return await original_file(folder, part, reason)
 
     async def _annotations(self, plan: ScenarioPlan, part: Part) -> PartFile:

@@ -15,7 +15,7 @@ from sentinel_sync.base.errors import ScenarioError
 from sentinel_sync.scenarios.recordings import Recording
 from sentinel_sync.scenarios.rules.lifecycle import HEAD_START, turn
 from sentinel_sync.scenarios.rules.plan import Priority, ScenarioPlan
-from sentinel_sync.scenarios.rules.status import Whereabouts
+from sentinel_sync.scenarios.rules.status import QueueState
 from sentinel_sync.store.documents import Documents
 from sentinel_sync.store.outbox import ItemState, NewItem, Outbox, OutboxItem
 
@@ -50,7 +50,7 @@ _QUEUED = TypeAdapter(QueuedScenario)
 
 
 @dataclass(frozen=True, slots=True)
-class Card:
+class ScenarioSummary:
     """What of a plan is kept in memory.
 
     Attributes:
@@ -92,7 +92,7 @@ class ScenarioRecords:
         self._documents = documents
         self._outbox = outbox
         self._clock = clock
-        self._cards: dict[str, Card] = {}
+        self._cards: dict[str, ScenarioSummary] = {}
         self._version: int | None = None
         self._saved: set[str] = set()
         self._reading = asyncio.Lock()
@@ -105,7 +105,7 @@ class ScenarioRecords:
     async def save(self, plan: ScenarioPlan) -> None:
         """Write a plan; returns once it is on disk."""
         await self._documents.save(KIND, plan.scenario_id, plan, _PLAN)
-        self._cards[plan.scenario_id] = Card.of(plan)
+        self._cards[plan.scenario_id] = ScenarioSummary.of(plan)
         self._saved.add(plan.scenario_id)
 
     async def item(self, scenario_id: str) -> OutboxItem | None:
@@ -116,18 +116,20 @@ class ScenarioRecords:
         """All that is queued, oldest first."""
         return await self._outbox.items(kind=KIND, limit=_ALL)
 
-    async def whereabouts(self, scenario_id: str) -> Whereabouts:
+    async def queue_state(self, scenario_id: str) -> QueueState:
         """Whether a scenario is in the outbox, and how it is there."""
         return _whereabouts(await self.item(scenario_id))
 
-    async def all_whereabouts(self) -> dict[str, Whereabouts]:
+    async def queue_states(self) -> dict[str, QueueState]:
         """The same for all that are in the outbox, by scenario."""
         return {id_of(item): _whereabouts(item) for item in await self.items()}
 
     async def reasons(self, most: int) -> dict[str, str]:
         """Why scenarios need a person: of `most` that were set aside, and of `most` that were refused."""
         aside = await self._outbox.items(kind=KIND, state=ItemState.SET_ASIDE, limit=most)
-        refused = ((name, card.refused) for name, card in (await self.cards()).items() if card.refused is not None)
+        refused = (
+            (name, summary.refused) for name, summary in (await self.summaries()).items() if summary.refused is not None
+        )
         return {**dict(islice(refused, most)), **{id_of(item): item.reason or "" for item in aside}}
 
     async def ids(self) -> list[str]:
@@ -141,15 +143,15 @@ class ScenarioRecords:
                 if plan is not None:
                     yield plan
 
-    async def cards(self) -> dict[str, Card]:
+    async def summaries(self) -> dict[str, ScenarioSummary]:
         """All scenarios at a glance; read again only where another process has written."""
         async with self._reading:
             version = await self._outbox.data_version()
             if version != self._version:
                 self._saved.clear()
-                cards = {plan.scenario_id: Card.of(plan) async for plan in self.plans()}
+                summaries = {plan.scenario_id: ScenarioSummary.of(plan) async for plan in self.plans()}
                 # What was saved here meanwhile is newer than what was read.
-                self._cards = cards | {scenario_id: self._cards[scenario_id] for scenario_id in self._saved}
+                self._cards = summaries | {scenario_id: self._cards[scenario_id] for scenario_id in self._saved}
                 self._version = version
         return self._cards
 
@@ -208,7 +210,7 @@ class ScenarioRecords:
         """Keep the reason for the status, but never over a scenario that is known to be good."""
         scenario_id = storable(folder.name)
         known = await self.plan(scenario_id)
-        if known is None or known.refused is not None or not Card.of(known).settled:
+        if known is None or known.refused is not None or not ScenarioSummary.of(known).settled:
             await self.save(replace(bare_plan(folder, self._clock.now()), refused=reason, fingerprint=fingerprint))
         logger.warning("scenario.refused: %s: %s", ascii(scenario_id), reason)
 
@@ -273,10 +275,10 @@ def _batched(things: Sequence[Thing], size: int) -> Iterator[Sequence[Thing]]:
         yield things[start : start + size]
 
 
-def _whereabouts(item: OutboxItem | None) -> Whereabouts:
+def _whereabouts(item: OutboxItem | None) -> QueueState:
     if item is None:
-        return Whereabouts()
-    return Whereabouts(queued=True, set_aside=item.state is ItemState.SET_ASIDE, reason=item.reason)
+        return QueueState()
+    return QueueState(queued=True, set_aside=item.state is ItemState.SET_ASIDE, reason=item.reason)
 
 
 def _is_to_be_replaced(item: OutboxItem, priority: Priority) -> bool:

@@ -20,10 +20,10 @@ from sentinel_sync.base.errors import ScenarioError
 from sentinel_sync.base.threads import run_to_end
 from sentinel_sync.scenarios.consent import ConsentRecord
 from sentinel_sync.scenarios.recordings import absolute, open_file, read_recording
-from sentinel_sync.scenarios.records import Card, ScenarioRecords, bare_plan, storable
+from sentinel_sync.scenarios.records import ScenarioRecords, ScenarioSummary, bare_plan, storable
 from sentinel_sync.scenarios.rules.lifecycle import (
     MADE_WHILE_WITHDRAWN,
-    Sight,
+    FolderObservation,
     appeared_while_withdrawn,
     is_past,
     made_while_withdrawn,
@@ -54,7 +54,7 @@ REASON = "retention"
 
 
 @dataclass(frozen=True, slots=True)
-class Appearance:
+class FolderSnapshot:
     """A folder as it looks now.
 
     Attributes:
@@ -81,14 +81,14 @@ def folder_names(scenarios_dir: Path) -> list[str]:
         return []
 
 
-def appearance_of(folder: Path) -> Appearance | None:
+def appearance_of(folder: Path) -> FolderSnapshot | None:
     """Look at a folder and its files, without opening any; None where it has gone."""
     digest = hashlib.sha256()
     try:
         status = folder.lstat()
         if stat.S_ISLNK(status.st_mode):
             digest.update(f"{status.st_mtime_ns}".encode())
-            return Appearance(digest.hexdigest(), status.st_mtime_ns * _NS, is_link=True)
+            return FolderSnapshot(digest.hexdigest(), status.st_mtime_ns * _NS, is_link=True)
         newest = 0
         with os.scandir(folder) as entries:
             for entry in sorted(entries, key=lambda entry: entry.name):
@@ -97,7 +97,7 @@ def appearance_of(folder: Path) -> Appearance | None:
                 digest.update(f"{entry.name!a} {found.st_mode} {found.st_size} {found.st_mtime_ns}\n".encode())
     except OSError:
         return None
-    return Appearance(digest.hexdigest(), (newest or status.st_mtime_ns) * _NS, is_link=False)
+    return FolderSnapshot(digest.hexdigest(), (newest or status.st_mtime_ns) * _NS, is_link=False)
 
 
 def own_files(folder: Path) -> tuple[Part, ...]:
@@ -166,18 +166,18 @@ class Scan:
     """Remembers what it saw.
 
     Args:
-        ledger: What is known already.
+        records: What is known already.
         record: The driver's decisions.
         settings: The folder, and the pace.
         clock: For how long something has been unchanged.
     """
 
-    def __init__(self, ledger: ScenarioRecords, record: ConsentRecord, settings: CloudSettings, clock: Clock) -> None:
-        self._ledger = ledger
+    def __init__(self, records: ScenarioRecords, record: ConsentRecord, settings: CloudSettings, clock: Clock) -> None:
+        self._records = records
         self._record = record
         self._settings = settings
         self._clock = clock
-        self._sights: dict[str, Sight] = {}
+        self._sights: dict[str, FolderObservation] = {}
         self._refused_at: dict[str, float] = {}
         self._present: frozenset[str] | None = None
 
@@ -190,8 +190,8 @@ class Scan:
         directory = await run_to_end(absolute, self._settings.scenarios_dir)
         names = frozenset(await run_to_end(folder_names, directory))
         before, self._present = self._present, names
-        cards = await self._ledger.cards()
-        unsettled = [name for name in sorted(names) if not _is_settled(cards.get(storable(name)))]
+        summaries = await self._records.summaries()
+        unsettled = [name for name in sorted(names) if not _is_settled(summaries.get(storable(name)))]
         self._forget_others(unsettled)
         if missing_consent(consent, self._settings.policy_version) is not None:
             if consent is not None and not consent.granted and before is not None:
@@ -200,9 +200,9 @@ class Scan:
         history = await self._record.history()
         queued, wait = 0, interval
         for name in unsettled:
-            if not self._is_due(name, cards.get(storable(name))):
+            if not self._is_due(name, summaries.get(storable(name))):
                 continue
-            new, settles_in = await self._consider(directory / name, cards.get(storable(name)), history)
+            new, settles_in = await self._consider(directory / name, summaries.get(storable(name)), history)
             queued += new
             wait = min(wait, settles_in or interval)
         return queued, wait
@@ -212,10 +212,10 @@ class Scan:
         for name in names:
             appearance = await run_to_end(appearance_of, directory / name)
             if appearance is not None and appeared_while_withdrawn(withdrawal, appearance.changed_at):
-                await self._ledger.decline(directory / name, MADE_WHILE_WITHDRAWN)
+                await self._records.decline(directory / name, MADE_WHILE_WITHDRAWN)
 
-    def _is_due(self, name: str, card: Card | None) -> bool:
-        if card is None or card.refused is None or name in self._sights:
+    def _is_due(self, name: str, summary: ScenarioSummary | None) -> bool:
+        if summary is None or summary.refused is None or name in self._sights:
             return True
         now = self._clock.monotonic()
         if now - self._refused_at.get(name, float("-inf")) < _REFUSED_INTERVAL:
@@ -223,34 +223,36 @@ class Scan:
         self._refused_at[name] = now
         return True
 
-    async def _consider(self, folder: Path, card: Card | None, history: list[Consent]) -> tuple[bool, float]:
+    async def _consider(
+        self, folder: Path, summary: ScenarioSummary | None, history: list[Consent]
+    ) -> tuple[bool, float]:
         """Whether a folder was queued now, and in how many seconds it is worth another look (0.0: as usual)."""
         appearance = await run_to_end(appearance_of, folder)
-        if appearance is None or (card is not None and card.fingerprint == appearance.fingerprint):
+        if appearance is None or (summary is not None and summary.fingerprint == appearance.fingerprint):
             self._sights.pop(folder.name, None)
             return False, 0.0
         now = self._clock.monotonic()
         sight = self._sights.get(folder.name)
         if sight is None or sight.fingerprint != appearance.fingerprint:
-            sight = self._sights[folder.name] = Sight(appearance.fingerprint, now)
+            sight = self._sights[folder.name] = FolderObservation(appearance.fingerprint, now)
         if settles_in := sight.settles_in(now, self._settings.scenario_settle_time):
             return False, settles_in
         if appearance.is_link:
-            await self._ledger.refuse(folder, _IS_LINK, appearance.fingerprint)
+            await self._records.refuse(folder, _IS_LINK, appearance.fingerprint)
             return False, 0.0
         if made_while_withdrawn(history, appearance.changed_at):
-            await self._ledger.decline(folder, MADE_WHILE_WITHDRAWN)
+            await self._records.decline(folder, MADE_WHILE_WITHDRAWN)
             return False, 0.0
         if sight.fault is None:
             return await self._take(folder, sight), 0.0
         if sight.is_given_up(now):
-            await self._ledger.refuse(folder, sight.fault, appearance.fingerprint)
+            await self._records.refuse(folder, sight.fault, appearance.fingerprint)
         return False, 0.0
 
-    async def _take(self, folder: Path, sight: Sight) -> bool:
+    async def _take(self, folder: Path, sight: FolderObservation) -> bool:
         try:
             recording = await run_to_end(read_recording, folder)
-            return await self._ledger.queue(recording, priority_of(recording.metadata))
+            return await self._records.queue(recording, priority_of(recording.metadata))
         except ScenarioError as error:
             # Perhaps it is still being written: it is asked again when it changes, and refused when it does not.
             sight.fault = str(error)
@@ -263,8 +265,8 @@ class Scan:
                 del memory[name]
 
 
-def _is_settled(card: Card | None) -> bool:
-    return card is not None and card.settled
+def _is_settled(summary: ScenarioSummary | None) -> bool:
+    return summary is not None and summary.settled
 
 
 class Retention:
@@ -273,7 +275,7 @@ class Retention:
     A plan is marked before its files go, so that a power cut in between is made up for, and stays as the record.
 
     Args:
-        ledger: What is known of them.
+        records: What is known of them.
         settings: The folder, `keep_uploaded_days` and `keep_unsent_days`.
         clock: For ages.
         trusted: Whether the wall clock is right; by an untrusted one nothing is deleted, and without anybody to ask
@@ -281,9 +283,9 @@ class Retention:
     """
 
     def __init__(
-        self, ledger: ScenarioRecords, settings: CloudSettings, clock: Clock, trusted: Callable[[], bool] | None
+        self, records: ScenarioRecords, settings: CloudSettings, clock: Clock, trusted: Callable[[], bool] | None
     ) -> None:
-        self._ledger = ledger
+        self._records = records
         self._settings = settings
         self._clock = clock
         self._trusted = trusted
@@ -308,7 +310,7 @@ class Retention:
         return deleted
 
     async def _judge(self, folder: Path) -> bool:
-        plan = await self._ledger.plan(folder.name)
+        plan = await self._records.plan(folder.name)
         if plan is not None and plan.folder != storable(str(folder)):
             return False  # another folder of this name: nothing is known of this one
         if plan is None or (plan.uploaded_at is None and plan.deleted_at is None):
@@ -317,7 +319,7 @@ class Retention:
             if not is_past(plan.uploaded_at, self._settings.keep_uploaded_days, self._clock.now()):
                 return False
             plan = replace(plan, deleted_at=self._clock.now())
-            await self._ledger.save(plan)
+            await self._records.save(plan)
         return await self._delete(folder, plan)
 
     async def _judge_unsent(self, folder: Path, plan: ScenarioPlan | None) -> bool:
@@ -330,13 +332,15 @@ class Retention:
         parts = await run_to_end(own_files, folder)
         if not parts:
             return False  # a folder of somebody else's
-        if await self._ledger.item(folder.name) is not None and not await self._ledger.drop(folder.name, reason=REASON):
+        if await self._records.item(folder.name) is not None and not await self._records.drop(
+            folder.name, reason=REASON
+        ):
             return False  # it is being sent just now
         known = plan or bare_plan(folder, now)
         # The files as they are now go; what had arrived of them stays on record.
         plan = replace(known, parts=parts).going_on_from(known).without_files()
         plan = replace(plan, deleted_at=now)
-        await self._ledger.save(plan)
+        await self._records.save(plan)
         logger.warning("scenario.deleted_unsent: %s: older than keep_unsent_days", ascii(plan.scenario_id))
         return await self._delete(folder, plan)
 

@@ -16,24 +16,24 @@ from sentinel_sync.base.timekeeping import moment
 from sentinel_sync.base.transfer import TransferStatus
 from sentinel_sync.cloud.client import CloudAPIClient
 from sentinel_sync.network.foundation import Foundation, Lifecycle
-from sentinel_sync.scenarios.consent import ConsentRecord, Permission
+from sentinel_sync.scenarios.consent import ConsentRecord, UploadPermission
 from sentinel_sync.scenarios.preparation import DerivedFiles, Preparation
 from sentinel_sync.scenarios.recordings import absolute, read_recording
 from sentinel_sync.scenarios.records import DERIVED_NAME, KIND, REPLACED, ScenarioRecords
 from sentinel_sync.scenarios.rules.lifecycle import WITHDRAWN
 from sentinel_sync.scenarios.rules.plan import Consent, Priority, missing_consent
 from sentinel_sync.scenarios.rules.status import (
-    Outlook,
+    QueueState,
     ScenariosStatus,
     ScenarioStatus,
     SentPart,
-    Whereabouts,
+    UploadConditions,
     sent_parts,
     status_of,
 )
 from sentinel_sync.scenarios.scan import Retention, Scan
 from sentinel_sync.scenarios.transcoder import Transcoder
-from sentinel_sync.scenarios.upload import Means, PartSender, UploadWorker
+from sentinel_sync.scenarios.upload import PartSender, UploadContext, UploadWorker
 from sentinel_sync.store.store import Store
 
 logger = logging.getLogger(__name__)
@@ -51,17 +51,17 @@ _MOST_REASONS = 20
 _RETENTION_INTERVAL = 3600.0
 
 
-class Intake:
+class ScenarioIntake:
     """Takes recordings by name.
 
     Args:
-        ledger: Where they are recorded.
+        records: Where they are recorded.
         record: The driver's decisions.
         policy_version: The policy in force.
     """
 
-    def __init__(self, ledger: ScenarioRecords, record: ConsentRecord, policy_version: str) -> None:
-        self._ledger = ledger
+    def __init__(self, records: ScenarioRecords, record: ConsentRecord, policy_version: str) -> None:
+        self._records = records
         self._record = record
         self._policy_version = policy_version
 
@@ -70,7 +70,7 @@ class Intake:
 
         Raises:
             ConsentError: The driver has not consented.
-            ScenarioError: It cannot be uploaded as it is; the ledger keeps the reason.
+            ScenarioError: It cannot be uploaded as it is; the reason is kept.
             StoreError: It cannot be written; nothing was queued.
         """
         if missing := missing_consent(await self._record.load(), self._policy_version):
@@ -79,42 +79,42 @@ class Intake:
         try:
             recording = await run_to_end(read_recording, folder)
         except ScenarioError as error:
-            await self._ledger.refuse(folder, str(error))
+            await self._records.refuse(folder, str(error))
             raise ScenarioError(f"scenario {folder.name!a} was not queued: {error}") from None
         try:
-            await self._ledger.queue(recording, priority)
+            await self._records.queue(recording, priority)
         except ScenarioError as error:
             raise ScenarioError(f"scenario {folder.name!a} was not queued: {error}") from None
         return recording.scenario_id
 
 
-class Overview:
+class ScenarioOverview:
     """Looks scenarios up.
 
     Args:
-        ledger: What is known of them.
+        records: What is known of them.
     """
 
-    def __init__(self, ledger: ScenarioRecords) -> None:
-        self._ledger = ledger
+    def __init__(self, records: ScenarioRecords) -> None:
+        self._records = records
 
-    async def status(self, scenario_id: str, outlook: Outlook) -> ScenarioStatus:
+    async def status(self, scenario_id: str, conditions: UploadConditions) -> ScenarioStatus:
         """Say where one stands."""
-        plan = await self._ledger.plan(scenario_id)
-        return status_of(scenario_id, plan, await self._ledger.whereabouts(scenario_id), outlook)
+        plan = await self._records.plan(scenario_id)
+        return status_of(scenario_id, plan, await self._records.queue_state(scenario_id), conditions)
 
-    async def statuses(self, outlook: Outlook) -> list[ScenarioStatus]:
+    async def statuses(self, conditions: UploadConditions) -> list[ScenarioStatus]:
         """Say where all stand, newest first."""
-        queued = await self._ledger.all_whereabouts()
+        queued = await self._records.queue_states()
         found: list[tuple[float, ScenarioStatus]] = []
-        async for plan in self._ledger.plans():
-            there = queued.get(plan.scenario_id, Whereabouts())
-            found.append((plan.queued_at, status_of(plan.scenario_id, plan, there, outlook)))
+        async for plan in self._records.plans():
+            there = queued.get(plan.scenario_id, QueueState())
+            found.append((plan.queued_at, status_of(plan.scenario_id, plan, there, conditions)))
         return [status for _, status in sorted(found, key=lambda pair: pair[0], reverse=True)]
 
     async def sent(self) -> list[SentPart]:
         """What has left the vehicle and under which consent, newest first."""
-        sent = [part async for plan in self._ledger.plans() for part in sent_parts(plan)]
+        sent = [part async for plan in self._records.plans() for part in sent_parts(plan)]
         return sorted(sent, key=lambda part: part.sent_at, reverse=True)
 
 
@@ -174,25 +174,25 @@ class ScenarioUploader:
         self._clock = clock = foundation.clock
         self._store = store = foundation.store
         self._record = ConsentRecord(store.documents, clock)
-        self._ledger = ledger = ScenarioRecords(store.documents, store.outbox, clock)
-        self._permission = Permission(settings, self._record, foundation.policy)
+        self._records = records = ScenarioRecords(store.documents, store.outbox, clock)
+        self._permission = UploadPermission(settings, self._record, foundation.policy)
         derived_dir = store.state_dir / DERIVED_NAME
         self._derived = DerivedFiles(derived_dir, settings.derived_max_bytes)
         sender = PartSender(api_client, derived_dir, clock=clock)
         preparation = Preparation(settings, self._derived, Transcoder(settings, clock), sender.packs_annotations)
-        means = Means(ledger, self._permission, preparation, sender, clock)
-        self._news = EventPublisher[TransferStatus]("scenario.progress")
-        self._courier = UploadWorker(api_client, store.outbox, means, self._news, rng=foundation.rng)
-        self._intake = Intake(ledger, self._record, settings.policy_version)
-        self._scan = Scan(ledger, self._record, settings, clock)
-        self._retention = Retention(ledger, settings, clock, lambda: foundation.timekeeper.trusted)
-        self._overview = Overview(ledger)
+        context = UploadContext(records, self._permission, preparation, sender, clock)
+        self._events = EventPublisher[TransferStatus]("scenario.progress")
+        self._worker = UploadWorker(api_client, store.outbox, context, self._events, rng=foundation.rng)
+        self._intake = ScenarioIntake(records, self._record, settings.policy_version)
+        self._scan = Scan(records, self._record, settings, clock)
+        self._retention = Retention(records, settings, clock, lambda: foundation.timekeeper.trusted)
+        self._overview = ScenarioOverview(records)
         self._sending = asyncio.Lock()
         self._swept = False
         self.upload = PeriodicTask("scenarios.upload", self.step)
         self.scan = PeriodicTask("scenarios.scan", self.scan_step)
         self.retention = PeriodicTask("scenarios.retention", self.retention_step)
-        self._life = Lifecycle(foundation, [self.upload], opening=self._open, closing=self._news.close)
+        self._life = Lifecycle(foundation, [self.upload], opening=self._open, closing=self._events.close)
         foundation.policy.subscribe(self.upload.wake.set)
 
     async def prepare(self) -> None:
@@ -213,12 +213,12 @@ class ScenarioUploader:
         """
         await self.prepare()
         await self._record.record(granted=granted, policy_version=self._settings.policy_version)
-        self._courier.ask_again.set()
+        self._worker.ask_again.set()
         if granted:
             self.scan.wake.set()
             self.upload.wake.set()
             return
-        self._courier.cut(WITHDRAWN)
+        self._worker.cut(WITHDRAWN)
         async with self._sending:
             await self._drop_if_withdrawn()
 
@@ -263,30 +263,30 @@ class ScenarioUploader:
     async def get_upload_status(self, scenario_id: str) -> ScenarioStatus:
         """Say where a scenario stands."""
         await self.prepare()
-        return await self._overview.status(scenario_id, await self._outlook())
+        return await self._overview.status(scenario_id, await self._conditions())
 
     async def get_scenarios(self) -> list[ScenarioStatus]:
         """Say where all scenarios stand, newest first."""
         await self.prepare()
-        return await self._overview.statuses(await self._outlook())
+        return await self._overview.statuses(await self._conditions())
 
     async def get_statistics(self) -> ScenarioStatistics:
         """Count scenarios, and say what is under way."""
         await self.prepare()
         counts = await self._store.outbox.counts(KIND)
-        cards = (await self._ledger.cards()).values()
+        summaries = (await self._records.summaries()).values()
         consent = await self._record.load()
-        going = self._courier.progress()
+        going = self._worker.progress()
         return ScenarioStatistics(
             consent=missing_consent(consent, self._settings.policy_version) is None,
-            uploading=self._courier.scenario_id,
+            uploading=self._worker.scenario_id,
             queued=counts.unsent,
             uploaded=counts.acknowledged,
             set_aside=counts.set_aside,
             dropped=sum(count for name, count in counts.dropped.items() if not name.endswith(REPLACED)),
-            refused=sum(card.refused is not None for card in cards),
-            deleted=sum(card.deleted for card in cards),
-            deleted_unsent=sum(card.deleted and not card.uploaded for card in cards),
+            refused=sum(summary.refused is not None for summary in summaries),
+            deleted=sum(summary.deleted for summary in summaries),
+            deleted_unsent=sum(summary.deleted and not summary.uploaded for summary in summaries),
             phase=None if going is None else going.phase,
             part=None if going is None else going.part,
             part_bytes=None if going is None else going.done_bytes,
@@ -304,19 +304,19 @@ class ScenarioUploader:
             consent_at=None if consent is None else moment(consent.at),
             policy_version=self._settings.policy_version,
             held=await self.blocked_reason(),
-            under_way=self._courier.progress(),
+            under_way=self._worker.progress(),
             queued=statistics["queued"],
             uploaded=statistics["uploaded"],
             set_aside=statistics["set_aside"] + statistics["refused"],
             dropped=statistics["dropped"],
             deleted=statistics["deleted"],
             deleted_unsent=statistics["deleted_unsent"],
-            reasons=await self._ledger.reasons(_MOST_REASONS),
+            reasons=await self._records.reasons(_MOST_REASONS),
         )
 
     def under_way(self) -> TransferStatus | None:
         """What is being prepared, compressed or sent at this instant; a plain call."""
-        return self._courier.progress()
+        return self._worker.progress()
 
     def on_progress(self, listener: ProgressListener) -> None:
         """Have `listener(progress)` told a few times a second how what is under way goes.
@@ -324,7 +324,7 @@ class ScenarioUploader:
         An `async def` runs on the loop; a plain function runs in a thread, where it may block. One that is slow or
         raises disturbs nothing.
         """
-        self._news.subscribe(listener)
+        self._events.subscribe(listener)
 
     # --- sending ---
 
@@ -335,15 +335,15 @@ class ScenarioUploader:
             await self._drop_if_withdrawn()
             if not self._swept:
                 # What a killed agent left half made.
-                await run_to_end(self._derived.sweep, await self._ledger.derived_names())
+                await run_to_end(self._derived.sweep, await self._records.derived_names())
                 self._swept = True
             sent = 0
             while await self._may_send():
                 # One at a time, so that a more important one that comes meanwhile is the next.
-                item = await self._ledger.claim()
+                item = await self._records.claim()
                 if item is None:
                     break
-                sent += await self._courier.deliver(item)
+                sent += await self._worker.deliver(item)
             await self._drop_if_withdrawn()
             return sent
 
@@ -374,7 +374,7 @@ class ScenarioUploader:
         if not passage.open:
             return interval if passage.wait is None else passage.wait
         due = await self._store.outbox.next_due(KIND)
-        if due is None or await self._permission.why_forbidden() is not None:
+        if due is None or await self._permission.forbidden_reason() is not None:
             return interval
         if await self.blocked_reason() is not None:
             return min(interval, _HELD_INTERVAL)
@@ -391,7 +391,7 @@ class ScenarioUploader:
     async def retention_step(self) -> float:
         """Delete what was kept long enough; returns the seconds until the next time."""
         await self.prepare()
-        await self._retention.apply(lambda: self._courier.scenario_id)
+        await self._retention.apply(lambda: self._worker.scenario_id)
         return _RETENTION_INTERVAL
 
     # --- how ---
@@ -405,16 +405,16 @@ class ScenarioUploader:
     async def _may_send(self) -> bool:
         return self._client.gate.passage(self._clock.monotonic()).open and await self.blocked_reason() is None
 
-    async def _outlook(self) -> Outlook:
+    async def _conditions(self) -> UploadConditions:
         passage = self._client.gate.passage(self._clock.monotonic())
-        return Outlook(await self.blocked_reason(), passage.why or None, self._courier.progress())
+        return UploadConditions(await self.blocked_reason(), passage.why or None, self._worker.progress())
 
     async def _drop_if_withdrawn(self) -> None:
         """Take everything out of the queue where the driver has said no, in this process or another."""
         consent = await self._record.load()
         if consent is None or consent.granted:
             return
-        dropped = await self._ledger.drop_all(WITHDRAWN)
+        dropped = await self._records.drop_all(WITHDRAWN)
         if dropped:
             logger.info("scenario.dropped: %d scenarios: the consent was withdrawn", dropped)
         await run_to_end(self._derived.sweep, ())

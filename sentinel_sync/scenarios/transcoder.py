@@ -14,14 +14,14 @@ from typing import BinaryIO
 from sentinel_sync.base.clock import Clock
 from sentinel_sync.base.files import sync_folder
 from sentinel_sync.base.threads import run_to_end
-from sentinel_sync.scenarios.ffmpeg import Ending, Ffmpeg, TranscodeError
+from sentinel_sync.scenarios.ffmpeg import Ffmpeg, RunResult, TranscodeError
 from sentinel_sync.scenarios.rules.compression import (
     DECODING_PACE,
     ENCODERS,
     Codec,
-    Measured,
     ProgressReader,
     TimesReader,
+    VideoInfo,
     choose_codec,
     encode_arguments,
     failure,
@@ -144,7 +144,7 @@ class Transcoder:
             self._told_of_codec = True
         return codec
 
-    async def _look(self, work: "_Work", video: str, video_file: int | None, seconds: float | None) -> Measured:
+    async def _look(self, work: "_Work", video: str, video_file: int | None, seconds: float | None) -> VideoInfo:
         """Decode a video to its end."""
         times = TimesReader()
         limit = time_limit(DECODING_PACE, seconds, work.size_bytes)
@@ -154,16 +154,16 @@ class Transcoder:
             raise TranscodeError(f"the {what} cannot be decoded: {work.failure(ending)}")
         return measured(times, ending.words)
 
-    async def _encode(self, work: "_Work", codec: Codec, recording: Measured) -> None:
+    async def _encode(self, work: "_Work", codec: Codec, recording: VideoInfo) -> None:
         reader = ProgressReader()
 
         def on_output(piece: bytes) -> bool:
-            news = reader.feed(piece)
-            for progress in news:
+            events = reader.feed(piece)
+            for progress in events:
                 if fault := no_gain(progress.size_bytes, work.size_bytes):
                     raise TranscodeError(fault)
                 work.reached(_LOOKED_AT + (_ENCODED - _LOOKED_AT) * min(1.0, progress.frames / recording.frames))
-            return bool(news)
+            return bool(events)
 
         limit = time_limit(ENCODERS[codec].pace, recording.seconds, work.size_bytes)
         arguments = encode_arguments(work.video, str(work.unfinished), codec, self._quality, recording.audio_codecs)
@@ -191,7 +191,7 @@ class _Work:
         self.unfinished = self.target.with_name(f".{target.name}.{secrets.token_hex(4)}.new")
         self.reached = reached
 
-    def failure(self, ending: Ending) -> str:
+    def failure(self, ending: RunResult) -> str:
         """Why ffmpeg has not done what it was asked for, without this vehicle's paths."""
         return failure(ending.exit_code, ending.words, {self.video: "the video", str(self.unfinished): "the result"})
 

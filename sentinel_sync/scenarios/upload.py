@@ -21,8 +21,8 @@ from sentinel_sync.cloud.client import CloudAPIClient, quote_id
 from sentinel_sync.cloud.rules.answers import GateState
 from sentinel_sync.cloud.tus import TusUploads
 from sentinel_sync.cloud.upload import BandwidthLimit, FileUpload, OpenFile, SingleRequest, Uploads
-from sentinel_sync.scenarios.consent import Permission
-from sentinel_sync.scenarios.preparation import Phase, Preparation
+from sentinel_sync.scenarios.consent import UploadPermission
+from sentinel_sync.scenarios.preparation import Preparation, UploadPhase
 from sentinel_sync.scenarios.recordings import open_part
 from sentinel_sync.scenarios.records import KIND, QueuedScenario, ScenarioRecords, queued_of
 from sentinel_sync.scenarios.rules.plan import Consent, Part, PartKind, ScenarioPlan, part_key
@@ -153,19 +153,19 @@ def _open_derived(path: Path, size_bytes: int, name: str) -> BinaryIO:
 
 
 @dataclass(frozen=True, slots=True)
-class Means:
+class UploadContext:
     """What a delivery works with.
 
     Attributes:
-        ledger: Where the plan lies.
+        records: Where the plan lies.
         permission: Asked before each step.
         preparation: Makes what goes.
         sender: Sends it.
         clock: For stamps.
     """
 
-    ledger: ScenarioRecords
-    permission: Permission
+    records: ScenarioRecords
+    permission: UploadPermission
     preparation: Preparation
     sender: PartSender
     clock: Clock
@@ -175,7 +175,7 @@ class ScenarioUpload:
     """Sends what is left of one scenario.
 
     Args:
-        means: What it works with.
+        context: What it works with.
         plan: What is known of it.
         item: The claimed item.
         queued: What is in it.
@@ -186,9 +186,14 @@ class ScenarioUpload:
     """
 
     def __init__(
-        self, means: Means, plan: ScenarioPlan, item: OutboxItem, queued: QueuedScenario, transfer: ActiveTransfer
+        self,
+        context: UploadContext,
+        plan: ScenarioPlan,
+        item: OutboxItem,
+        queued: QueuedScenario,
+        transfer: ActiveTransfer,
     ) -> None:
-        self._means = means
+        self._context = context
         self._plan = plan
         self._item = item
         self._queued = queued
@@ -207,32 +212,32 @@ class ScenarioUpload:
             await self._ask()
             await self._send(await self._prepared(part))
             self.got_further = True
-            if self._plan.uploaded_at is None and await self._means.ledger.is_overtaken(self._item):
+            if self._plan.uploaded_at is None and await self._context.records.is_overtaken(self._item):
                 logger.info("scenario.overtaken: %s: a more important one goes first", self._plan.scenario_id)
                 return False
         return True
 
     async def _ask(self) -> Consent:
-        forbidden = await self._means.permission.blocked_reason()
-        consent = await self._means.permission.consent()
+        forbidden = await self._context.permission.blocked_reason()
+        consent = await self._context.permission.consent()
         if consent is None or forbidden is not None:
             raise HeldError(f"scenario {self._plan.scenario_id}: not sent: {forbidden}")
         return consent
 
     async def _prepared(self, part: Part) -> Part:
         """The part with the file that goes for it, made now where it was not made before."""
-        if await self._means.preparation.is_ready(part):
+        if await self._context.preparation.is_ready(part):
             return part
-        file = await self._means.preparation.file_of(self._plan, part, self._transfer)
+        file = await self._context.preparation.file_of(self._plan, part, self._transfer)
         # An upload that was begun was of another file.
         return await self._note(replace(part, file=file, upload_url=None))
 
     async def _send(self, part: Part) -> None:
-        means, transfer = self._means, self._transfer
+        context, transfer = self._context, self._transfer
         # Asked again: making it may have taken minutes.
         consent = await self._ask()
-        part = await self._note(replace(part, began_at=means.clock.now(), consent=consent))
-        transfer.begin(Phase.UPLOADING, part.name, part.size_bytes if part.file is None else part.file.size_bytes)
+        part = await self._note(replace(part, began_at=context.clock.now(), consent=consent))
+        transfer.begin(UploadPhase.UPLOADING, part.name, part.size_bytes if part.file is None else part.file.size_bytes)
 
         async def remember(upload_url: str | None) -> None:
             nonlocal part
@@ -247,12 +252,12 @@ class ScenarioUpload:
             self.got_further = self.got_further or (done_bytes > began_from and part.upload_url is not None)
             transfer.moved(done_bytes)
 
-        await means.sender.send(
+        await context.sender.send(
             self._plan, part, self._queued, consent, may_send=self._ask, remember=remember, on_progress=moved
         )
-        await self._save(self._plan.acknowledged(part, means.clock.now(), consent))
+        await self._save(self._plan.acknowledged(part, context.clock.now(), consent))
         logger.info("scenario.part: %s %s, %d bytes", self._plan.scenario_id, part.name, transfer.total_bytes)
-        await means.preparation.forget(part)
+        await context.preparation.forget(part)
 
     async def _note(self, part: Part) -> Part:
         """Write down what is known of a part now."""
@@ -261,7 +266,7 @@ class ScenarioUpload:
 
     async def _save(self, plan: ScenarioPlan) -> None:
         self._plan = plan
-        await self._means.ledger.save(plan)
+        await self._context.records.save(plan)
 
 
 class UploadWorker:
@@ -270,8 +275,8 @@ class UploadWorker:
     Args:
         client: For its gate.
         outbox: Where the items lie.
-        means: What a delivery works with.
-        news: Who wants to know how it goes.
+        context: What a delivery works with.
+        events: Who wants to know how it goes.
         rng: For backoff.
 
     Attributes:
@@ -279,12 +284,18 @@ class UploadWorker:
     """
 
     def __init__(
-        self, client: CloudAPIClient, outbox: Outbox, means: Means, news: EventPublisher[TransferStatus], *, rng: Random
+        self,
+        client: CloudAPIClient,
+        outbox: Outbox,
+        context: UploadContext,
+        events: EventPublisher[TransferStatus],
+        *,
+        rng: Random,
     ) -> None:
         self._client = client
         self._outbox = outbox
-        self._means = means
-        self._news = news
+        self._context = context
+        self._events = events
         self._rng = rng
         self._transfer: ActiveTransfer | None = None
         self._guard: TransferGuard | None = None
@@ -322,20 +333,20 @@ class UploadWorker:
     async def _attempt(self, item: OutboxItem) -> RetryDecision | None:
         """Do it; returns what follows for the item, or None where it has arrived and is acknowledged."""
         queued = queued_of(item)
-        plan = None if queued is None else await self._means.ledger.plan(queued.scenario_id)
+        plan = None if queued is None else await self._context.records.plan(queued.scenario_id)
         if queued is None or plan is None:
             return SetAside("what is to be sent of it cannot be read: queue the scenario again")
         delivery: ScenarioUpload | None = None
         try:
-            self._transfer = transfer = ActiveTransfer(plan.scenario_id, self._news, self._means.clock)
+            self._transfer = transfer = ActiveTransfer(plan.scenario_id, self._events, self._context.clock)
             self._guard = TransferGuard(
                 f"scenario {plan.scenario_id}",
                 self._blocked_reason,
-                clock=self._means.clock,
+                clock=self._context.clock,
                 ask_again=self.ask_again,
             )
             async with self._guard.watching():
-                delivery = ScenarioUpload(self._means, plan, item, queued, transfer)
+                delivery = ScenarioUpload(self._context, plan, item, queued, transfer)
                 if not await delivery.run():
                     return Release()
             await self._outbox.acknowledge(KIND, [item.seq])
@@ -352,8 +363,8 @@ class UploadWorker:
 
     async def _blocked_reason(self) -> str | None:
         """Why what is under way may not go on: what the network costs is no matter before anything is sent."""
-        if self._transfer is not None and self._transfer.phase == Phase.UPLOADING:
-            return await self._means.permission.blocked_reason()
-        passage = self._client.gate.passage(self._means.clock.monotonic())
+        if self._transfer is not None and self._transfer.phase == UploadPhase.UPLOADING:
+            return await self._context.permission.blocked_reason()
+        passage = self._client.gate.passage(self._context.clock.monotonic())
         halted = passage.why if passage.state is GateState.HALTED else None
-        return halted or await self._means.permission.why_forbidden()
+        return halted or await self._context.permission.forbidden_reason()

@@ -108,7 +108,7 @@ def migrate(connection: sqlite3.Connection) -> None:
             raise
 
 
-class _Request(NamedTuple):
+class _Operation(NamedTuple):
     """One operation that somebody waits for.
 
     Attributes:
@@ -140,8 +140,8 @@ class Database:
         self._path = path
         self._writable = writable
         self._headroom = headroom or Headroom(path.with_name("headroom"))
-        self._handed_over: SimpleQueue[list[_Request] | None] = SimpleQueue()
-        self._gathered: list[_Request] = []
+        self._handed_over: SimpleQueue[list[_Operation] | None] = SimpleQueue()
+        self._gathered: list[_Operation] = []
         self._thread: threading.Thread | None = None
         self._connection: sqlite3.Connection | None = None
 
@@ -193,7 +193,7 @@ class Database:
         if not self._gathered:
             # What is submitted within one turn of the loop crosses to the thread together.
             loop.call_soon(self._hand_over)
-        self._gathered.append(_Request(operation, writes, frees, future))
+        self._gathered.append(_Operation(operation, writes, frees, future))
         return future
 
     def _hand_over(self) -> None:
@@ -242,7 +242,7 @@ class Database:
             raise StoreError("the store's thread was started before its file was opened")
         stopping = False
         while not stopping:
-            group: list[_Request] = []
+            group: list[_Operation] = []
             requests = self._handed_over.get()
             while requests is not None:
                 group += requests
@@ -258,7 +258,7 @@ class Database:
                 _report(self._commit_group(connection, group))
         self._close()
 
-    def _commit_group(self, connection: sqlite3.Connection, group: list[_Request]) -> list[_Outcome]:
+    def _commit_group(self, connection: sqlite3.Connection, group: list[_Operation]) -> list[_Outcome]:
         """Run a group in one transaction; who fails is taken out, and the others are run again without it."""
         outcomes: list[_Outcome] = []
         while group:
@@ -286,19 +286,19 @@ class Database:
             return outcomes
         return outcomes
 
-    def _turned_away(self, connection: sqlite3.Connection, request: _Request, error: sqlite3.Error) -> _Outcome:
+    def _turned_away(self, connection: sqlite3.Connection, request: _Operation, error: sqlite3.Error) -> _Outcome:
         if request.writes:
             return request.future, None, self._told(error)
         return self._attempt(connection, request)
 
-    def _alone(self, connection: sqlite3.Connection, request: _Request) -> _Outcome:
+    def _alone(self, connection: sqlite3.Connection, request: _Operation) -> _Outcome:
         run = self._spend if request.frees else self._transaction
         outcome = run(connection, request)
         if outcome[2] is None and request.writes and not self._headroom.held:
             self._headroom.restore()
         return outcome
 
-    def _spend(self, connection: sqlite3.Connection, request: _Request) -> _Outcome:
+    def _spend(self, connection: sqlite3.Connection, request: _Operation) -> _Outcome:
         def attempt() -> _Outcome:
             outcome = self._transaction(connection, request)
             if isinstance(outcome[2], StoreFullError):
@@ -310,7 +310,7 @@ class Database:
         except StoreFullError as error:
             return request.future, None, error
 
-    def _transaction(self, connection: sqlite3.Connection, request: _Request) -> _Outcome:
+    def _transaction(self, connection: sqlite3.Connection, request: _Operation) -> _Outcome:
         if not request.writes:
             return self._attempt(connection, request)
         try:
@@ -322,7 +322,7 @@ class Database:
             return request.future, None, self._told(error)
         return request.future, result, None
 
-    def _attempt(self, connection: sqlite3.Connection, request: _Request) -> _Outcome:
+    def _attempt(self, connection: sqlite3.Connection, request: _Operation) -> _Outcome:
         try:
             return request.future, request.operation(connection), None
         except BaseException as error:  # handed to the caller, who waits for it

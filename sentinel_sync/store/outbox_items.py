@@ -9,7 +9,7 @@ from enum import StrEnum
 
 from sentinel_sync.base.backoff import CAP
 from sentinel_sync.base.timekeeping import ClockObservation, ClockStamp
-from sentinel_sync.store.rules.outbox import OutboxStatus, Shelf, eviction_order, is_too_old
+from sentinel_sync.store.rules.outbox import EvictionGroup, OutboxStatus, eviction_order, is_too_old
 
 logger = logging.getLogger(__name__)
 
@@ -277,16 +277,16 @@ def _first_to_go(connection: sqlite3.Connection, wanted: int) -> list[tuple[int,
     """Rows that free about `wanted` bytes, as (seq, kind)."""
     victims: list[tuple[int, str]] = []
     found = 0
-    shelves = [Shelf(kind, state) for state in ("waiting", "set_aside") for kind in kinds(connection, state)]
-    for shelf in eviction_order(shelves):
-        for priority in reversed(priorities(connection, shelf.state, shelf.kind)):
+    groups = [EvictionGroup(kind, state) for state in ("waiting", "set_aside") for kind in kinds(connection, state)]
+    for group in eviction_order(groups):
+        for priority in reversed(priorities(connection, group.state, group.kind)):
             rows = connection.execute(
                 "SELECT seq, length(body) FROM item WHERE state = ? AND kind = ? AND priority = ?"
                 " ORDER BY due_at LIMIT ?",
-                (shelf.state, shelf.kind, priority, _CHUNK),
+                (group.state, group.kind, priority, _CHUNK),
             )
             for seq, size in rows:
-                victims.append((seq, shelf.kind))
+                victims.append((seq, group.kind))
                 found += size + _ROW_OVERHEAD
                 if found >= wanted or len(victims) >= _CHUNK:
                     return victims

@@ -72,7 +72,7 @@ class OutboxSender:
         self._claiming: asyncio.Future[list[OutboxItem]] | None = None
         self._left: set[int] = set()
         self._landed = asyncio.Event()
-        self._lookout: asyncio.Task[None] | None = None
+        self._watching: asyncio.Task[None] | None = None
         self._taken: list[int] = []
         self._taken_since = 0.0
 
@@ -87,7 +87,7 @@ class OutboxSender:
             StoreError: The outbox could not be read or written; what the backend took is sent again under its key.
         """
         async with self._draining:
-            self._exhausted, self._refill, self._lookout = False, None, None
+            self._exhausted, self._refill, self._watching = False, None, None
             try:
                 # Workers only send: claims and acknowledgements are written beside them, so that the disk's latency
                 # leaves no connection idle.
@@ -141,10 +141,10 @@ class OutboxSender:
             if self._refill is not None and not idle:
                 await asyncio.wait({self._refill})
             elif self._in_flight:
-                if self._lookout is None or self._lookout.done():
+                if self._watching is None or self._watching.done():
                     self._landed.clear()
-                    self._lookout = group.create_task(self._look_out())
-                await asyncio.wait({self._lookout})
+                    self._watching = group.create_task(self._watch())
+                await asyncio.wait({self._watching})
             else:
                 return None
         return None
@@ -159,7 +159,7 @@ class OutboxSender:
                 self._blocked = await self._blocked_reason() is not None
         return self._blocked
 
-    async def _look_out(self) -> None:
+    async def _watch(self) -> None:
         """Wait until nothing is under way, but not for one that hangs: what was put meanwhile may go.
 
         One for all workers that have nothing to do: each by itself would keep the loop busy.

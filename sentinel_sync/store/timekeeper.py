@@ -56,7 +56,7 @@ class Timekeeper:
         return skew(self._seen.get(current.boot_id), current)
 
     @property
-    def sighted(self) -> bool:
+    def has_observation(self) -> bool:
         """Whether the backend's time has been seen in this boot."""
         return self._clock.boot_id() in self._seen
 
@@ -67,7 +67,7 @@ class Timekeeper:
         return is_trusted(self._seen.get(current.boot_id), current)
 
     @property
-    def sightings(self) -> dict[str, ClockObservation]:
+    def observations(self) -> dict[str, ClockObservation]:
         """All that was seen, by boot."""
         return dict(self._seen)
 

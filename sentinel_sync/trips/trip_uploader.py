@@ -155,7 +155,7 @@ class TripUploader:
         self._supervised = foundation.supervised
         self._log = TripLog(self._store, KIND, recoverable=recoverable)
         self._ask_time = ask_time or self._probe
-        self._asked_in: str | None = None
+        self._asked_boot_id: str | None = None
         self._recording = Supervisor(self._clock, foundation.rng)
         self._trip: OpenTrip | None = None
         self._turning = asyncio.Lock()
@@ -366,7 +366,7 @@ class TripUploader:
     async def _learn_time(self) -> None:
         """See the backend's time before the first trip of a boot is sent: what was sent cannot be put right."""
         boot_id = self._clock.boot_id()
-        if self._timekeeper.sighted or self._asked_in == boot_id:
+        if self._timekeeper.has_observation or self._asked_boot_id == boot_id:
             return
         if not self._client.gate.passage(self._clock.monotonic()).open:
             return
@@ -375,7 +375,7 @@ class TripUploader:
         await self._ask_time()
         # Once is enough where it does not say; where it did not answer, the gate is closed and trips wait.
         if self._client.gate.passage(self._clock.monotonic()).open:
-            self._asked_in = boot_id
+            self._asked_boot_id = boot_id
 
     async def _probe(self) -> None:
         try:

@@ -15,7 +15,7 @@ from sentinel_sync.backend.publishing import ModelRelease
 from sentinel_sync.base.transfer import TransferStatus
 from sentinel_sync.cli.shown import facts_of
 from sentinel_sync.cli.state_folder import last_said, opened
-from sentinel_sync.models.commands import CommandOutcome, ModelCommands, Order
+from sentinel_sync.models.commands import CommandOutcome, ModelCommand, ModelCommands
 from sentinel_sync.settings import CloudSettings, Settings
 from tests.conftest import FIXTURES
 from tests.fakes.patience import until, until_true
@@ -54,7 +54,7 @@ def publish(tmp_path: Path, version: str, by: Ed25519PrivateKey = KEY) -> None:
     publish_model(tmp_path / "backend", file, ModelRelease(name=NAME, version=version, signatures=signatures))
 
 
-async def ordered(settings: CloudSettings, order: Order) -> CommandOutcome:
+async def ordered(settings: CloudSettings, order: ModelCommand) -> CommandOutcome:
     """Place an order as another process does, and wait for what becomes of it."""
     async with opened(settings, writable=True) as folder:
         orders = ModelCommands(folder.documents)
@@ -76,15 +76,15 @@ async def test_an_operators_orders_are_carried_out_by_the_running_agent(
     await asyncio.to_thread(publish, tmp_path, NEW)
     async with SyncAgent(Settings(cloud=cloud_block)) as agent:
         agent.models.on_progress(told.append)
-        assert (await ordered(cloud_block, Order("install", NAME, NEW))).message == f"{NAME} {NEW} is in use"
+        assert (await ordered(cloud_block, ModelCommand("install", NAME, NEW))).message == f"{NAME} {NEW} is in use"
         assert live(models) == content_of(NEW)
         await until(lambda: bool(told) and told[-1].done_bytes == 300_000, "news of the download")
         (shown,) = (await agent.status()).models
         assert (shown.installed, shown.previous, shown.status) == (NEW, "v2.0.0", "installed")
-        assert (await ordered(cloud_block, Order("rollback", NAME))).done
+        assert (await ordered(cloud_block, ModelCommand("rollback", NAME))).done
         assert live(models) == OLD
-        assert (await ordered(cloud_block, Order("pin", NAME, "v2.0.0"))).done
-        refused = await ordered(cloud_block, Order("install", NAME, NEW))
+        assert (await ordered(cloud_block, ModelCommand("pin", NAME, "v2.0.0"))).done
+        refused = await ordered(cloud_block, ModelCommand("install", NAME, NEW))
         assert (refused.done, "pinned v2.0.0" in refused.message) == (False, True)
         (shown,) = (await agent.status()).models
         assert (shown.installed, shown.pinned) == ("v2.0.0", "v2.0.0")

@@ -17,56 +17,56 @@ def progress(done: int) -> TransferStatus:
 
 
 async def test_a_slow_listener_misses_what_came_meanwhile_but_not_the_newest() -> None:
-    news, heard, going = EventPublisher[TransferStatus]("scenario.progress"), [], asyncio.Event()
+    events, heard, going = EventPublisher[TransferStatus]("scenario.progress"), [], asyncio.Event()
 
     async def listen(said: TransferStatus) -> None:
         heard.append(said.done_bytes)
         await going.wait()
 
-    news.subscribe(listen)
+    events.subscribe(listen)
     for done in range(5):
-        news.tell(progress(done))
+        events.tell(progress(done))
         await asyncio.sleep(0)
     assert heard == [0]
     going.set()
     await until(lambda: len(heard) == 2, "the newest")
     assert heard == [0, 4]
-    await news.close()
+    await events.close()
 
 
 async def test_one_that_raises_is_told_on_and_the_others_hear() -> None:
-    news, heard = EventPublisher[TransferStatus]("scenario.progress"), []
+    events, heard = EventPublisher[TransferStatus]("scenario.progress"), []
 
     def fail(_: TransferStatus) -> None:
         raise RuntimeError("the host's own fault")
 
-    news.subscribe(fail)
-    news.subscribe(lambda said: heard.append(said.done_bytes))
+    events.subscribe(fail)
+    events.subscribe(lambda said: heard.append(said.done_bytes))
     for done in (1, 2):
-        news.tell(progress(done))
+        events.tell(progress(done))
         await until(lambda done=done: heard[-1:] == [done], "the listener that works")  # type: ignore[misc]
-    await news.close()
+    await events.close()
 
 
 async def test_a_plain_function_may_block_without_holding_up_the_loop() -> None:
-    news, free, names = EventPublisher[TransferStatus]("scenario.progress"), threading.Event(), []
+    events, free, names = EventPublisher[TransferStatus]("scenario.progress"), threading.Event(), []
 
     def block(_: TransferStatus) -> None:
         names.append(threading.current_thread().name)
         free.wait(10.0)
 
-    news.subscribe(block)
-    news.tell(progress(1))
+    events.subscribe(block)
+    events.tell(progress(1))
     await until(lambda: bool(names), "the listener's thread")
     assert names == ["sentinel-sync-news"]
     async with asyncio.timeout(1.0):
-        await news.close()
+        await events.close()
     free.set()
 
 
 @pytest.mark.parametrize("told", [0, 1])
 async def test_closing_ends_a_listener_that_hangs(told: int) -> None:
-    news, cancelled = EventPublisher[TransferStatus]("scenario.progress"), []
+    events, cancelled = EventPublisher[TransferStatus]("scenario.progress"), []
 
     async def hang(_: TransferStatus) -> None:
         try:
@@ -75,9 +75,9 @@ async def test_closing_ends_a_listener_that_hangs(told: int) -> None:
             cancelled.append(True)
             raise
 
-    news.subscribe(hang)
+    events.subscribe(hang)
     for number in range(told):
-        news.tell(progress(number))
+        events.tell(progress(number))
     await asyncio.sleep(0)
-    await news.close()
+    await events.close()
     assert len(cancelled) == told

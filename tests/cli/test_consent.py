@@ -107,10 +107,10 @@ def _acknowledge(vehicle: Vehicle, scenario_id: str) -> None:
         settings = Settings.load(vehicle.config).cloud
         async with Store(vehicle.state) as store, CloudAPIClient(settings=settings) as client:
             uploader = ScenarioUploader(client, store=store)
-            plan = await uploader._ledger.plan(scenario_id)
+            plan = await uploader._records.plan(scenario_id)
             consent = await uploader.get_consent()
             assert plan is not None
             assert consent is not None
-            await uploader._ledger.save(plan.acknowledged(plan.parts[0], consent.at + 1.0, consent))
+            await uploader._records.save(plan.acknowledged(plan.parts[0], consent.at + 1.0, consent))
 
     asyncio.run(work())

@@ -13,7 +13,7 @@ from sentinel_sync.backend.faults import Fault, FaultPlan
 from sentinel_sync.backend.server import running_server
 from sentinel_sync.backend.settings import BackendSettings
 from sentinel_sync.cli.exit_codes import ExitCode
-from sentinel_sync.models.commands import ModelCommands, Order, PlacedCommand
+from sentinel_sync.models.commands import ModelCommand, ModelCommands, PlacedCommand
 from sentinel_sync.store.store import StateLock, Store
 from tests.cli.backend import KEY
 from tests.cli.vehicle import PATIENCE, Said, Vehicle
@@ -180,6 +180,7 @@ class TestWithoutAnAgent:
             (("install", NAME, "newest"), ExitCode.FAILED, "must be like v2.1.0"),
             (("rollback", NAME), ExitCode.FAILED, "no previous version"),
             (("pin", NAME, "newest"), ExitCode.FAILED, "must be like v2.1.0"),
+            (("clear-bad", NAME, "v1.0.0"), ExitCode.FAILED, "was not found bad"),
             (("forgive", NAME, "v1.0.0"), ExitCode.FAILED, "was not found bad"),
         ):
             said = car.run("models", *words)
@@ -221,7 +222,10 @@ class TestWithAnAgent:
         said = car.run("models", "install", NAME, "v1.0.0")
         assert (said.code, said.out) == (0, "the running agent will do it\n")
         assert car.run("models", "check", "--json").json["done"] is None
-        assert [placed.order for placed in orders_at(car)] == [Order("install", NAME, "v1.0.0"), Order("check")]
+        assert [placed.order for placed in orders_at(car)] == [
+            ModelCommand("install", NAME, "v1.0.0"),
+            ModelCommand("check"),
+        ]
         assert car.run("models", "pin", NAME, "newest").code == ExitCode.FAILED
         assert len(orders_at(car)) == 2
         assert car.run("models", "list", "--json").json == {"models": [], "agent_running": True}
@@ -232,7 +236,7 @@ class TestWithAnAgent:
     ) -> None:
         placed, place = threading.Event(), ModelCommands.place
 
-        async def observed(orders: ModelCommands, order: Order) -> str:
+        async def observed(orders: ModelCommands, order: ModelCommand) -> str:
             key = await place(orders, order)
             placed.set()
             return key

@@ -32,12 +32,12 @@ def used(vehicle: Vehicle) -> Vehicle:
 
     async def use() -> None:
         async with Store(vehicle.state) as store:
-            desk = TransferPolicy(store.documents, CloudSettings(network="unmetered"), clock=SystemClock())
+            policy = TransferPolicy(store.documents, CloudSettings(network="unmetered"), clock=SystemClock())
             for link, used_bytes in ((Link.CELLULAR, 46 * MEGABYTE), (Link.WIFI, 2 * MEGABYTE)):
-                await desk.set_network("auto", link)
-                desk.count(0, used_bytes)
-            await desk.prepare()
-            await desk.close()
+                await policy.set_network("auto", link)
+                policy.count(0, used_bytes)
+            await policy.prepare()
+            await policy.close()
 
     asyncio.run(use())
     return vehicle
@@ -155,13 +155,13 @@ def test_with_an_agent_its_own_view_is_shown(used: Vehicle) -> None:
 async def test_a_running_agents_desk_hears_the_command(used: Vehicle) -> None:
     async with Store(used.state) as store:
         clock = SystemClock()
-        desk = TransferPolicy(store.documents, CloudSettings(), clock=clock)
-        assert await desk.blocked_reason(TrafficClass.MODELS) is None
+        policy = TransferPolicy(store.documents, CloudSettings(), clock=clock)
+        assert await policy.blocked_reason(TrafficClass.MODELS) is None
         said = await asyncio.to_thread(used.run, "network", "metered")
         assert said.code == 0
-        await desk.step()
-        assert "the command line says so" in (await desk.blocked_reason(TrafficClass.MODELS) or "")
-        await desk.close()
+        await policy.step()
+        assert "the command line says so" in (await policy.blocked_reason(TrafficClass.MODELS) or "")
+        await policy.close()
 
 
 def _say(vehicle: Vehicle, traffic: dict[str, Any]) -> None:

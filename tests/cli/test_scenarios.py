@@ -9,7 +9,7 @@ import pytest
 from sentinel_sync.base.transfer import TransferStatus
 from sentinel_sync.cli.scenarios import _now
 from sentinel_sync.scenarios.rules.plan import Part, PartKind, Priority, ScenarioPlan
-from sentinel_sync.scenarios.rules.status import Outlook, Whereabouts, status_of
+from sentinel_sync.scenarios.rules.status import QueueState, UploadConditions, status_of
 from tests.cli.backend import Backend
 from tests.cli.vehicle import Vehicle, started
 from tests.conftest import FIXTURES
@@ -168,6 +168,6 @@ def test_the_progress_that_a_running_agent_tells_is_shown() -> None:
         rate=2.0 * (1 << 20),
         time_left=3.0,
     )
-    assert _now(status_of("s1", plan, Whereabouts(queued=True), Outlook(going=going))) == (
+    assert _now(status_of("s1", plan, QueueState(queued=True), UploadConditions(going=going))) == (
         "uploading bev.mp4 40 %, 2.0 MiB/s, 3 s left"
     )

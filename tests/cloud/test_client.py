@@ -15,7 +15,7 @@ from pydantic import BaseModel
 
 from sentinel_sync.base.backoff import full_jitter
 from sentinel_sync.base.errors import ConfigurationError, HeldError, NotNowError, UnreachableError
-from sentinel_sync.cloud.client import APIResponse, CloudAPIClient, Contact
+from sentinel_sync.cloud.client import APIResponse, AttemptOutcome, CloudAPIClient
 from sentinel_sync.cloud.response import ElsewhereError
 from sentinel_sync.settings import CloudSettings
 from tests.fakes.clock import FakeClock
@@ -425,7 +425,7 @@ class TestWithRespx:
 
     @pytest.mark.respx(base_url=URL)
     async def test_every_attempt_teaches_who_listens(self, respx_mock: respx.MockRouter) -> None:
-        told: list[Contact] = []
+        told: list[AttemptOutcome] = []
         respx_mock.get("/x").mock(
             side_effect=[
                 httpx.Response(200, json={}),
@@ -441,10 +441,15 @@ class TestWithRespx:
                 await client.get("/x")
                 client.gate.on_reachable()
             await client.check_connectivity()
-        assert told == [Contact.AUTHORIZED, Contact.AUTHORIZED, Contact.UNREACHABLE, Contact.REACHABLE]
+        assert told == [
+            AttemptOutcome.AUTHORIZED,
+            AttemptOutcome.AUTHORIZED,
+            AttemptOutcome.UNREACHABLE,
+            AttemptOutcome.REACHABLE,
+        ]
 
     async def test_what_another_host_does_teaches_nothing(self, respx_mock: respx.MockRouter) -> None:
-        told: list[Contact] = []
+        told: list[AttemptOutcome] = []
         respx_mock.get(f"{URL}/x").respond(302, headers={"Location": "https://cdn.example.com/x"})
         respx_mock.get("https://cdn.example.com/x").mock(side_effect=httpx.ConnectError("x"))
         async with CloudAPIClient(URL, API_KEY, clock=RecordingClock()) as client:

@@ -19,7 +19,7 @@ from sentinel_sync.base.errors import (
     RejectedError,
     UnreachableError,
 )
-from sentinel_sync.cloud.client import CloudAPIClient, Contact
+from sentinel_sync.cloud.client import AttemptOutcome, CloudAPIClient
 from sentinel_sync.cloud.rules.answers import GateState
 from tests.fakes.cloud import API_KEY, Answer, FakeCloud, json_answer, portal, problem, refused, settings_for
 from tests.fakes.recording_clock import RecordingClock
@@ -128,13 +128,13 @@ class TestRow401And403:
     async def test_is_said_once(
         self, client: CloudAPIClient, cloud: FakeCloud, caplog: pytest.LogCaptureFixture
     ) -> None:
-        told: list[Contact] = []
+        told: list[AttemptOutcome] = []
         client.subscribe(lambda contact, _: told.append(contact))
         cloud.handler = lambda _: refused()
         results = await asyncio.gather(*(post_trip(client) for _ in range(5)), return_exceptions=True)
         assert all(isinstance(result, CredentialError) for result in results)
         assert sum(record.levelname == "ERROR" for record in caplog.records) == 1
-        assert Contact.UNAUTHORIZED in told
+        assert AttemptOutcome.UNAUTHORIZED in told
 
     async def test_goes_on_when_the_key_file_changes_without_a_restart(
         self, cloud: FakeCloud, tmp_path: Path, ticking: RecordingClock
@@ -411,13 +411,13 @@ class TestRowUnknownWhetherDone:
 
     @pytest.mark.parametrize("fault", UNKNOWN.values(), ids=UNKNOWN)
     async def test_is_told_as_out_of_reach(self, cloud: FakeCloud, ticking: RecordingClock, fault: Answer) -> None:
-        told: list[Contact] = []
+        told: list[AttemptOutcome] = []
         cloud.script("POST", "/trips", fault)
         async with CloudAPIClient(settings=settings_for(cloud, timeout=0.15), clock=ticking) as client:
             client.subscribe(lambda contact, _: told.append(contact))
             with pytest.raises(UnreachableError):
                 await post_trip(client)
-        assert told == [Contact.UNREACHABLE]
+        assert told == [AttemptOutcome.UNREACHABLE]
 
     async def test_connection_refused(self, cloud: FakeCloud, ticking: RecordingClock) -> None:
         await cloud.stop()

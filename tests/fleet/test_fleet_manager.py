@@ -296,17 +296,17 @@ async def budgeted(
         CloudAPIClient(settings=settings(server.url, store.state_dir), clock=clock, rng=rng) as client,
     ):
         budget = client.settings.model_copy(update={"data_budget": {"any": DataBudget(day=1000)}})
-        desk = TransferPolicy(store.documents, budget, clock=clock, bus_address="unix:path=/nowhere")
-        yield FleetManager(client, foundation=Foundation.of(client, store, policy=desk, clock=clock)), desk, server
-        await desk.close()
+        policy = TransferPolicy(store.documents, budget, clock=clock, bus_address="unix:path=/nowhere")
+        yield FleetManager(client, foundation=Foundation.of(client, store, policy=policy, clock=clock)), policy, server
+        await policy.close()
 
 
 async def test_with_the_budget_used_up_the_last_known_comes_back_as_stale(
     store: Store, clock: FakeClock, rng: Random
 ) -> None:
-    async with budgeted(store, clock, rng) as (fleet, desk, server):
+    async with budgeted(store, clock, rng) as (fleet, policy, server):
         assert not (await fleet.get_fleet_statistics()).stale
-        desk.count(0, 950)
+        policy.count(0, 950)
         clock.tick(MAX_AGE + 1.0)
         again = await fleet.get_fleet_statistics()
         assert (again.stale, again["total_vehicles"]) == (True, 3)
@@ -316,14 +316,14 @@ async def test_with_the_budget_used_up_the_last_known_comes_back_as_stale(
 async def test_with_the_budget_used_up_and_nothing_known_the_caller_is_told_why(
     store: Store, clock: FakeClock, rng: Random
 ) -> None:
-    async with budgeted(store, clock, rng) as (fleet, desk, server):
-        desk.count(950, 0)
+    async with budgeted(store, clock, rng) as (fleet, policy, server):
+        policy.count(950, 0)
         with pytest.raises(HeldError, match=r"not sent: 950 B of the 1 kB per day .* fleet statistics wait until"):
             await fleet.get_fleet_statistics()
         assert server.asked == []
 
 
 async def test_on_a_metered_network_people_are_answered(store: Store, clock: FakeClock, rng: Random) -> None:
-    async with budgeted(store, clock, rng) as (fleet, desk, _):
-        await desk.set_network("metered")
+    async with budgeted(store, clock, rng) as (fleet, policy, _):
+        await policy.set_network("metered")
         assert not (await fleet.get_fleet_statistics()).stale

@@ -47,20 +47,20 @@ def put(files: ModelFiles, name: str, content: bytes) -> None:
 
 
 async def started(folder: Path, store: Store, clock: FakeClock) -> InstalledModels:
-    shelf = InstalledModels(folder, store.documents, clock)
-    await shelf.open()
-    await shelf.clean([])
-    return shelf
+    installed = InstalledModels(folder, store.documents, clock)
+    await installed.open()
+    await installed.clean([])
+    return installed
 
 
 @pytest.fixture
-async def shelf(folder: Path, files: ModelFiles, store: Store, clock: FakeClock) -> InstalledModels:
+async def installed(folder: Path, files: ModelFiles, store: Store, clock: FakeClock) -> InstalledModels:
     """One on which v1 is installed, and v2 lies whole beside it."""
-    shelf = await started(folder, store, clock)
+    installed = await started(folder, store, clock)
     put(files, "v1", OLD)
-    await shelf.install(NAME, version("v1", OLD))
+    await installed.install(NAME, version("v1", OLD))
     put(files, "v2", NEW)
-    return shelf
+    return installed
 
 
 def names(folder: Path) -> list[str]:
@@ -74,9 +74,9 @@ def registered(folder: Path) -> str:
 class TestCutOff:
     @pytest.mark.parametrize("step", ["intent", "previous kept", "renamed", "registered"])
     async def test_a_switch_is_finished_at_the_next_start(
-        self, folder: Path, files: ModelFiles, shelf: InstalledModels, store: Store, clock: FakeClock, step: str
+        self, folder: Path, files: ModelFiles, installed: InstalledModels, store: Store, clock: FakeClock, step: str
     ) -> None:
-        await shelf.change(NAME, partial(replace, switching_to=version("v2", NEW)))
+        await installed.change(NAME, partial(replace, switching_to=version("v2", NEW)))
         if step != "intent":
             files.keep_live(files.live(LIVE), files.version(NAME, "v1", LIVE))
         if step in {"renamed", "registered"}:
@@ -95,9 +95,9 @@ class TestCutOff:
 
     @pytest.mark.parametrize("damage", ["missing", "damaged"])
     async def test_without_a_whole_new_version_the_old_one_stays(
-        self, folder: Path, files: ModelFiles, shelf: InstalledModels, store: Store, clock: FakeClock, damage: str
+        self, folder: Path, files: ModelFiles, installed: InstalledModels, store: Store, clock: FakeClock, damage: str
     ) -> None:
-        await shelf.change(NAME, partial(replace, switching_to=version("v2", NEW)))
+        await installed.change(NAME, partial(replace, switching_to=version("v2", NEW)))
         kept = files.version(NAME, "v2", LIVE)
         kept.unlink()
         if damage == "damaged":
@@ -108,21 +108,21 @@ class TestCutOff:
         assert not kept.exists()
 
     async def test_a_live_file_that_is_gone_comes_back(
-        self, folder: Path, shelf: InstalledModels, store: Store, clock: FakeClock
+        self, folder: Path, installed: InstalledModels, store: Store, clock: FakeClock
     ) -> None:
         (folder / LIVE).unlink()
         await started(folder, store, clock)
         assert (folder / LIVE).read_bytes() == OLD
 
     async def test_one_that_nothing_is_left_of_counts_as_not_installed(
-        self, folder: Path, files: ModelFiles, shelf: InstalledModels, store: Store, clock: FakeClock
+        self, folder: Path, files: ModelFiles, installed: InstalledModels, store: Store, clock: FakeClock
     ) -> None:
         (folder / LIVE).unlink()
         files.version(NAME, "v1", LIVE).unlink()
         assert (await started(folder, store, clock)).record(NAME).installed is None
 
     async def test_what_an_older_module_installed_meanwhile_is_believed(
-        self, folder: Path, shelf: InstalledModels, store: Store, clock: FakeClock
+        self, folder: Path, installed: InstalledModels, store: Store, clock: FakeClock
     ) -> None:
         registry = json.loads((folder / "registry.json").read_text())
         registry[NAME]["version"] = "v1.5"
@@ -135,7 +135,7 @@ class TestCutOff:
         assert record.installed.checksum == hashlib.sha256(b"by the older module").hexdigest()
 
     async def test_a_switch_under_way_is_not_cancelled_in_the_middle(
-        self, folder: Path, shelf: InstalledModels, monkeypatch: pytest.MonkeyPatch
+        self, folder: Path, installed: InstalledModels, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         reached, go_on, link = asyncio.Event(), threading.Event(), os.link
         loop = asyncio.get_running_loop()
@@ -146,42 +146,42 @@ class TestCutOff:
             link(source, target)
 
         monkeypatch.setattr(os, "link", held_up)
-        installing = asyncio.create_task(shelf.install(NAME, version("v2", NEW)))
+        installing = asyncio.create_task(installed.install(NAME, version("v2", NEW)))
         await reached.wait()
         installing.cancel()
         go_on.set()
         with pytest.raises(asyncio.CancelledError):
             await installing
         assert (folder / LIVE).read_bytes() == NEW
-        assert registered(folder) == shelf.record(NAME).standing.installed == "v2"
+        assert registered(folder) == installed.record(NAME).standing.installed == "v2"
 
 
 class TestTheFolder:
     async def test_a_file_system_without_hard_links(
-        self, folder: Path, shelf: InstalledModels, monkeypatch: pytest.MonkeyPatch
+        self, folder: Path, installed: InstalledModels, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         def no_links(*_: object, **__: object) -> None:
             raise OSError(errno.EPERM, os.strerror(errno.EPERM))
 
         monkeypatch.setattr(os, "link", no_links)
-        await shelf.install(NAME, version("v2", NEW))
+        await installed.install(NAME, version("v2", NEW))
         assert (folder / LIVE).read_bytes() == NEW
-        assert (await shelf.roll_back(NAME)).version == "v1"
+        assert (await installed.roll_back(NAME)).version == "v1"
         assert (folder / LIVE).read_bytes() == OLD
         assert names(folder) == [LIVE, "registry.json", "versions"]
 
-    async def test_the_same_version_again_leaves_nothing_behind(self, folder: Path, shelf: InstalledModels) -> None:
-        await shelf.install(NAME, version("v1", OLD))
+    async def test_the_same_version_again_leaves_nothing_behind(self, folder: Path, installed: InstalledModels) -> None:
+        await installed.install(NAME, version("v1", OLD))
         assert names(folder) == [LIVE, "registry.json", "versions"]
-        assert shelf.record(NAME).previous is None
+        assert installed.record(NAME).previous is None
 
     async def test_a_version_is_the_same_file_and_takes_no_space_twice(
-        self, files: ModelFiles, shelf: InstalledModels
+        self, files: ModelFiles, installed: InstalledModels
     ) -> None:
         assert files.version(NAME, "v1", LIVE).samefile(files.live(LIVE))
 
     async def test_a_full_disk_and_a_broken_folder_are_told_apart(
-        self, files: ModelFiles, shelf: InstalledModels, monkeypatch: pytest.MonkeyPatch
+        self, files: ModelFiles, installed: InstalledModels, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         for number, error in ((errno.ENOSPC, StoreFullError), (errno.EROFS, FileError)):
 
@@ -191,7 +191,7 @@ class TestTheFolder:
             with monkeypatch.context() as patched:
                 patched.setattr(os, "link", fails)
                 with pytest.raises(error):
-                    await shelf.install(NAME, version("v2", NEW))
+                    await installed.install(NAME, version("v2", NEW))
             assert files.live(LIVE).read_bytes() == OLD
 
 

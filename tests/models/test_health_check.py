@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from sentinel_sync import VerificationError
-from sentinel_sync.models.installer import Validation
+from sentinel_sync.models.installer import HealthCheck
 from sentinel_sync.models.rules.installed import Failed, Passed, Untried
 from sentinel_sync.network.policy import TransferPolicy
 from sentinel_sync.settings import CloudSettings
@@ -146,7 +146,7 @@ class TestBeforeTheSwitch:
             assert not await downloader.download_and_install_model(NAME, "v2.1.0")
             assert bad_names(models) == ["v2.1.0"]
         else:
-            assert await downloader.forgive(NAME, "v2.1.0")
+            assert await downloader.clear_bad(NAME, "v2.1.0")
             assert not await downloader.forgive(NAME, "v2.1.0")
             assert bad_names(models) == []
             assert await downloader.download_and_install_model(NAME, "v2.1.0")
@@ -284,11 +284,15 @@ class TestProbation:
         keys.mkdir()
         (keys / "fleet.pub").write_text(TRUSTED)
         trip = [False]
-        desk = TransferPolicy(store.documents, CloudSettings(network="unmetered"), clock=FakeClock(), supervised=True)
-        desk.follow_trips(lambda: trip[0])
+        policy = TransferPolicy(store.documents, CloudSettings(network="unmetered"), clock=FakeClock(), supervised=True)
+        policy.follow_trips(lambda: trip[0])
         host.entries = [listed("v2.1.0"), listed("v2.2.0")]
         downloader = build(
-            validator=examiner, traffic=desk, model_probation=100.0, model_trusted_keys=(), model_trusted_keys_dir=keys
+            validator=examiner,
+            traffic=policy,
+            model_probation=100.0,
+            model_trusted_keys=(),
+            model_trusted_keys_dir=keys,
         )
         assert await downloader.download_and_install_model(NAME, "v2.1.0")
         trip[0] = True
@@ -469,8 +473,8 @@ class TestTheCommand:
         self, tmp_path: Path, command: Callable[..., list[str]], number: str, verdict: type
     ) -> None:
         (tmp_path / "model").write_bytes(b"model")
-        validation = Validation(None, command("signal", number), 20.0)
-        assert isinstance(await validation.of(tmp_path / "model", NAME, "v1"), verdict)
+        health_check = HealthCheck(None, command("signal", number), 20.0)
+        assert isinstance(await health_check.of(tmp_path / "model", NAME, "v1"), verdict)
 
     async def test_one_that_takes_too_long_is_ended_with_all_that_it_started(
         self, tmp_path: Path, command: Callable[..., list[str]]
@@ -478,8 +482,8 @@ class TestTheCommand:
         (tmp_path / "model").write_bytes(b"model")
         inner = command("sleep")
         starter = [sys.executable, "-c", "import subprocess, sys; subprocess.run(sys.argv[1:])", *inner]
-        validation = Validation(None, starter, 1.0)
-        verdict = await validation.of(tmp_path / "model", NAME, "v1")
+        health_check = HealthCheck(None, starter, 1.0)
+        verdict = await health_check.of(tmp_path / "model", NAME, "v1")
         assert verdict == Failed(f"the validator ({Path(sys.executable).name}) took longer than 1 s")
         if (tmp_path / "given").exists():  # it had come so far
             process_id = int((tmp_path / "given").read_text().split()[0])
@@ -489,8 +493,8 @@ class TestTheCommand:
         self, tmp_path: Path, command: Callable[..., list[str]]
     ) -> None:
         (tmp_path / "model").write_bytes(b"model")
-        validation = Validation(None, command("sleep"), 60.0)
-        trial = asyncio.create_task(validation.of(tmp_path / "model", NAME, "v1"))
+        health_check = HealthCheck(None, command("sleep"), 60.0)
+        trial = asyncio.create_task(health_check.of(tmp_path / "model", NAME, "v1"))
         given = tmp_path / "given"
         await until(lambda: given.exists() and "v1" in given.read_text(), "the command")
         trial.cancel()
@@ -501,7 +505,7 @@ class TestTheCommand:
     async def test_both_must_agree(self, tmp_path: Path, command: Callable[..., list[str]], examiner: Examiner) -> None:
         (tmp_path / "model").write_bytes(b"model")
         path = tmp_path / "model"
-        assert await Validation(examiner, command("0"), 20.0).of(path, NAME, "v1") == Passed()
-        assert isinstance(await Validation(examiner, command("1"), 20.0).of(path, NAME, "v1"), Failed)
+        assert await HealthCheck(examiner, command("0"), 20.0).of(path, NAME, "v1") == Passed()
+        assert isinstance(await HealthCheck(examiner, command("1"), 20.0).of(path, NAME, "v1"), Failed)
         examiner.bad = {b"model"}
-        assert isinstance(await Validation(examiner, command("0"), 20.0).of(path, NAME, "v1"), Failed)
+        assert isinstance(await HealthCheck(examiner, command("0"), 20.0).of(path, NAME, "v1"), Failed)

@@ -7,7 +7,7 @@ import pytest
 
 from sentinel_sync import HeldError, ModelDownloader, VerificationError
 from sentinel_sync.base.transfer import TransferStatus
-from sentinel_sync.models.commands import ModelCommands, Order
+from sentinel_sync.models.commands import ModelCommand, ModelCommands
 from sentinel_sync.network.policy import TransferPolicy
 from sentinel_sync.store.store import Store
 from tests.fakes.clock import FakeClock
@@ -60,20 +60,20 @@ def trips() -> Trips:
 
 
 @pytest.fixture
-def desk(store: Store, cloud: FakeCloud, clock: FakeClock, trips: Trips, tmp_path: Path) -> TransferPolicy:
+def policy(store: Store, cloud: FakeCloud, clock: FakeClock, trips: Trips, tmp_path: Path) -> TransferPolicy:
     settings = settings_for(cloud, state_dir=tmp_path / "state", network="unmetered")
-    desk = TransferPolicy(store.documents, settings, clock=clock, supervised=True)
-    desk.follow_trips(trips)
-    return desk
+    policy = TransferPolicy(store.documents, settings, clock=clock, supervised=True)
+    policy.follow_trips(trips)
+    return policy
 
 
 class TestTheNetworksPrice:
     async def test_nothing_is_fetched_over_a_metered_network(
-        self, cloud: FakeCloud, host: ModelHost, models: Path, build: Build, desk: TransferPolicy
+        self, cloud: FakeCloud, host: ModelHost, models: Path, build: Build, policy: TransferPolicy
     ) -> None:
         host.entries = [listed("v2.1.0")]
-        await desk.set_network("metered")
-        downloader = build(auto_install=True, traffic=desk)
+        await policy.set_network("metered")
+        downloader = build(auto_install=True, traffic=policy)
         assert await downloader.step() <= 30.0
         assert [update["version"] for update in await downloader.check_for_updates()] == ["v2.1.0"]
         result = await downloader.download_and_install_model(NAME, "v2.1.0")
@@ -84,14 +84,14 @@ class TestTheNetworksPrice:
         assert fetched(cloud) == []
         # The desk wakes it, and it does not ask for the listing again.
         downloader.check.wake.clear()
-        await desk.set_network("unmetered")
+        await policy.set_network("unmetered")
         assert downloader.check.wake.is_set()
         await downloader.step()
         assert live(models) == content_of("v2.1.0")
         assert len(cloud.to("GET", "/models")) == 2
 
     async def test_one_under_way_is_cut_off_within_a_second_and_goes_on_from_where_it_was(
-        self, cloud: FakeCloud, host: ModelHost, models: Path, build: Build, desk: TransferPolicy, clock: FakeClock
+        self, cloud: FakeCloud, host: ModelHost, models: Path, build: Build, policy: TransferPolicy, clock: FakeClock
     ) -> None:
         size = 2_000_000
         content = content_of("v2.1.0", size)
@@ -114,19 +114,19 @@ class TestTheNetworksPrice:
 
         async with await asyncio.start_server(stall, "127.0.0.1", 0) as server:
             host.base = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-            downloader = build(auto_install=True, traffic=desk)
+            downloader = build(auto_install=True, traffic=policy)
             stepping = asyncio.create_task(downloader.step())
             async with asyncio.timeout(10):
                 assert await served.get() == 0
                 await until_true(lambda: _came(downloader, 1_000_000), "what was sent")
-                await desk.set_network("metered")
+                await policy.set_network("metered")
                 await clock.advance(1.0)
                 await stepping
             status = await downloader.get_download_status(NAME)
             assert (status["status"], "cut off" in str(status["reason"])) == ("held", True)
             assert live(models) == OLD
             # Neither a failure nor a reason to ask for the listing again: it goes on as soon as it may.
-            await desk.set_network("unmetered")
+            await policy.set_network("unmetered")
             async with asyncio.timeout(10):
                 await downloader.step()
                 assert await served.get() >= 1_000_000
@@ -134,25 +134,25 @@ class TestTheNetworksPrice:
         assert len(cloud.to("GET", "/models")) == 1
 
     async def test_nobody_is_said_to_wait_who_will_not_go_on(
-        self, host: ModelHost, build: Build, desk: TransferPolicy
+        self, host: ModelHost, build: Build, policy: TransferPolicy
     ) -> None:
         host.entries = [listed("v2.1.0")]
-        await desk.set_network("metered")
-        downloader = build(traffic=desk)
+        await policy.set_network("metered")
+        downloader = build(traffic=policy)
         assert not await downloader.download_and_install_model(NAME, "v2.1.0")
         assert (await downloader.get_download_status(NAME))["status"] == "held"
-        await desk.set_network("unmetered")
+        await policy.set_network("unmetered")
         await downloader.step()
         assert (await downloader.get_download_status(NAME))["status"] == "installed"
 
 
 class TestTrips:
     async def test_what_comes_during_a_trip_is_switched_to_at_its_end(
-        self, cloud: FakeCloud, host: ModelHost, models: Path, build: Build, desk: TransferPolicy, trips: Trips
+        self, cloud: FakeCloud, host: ModelHost, models: Path, build: Build, policy: TransferPolicy, trips: Trips
     ) -> None:
         host.entries = [listed("v2.1.0")]
         trips.under_way = True
-        downloader = build(auto_install=True, traffic=desk)
+        downloader = build(auto_install=True, traffic=policy)
         assert await downloader.sync_now() == 0
         result = await downloader.download_and_install_model(NAME, "v2.1.0")
         assert (bool(result), result.waiting, result.error) == (False, True, None)
@@ -170,12 +170,12 @@ class TestTrips:
         assert (await downloader.get_download_status(NAME))["status"] == "installed"
 
     async def test_it_waits_over_a_restart(
-        self, cloud: FakeCloud, host: ModelHost, models: Path, build: Build, desk: TransferPolicy, trips: Trips
+        self, cloud: FakeCloud, host: ModelHost, models: Path, build: Build, policy: TransferPolicy, trips: Trips
     ) -> None:
         host.entries = [listed("v2.1.0")]
         trips.under_way = True
-        assert (await build(traffic=desk).download_and_install_model(NAME, "v2.1.0")).waiting
-        again = build(traffic=desk)
+        assert (await build(traffic=policy).download_and_install_model(NAME, "v2.1.0")).waiting
+        again = build(traffic=policy)
         await again.upkeep_step()
         assert live(models) == OLD
         trips.under_way = False
@@ -185,20 +185,20 @@ class TestTrips:
 
     @pytest.mark.parametrize("meanwhile", ["revoked", "pinned", "spoilt"])
     async def test_what_waited_is_looked_at_again(
-        self, host: ModelHost, models: Path, build: Build, desk: TransferPolicy, trips: Trips, meanwhile: str
+        self, host: ModelHost, models: Path, build: Build, policy: TransferPolicy, trips: Trips, meanwhile: str
     ) -> None:
         host.entries = [listed("v2.1.0")]
         trips.under_way = True
-        downloader = build(traffic=desk)
+        downloader = build(traffic=policy)
         assert (await downloader.download_and_install_model(NAME, "v2.1.0")).waiting
         match meanwhile:
             case "revoked":
-                downloader = build(traffic=desk, model_trusted_keys=())
+                downloader = build(traffic=policy, model_trusted_keys=())
             case "pinned":
                 await downloader.pin(NAME, "v2.0.0")
             case "spoilt":
                 (models / "versions" / NAME / "v2.1.0.pt").write_bytes(bytes(300_000))
-                downloader = build(traffic=desk)
+                downloader = build(traffic=policy)
         trips.under_way = False
         await downloader.upkeep_step()
         assert live(models) == OLD
@@ -209,10 +209,10 @@ class TestTrips:
         assert not (models / "versions" / NAME / "v2.1.0.pt").exists()
 
     async def test_the_way_back_does_not_wait(
-        self, host: ModelHost, models: Path, build: Build, desk: TransferPolicy, trips: Trips
+        self, host: ModelHost, models: Path, build: Build, policy: TransferPolicy, trips: Trips
     ) -> None:
         host.entries = [listed("v2.1.0")]
-        downloader = build(traffic=desk)
+        downloader = build(traffic=policy)
         assert await downloader.download_and_install_model(NAME, "v2.1.0")
         trips.under_way = True
         assert await downloader.rollback(NAME)
@@ -291,33 +291,33 @@ class TestGoingOn:
 
 class TestOrders:
     @pytest.fixture
-    def orders(self, store: Store, clock: FakeClock) -> ModelCommands:
+    def commands(self, store: Store, clock: FakeClock) -> ModelCommands:
         return ModelCommands(store.documents, clock)
 
     async def test_the_running_agent_carries_them_out(
-        self, host: ModelHost, models: Path, build: Build, orders: ModelCommands, clock: FakeClock
+        self, host: ModelHost, models: Path, build: Build, commands: ModelCommands, clock: FakeClock
     ) -> None:
         host.entries = [listed("v2.1.0"), listed("v1.9.0")]
         downloader = build()
-        await orders.place(Order("check"))
+        await commands.place(ModelCommand("check"))
         clock.tick(1.0)
-        key = await orders.place(Order("install", NAME, "v2.1.0"))
+        key = await commands.place(ModelCommand("install", NAME, "v2.1.0"))
         await downloader.upkeep_step()
         assert downloader.check.wake.is_set()
         await downloader.step()
         assert live(models) == content_of("v2.1.0")
-        outcome = await orders.outcome(key)
+        outcome = await commands.outcome(key)
         assert outcome is not None
         assert (outcome.done, outcome.message) == (True, f"{NAME} v2.1.0 is in use")
         clock.tick(1.0)
-        await orders.place(Order("rollback", NAME))
+        await commands.place(ModelCommand("rollback", NAME))
         await downloader.upkeep_step()
         assert live(models) == OLD
         assert [shown.available for shown in downloader.snapshot()] == [None]
         clock.tick(1.0)
-        await orders.place(Order("pin", NAME, "v1.9.0"))
+        await commands.place(ModelCommand("pin", NAME, "v1.9.0"))
         clock.tick(1.0)
-        await orders.place(Order("install", NAME, "v1.9.0"))
+        await commands.place(ModelCommand("install", NAME, "v1.9.0"))
         # The pin comes first, although another duty sees to it.
         await downloader.step()
         assert live(models) == OLD
@@ -325,10 +325,10 @@ class TestOrders:
         await downloader.step()
         assert live(models) == content_of("v1.9.0")
         clock.tick(1.0)
-        await orders.place(Order("unpin", NAME))
+        await commands.place(ModelCommand("unpin", NAME))
         await downloader.upkeep_step()
         assert (await downloader.get_installed_models())[NAME]["pinned_version"] is None
-        assert [outcome.order.action for outcome in await downloader.order_outcomes()] == [
+        assert [outcome.order.action for outcome in await downloader.command_outcomes()] == [
             "check",
             "install",
             "rollback",
@@ -336,18 +336,22 @@ class TestOrders:
             "install",
             "unpin",
         ]
-        assert await orders.waiting() == []
+        assert await commands.waiting() == []
 
     async def test_what_cannot_be_is_told(
-        self, host: ModelHost, models: Path, build: Build, orders: ModelCommands
+        self, host: ModelHost, models: Path, build: Build, commands: ModelCommands
     ) -> None:
         host.entries = [listed("v1.0.0")]
-        for order in (Order("rollback", "unknown"), Order("forgive", NAME, "v1.0.0"), Order("install", NAME, "v1.0.0")):
-            await orders.place(order)
+        for order in (
+            ModelCommand("rollback", "unknown"),
+            ModelCommand("forgive", NAME, "v1.0.0"),
+            ModelCommand("install", NAME, "v1.0.0"),
+        ):
+            await commands.place(order)
         downloader = build()
         await downloader.upkeep_step()
         await downloader.step()
-        outcomes = {outcome.order.action: (outcome.done, outcome.message) for outcome in await orders.outcomes()}
+        outcomes = {outcome.order.action: (outcome.done, outcome.message) for outcome in await commands.outcomes()}
         assert outcomes["rollback"] == (False, "unknown cannot be rolled back: no previous version is kept")
         assert outcomes["forgive"] == (False, f"{NAME} v1.0.0 was not found bad on this vehicle")
         assert outcomes["install"][0] is False
@@ -355,34 +359,39 @@ class TestOrders:
 
     @pytest.mark.parametrize(
         "order",
-        [Order("install", "../x", "v1"), Order("install", NAME), Order("pin", NAME, "latest"), Order("rollback")],
+        [
+            ModelCommand("install", "../x", "v1"),
+            ModelCommand("install", NAME),
+            ModelCommand("pin", NAME, "latest"),
+            ModelCommand("rollback"),
+        ],
     )
-    async def test_nonsense_is_not_taken(self, orders: ModelCommands, order: Order) -> None:
+    async def test_nonsense_is_not_taken(self, commands: ModelCommands, order: ModelCommand) -> None:
         with pytest.raises(VerificationError):
-            await orders.place(order)
-        assert await orders.waiting() == []
+            await commands.place(order)
+        assert await commands.waiting() == []
 
     async def test_what_only_the_network_held_up_stays(
-        self, cloud: FakeCloud, host: ModelHost, models: Path, build: Build, orders: ModelCommands
+        self, cloud: FakeCloud, host: ModelHost, models: Path, build: Build, commands: ModelCommands
     ) -> None:
         host.entries = [listed("v2.1.0")]
         downloader = build()
         await downloader.check_for_updates()
-        await orders.place(Order("install", NAME, "v2.1.0"))
+        await commands.place(ModelCommand("install", NAME, "v2.1.0"))
         host.spoil = lambda seen: Answer(503) if "/files/" in seen.path else None
         assert await downloader.step() <= 60.0
-        assert len(await orders.waiting()) == 1
+        assert len(await commands.waiting()) == 1
         host.spoil = lambda _: None
         await build().step()
         assert live(models) == content_of("v2.1.0")
 
     async def test_one_that_the_backend_refuses_does_not_wait_for_ever(
-        self, host: ModelHost, build: Build, orders: ModelCommands, caplog: pytest.LogCaptureFixture
+        self, host: ModelHost, build: Build, commands: ModelCommands, caplog: pytest.LogCaptureFixture
     ) -> None:
         host.spoil = lambda _: Answer(404)
-        key = await orders.place(Order("check"))
+        key = await commands.place(ModelCommand("check"))
         await build().step()
-        outcome = await orders.outcome(key)
+        outcome = await commands.outcome(key)
         assert outcome is not None
         assert (outcome.done, "404" in outcome.message) == (False, True)
 
@@ -390,48 +399,50 @@ class TestOrders:
         self,
         host: ModelHost,
         build: Build,
-        orders: ModelCommands,
-        desk: TransferPolicy,
+        commands: ModelCommands,
+        policy: TransferPolicy,
         caplog: pytest.LogCaptureFixture,
     ) -> None:
         host.entries = [listed("v2.1.0")]
-        await desk.set_network("metered")
-        downloader = build(traffic=desk)
-        await orders.place(Order("install", NAME, "v2.1.0"))
+        await policy.set_network("metered")
+        downloader = build(traffic=policy)
+        await commands.place(ModelCommand("install", NAME, "v2.1.0"))
         with caplog.at_level("INFO"):
             for _ in range(3):
                 await downloader.step()
         said = [record.message for record in caplog.records if record.message.startswith(("model.order", "model.held"))]
         assert [line.partition(":")[0] for line in said] == ["model.held", "model.order"]
-        assert len(await orders.waiting()) == 1
+        assert len(await commands.waiting()) == 1
 
     async def test_a_rollback_that_was_carried_out_before_a_kill_is_not_so_twice(
-        self, host: ModelHost, models: Path, build: Build, orders: ModelCommands, store: Store
+        self, host: ModelHost, models: Path, build: Build, commands: ModelCommands, store: Store
     ) -> None:
         host.entries = [listed("v2.1.0")]
         downloader = build()
         assert await downloader.download_and_install_model(NAME, "v2.1.0")
-        key = await orders.place(Order("rollback", NAME))
+        key = await commands.place(ModelCommand("rollback", NAME))
         # As if the process had been killed between the switch and the end of the order.
         assert await downloader._roll_back(NAME, key)
         assert live(models) == OLD
         again = build()
         await again.upkeep_step()
         assert live(models) == OLD
-        outcome = await orders.outcome(key)
+        outcome = await commands.outcome(key)
         assert outcome is not None
         assert outcome.done
 
-    async def test_an_order_can_be_taken_back(self, orders: ModelCommands) -> None:
-        key = await orders.place(Order("check"))
-        assert await orders.withdraw(key)
-        assert not await orders.withdraw(key)
+    async def test_an_order_can_be_taken_back(self, commands: ModelCommands) -> None:
+        key = await commands.place(ModelCommand("check"))
+        assert await commands.withdraw(key)
+        assert not await commands.withdraw(key)
 
-    async def test_only_the_last_outcomes_are_kept(self, build: Build, orders: ModelCommands, clock: FakeClock) -> None:
+    async def test_only_the_last_outcomes_are_kept(
+        self, build: Build, commands: ModelCommands, clock: FakeClock
+    ) -> None:
         downloader = build()
         for number in range(25):
             clock.tick(1.0)
-            await orders.place(Order("pin", NAME, f"v{number}"))
+            await commands.place(ModelCommand("pin", NAME, f"v{number}"))
         await downloader.upkeep_step()
-        versions = [outcome.order.version for outcome in await orders.outcomes()]
+        versions = [outcome.order.version for outcome in await commands.outcomes()]
         assert versions == [f"v{number}" for number in range(5, 25)]

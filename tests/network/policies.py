@@ -18,7 +18,7 @@ MEGABYTE = 1_000_000
 A_MOMENT = 0.5
 
 
-def desk_on(store: Store, clock: FakeClock, timekeeper: Timekeeper | None = None, **settings: Any) -> TransferPolicy:
+def policy_on(store: Store, clock: FakeClock, timekeeper: Timekeeper | None = None, **settings: Any) -> TransferPolicy:
     owner = settings.pop("owner", True)
     return TransferPolicy(
         store.documents,
@@ -30,12 +30,12 @@ def desk_on(store: Store, clock: FakeClock, timekeeper: Timekeeper | None = None
     )
 
 
-async def held(desk: TransferPolicy) -> set[TrafficClass]:
-    return {traffic for traffic in TrafficClass if await desk.blocked_reason(traffic) is not None}
+async def held(policy: TransferPolicy) -> set[TrafficClass]:
+    return {traffic for traffic in TrafficClass if await policy.blocked_reason(traffic) is not None}
 
 
-def used(desk: TransferPolicy, link: str = "any", period: Period = Period.DAY) -> int:
-    (use,) = [use for use in desk.snapshot().budgets if (use.link, use.period) == (link, period)]
+def used(policy: TransferPolicy, link: str = "any", period: Period = Period.DAY) -> int:
+    (use,) = [use for use in policy.snapshot().budgets if (use.link, use.period) == (link, period)]
     return use.used_bytes
 
 
@@ -43,7 +43,7 @@ def used(desk: TransferPolicy, link: str = "any", period: Period = Period.DAY) -
 async def opened(state: Path, clock: FakeClock, **settings: Any) -> AsyncIterator[TransferPolicy]:
     """One life of an agent, as far as its desk is concerned."""
     async with Store(state, clock=clock) as store:
-        desk = desk_on(store, clock, **settings)
-        await desk.prepare()
-        yield desk
-        await desk.close()
+        policy = policy_on(store, clock, **settings)
+        await policy.prepare()
+        yield policy
+        await policy.close()

@@ -34,7 +34,7 @@ RECORDED = 1_556_662
 class Vehicle:
     """The services of one vehicle that keep to one budget."""
 
-    desk: TransferPolicy
+    policy: TransferPolicy
     trips: TripUploader
     fleet: FleetManager
     scenarios: ScenarioUploader
@@ -42,13 +42,13 @@ class Vehicle:
 
     @property
     def used(self) -> int:
-        (budget,) = self.desk.snapshot().budgets
+        (budget,) = self.policy.snapshot().budgets
         return budget.used_bytes
 
     def use_up_to(self, share: float) -> None:
         """As if other traffic had used the rest."""
         assert self.used < LIMIT * share
-        self.desk.count(0, round(LIMIT * share) - self.used)
+        self.policy.count(0, round(LIMIT * share) - self.used)
 
     async def drive(self) -> None:
         await self.trips.start_trip()
@@ -74,25 +74,27 @@ async def on_the_road(tmp_path: Path, clock: FakeClock) -> AsyncIterator[Vehicle
             }
         )
         async with Store(settings.state_dir, clock=clock) as store, CloudAPIClient(settings=settings) as client:
-            desk = TransferPolicy(store.documents, settings, clock=clock, bus_address="unix:path=/nowhere")
-            client.on_traffic(desk.count)
+            policy = TransferPolicy(store.documents, settings, clock=clock, bus_address="unix:path=/nowhere")
+            client.on_traffic(policy.count)
             yield Vehicle(
-                desk,
-                TripUploader(client, foundation=Foundation.of(client, store, policy=desk, clock=clock, rng=Random(1))),
-                FleetManager(client, max_age=0.0, foundation=Foundation.of(client, store, policy=desk, clock=clock)),
+                policy,
+                TripUploader(
+                    client, foundation=Foundation.of(client, store, policy=policy, clock=clock, rng=Random(1))
+                ),
+                FleetManager(client, max_age=0.0, foundation=Foundation.of(client, store, policy=policy, clock=clock)),
                 ScenarioUploader(
-                    client, True, foundation=Foundation.of(client, store, policy=desk, clock=clock, rng=Random(1))
+                    client, True, foundation=Foundation.of(client, store, policy=policy, clock=clock, rng=Random(1))
                 ),
                 backend.folder,
             )
-            await desk.close()
+            await policy.close()
 
 
 async def test_recordings_wait_then_what_people_look_at_then_trips_and_all_go_on_the_next_day(
     tmp_path: Path, clock: FakeClock
 ) -> None:
     async with on_the_road(tmp_path, clock) as vehicle, asyncio.timeout(60.0):
-        desk, scenarios = vehicle.desk, vehicle.scenarios
+        policy, scenarios = vehicle.policy, vehicle.scenarios
         await vehicle.drive()
         assert await vehicle.trips.sync_now() == 1
         assert 500 < vehicle.used < 5_000, "a trip's bytes, heads and answers, both ways"
@@ -112,7 +114,7 @@ async def test_recordings_wait_then_what_people_look_at_then_trips_and_all_go_on
         # What people look at stops at 95 %.
         assert (await vehicle.fleet.get_fleet_statistics())["total_trips"] == 1
         vehicle.use_up_to(0.95)
-        assert await desk.blocked_reason(TrafficClass.PROFILES) is not None
+        assert await policy.blocked_reason(TrafficClass.PROFILES) is not None
         assert (await vehicle.fleet.get_fleet_statistics()).stale
         with pytest.raises(HeldError, match="fleet statistics stop at 95%"):
             await vehicle.fleet.get_vehicle_rankings()

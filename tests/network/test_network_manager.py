@@ -15,7 +15,7 @@ from sentinel_sync.base.supervisor import Supervisor
 from sentinel_sync.network import network_manager
 from sentinel_sync.network.network_manager import WORD_COUNTS_FOR, NetworkManagerWatch
 from sentinel_sync.network.policy import TransferPolicy
-from sentinel_sync.network.rules.traffic import Link, Metered, NetworkSight, TrafficClass
+from sentinel_sync.network.rules.traffic import Link, Metered, ObservedNetwork, TrafficClass
 from sentinel_sync.settings import CloudSettings
 from sentinel_sync.store.store import Store
 from tests.fakes.clock import FakeClock
@@ -38,12 +38,12 @@ class Watcher:
         self.news.clear()
         return await self.watch.look()
 
-    async def hears(self) -> NetworkSight | None:
+    async def hears(self) -> ObservedNetwork | None:
         """Wait for news and look."""
         async with asyncio.timeout(10.0):
             await self.news.wait()
         await self.look()
-        return self.watch.sight
+        return self.watch.observed
 
 
 @pytest.fixture
@@ -68,38 +68,38 @@ async def test_it_appears_changes_vanishes_and_comes_back(
     _, manager = bus
     for _ in range(3):
         await watcher.look()
-    assert watcher.watch.sight is None
+    assert watcher.watch.observed is None
     assert caplog.text.count("network.manager: NetworkManager does not answer") == 1
 
     await manager.start(NO, WIFI)
-    await until_true(lambda: seen(watcher, NetworkSight(Metered.NO, Link.WIFI)))
+    await until_true(lambda: seen(watcher, ObservedNetwork(Metered.NO, Link.WIFI)))
     await manager.say(GUESS_YES, GSM)
-    await until_true(lambda: seen(watcher, NetworkSight(Metered.GUESS_YES, Link.CELLULAR)))
+    await until_true(lambda: seen(watcher, ObservedNetwork(Metered.GUESS_YES, Link.CELLULAR)))
 
     await manager.stop()
-    assert await watcher.hears() == NetworkSight(Metered.GUESS_YES, Link.CELLULAR), "its word counts for a while"
+    assert await watcher.hears() == ObservedNetwork(Metered.GUESS_YES, Link.CELLULAR), "its word counts for a while"
     clock.tick(WORD_COUNTS_FOR)
-    assert watcher.watch.sight is None
+    assert watcher.watch.observed is None
     assert caplog.text.count("network.manager: NetworkManager has gone") == 1
 
     await manager.start(YES, WIFI)
-    await until_true(lambda: seen(watcher, NetworkSight(Metered.YES, Link.WIFI)))
+    await until_true(lambda: seen(watcher, ObservedNetwork(Metered.YES, Link.WIFI)))
 
 
-async def seen(watcher: Watcher, sight: NetworkSight) -> bool:
+async def seen(watcher: Watcher, observed: ObservedNetwork) -> bool:
     if watcher.news.is_set():
         await watcher.look()
-    return watcher.watch.sight == sight
+    return watcher.watch.observed == observed
 
 
 async def test_signals_about_something_else_are_no_news(bus: tuple[Daemon, NetworkManager], watcher: Watcher) -> None:
     _, manager = bus
     await manager.start(NO, WIFI)
     await watcher.look()
-    assert watcher.watch.sight == NetworkSight(Metered.NO, Link.WIFI)
+    assert watcher.watch.observed == ObservedNetwork(Metered.NO, Link.WIFI)
     await manager.say_something_else()
     await manager.say(YES, WIFI)  # what comes after it has passed it
-    assert await watcher.hears() == NetworkSight(Metered.YES, Link.WIFI)
+    assert await watcher.hears() == ObservedNetwork(Metered.YES, Link.WIFI)
     watcher.news.clear()
     await manager.say_something_else()
     await watcher.watch._ask()  # its answer comes after the signal
@@ -115,20 +115,20 @@ async def test_a_bus_that_dies_and_comes_back_is_found_again(
     await watcher.look()
     await daemon.stop()
     await manager.stop()
-    assert await watcher.hears() == NetworkSight(Metered.YES, Link.CELLULAR)
+    assert await watcher.hears() == ObservedNetwork(Metered.YES, Link.CELLULAR)
     delay = await watcher.look()
     assert 0.0 < delay <= 60.0
     clock.tick(WORD_COUNTS_FOR)
     for _ in range(3):
         await watcher.look()
         clock.tick(60.0)
-    assert watcher.watch.sight is None
+    assert watcher.watch.observed is None
     assert caplog.text.count("network.manager: the system bus") == 2, caplog.text
 
     await daemon.start()
     await manager.start(NO, WIFI)
     await watcher.look()
-    assert watcher.watch.sight == NetworkSight(Metered.NO, Link.WIFI)
+    assert watcher.watch.observed == ObservedNetwork(Metered.NO, Link.WIFI)
 
 
 async def test_a_desk_under_a_supervisor_follows_it_without_being_asked(
@@ -138,39 +138,39 @@ async def test_a_desk_under_a_supervisor_follows_it_without_being_asked(
     await manager.start(NO, WIFI)
     clock, told = SystemClock(), asyncio.Event()
     settings = CloudSettings.model_validate({"data_budget": {"cellular": {"day": 1000}}})
-    desk = TransferPolicy(store.documents, settings, clock=clock, supervised=True, bus_address=daemon.address)
-    desk.subscribe(told.set)
+    policy = TransferPolicy(store.documents, settings, clock=clock, supervised=True, bus_address=daemon.address)
+    policy.subscribe(told.set)
     supervisor = Supervisor(clock, rng)
-    supervisor.start([desk.duty])
-    assert await desk.blocked_reason(TrafficClass.SCENARIOS) is None
-    assert desk.snapshot().link is Link.WIFI
+    supervisor.start([policy.duty])
+    assert await policy.blocked_reason(TrafficClass.SCENARIOS) is None
+    assert policy.snapshot().link is Link.WIFI
     await until(told.is_set)
     told.clear()
     await manager.say(YES, GSM)
     await until(told.is_set)
-    assert await desk.blocked_reason(TrafficClass.SCENARIOS) == (
+    assert await policy.blocked_reason(TrafficClass.SCENARIOS) == (
         "the network is metered (NetworkManager says so): recordings wait for an unmetered one"
     )
-    assert await desk.blocked_reason(TrafficClass.TRIPS) is None
-    desk.count(600, 400)
-    assert "per day for the cellular link" in (await desk.blocked_reason(TrafficClass.TRIPS) or "")
+    assert await policy.blocked_reason(TrafficClass.TRIPS) is None
+    policy.count(600, 400)
+    assert "per day for the cellular link" in (await policy.blocked_reason(TrafficClass.TRIPS) or "")
     await supervisor.stop(grace=1.0)
-    await desk.close()
+    await policy.close()
     assert not [task for task in asyncio.all_tasks() if task.get_name().startswith("sync.")]
 
 
 async def test_a_desk_alone_follows_it_when_it_is_asked(bus: tuple[Daemon, NetworkManager], store: Store) -> None:
     daemon, manager = bus
     await manager.start(NO, WIFI)
-    desk = TransferPolicy(store.documents, CloudSettings(), clock=SystemClock(), bus_address=daemon.address)
-    assert await desk.blocked_reason(TrafficClass.MODELS) is None
+    policy = TransferPolicy(store.documents, CloudSettings(), clock=SystemClock(), bus_address=daemon.address)
+    assert await policy.blocked_reason(TrafficClass.MODELS) is None
     await manager.say(YES, WIFI)
 
     async def waits() -> bool:
-        return await desk.blocked_reason(TrafficClass.MODELS) is not None
+        return await policy.blocked_reason(TrafficClass.MODELS) is not None
 
     await until_true(waits)
-    await desk.close()
+    await policy.close()
 
 
 async def test_a_bus_that_hangs_costs_a_moment_and_is_said(
@@ -213,7 +213,7 @@ async def test_without_the_extra_it_says_which(
     watcher = Watcher(f"unix:path={tmp_path}/bus", clock)
     await watcher.look()
     assert "the extra `network` (dbus-fast) is not installed" in caplog.text
-    assert watcher.watch.sight is None
+    assert watcher.watch.observed is None
 
 
 async def test_where_there_is_no_bus_its_library_takes_no_memory(tmp_path: Path) -> None:

@@ -12,55 +12,55 @@ from sentinel_sync.base.errors import StoreFullError
 from sentinel_sync.network.rules.traffic import DAY, Period, TrafficClass
 from sentinel_sync.store.store import Store
 from tests.fakes.clock import FakeClock
-from tests.network.policies import A_MOMENT, MEGABYTE, desk_on, held, opened, used
+from tests.network.policies import A_MOMENT, MEGABYTE, held, opened, policy_on, used
 
 
 class TestItsMemory:
     BUDGET: ClassVar[dict[str, Any]] = {"data_budget": {"any": {"day": 10 * MEGABYTE, "month": 20 * MEGABYTE}}}
 
     async def test_after_an_orderly_end_it_is_exact(self, tmp_path: Path, clock: FakeClock) -> None:
-        async with opened(tmp_path, clock, **self.BUDGET) as desk:
-            desk.count(1234, 1)
-        async with opened(tmp_path, clock, **self.BUDGET) as desk:
-            assert used(desk) == 1235
+        async with opened(tmp_path, clock, **self.BUDGET) as policy:
+            policy.count(1234, 1)
+        async with opened(tmp_path, clock, **self.BUDGET) as policy:
+            assert used(policy) == 1235
             clock.tick(DAY)
-            desk.count(0, 65)
-            assert (used(desk), used(desk, period=Period.MONTH)) == (65, 1300)
+            policy.count(0, 65)
+            assert (used(policy), used(policy, period=Period.MONTH)) == (65, 1300)
         clock.reboot("boot-2")
-        async with opened(tmp_path, clock, **self.BUDGET) as desk:
-            assert (used(desk), used(desk, period=Period.MONTH)) == (65, 1300)
+        async with opened(tmp_path, clock, **self.BUDGET) as policy:
+            assert (used(policy), used(policy, period=Period.MONTH)) == (65, 1300)
 
     async def test_what_was_counted_before_the_store_was_read_counts(self, tmp_path: Path, clock: FakeClock) -> None:
-        async with opened(tmp_path, clock, **self.BUDGET) as desk:
-            desk.count(100, 0)
+        async with opened(tmp_path, clock, **self.BUDGET) as policy:
+            policy.count(100, 0)
         async with Store(tmp_path, clock=clock) as store:
-            desk = desk_on(store, clock, **self.BUDGET)
-            desk.count(11, 0)
-            await desk.prepare()
-            assert used(desk) == 111
+            policy = policy_on(store, clock, **self.BUDGET)
+            policy.count(11, 0)
+            await policy.prepare()
+            assert used(policy) == 111
 
     async def test_it_writes_seldom(self, store: Store, clock: FakeClock) -> None:
-        desk, writes = desk_on(store, clock, **self.BUDGET), 0
-        await desk.prepare()
+        policy, writes = policy_on(store, clock, **self.BUDGET), 0
+        await policy.prepare()
         for _ in range(10_000):
-            desk.count(1000, 0)
-            if desk.duty.wake.is_set():
-                desk.duty.wake.clear()
+            policy.count(1000, 0)
+            if policy.duty.wake.is_set():
+                policy.duty.wake.clear()
                 before = await version(store)
-                await desk.step()
+                await policy.step()
                 writes += await version(store) - before
-        assert used(desk) == 10 * MEGABYTE
+        assert used(policy) == 10 * MEGABYTE
         assert 256 <= writes <= 520
 
     async def test_where_there_is_no_budget_it_hardly_writes_at_all(self, store: Store, clock: FakeClock) -> None:
-        desk = desk_on(store, clock)
-        await desk.prepare()
+        policy = policy_on(store, clock)
+        await policy.prepare()
         wakes = 0
         for _ in range(2000):
-            desk.count(64 << 10, 0)
-            wakes += desk.duty.wake.is_set()
-            desk.duty.wake.clear()
-            await desk.step()
+            policy.count(64 << 10, 0)
+            wakes += policy.duty.wake.is_set()
+            policy.duty.wake.clear()
+            await policy.step()
         assert 1 <= wakes <= 5
 
     async def test_a_kill_hides_nothing_and_costs_little(self, tmp_path: Path, clock: FakeClock) -> None:
@@ -69,15 +69,15 @@ class TestItsMemory:
         for life in range(lives):
             said += await use_until_killed(tmp_path, limit, chunk, after=20 + 61 * life)
         async with Store(tmp_path) as store:
-            from_disk = desk_on(store, clock, data_budget={"any": {"day": limit}})
+            from_disk = policy_on(store, clock, data_budget={"any": {"day": limit}})
             await from_disk.prepare()
             assert said <= used(from_disk) <= said + lives * (margin + chunk)
 
     async def test_while_the_disk_is_full_it_counts_on_and_says_so_once(
         self, store: Store, clock: FakeClock, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
-        desk, tries = desk_on(store, clock, **self.BUDGET), 0
-        await desk.prepare()
+        policy, tries = policy_on(store, clock, **self.BUDGET), 0
+        await policy.prepare()
         whole = store.documents.save
 
         async def full(*_: object) -> None:
@@ -87,18 +87,18 @@ class TestItsMemory:
 
         monkeypatch.setattr(store.documents, "save", full)
         for _ in range(1000):
-            desk.count(10_000, 0)
-            if desk.duty.wake.is_set():
-                desk.duty.wake.clear()
-                await desk.step()
-        assert await held(desk) == set(TrafficClass)
+            policy.count(10_000, 0)
+            if policy.duty.wake.is_set():
+                policy.duty.wake.clear()
+                await policy.step()
+        assert await held(policy) == set(TrafficClass)
         assert tries == 1
         assert caplog.text.count("traffic.usage") == 1
         monkeypatch.setattr(store.documents, "save", whole)
         clock.tick(61.0)
-        desk.count(1, 0)
-        await desk.step()
-        again = desk_on(store, clock, **self.BUDGET)
+        policy.count(1, 0)
+        await policy.step()
+        again = policy_on(store, clock, **self.BUDGET)
         await again.prepare()
         assert used(again) >= 10 * MEGABYTE
 
@@ -106,17 +106,17 @@ class TestItsMemory:
         self, tmp_path: Path, clock: FakeClock, caplog: pytest.LogCaptureFixture
     ) -> None:
         closed = Store(tmp_path / "state", clock=clock)
-        desk = desk_on(closed, clock, network="metered", **self.BUDGET)
-        desk.count(9 * MEGABYTE, MEGABYTE)
+        policy = policy_on(closed, clock, network="metered", **self.BUDGET)
+        policy.count(9 * MEGABYTE, MEGABYTE)
         for _ in range(3):
             clock.tick(A_MOMENT)
-            assert await held(desk) == set(TrafficClass)
+            assert await held(policy) == set(TrafficClass)
         assert caplog.text.count("network.store") == 1
         async with closed:
-            desk.count(5, 0)
-            assert await held(desk) == set(TrafficClass)
-            await desk.close()
-            again = desk_on(closed, clock, **self.BUDGET)
+            policy.count(5, 0)
+            assert await held(policy) == set(TrafficClass)
+            await policy.close()
+            again = policy_on(closed, clock, **self.BUDGET)
             await again.prepare()
             assert used(again) == 10 * MEGABYTE + 5
 
@@ -124,12 +124,12 @@ class TestItsMemory:
         self, tmp_path: Path, clock: FakeClock, caplog: pytest.LogCaptureFixture
     ) -> None:
         async with Store(tmp_path, clock=clock) as store:
-            desk = desk_on(store, clock)
-            await desk.prepare()
-        desk.count(1, 1)
-        await desk.close()
+            policy = policy_on(store, clock)
+            await policy.prepare()
+        policy.count(1, 1)
+        await policy.close()
         assert "cannot be written" in caplog.text
-        never_asked = desk_on(store, clock)
+        never_asked = policy_on(store, clock)
         never_asked.count(1, 1)
         await never_asked.close()
         assert "what was used at last is not known any more" in caplog.text
@@ -139,11 +139,11 @@ class TestBesideAnAgent:
     BUDGET: ClassVar[dict[str, Any]] = {"data_budget": {"any": {"day": 10 * MEGABYTE}}}
 
     async def test_what_a_command_used_is_booked_by_the_agent(self, store: Store, clock: FakeClock) -> None:
-        agent = desk_on(store, clock, **self.BUDGET)
+        agent = policy_on(store, clock, **self.BUDGET)
         agent.count(1000, 0)
         await agent.step()
         async with Store(store.state_dir, clock=clock, exclusive=False) as other:
-            command = desk_on(other, clock, owner=False, **self.BUDGET)
+            command = policy_on(other, clock, owner=False, **self.BUDGET)
             assert await command.blocked_reason(TrafficClass.FLEET) is None
             assert used(command) == 1000
             command.count(70, 7)
@@ -153,13 +153,13 @@ class TestBesideAnAgent:
         await agent.step()
         assert used(agent) == 1077
         await agent.close()
-        again = desk_on(store, clock, **self.BUDGET)
+        again = policy_on(store, clock, **self.BUDGET)
         await again.prepare()
         assert used(again) == 1077
 
     async def test_a_command_that_used_nothing_leaves_nothing(self, store: Store, clock: FakeClock) -> None:
         before = await version(store)
-        command = desk_on(store, clock, owner=False)
+        command = policy_on(store, clock, owner=False)
         await command.prepare()
         await command.close()
         assert await version(store) == before
@@ -168,7 +168,7 @@ class TestBesideAnAgent:
         self, store: Store, clock: FakeClock, caplog: pytest.LogCaptureFixture
     ) -> None:
         for _ in range(1005):
-            command = desk_on(store, clock, owner=False)
+            command = policy_on(store, clock, owner=False)
             command.count(1, 0)
             await command.close()
         assert len(await store.documents.keys("data_usage.handed_in")) == 1000

@@ -15,15 +15,15 @@ async def main(state_dir: Path, limit_bytes: int, chunk_bytes: int) -> None:
     settings = CloudSettings.model_validate({"data_budget": {"any": {"day": limit_bytes, "month": limit_bytes}}})
     clock = FakeClock()  # a day may turn while a test runs
     async with Store(state_dir) as store:
-        desk = TransferPolicy(store.documents, settings, clock=clock, bus_address="unix:path=/nowhere")
-        await desk.prepare()
+        policy = TransferPolicy(store.documents, settings, clock=clock, bus_address="unix:path=/nowhere")
+        await policy.prepare()
         for number in count(1):
-            desk.count(chunk_bytes, 0)
+            policy.count(chunk_bytes, 0)
             sys.stdout.write(f"{number * chunk_bytes}\n")
             sys.stdout.flush()
-            if desk.duty.wake.is_set():
-                desk.duty.wake.clear()
-                await desk.step()
+            if policy.duty.wake.is_set():
+                policy.duty.wake.clear()
+                await policy.step()
 
 
 if __name__ == "__main__":

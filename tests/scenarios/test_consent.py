@@ -188,15 +188,15 @@ class TestTheNetworksCost:
     ) -> None:
         fail_once(cloud, is_video, Answer(silent=True))
         uploader = build()
-        desk = Foundation.of(uploader._client, store, clock=clock).policy
+        policy = Foundation.of(uploader._client, store, clock=clock).policy
         await uploader.queue_scenario(recordings / FIRST)
         sending = asyncio.create_task(uploader.sync_now())
         await cloud.received(method="POST", path=f"/scenarios/{FIRST}/videos")
-        await desk.set_network("metered")
+        await policy.set_network("metered")
         while not sending.done():
             await clock.advance(0.5)
         assert await sending == 0
         (item,) = await store.outbox.items(kind="scenario")
         assert (item.state, item.attempts) == ("waiting", 0)
-        await desk.set_network("unmetered")
+        await policy.set_network("unmetered")
         assert await uploader.sync_now() == 1

@@ -16,8 +16,8 @@ import pytest
 from blockbuster import blockbuster_ctx
 
 from sentinel_sync.scenarios import ffmpeg as ffmpeg_module
-from sentinel_sync.scenarios.ffmpeg import QUIET_LIMIT, Ending, Ffmpeg, TranscodeError
-from sentinel_sync.scenarios.rules.compression import Progress, ProgressReader
+from sentinel_sync.scenarios.ffmpeg import QUIET_LIMIT, Ffmpeg, RunResult, TranscodeError
+from sentinel_sync.scenarios.rules.compression import EncodingProgress, ProgressReader
 from tests.fakes.clock import FakeClock
 from tests.fakes.ffmpeg import FOR_EVER, stand_in
 from tests.fakes.patience import until
@@ -54,10 +54,10 @@ class Runs:
         self.reader = ProgressReader()
         self.pieces = 0
 
-    async def begin(self, limit: float = 60.0) -> "asyncio.Task[Ending]":
+    async def begin(self, limit: float = 60.0) -> "asyncio.Task[RunResult]":
         """Start it, and wait until it has said something."""
         task = asyncio.create_task(self.ffmpeg.run(["-encode"], limit, self._on_output))
-        await until(lambda: self.reader.last != Progress(), "the first report")
+        await until(lambda: self.reader.last != EncodingProgress(), "the first report")
         return task
 
     def _on_output(self, piece: bytes) -> bool:
@@ -187,8 +187,8 @@ async def test_it_gets_the_file_it_is_given_and_no_other(tmp_path: Path, clock: 
 async def test_reports_come_as_they_are_written(tmp_path: Path, clock: FakeClock) -> None:
     run = Runs(stand_in(tmp_path, f"{REPORT}; printf 'frame=9\\nprogress=end\\n'; echo so it goes >&2; exit 3"), clock)
     ending = await (await run.begin())
-    assert run.reader.last == Progress(9, ended=True)
-    assert ending == Ending(3, "so it goes\n")
+    assert run.reader.last == EncodingProgress(9, ended=True)
+    assert ending == RunResult(3, "so it goes\n")
 
 
 async def test_a_flood_of_words_stops_nothing_and_takes_no_memory(tmp_path: Path, clock: FakeClock) -> None:
@@ -203,7 +203,7 @@ async def test_a_flood_of_words_stops_nothing_and_takes_no_memory(tmp_path: Path
 # --- how it ends ---
 
 
-async def cancelled(task: "asyncio.Task[Ending]") -> None:
+async def cancelled(task: "asyncio.Task[RunResult]") -> None:
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task

@@ -50,7 +50,7 @@ class Road:
     """A vehicle whose recording is on its way over a wire that counts."""
 
     uploader: ScenarioUploader
-    desk: TransferPolicy
+    policy: TransferPolicy
     client: CloudAPIClient
     store: Store
     proxy: FaultProxy
@@ -96,22 +96,24 @@ async def on_its_way(tmp_path: Path, **settings: Any) -> AsyncIterator[Road]:
     ):
         settings_now = CloudSettings.model_validate({**known, "api_url": proxy.url, **settings})
         async with Store(settings_now.state_dir) as store, CloudAPIClient(settings=settings_now) as client:
-            desk = TransferPolicy(store.documents, settings_now, clock=SystemClock(), bus_address="unix:path=/nowhere")
-            client.on_traffic(desk.count)
-            uploader = ScenarioUploader(client, True, foundation=Foundation.of(client, store, policy=desk))
-            road = Road(uploader, desk, client, store, proxy, backend, video)
-            desk.follow_trips(lambda: road.driving)
+            policy = TransferPolicy(
+                store.documents, settings_now, clock=SystemClock(), bus_address="unix:path=/nowhere"
+            )
+            client.on_traffic(policy.count)
+            uploader = ScenarioUploader(client, True, foundation=Foundation.of(client, store, policy=policy))
+            road = Road(uploader, policy, client, store, proxy, backend, video)
+            policy.follow_trips(lambda: road.driving)
             await uploader.queue_scenario(folder)
             yield road
-            await desk.close()
+            await policy.close()
 
 
 async def become_metered(road: Road) -> None:
-    await road.desk.set_network("metered")
+    await road.policy.set_network("metered")
 
 
 async def become_unmetered(road: Road) -> None:
-    await road.desk.set_network("unmetered")
+    await road.policy.set_network("unmetered")
 
 
 async def drive(road: Road) -> None:
@@ -152,7 +154,7 @@ async def test_what_holds_recordings_is_asked_in_the_middle_and_the_upload_goes_
 async def test_a_budget_that_is_used_up_in_the_middle_ends_it_within_a_second(tmp_path: Path) -> None:
     async with on_its_way(tmp_path, data_budget={"any": {"day": BUDGET}}) as road:
         sending = await road.half_way()
-        road.desk.count(0, BUDGET)
+        road.policy.count(0, BUDGET)
         async with asyncio.timeout(1.0):
             assert await sending == 0
         status = await road.status()
@@ -179,7 +181,7 @@ async def test_a_connection_that_drops_in_the_middle_costs_only_what_was_never_c
 
 async def test_trips_do_not_wait_behind_a_video(tmp_path: Path) -> None:
     async with on_its_way(tmp_path) as road:
-        trips = TripUploader(road.client, foundation=Foundation.of(road.client, road.store, policy=road.desk))
+        trips = TripUploader(road.client, foundation=Foundation.of(road.client, road.store, policy=road.policy))
         sending = await road.half_way()
         await trips.start_trip()
         await trips.end_trip()

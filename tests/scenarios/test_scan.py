@@ -242,8 +242,8 @@ async def test_what_was_cut_off_while_it_was_queued_is_queued_by_the_next_look(
     uploader = build()
     await uploader.queue_scenario(recordings / FIRST)
     # As a power cut leaves it between the plan and the item: neither the item nor the note that it is in.
-    ledger = uploader._ledger
-    plan = await ledger.plan(FIRST)
+    records = uploader._records
+    plan = await records.plan(FIRST)
     assert plan is not None
     await store.outbox.drop([f"scenario:{FIRST}"])
     assert (await uploader.get_upload_status(FIRST))["status"] == "dropped"

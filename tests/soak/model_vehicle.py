@@ -17,7 +17,7 @@ from typing import Any
 from sentinel_sync.agent import SyncAgent
 from sentinel_sync.base.errors import CloudError, VerificationError
 from sentinel_sync.cloud.client import CloudAPIClient
-from sentinel_sync.models.commands import ModelCommands, Order
+from sentinel_sync.models.commands import ModelCommand, ModelCommands
 from sentinel_sync.models.installed import ModelRecords
 from sentinel_sync.models.model_downloader import ModelDownloader
 from sentinel_sync.models.rules.installed import ModelRecord
@@ -148,7 +148,7 @@ class Vehicle:
         self._rolling_back = True
         if by_order and settled and record.previous is not None:
             self._diary.write(begun="the previous one", ordered=record.previous.version)
-            key = await self._orders.place(Order("rollback", NAME))
+            key = await self._orders.place(ModelCommand("rollback", NAME))
             self._models.wake()
             await self._obeyed(key)
         else:

@@ -143,7 +143,7 @@ def now_stamp(clock: FakeClock) -> ClockStamp:
     return ClockStamp(clock.boot_id(), clock.now() - clock.monotonic())
 
 
-def sighted(stamp: ClockStamp) -> dict[str, ClockObservation]:
+def has_observation(stamp: ClockStamp) -> dict[str, ClockObservation]:
     """The backend's clock agreed with `stamp` in its boot."""
     return {stamp.boot_id: ClockObservation(stamp.boot_id, stamp.offset, 0.1)}
 
@@ -154,7 +154,7 @@ async def test_what_is_past_the_age_bound_is_dropped_and_counted(store: Store, c
     clock.tick(2 * DAY)
     await store.outbox.put(NewItem("trip", "young", b"{}", stamp=stamp))
     clock.tick(YEAR - DAY)
-    assert await store.outbox.drop_too_old(YEAR, sighted(stamp), now_stamp(clock)) == 1
+    assert await store.outbox.drop_too_old(YEAR, has_observation(stamp), now_stamp(clock)) == 1
     assert await keys(store.outbox, "trip") == ["young"]
     assert (await store.outbox.counts()).dropped == {"trip.age": 1}
 
@@ -163,7 +163,7 @@ async def test_no_age_bound_means_none(store: Store, clock: FakeClock) -> None:
     stamp = now_stamp(clock)
     await store.outbox.put(NewItem("trip", "old", b"{}", stamp=stamp))
     clock.tick(30 * YEAR)
-    assert await store.outbox.drop_too_old(0.0, sighted(stamp), now_stamp(clock)) == 0
+    assert await store.outbox.drop_too_old(0.0, has_observation(stamp), now_stamp(clock)) == 0
 
 
 async def test_an_item_stamped_before_the_clock_was_set_is_not_too_old(store: Store, clock: FakeClock) -> None:
@@ -171,7 +171,7 @@ async def test_an_item_stamped_before_the_clock_was_set_is_not_too_old(store: St
     clock.set_wall(1_000_000.0)  # 1970: no battery-backed clock
     await store.outbox.put(NewItem("trip", "just driven", b"{}", stamp=now_stamp(clock)))
     clock.set_wall(true_now)
-    seen = sighted(now_stamp(clock))
+    seen = has_observation(now_stamp(clock))
     assert await store.outbox.drop_too_old(YEAR, seen, now_stamp(clock)) == 0
 
 
@@ -182,7 +182,7 @@ async def test_an_item_of_a_boot_whose_clock_nobody_checked_has_no_known_age(sto
     await store.outbox.put(NewItem("trip", "driven yesterday", b"{}", stamp=now_stamp(clock)))
     clock.reboot("boot-2")
     clock.set_wall(true_now)
-    seen = sighted(now_stamp(clock))
+    seen = has_observation(now_stamp(clock))
     assert await store.outbox.drop_too_old(YEAR, seen, now_stamp(clock)) == 0
     assert await keys(store.outbox, "trip") == ["driven yesterday"]
 
@@ -192,11 +192,11 @@ async def test_what_is_being_sent_is_not_dropped_for_its_age(store: Store, clock
     await store.outbox.put(NewItem("trip", "old", b"{}", stamp=stamp))
     await store.outbox.claim("trip", 1)
     clock.tick(2 * YEAR)
-    assert await store.outbox.drop_too_old(YEAR, sighted(stamp), now_stamp(clock)) == 0
+    assert await store.outbox.drop_too_old(YEAR, has_observation(stamp), now_stamp(clock)) == 0
 
 
 async def test_the_age_bound_looks_at_all_items_in_turns(store: Store, clock: FakeClock) -> None:
     stamp = now_stamp(clock)
     await store.outbox.put_all([NewItem("trip", str(number), b"{}", stamp=stamp) for number in range(1_700)])
     clock.tick(2 * YEAR)
-    assert await store.outbox.drop_too_old(YEAR, sighted(stamp), now_stamp(clock)) == 1_700
+    assert await store.outbox.drop_too_old(YEAR, has_observation(stamp), now_stamp(clock)) == 1_700

@@ -29,7 +29,7 @@ async def test_nothing_is_known_before_the_backend_was_seen(store: Store, clock:
     timekeeper = Timekeeper(store.documents, clock)
     assert timekeeper.skew() is None
     assert not timekeeper.trusted
-    assert not timekeeper.sighted
+    assert not timekeeper.has_observation
     assert timekeeper.correction(timekeeper.stamp()) == 0.0
 
 
@@ -39,7 +39,7 @@ async def test_the_backends_time_tells_by_how_much_the_clock_is_wrong(store: Sto
     stamp = timekeeper.stamp()
     wrong_by = clock.now() - TRUE_TIME
     await timekeeper.observe(probe(clock, TRUE_TIME + 0.1))
-    assert timekeeper.sighted
+    assert timekeeper.has_observation
     assert timekeeper.skew() == pytest.approx(wrong_by, abs=0.2)
     assert not timekeeper.trusted
     assert timekeeper.correction(stamp) == pytest.approx(-wrong_by, abs=0.2)
@@ -57,7 +57,7 @@ async def test_a_date_header_will_do(store: Store, clock: FakeClock) -> None:
 async def test_an_answer_without_any_time_teaches_nothing(store: Store, clock: FakeClock) -> None:
     timekeeper = Timekeeper(store.documents, clock)
     await timekeeper.observe(probe(clock, None))
-    assert not timekeeper.sighted
+    assert not timekeeper.has_observation
 
 
 async def test_a_clock_that_agrees_is_trusted_and_corrects_nothing(store: Store, clock: FakeClock) -> None:
@@ -80,7 +80,7 @@ async def test_what_was_seen_in_a_boot_counts_for_that_boot_also_later(tmp_path:
         timekeeper = Timekeeper(store.documents, clock)
         await timekeeper.load()
         assert timekeeper.correction(stamp) == pytest.approx(-wrong_by, abs=0.5)
-        assert not timekeeper.sighted, "not in this boot"
+        assert not timekeeper.has_observation, "not in this boot"
 
 
 async def test_every_probe_is_no_reason_to_write(tmp_path: Path, clock: FakeClock) -> None:
@@ -106,7 +106,7 @@ async def test_the_oldest_boots_are_forgotten_and_the_present_one_never(store: S
     await timekeeper.observe(
         probe(clock, TRUE_TIME - 1e6)
     )  # the clock says it is the oldest: it is needed all the same
-    known = timekeeper.sightings
+    known = timekeeper.observations
     assert len(known) in {1_000, 1_001}
     assert {"boot-0000", "boot-0001"}.isdisjoint(known)
     assert {"boot-now", "boot-1001"} <= set(known)

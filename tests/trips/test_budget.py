@@ -34,15 +34,15 @@ def driving(tmp_path: Path, cloud: FakeCloud, clock: FakeClock) -> Drive:
             Store(made.state_dir, clock=clock) as store,
             CloudAPIClient(settings=made, clock=clock, rng=Random(1)) as client,
         ):
-            desk = TransferPolicy(store.documents, made, clock=clock, bus_address="unix:path=/nowhere")
+            policy = TransferPolicy(store.documents, made, clock=clock, bus_address="unix:path=/nowhere")
             trips = TripUploader(
                 client,
-                foundation=Foundation.of(client, store, policy=desk, clock=clock, rng=Random(1), supervised=True),
+                foundation=Foundation.of(client, store, policy=policy, clock=clock, rng=Random(1), supervised=True),
             )
             await trips.start_trip()
             await trips.end_trip()
-            yield trips, desk
-            await desk.close()
+            yield trips, policy
+            await policy.close()
 
     return drive
 
@@ -51,8 +51,8 @@ async def test_with_the_budget_used_up_a_trip_waits_untried_until_the_day_turns(
     driving: Drive, cloud: FakeCloud, clock: FakeClock
 ) -> None:
     clock.set_wall(20_800 * DAY - 90.0)
-    async with driving() as (trips, desk):
-        desk.count(900_000, 100_000)
+    async with driving() as (trips, policy):
+        policy.count(900_000, 100_000)
         delay = await trips.step()
         assert 90.0 < delay < 91.0
         (item,) = await trips._store.outbox.items()
@@ -65,31 +65,31 @@ async def test_with_the_budget_used_up_a_trip_waits_untried_until_the_day_turns(
 
 async def test_far_from_midnight_it_looks_at_the_usual_pace(driving: Drive, clock: FakeClock) -> None:
     clock.set_wall(20_800 * DAY - 40_000.0)
-    async with driving(sync_interval=120.0) as (trips, desk):
-        desk.count(1_000_000, 0)
+    async with driving(sync_interval=120.0) as (trips, policy):
+        policy.count(1_000_000, 0)
         assert await trips.step() == 120.0
 
 
 async def test_over_a_restart_it_waits_still(driving: Drive, cloud: FakeCloud) -> None:
-    async with driving() as (_, desk):
-        desk.count(1_000_000, 0)
-    async with driving() as (trips, desk):
+    async with driving() as (_, policy):
+        policy.count(1_000_000, 0)
+    async with driving() as (trips, policy):
         assert await trips.sync_now() == 0
         assert "1 MB of the 1 MB per day for all links are used: trips wait until" in (
-            await desk.blocked_reason(TrafficClass.TRIPS) or ""
+            await policy.blocked_reason(TrafficClass.TRIPS) or ""
         )
         assert len(await trips._store.outbox.items()) == 2
     assert cloud.requests == []
 
 
 async def test_a_link_with_a_budget_left_wakes_it(driving: Drive, cloud: FakeCloud) -> None:
-    async with driving(data_budget={"cellular": {"month": 1000}}) as (trips, desk):
-        await desk.set_network("auto", link="cellular")
-        desk.count(1000, 0)
+    async with driving(data_budget={"cellular": {"month": 1000}}) as (trips, policy):
+        await policy.set_network("auto", link="cellular")
+        policy.count(1000, 0)
         assert await trips.sync_now() == 0
-        await desk.step()
+        await policy.step()
         trips.upload.wake.clear()
-        await desk.set_network("auto", link="wifi")
+        await policy.set_network("auto", link="wifi")
         assert trips.upload.wake.is_set()
         assert await trips.sync_now() == 1
 
@@ -100,17 +100,17 @@ async def test_on_a_metered_network_trips_go(driving: Drive) -> None:
 
 
 async def test_a_trips_beginning_and_end_are_news_for_those_who_keep_quiet(driving: Drive) -> None:
-    async with driving(quiet_during_trip=True) as (trips, desk):
+    async with driving(quiet_during_trip=True) as (trips, policy):
         told = []
-        desk.subscribe(lambda: told.append(sorted(desk.snapshot().held)))
-        desk.duty.wake.clear()
+        policy.subscribe(lambda: told.append(sorted(policy.snapshot().held)))
+        policy.duty.wake.clear()
         await trips.start_trip()
-        assert desk.duty.wake.is_set()
-        await desk.step()
-        desk.duty.wake.clear()
+        assert policy.duty.wake.is_set()
+        await policy.step()
+        policy.duty.wake.clear()
         await trips.end_trip()
-        assert desk.duty.wake.is_set()
-        await desk.step()
+        assert policy.duty.wake.is_set()
+        await policy.step()
         assert told == [["models", "scenarios"], []]
 
 

@@ -126,7 +126,7 @@ class GateState(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Passage:
+class GateDecision:
     """The gate's answer.
 
     Attributes:
@@ -143,7 +143,7 @@ class Passage:
         return self.state is GateState.OPEN
 
 
-_OPEN = Passage(GateState.OPEN, None, "")
+_OPEN = GateDecision(GateState.OPEN, None, "")
 
 
 class Gate:
@@ -160,26 +160,26 @@ class Gate:
         self._refusal = ""
         self._halts: dict[str, str] = {}
 
-    def passage(self, now: float) -> Passage:
+    def passage(self, now: float) -> GateDecision:
         """Say whether a request may be sent at `now`."""
         if self._halts:
-            return Passage(GateState.HALTED, None, next(iter(self._halts.values())))
+            return GateDecision(GateState.HALTED, None, next(iter(self._halts.values())))
         if self._refused_until is not None and now < self._refused_until:
-            return Passage(GateState.REFUSED, self._refused_until - now, self._refusal)
+            return GateDecision(GateState.REFUSED, self._refused_until - now, self._refusal)
         if now < self._paused_until:
-            return Passage(GateState.PAUSED, self._paused_until - now, self._pause_reason)
+            return GateDecision(GateState.PAUSED, self._paused_until - now, self._pause_reason)
         return _OPEN
 
-    def probe_passage(self, now: float) -> Passage:
+    def probe_passage(self, now: float) -> GateDecision:
         """Say whether the health probe may be sent at `now`.
 
         It passes our own pause and a refusal, but neither a halt nor the backend's `Retry-After`, which is for the
         whole client (wire contract, "Answers").
         """
         if self._halts:
-            return Passage(GateState.HALTED, None, next(iter(self._halts.values())))
+            return GateDecision(GateState.HALTED, None, next(iter(self._halts.values())))
         if now < self._asked_until:
-            return Passage(GateState.PAUSED, self._asked_until - now, self._pause_reason)
+            return GateDecision(GateState.PAUSED, self._asked_until - now, self._pause_reason)
         return _OPEN
 
     def on_success(self, now: float) -> None:

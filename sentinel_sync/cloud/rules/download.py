@@ -15,7 +15,7 @@ _EXPIRED = frozenset({403, 410})
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
+class PartialFile:
     """How much of a file is on disk.
 
     Attributes:
@@ -51,14 +51,14 @@ class IsWhole:
 
 
 @dataclass(frozen=True, slots=True)
-class ComeBack:
+class RetryLater:
     """Not now, or no file: what is on disk stays."""
 
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
-class GiveUp:
+class NotFound:
     """There is no file at this address."""
 
     reason: str
@@ -71,10 +71,10 @@ class Refuse:
     reason: str
 
 
-Step = TakeBody | AskForAll | AskForAddress | IsWhole | ComeBack | GiveUp | Refuse
+Step = TakeBody | AskForAll | AskForAddress | IsWhole | RetryLater | NotFound | Refuse
 
 
-def range_headers(progress: Progress) -> dict[str, str]:
+def range_headers(progress: PartialFile) -> dict[str, str]:
     """Request headers that ask for the rest."""
     # Packed bytes could not be counted against the signed size, nor appended to.
     headers = {"Accept-Encoding": "identity"}
@@ -85,7 +85,7 @@ def range_headers(progress: Progress) -> dict[str, str]:
     return headers
 
 
-def next_step(status: int, headers: Mapping[str, str], progress: Progress, size: int) -> Step:
+def next_step(status: int, headers: Mapping[str, str], progress: PartialFile, size: int) -> Step:
     """Read an answer.
 
     Args:
@@ -97,17 +97,17 @@ def next_step(status: int, headers: Mapping[str, str], progress: Progress, size:
     if status in _EXPIRED:
         return AskForAddress()
     if status in _NOT_NOW or status >= 500:
-        return ComeBack(f"answered {status}")
+        return RetryLater(f"answered {status}")
     if status == 416:
         if progress.offset == size:
             return IsWhole()
-        return AskForAll() if progress.offset else GiveUp("answered 416 to a request for the whole")
+        return AskForAll() if progress.offset else NotFound("answered 416 to a request for the whole")
     if status not in {200, 206}:
-        return GiveUp(f"answered {status}")
+        return NotFound(f"answered {status}")
     if headers.get("Content-Encoding", "identity").strip().lower() != "identity":
-        return ComeBack("answered with a packed body, which was not asked for")
+        return RetryLater("answered with a packed body, which was not asked for")
     if headers.get("Content-Type", "").strip().lower().startswith("text/html"):
-        return ComeBack("answered with a page: a login page in between?")
+        return RetryLater("answered with a page: a login page in between?")
     return _whole(headers, size) if status == 200 else _partial(headers, progress, size)
 
 
@@ -118,16 +118,16 @@ def _whole(headers: Mapping[str, str], size: int) -> Step:
     return TakeBody(0, headers.get("ETag"))
 
 
-def _partial(headers: Mapping[str, str], progress: Progress, size: int) -> Step:
+def _partial(headers: Mapping[str, str], progress: PartialFile, size: int) -> Step:
     match = _CONTENT_RANGE.fullmatch(headers.get("Content-Range", "").strip())
     if match is None:
-        return AskForAll() if progress.offset else ComeBack("answered with a part that it does not name")
+        return AskForAll() if progress.offset else RetryLater("answered with a part that it does not name")
     first, last, total = match.groups()
     if total != "*" and int(total) != size:
         # Of another file, or of this one changed: asked for the whole it says so, or mends itself.
         return AskForAll() if progress.offset else Refuse(f"offers {total} bytes, where {size} are signed")
     if int(first) != progress.offset or not int(first) <= int(last) < size:
-        return AskForAll() if progress.offset else ComeBack("answered with a part that was not asked for")
+        return AskForAll() if progress.offset else RetryLater("answered with a part that was not asked for")
     etag = headers.get("ETag")
     if progress.etag is not None and etag is not None and _opaque(etag) != _opaque(progress.etag):
         return AskForAll()

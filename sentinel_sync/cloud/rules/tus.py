@@ -33,11 +33,11 @@ _SPARE_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class Offer:
+class TusOffer:
     """What a backend offers for parts of one kind.
 
     Attributes:
-        algorithm: Of `Upload-Checksum`; None where it checks none that is known here.
+        algorithm: Of `TusState-Checksum`; None where it checks none that is known here.
         largest: Bytes that an upload may have, or None.
         takes_gzip: Whether a packed file may come as `application/gzip` (RFC 7694).
     """
@@ -53,7 +53,7 @@ class Offer:
         return self.largest is None or size_bytes <= self.largest
 
 
-def offer_of(status: int, headers: Mapping[str, str]) -> Offer | None:
+def offer_of(status: int, headers: Mapping[str, str]) -> TusOffer | None:
     """Read the answer to OPTIONS; None where resumable uploads are not offered."""
     if not 200 <= status < 300 or headers.get("Tus-Resumable", "").strip() != VERSION:
         return None
@@ -61,7 +61,7 @@ def offer_of(status: int, headers: Mapping[str, str]) -> Offer | None:
     if "creation" not in extensions:
         return None
     listed = _words(headers.get("Tus-Checksum-Algorithm")) if "checksum" in extensions else frozenset()
-    return Offer(
+    return TusOffer(
         next((algorithm for algorithm in _ALGORITHMS if algorithm in listed), None),
         _number(headers.get("Tus-Max-Size")) or None,
         "gzip" in {word.partition(";")[0].strip() for word in _words(headers.get("Accept-Encoding"))},
@@ -117,7 +117,7 @@ class Arrived:
 
 
 @dataclass(frozen=True, slots=True)
-class ComeBack:
+class AskAgainLater:
     """Not now; what has arrived stays."""
 
     reason: str
@@ -137,7 +137,7 @@ class Damaged:
     reason: str
 
 
-class Upload:
+class TusState:
     """One attempt at one part: where it stands, and what goes next.
 
     Args:
@@ -187,7 +187,7 @@ class Upload:
         self.address, self._offset = address, 0
         self._farthest = 0
 
-    def asked(self, status: int, headers: Mapping[str, str]) -> ComeBack | None:
+    def asked(self, status: int, headers: Mapping[str, str]) -> AskAgainLater | None:
         """Read the answer to HEAD; what ends this attempt, if it does."""
         if status in _GONE:
             self._abandon(f"the upload is gone (answered {status})")
@@ -204,7 +204,7 @@ class Upload:
             self._stands_at(offset)
         return None
 
-    def patched(self, sent_bytes: int, status: int, headers: Mapping[str, str]) -> ComeBack | Damaged | None:
+    def patched(self, sent_bytes: int, status: int, headers: Mapping[str, str]) -> AskAgainLater | Damaged | None:
         """Read the answer to a PATCH of so many bytes; what ends this attempt, if it does."""
         begin = self._offset or 0
         self._sent += sent_bytes
@@ -255,8 +255,8 @@ class Upload:
         self._farthest, self._fruitless, self._damaged = -1, 0, 0
 
 
-def _come_back(status: int) -> ComeBack:
-    return ComeBack("an earlier request still holds the upload" if status == 423 else f"answered {status}")
+def _come_back(status: int) -> AskAgainLater:
+    return AskAgainLater("an earlier request still holds the upload" if status == 423 else f"answered {status}")
 
 
 def _words(header: str | None) -> frozenset[str]:

@@ -8,7 +8,7 @@ from typing import Self
 from sentinel_sync.base.backoff import full_jitter
 from sentinel_sync.base.errors import HeldError, RejectedError, SentinelSyncError, UnreachableError, VerificationError
 from sentinel_sync.base.payloads import ModelRelease
-from sentinel_sync.models.rules.releases import Standing
+from sentinel_sync.models.rules.releases import ReleaseConstraints
 
 #: What failed is tried again within 30 s, then ever later, at most an hour: models are large.
 RETRY_BASE = 30.0
@@ -77,7 +77,7 @@ def verdict_of_exit(code: int, command: str) -> Verdict:
 
 
 @dataclass(frozen=True, slots=True)
-class Probation:
+class CommitSchedule:
     """The probation of what is installed.
 
     Only time that an agent saw counts: a vehicle that was parked has proven nothing, and its clock may jump.
@@ -175,9 +175,9 @@ class ModelRecord:
         next_probation: Of what is being switched to.
         superseded: Live files of other names that the runtime is not to open any more, still to be taken away.
         bad: What failed.
-        newest_seen: As in `Standing`.
-        pinned: As in `Standing`.
-        skipped: As in `Standing`.
+        newest_seen: As in `ReleaseConstraints`.
+        pinned: As in `ReleaseConstraints`.
+        skipped: As in `ReleaseConstraints`.
         failure: Why the last attempt at it came to nothing, or None.
         given_up: Checksum of the release that came to nothing last, or None …
         given_up_at: … and when, seconds since the epoch.
@@ -189,8 +189,8 @@ class ModelRecord:
     previous: KeptVersion | None = None
     switching_to: KeptVersion | None = None
     staged: StagedVersion | None = None
-    probation: Probation | None = None
-    next_probation: Probation | None = None
+    probation: CommitSchedule | None = None
+    next_probation: CommitSchedule | None = None
     superseded: tuple[str, ...] = ()
     bad: tuple[BadVersion, ...] = ()
     newest_seen: str | None = None
@@ -206,9 +206,9 @@ class ModelRecord:
         return replace(self, pinned=version, skipped=tuple(other for other in self.skipped if other != version))
 
     @property
-    def standing(self) -> Standing:
+    def standing(self) -> ReleaseConstraints:
         """What counts against a release."""
-        return Standing(
+        return ReleaseConstraints(
             installed=None if self.installed is None else self.installed.version,
             newest_seen=self.newest_seen,
             pinned=self.pinned,
@@ -247,7 +247,7 @@ class ModelRecord:
         """Whether these bytes have failed here."""
         return any(bad.checksum == checksum for bad in self.bad)
 
-    def condemned(self, bad: BadVersion) -> Self:
+    def marked_bad(self, bad: BadVersion) -> Self:
         """The record once a version has failed."""
         others = tuple(other for other in self.bad if other.checksum != bad.checksum)
         staged = self.staged

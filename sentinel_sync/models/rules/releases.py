@@ -264,7 +264,7 @@ def in_rollout(release: ModelRelease, vehicle_id: str) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class ReleaseConstraints:
     """What counts against a release on this vehicle.
 
     Attributes:
@@ -282,7 +282,7 @@ class Standing:
     bad: Mapping[str, str] = field(default_factory=dict)
 
 
-def check_version_allowed(name: str, version: str, standing: Standing) -> None:
+def check_version_allowed(name: str, version: str, standing: ReleaseConstraints) -> None:
     """Let a version pass that leads forward, or that the operator has pinned (rollback and freeze attacks).
 
     Raises:
@@ -301,8 +301,8 @@ def check_version_allowed(name: str, version: str, standing: Standing) -> None:
         )
 
 
-def check_not_bad(release: ModelRelease, standing: Standing) -> None:
-    """Let a release pass whose bytes have not failed here; a pin does not help, only that the operator forgives it.
+def check_not_bad(release: ModelRelease, standing: ReleaseConstraints) -> None:
+    """Let a release pass whose bytes have not failed here; a pin does not help, only that the operator clears it.
 
     Raises:
         VerificationError: They have.
@@ -311,12 +311,12 @@ def check_not_bad(release: ModelRelease, standing: Standing) -> None:
     if why is not None:
         raise VerificationError(
             f"{release.name} {release.version} is refused: it was found bad on this vehicle ({why}); to try it again,"
-            " forgive it first"
+            " clear it first (models clear-bad)"
         )
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class ReleaseChoice:
     """What a listing means for one model.
 
     Attributes:
@@ -334,8 +334,13 @@ class Choice:
 
 
 def choose(
-    releases: Sequence[ModelRelease], standing: Standing, trust: Trust | None, vehicle_id: str, *, allow_unsigned: bool
-) -> Choice:
+    releases: Sequence[ModelRelease],
+    standing: ReleaseConstraints,
+    trust: Trust | None,
+    vehicle_id: str,
+    *,
+    allow_unsigned: bool,
+) -> ReleaseChoice:
     """Choose among the releases of one model: the newest that is genuine, for this vehicle, and leads forward.
 
     What the operator has pinned is for this vehicle, whatever the rollout.
@@ -370,8 +375,8 @@ def choose(
             if standing.pinned is None and not is_history(release.version, standing.installed):
                 refusals.append(str(error))
             continue
-        return Choice(release, seen, tuple(refusals), _withdrawn(genuine, seen))
-    return Choice(None, seen, tuple(refusals), _withdrawn(genuine, seen))
+        return ReleaseChoice(release, seen, tuple(refusals), _withdrawn(genuine, seen))
+    return ReleaseChoice(None, seen, tuple(refusals), _withdrawn(genuine, seen))
 
 
 def _withdrawn(genuine: Sequence[ModelRelease], seen: str | None) -> str | None:
@@ -383,12 +388,12 @@ def _withdrawn(genuine: Sequence[ModelRelease], seen: str | None) -> str | None:
 
 def choose_each(
     releases: Sequence[ModelRelease],
-    standings: Mapping[str, Standing],
+    standings: Mapping[str, ReleaseConstraints],
     trust: Trust | None,
     vehicle_id: str,
     *,
     allow_unsigned: bool,
-) -> dict[str, Choice]:
+) -> dict[str, ReleaseChoice]:
     """Choose for every model that is listed; `standings` has those that something is known of.
 
     A signature takes a tenth of a millisecond, so a long listing is no work for a host's loop.
@@ -397,7 +402,7 @@ def choose_each(
     for release in releases:
         by_name.setdefault(release.name, []).append(release)
     return {
-        name: choose(group, standings.get(name, Standing()), trust, vehicle_id, allow_unsigned=allow_unsigned)
+        name: choose(group, standings.get(name, ReleaseConstraints()), trust, vehicle_id, allow_unsigned=allow_unsigned)
         for name, group in by_name.items()
     }
 

@@ -161,7 +161,7 @@ def _transfer_shown(progress: TransferStatus) -> TransferStatus:
 
 
 class BadVersionStatus(StatusModel):
-    """A version that failed on this vehicle, and why: it is never tried again, unless the operator forgives it."""
+    """A version that failed on this vehicle, and why: it is never tried again, unless the operator clears it."""
 
     version: str
     reason: str

@@ -128,7 +128,7 @@ def _facts(path: str, custom: object) -> dict[str, Any] | None:
 
 
 @dataclass(frozen=True, slots=True)
-class Mark:
+class SeenMetadata:
     """The newest metadata of one role that was verified here.
 
     Attributes:
@@ -157,7 +157,7 @@ class Verified:
     """
 
     keys: tuple[str, ...]
-    marks: Mapping[str, Mark]
+    marks: Mapping[str, SeenMetadata]
 
     @property
     def expires(self) -> float:
@@ -166,7 +166,7 @@ class Verified:
 
 
 @dataclass(frozen=True, slots=True)
-class Memory:
+class RepositoryState:
     """What is remembered of one repository.
 
     Attributes:
@@ -179,13 +179,13 @@ class Memory:
     anchor: str
     time: float = 0.0
     keys: tuple[str, ...] = ()
-    marks: Mapping[str, Mark] = field(default_factory=dict)
+    marks: Mapping[str, SeenMetadata] = field(default_factory=dict)
 
     def reference(self, now: float) -> float:
         """The time to judge expiry by: a clock that was set back, or forgot the date, is not followed."""
         return max(now, self.time)
 
-    def aged(self, now: float) -> "Memory":
+    def aged(self, now: float) -> "RepositoryState":
         """Note that the timestamp has expired, where it has by now, also while the repository is out of reach.
 
         Only the timestamp: whoever replays the past needs it, and a repository signs a new one every few days. Were the
@@ -207,7 +207,7 @@ class Memory:
             for role in ROLES[1:]:
                 self._check_role(role, verified)
 
-    def learned(self, verified: Verified, expired: Collection[str] = ()) -> "Memory":
+    def learned(self, verified: Verified, expired: Collection[str] = ()) -> "RepositoryState":
         """The memory after a refresh, also after one that failed.
 
         Where `root` has new keys for `timestamp` or `snapshot`, the versions below it count anew (TUF specification,

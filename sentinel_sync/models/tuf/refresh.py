@@ -36,7 +36,7 @@ from sentinel_sync.base.errors import (
     VerificationError,
 )
 from sentinel_sync.base.privacy import loggable_text
-from sentinel_sync.models.rules.tuf import ROLES, Mark, Memory, SignedTarget, Verified, utc_text
+from sentinel_sync.models.rules.tuf import ROLES, RepositoryState, SeenMetadata, SignedTarget, Verified, utc_text
 from sentinel_sync.models.tuf.refresh_request import (
     LARGEST_FILE,
     Fetch,
@@ -74,7 +74,9 @@ def refresh(request: RefreshRequest, fetch: Fetch) -> RefreshResult:
     """
     anchor = read_anchor(request.root_file)
     digest = anchor_of(anchor)
-    memory = request.memory if request.memory is not None and request.memory.anchor == digest else Memory(digest)
+    memory = (
+        request.memory if request.memory is not None and request.memory.anchor == digest else RepositoryState(digest)
+    )
     memory = memory.aged(request.trusted_now)
     reference = memory.reference(request.now)
     try:
@@ -127,7 +129,7 @@ def _updater(anchor: bytes, cache: Path, metadata_url: str, fetch: Fetch, refere
         raise _no_root(error) from None
 
 
-def _refresh(updater: "_DatedUpdater", memory: Memory, reference: float, trusted_now: float) -> RefreshResult:
+def _refresh(updater: "_DatedUpdater", memory: RepositoryState, reference: float, trusted_now: float) -> RefreshResult:
     try:
         updater.refresh()
         verified = updater.verified()
@@ -212,7 +214,7 @@ class _DatedUpdater(Updater):
         marks = {role: _mark(trusted[role]) for role in ROLES if role in trusted}
         return Verified(tuple(sorted({*roles["timestamp"].keyids, *roles["snapshot"].keyids})), marks)
 
-    def expired(self) -> tuple[str, Mark]:
+    def expired(self) -> tuple[str, SeenMetadata]:
         """Which role's metadata has expired: the error does not say, but a refresh goes by this order."""
         trusted = self._trusted_set
         for role in ("root", "timestamp", "snapshot"):
@@ -220,7 +222,7 @@ class _DatedUpdater(Updater):
                 return role, _mark(trusted[role])
         # Targets that have expired do not come into the set. What was verified before them says which they were.
         version = trusted.snapshot.meta["targets.json"].version
-        return "targets", Mark(version, trusted.reference_time.timestamp())
+        return "targets", SeenMetadata(version, trusted.reference_time.timestamp())
 
     def targets(self) -> Iterator[SignedTarget]:
         """What the top-level role has signed, sorted by path."""
@@ -228,8 +230,8 @@ class _DatedUpdater(Updater):
             yield SignedTarget(path, target.length, target.hashes, target.custom)
 
 
-def _mark(signed: _Signed) -> Mark:
-    return Mark(signed.version, signed.expires.timestamp())
+def _mark(signed: _Signed) -> SeenMetadata:
+    return SeenMetadata(signed.version, signed.expires.timestamp())
 
 
 def _download_fault(error: DownloadError) -> SentinelSyncError:
@@ -239,7 +241,7 @@ def _download_fault(error: DownloadError) -> SentinelSyncError:
     return UnreachableError(f"GET TUF metadata: {loggable_text(str(error))}")
 
 
-def _expiry(role: str, mark: Mark, reference: float) -> VerificationError:
+def _expiry(role: str, mark: SeenMetadata, reference: float) -> VerificationError:
     return VerificationError(
         f"the TUF repository is refused: its {role} version {mark.version} has expired, for it is {utc_text(reference)}"
         f" here; {_NOTHING_IS_TOUCHED}. Have it signed anew, or set this vehicle's clock if it is ahead"

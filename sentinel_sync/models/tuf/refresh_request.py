@@ -21,7 +21,7 @@ from sentinel_sync.base.errors import (
 )
 from sentinel_sync.cloud.client import CloudAPIClient
 from sentinel_sync.cloud.response import Download
-from sentinel_sync.models.rules.tuf import Memory, SignedTarget, Verified
+from sentinel_sync.models.rules.tuf import RepositoryState, SignedTarget, Verified
 
 #: Fetches the file at a URL, of at most so many bytes. Blocks; raises CloudError and VerificationError.
 Fetch = Callable[[str, int], bytes]
@@ -55,7 +55,7 @@ class RefreshRequest:
     metadata_url: str
     root_file: Path
     folder: Path
-    memory: Memory | None
+    memory: RepositoryState | None
     now: float
     trusted_now: float
 
@@ -74,7 +74,7 @@ class RefreshResult:
         error: Why it failed, or None.
     """
 
-    memory: Memory
+    memory: RepositoryState
     reference: float
     verified: Verified | None = None
     targets: tuple[SignedTarget, ...] = ()

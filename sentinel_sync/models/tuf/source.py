@@ -19,8 +19,8 @@ from sentinel_sync.base.payloads import ModelRelease
 from sentinel_sync.base.threads import run_to_end
 from sentinel_sync.cloud.client import CloudAPIClient
 from sentinel_sync.cloud.rules.answers import rfc3339
-from sentinel_sync.models.rules.tuf import FoundModel, Memory, Verified, models_among, passed
-from sentinel_sync.models.sources import FileAddress, Offer
+from sentinel_sync.models.rules.tuf import FoundModel, RepositoryState, Verified, models_among, passed
+from sentinel_sync.models.sources import FileAddress, ReleaseListing
 from sentinel_sync.models.tuf.refresh_request import (
     Fetch,
     RefreshRequest,
@@ -54,15 +54,15 @@ class _Listing:
     expires: float
 
     @property
-    def offer(self) -> Offer:
-        return Offer(tuple(found.release for found in self.found), self.checked_at)
+    def offer(self) -> ReleaseListing:
+        return ReleaseListing(tuple(found.release for found in self.found), self.checked_at)
 
 
-_MEMORY_SHAPE = TypeAdapter(Memory)
+_MEMORY_SHAPE = TypeAdapter(RepositoryState)
 _LISTING_SHAPE = TypeAdapter(_Listing)
 
 
-class TufOffers:
+class TufReleases:
     """Asks a TUF repository, and remembers what it said and how new that was.
 
     Args:
@@ -101,9 +101,9 @@ class TufOffers:
         self._folder = folder
         self._timekeeper = timekeeper
         self._asking = asyncio.Lock()
-        self._memory: Memory | None = None
+        self._memory: RepositoryState | None = None
         self._listing: _Listing | None = None
-        self.last: Offer | None = None
+        self.last: ReleaseListing | None = None
 
     async def open(self) -> None:
         """Read what was last seen. What was offered under another root file is forgotten: that may be why it changed.
@@ -117,7 +117,7 @@ class TufOffers:
         self._listing = listing if same else None
         self.last = None if self._listing is None else self._listing.offer
 
-    async def ask(self) -> Offer:
+    async def ask(self) -> ReleaseListing:
         """Verify the repository's metadata anew; returns the models among its targets.
 
         Raises:

@@ -61,7 +61,7 @@ class Metering(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class NetworkWord:
+class NetworkChoice:
     """Somebody's word on the network.
 
     Attributes:
@@ -85,7 +85,7 @@ class Metered(IntEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class NetworkSight:
+class ObservedNetwork:
     """What NetworkManager sees.
 
     Attributes:
@@ -137,28 +137,28 @@ def link_of(connection_type: str) -> Link | None:
     return _LINKS.get(connection_type, Link.OTHER) if connection_type else None
 
 
-def condition(words: Sequence[NetworkWord], sight: NetworkSight | None) -> NetworkCondition:
+def condition(words: Sequence[NetworkChoice], observed: ObservedNetwork | None) -> NetworkCondition:
     """What the network is like, by whoever says something about it first.
 
     Price and link are told apart: who says only one of them leaves the other to the next.
 
     Args:
         words: Whose word counts most comes first.
-        sight: What NetworkManager sees, or None where there is none.
+        observed: What NetworkManager sees, or None where there is none.
     """
     named = next((word.link for word in words if word.link is not None), None)
-    link = named or (sight.link if sight is not None and sight.link is not None else Link.OTHER)
+    link = named or (observed.link if observed is not None and observed.link is not None else Link.OTHER)
     for word in words:
         if word.metering is not Metering.AUTO:
             return NetworkCondition(link, word.metering is Metering.METERED, f"{word.speaker} says so")
-    if sight is not None:
-        match sight.metered:
+    if observed is not None:
+        match observed.metered:
             case Metered.YES:
                 return NetworkCondition(link, True, "NetworkManager says so")
             case Metered.GUESS_YES:
                 return NetworkCondition(link, True, "NetworkManager guesses so")
-            case Metered.NO | Metered.GUESS_NO if named in {None, sight.link}:
-                guess = "says" if sight.metered is Metered.NO else "guesses"
+            case Metered.NO | Metered.GUESS_NO if named in {None, observed.link}:
+                guess = "says" if observed.metered is Metered.NO else "guesses"
                 return NetworkCondition(link, False, f"NetworkManager {guess} so")
             case _:  # it does not know, or means another link than the one that was named
                 pass

@@ -10,7 +10,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 from sentinel_sync.base.errors import ProfileError
 from sentinel_sync.base.timekeeping import EARLIEST_PLAUSIBLE
 from sentinel_sync.profiles.rules.history import Cloud, Known, plain_cloud
-from sentinel_sync.profiles.rules.merge import Base, Moment, ProfileState, canonical, digest, render
+from sentinel_sync.profiles.rules.merge import Ancestor, ProfileState, ProfileTime, canonical, digest, render
 
 #: A profile with all its merge state stays below this (bytes of JSON); a real one has a few thousand.
 MAX_BYTES = 2 << 20
@@ -144,7 +144,7 @@ def _envelope(content: bytes, body: Mapping[str, Any]) -> _Envelope:
         ) from None
 
 
-def time_of_forgetting(known: Known | None, created: Moment | None, now: int) -> int:
+def time_of_forgetting(known: Known | None, created: ProfileTime | None, now: int) -> int:
     """When a driver counts as forgotten who is to be forgotten now: never behind what was seen of the driver.
 
     Args:
@@ -174,7 +174,7 @@ def put_right(ordered: int, after: int, true_now: int | None) -> int:
     return max(after + 1, ordered)
 
 
-def begun_anew(created: Moment | None, known: Known | None, forgotten: int, true_now: int | None) -> bool:
+def begun_anew(created: ProfileTime | None, known: Known | None, forgotten: int, true_now: int | None) -> bool:
     """Whether a local profile was begun after the forgetting, so that it is another one than the forgotten.
 
     Args:
@@ -201,7 +201,7 @@ def forgotten_known(known: Known | None, forgotten: int) -> Known:
     return Known(ProfileState(forgotten=forgotten), removed=None if known is None else known.removed)
 
 
-def removed_here(known: Known, created: Moment | None, here: int) -> Known:
+def removed_here(known: Known, created: ProfileTime | None, here: int) -> Known:
     """Note that this vehicle removes a profile of a forgotten driver.
 
     Args:
@@ -214,5 +214,5 @@ def removed_here(known: Known, created: Moment | None, here: int) -> Known:
     return replace(known, removed=max(time for time in times if time is not None))
 
 
-def _bases(known: Known) -> tuple[Base, ...]:
+def _bases(known: Known) -> tuple[Ancestor, ...]:
     return (*known.bases, *(() if known.pending is None else (known.pending,)))

@@ -16,13 +16,13 @@ from sentinel_sync.base.errors import ProfileError
 from sentinel_sync.profiles.rules.merge import (
     MAX_SCORE,
     PLAIN,
-    Base,
+    Ancestor,
     Contribution,
-    Entry,
-    Moment,
+    MetricReading,
     Number,
+    ParsedProfile,
     ProfileState,
-    Reading,
+    ProfileTime,
     Register,
     Stamp,
     average,
@@ -60,8 +60,8 @@ class Known:
     """
 
     state: ProfileState
-    bases: tuple[Base, ...] = ()
-    pending: Base | None = None
+    bases: tuple[Ancestor, ...] = ()
+    pending: Ancestor | None = None
     removed: int | None = None
 
 
@@ -111,7 +111,7 @@ def first_known(cloud: Cloud, local: Mapping[str, Any] | None, vehicle: str) -> 
     return Known(cloud.state)
 
 
-def descent(known: Known, this: Base, vehicle: str) -> tuple[Base | None, bool]:
+def descent(known: Known, this: Ancestor, vehicle: str) -> tuple[Ancestor | None, bool]:
     """The former profile that this one descends from (None: none, it is new), and whether what it adds counts."""
     if vehicle not in known.state.contributions:
         # Nothing was counted here yet: the profile is this vehicle's own, unless it is what was downloaded.
@@ -130,14 +130,14 @@ def descent(known: Known, this: Base, vehicle: str) -> tuple[Base | None, bool]:
     return former[-1], False  # an older copy was put back: its totals are counted already
 
 
-def remembered(bases: tuple[Base, ...], base: Base) -> tuple[Base, ...]:
+def remembered(bases: tuple[Ancestor, ...], base: Ancestor) -> tuple[Ancestor, ...]:
     """The former profiles with one more; the oldest goes where there are too many."""
     return bases if bases[-1:] == (base,) else (*bases, base)[-MAX_BASES:]
 
 
-def base_of(reading: Reading) -> Base:
+def base_of(reading: ParsedProfile) -> Ancestor:
     """Reduce a profile to what tells whether another one descends from it."""
-    return Base(
+    return Ancestor(
         totals=reading.totals,
         averages=reading.averages,
         marks={name: digest(value, MARK_DIGITS) for name, value in reading.latest.items()},
@@ -161,7 +161,7 @@ def dropped(known: Known) -> Known:
     return replace(known, pending=None)
 
 
-def _counted(state: ProfileState, vehicle: str, base: Base) -> Known:
+def _counted(state: ProfileState, vehicle: str, base: Ancestor) -> Known:
     """Begin with a profile whose totals others brought in: this vehicle adds only what comes on top."""
     began = ProfileState(contributions={vehicle: Contribution(1, {}, {}, (base,))})
     return Known(join(state, began), (base,))
@@ -176,7 +176,7 @@ def _holds_copy(cloud: Cloud, local: Mapping[str, Any]) -> bool:
     return local.keys() <= render(cloud.state).keys() and render(cloud.state, local) == local
 
 
-def _is_copy(base: Base, this: Base) -> bool:
+def _is_copy(base: Ancestor, this: Ancestor) -> bool:
     return (
         this.created == base.created
         and all(base.marks.get(name) == mark for name, mark in this.marks.items())
@@ -257,7 +257,7 @@ def taken_in(known: Known | None, cloud: Cloud | None) -> Merged:
     return Merged(grown, render(grown.state))
 
 
-def absorb(known: Known, reading: Reading, vehicle: str, now: int, *, is_true: bool = True) -> Known:
+def absorb(known: Known, reading: ParsedProfile, vehicle: str, now: int, *, is_true: bool = True) -> Known:
     """Bring this vehicle's profile in: only what it adds to the one it descends from counts."""
     seen = base_of(reading)
     base, counts = descent(known, seen, vehicle)
@@ -279,7 +279,7 @@ def absorb(known: Known, reading: Reading, vehicle: str, now: int, *, is_true: b
     return replace(known, state=join(state, fresh), bases=remembered(bases, seen), pending=None)
 
 
-def settled(known: Known, left_with: Base, vehicle: str, before: ProfileState) -> Known:
+def settled(known: Known, left_with: Ancestor, vehicle: str, before: ProfileState) -> Known:
     """Note the profile that this vehicle is about to be left with.
 
     Args:
@@ -305,18 +305,18 @@ def _refuse_plain(cloud: Cloud | None) -> None:
         )
 
 
-def _not_after(moment: Moment, now: int) -> Moment:
-    return moment if moment.us <= now else Moment(now, in_form(now, moment.raw))
+def _not_after(moment: ProfileTime, now: int) -> ProfileTime:
+    return moment if moment.us <= now else ProfileTime(now, in_form(now, moment.raw))
 
 
-def _of_this_generation(created: Moment, state: ProfileState) -> Moment:
+def _of_this_generation(created: ProfileTime, state: ProfileState) -> ProfileTime:
     """What was begun after the forgetting says so on every vehicle, also where its own clock was behind."""
     earliest = state.forgotten + 1
-    return created if created.us >= earliest else Moment(earliest, in_form(earliest, created.raw))
+    return created if created.us >= earliest else ProfileTime(earliest, in_form(earliest, created.raw))
 
 
 def _contribution(
-    state: ProfileState, reading: Reading, base: Base | None, vehicle: str, *, counts: bool
+    state: ProfileState, reading: ParsedProfile, base: Ancestor | None, vehicle: str, *, counts: bool
 ) -> dict[str, Contribution]:
     mine = state.contributions.get(vehicle, Contribution(0, {}, {}))
     before: Mapping[str, Number] = {} if base is None else base.totals
@@ -339,7 +339,9 @@ def _contribution(
     return {vehicle: replace(grown, averages=averages)}
 
 
-def _own_part(state: ProfileState, grown: Contribution, vehicle: str, name: str, value: Number, base: Base) -> Number:
+def _own_part(
+    state: ProfileState, grown: Contribution, vehicle: str, name: str, value: Number, base: Ancestor
+) -> Number:
     """This vehicle's part of an average, such that the average moves by as much as the vehicle moved it."""
     former = base.averages.get(name)
     shown = average(state, name)
@@ -359,7 +361,7 @@ def _own_part(state: ProfileState, grown: Contribution, vehicle: str, name: str,
 
 
 def _registers(
-    state: ProfileState, reading: Reading, marks: Mapping[str, str], base: Base | None, stamp: Stamp
+    state: ProfileState, reading: ParsedProfile, marks: Mapping[str, str], base: Ancestor | None, stamp: Stamp
 ) -> dict[str, Register]:
     changed: dict[str, Register] = {}
     for name, value in reading.latest.items():
@@ -379,16 +381,16 @@ def _registers(
 
 
 def _metrics(
-    state: ProfileState, reading: Reading, base: Base | None, at: int, vehicle: str
-) -> dict[str, tuple[Entry, ...]]:
-    found: dict[str, tuple[Entry, ...]] = {}
+    state: ProfileState, reading: ParsedProfile, base: Ancestor | None, at: int, vehicle: str
+) -> dict[str, tuple[MetricReading, ...]]:
+    found: dict[str, tuple[MetricReading, ...]] = {}
     for name, values in reading.metrics.items():
         marks = [digest(value, READING_DIGITS) for value in values]
         added = values[_overlap([] if base is None else base.readings.get(name, []), marks) :]
         first = 1 + max(
             (entry.number for entry in state.metrics.get(name, ()) if entry.contributor == vehicle), default=-1
         )
-        fresh = (Entry(at, vehicle, index, value) for index, value in enumerate(added, first))
+        fresh = (MetricReading(at, vehicle, index, value) for index, value in enumerate(added, first))
         found[name] = newest(fresh)
     return found
 

@@ -68,7 +68,7 @@ _DECIMALS = 9
 PLAIN = "plain:"
 
 
-class Moment(NamedTuple):
+class ProfileTime(NamedTuple):
     """A time in a profile: microseconds since the epoch, and as it was written."""
 
     us: int
@@ -76,7 +76,7 @@ class Moment(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class ParsedProfile:
     """A profile taken apart by what its fields mean.
 
     Attributes:
@@ -87,11 +87,11 @@ class Reading:
     averages: dict[str, Number]
     metrics: dict[str, list[Any]]
     latest: dict[str, Any]
-    created: Moment | None
-    updated: Moment | None
+    created: ProfileTime | None
+    updated: ProfileTime | None
 
 
-def read_profile(profile: Mapping[str, Any], driver_id: str | None) -> Reading:
+def read_profile(profile: Mapping[str, Any], driver_id: str | None) -> ParsedProfile:
     """Take a profile apart.
 
     Args:
@@ -105,7 +105,7 @@ def read_profile(profile: Mapping[str, Any], driver_id: str | None) -> Reading:
     if driver_id is not None and whose is not None and whose != driver_id:
         raise ProfileError("the profile belongs to another driver: its driver_id is not the one asked for")
     known = TOTALS | AVERAGES | {METRICS, CREATED, UPDATED}
-    return Reading(
+    return ParsedProfile(
         totals=_numbers(profile, TOTALS, lowest=0.0),
         averages=_numbers(profile, AVERAGES, lowest=-_MAX_TOTAL),
         metrics=_metrics(profile.get(METRICS)),
@@ -127,7 +127,7 @@ def checked_id(driver_id: object) -> str:
     return driver_id
 
 
-def moment_of(profile: Mapping[str, Any], name: str) -> Moment | None:
+def moment_of(profile: Mapping[str, Any], name: str) -> ProfileTime | None:
     """Read a time: ISO 8601 (without an offset: the vehicle's local time) or seconds since the epoch.
 
     Raises:
@@ -140,9 +140,9 @@ def moment_of(profile: Mapping[str, Any], name: str) -> Moment | None:
                 return None
             case str():
                 # astimezone() reads a naive time as the system's local time.
-                return Moment((datetime.fromisoformat(raw).astimezone(UTC) - _EPOCH) // _MICROSECOND, raw)
+                return ProfileTime((datetime.fromisoformat(raw).astimezone(UTC) - _EPOCH) // _MICROSECOND, raw)
             case int() | float() if not isinstance(raw, bool) and 0.0 <= raw <= _LAST_SECOND:
-                return Moment(round(raw * 1_000_000), raw)
+                return ProfileTime(round(raw * 1_000_000), raw)
     except (ValueError, OverflowError, OSError):
         raise ProfileError(f"{name} is no time: it must be ISO 8601 or seconds since the epoch") from None
     raise ProfileError(f"{name} is no time: it must be ISO 8601 or seconds since the epoch")
@@ -208,7 +208,7 @@ class Register(NamedTuple):
     value: Any
 
 
-class Entry(NamedTuple):
+class MetricReading(NamedTuple):
     """One reading of a metric: when it was taken over, by whom, its number there, and its value."""
 
     us: int
@@ -217,7 +217,7 @@ class Entry(NamedTuple):
     value: Any
 
 
-class Base(NamedTuple):
+class Ancestor(NamedTuple):
     """A profile that this vehicle had at some time, reduced to what tells whether another one descends from it.
 
     Attributes:
@@ -249,7 +249,7 @@ class Contribution:
     sequence: int
     totals: dict[str, Number]
     averages: dict[str, Number]
-    left: tuple[Base, ...] = ()
+    left: tuple[Ancestor, ...] = ()
 
     @property
     def weight(self) -> Number:
@@ -268,9 +268,9 @@ class ProfileState:
 
     contributions: dict[str, Contribution] = field(default_factory=dict)
     registers: dict[str, Register] = field(default_factory=dict)
-    metrics: dict[str, tuple[Entry, ...]] = field(default_factory=dict)
-    created: Moment | None = None
-    updated: Moment | None = None
+    metrics: dict[str, tuple[MetricReading, ...]] = field(default_factory=dict)
+    created: ProfileTime | None = None
+    updated: ProfileTime | None = None
     forgotten: int = 0
 
     @property
@@ -293,13 +293,13 @@ def join(one: ProfileState, other: ProfileState) -> ProfileState:
     )
 
 
-def newest(entries: Iterable[Entry]) -> tuple[Entry, ...]:
+def newest(entries: Iterable[MetricReading]) -> tuple[MetricReading, ...]:
     """The newest readings, each once, oldest first; taking the greatest of a union is itself a join."""
     unlike = {_entry_order(entry): entry for entry in entries}
     return tuple(unlike[order] for order in sorted(unlike)[-MAX_READINGS:])
 
 
-def from_plain(reading: Reading, contributor: str) -> ProfileState:
+def from_plain(reading: ParsedProfile, contributor: str) -> ProfileState:
     """The state of a profile that never met this sync, as the part that `contributor` brings in."""
     at = 0 if reading.updated is None else reading.updated.us
     counts = bool(reading.totals or reading.averages)
@@ -307,7 +307,7 @@ def from_plain(reading: Reading, contributor: str) -> ProfileState:
         contributions={contributor: Contribution(1, reading.totals, reading.averages)} if counts else {},
         registers={name: Register(Stamp(at, 0, contributor), value) for name, value in reading.latest.items()},
         metrics={
-            name: tuple(Entry(at, contributor, index, value) for index, value in enumerate(values))
+            name: tuple(MetricReading(at, contributor, index, value) for index, value in enumerate(values))
             for name, values in reading.metrics.items()
         },
         created=reading.created,
@@ -364,7 +364,7 @@ def render(state: ProfileState, like: Mapping[str, Any] | None = None) -> dict[s
     return merged | {name: found[name] for name in sorted(found.keys() - merged.keys())}
 
 
-def _written(moment: Moment, like: Any) -> Any:
+def _written(moment: ProfileTime, like: Any) -> Any:
     if like is None or isinstance(like, str) is isinstance(moment.raw, str):
         same = not isinstance(like, str) or _offset(like) == _offset(moment.raw)
         if same:
@@ -394,11 +394,11 @@ def _by_key(one: Mapping[str, Part], other: Mapping[str, Part], merge: Callable[
     }
 
 
-def _given(*moments: Moment | None) -> list[Moment]:
+def _given(*moments: ProfileTime | None) -> list[ProfileTime]:
     return [moment for moment in moments if moment is not None]
 
 
-def _moment_order(moment: Moment) -> tuple[int, str]:
+def _moment_order(moment: ProfileTime) -> tuple[int, str]:
     return moment.us, canonical(moment.raw)
 
 
@@ -406,7 +406,7 @@ def _register_order(register: Register) -> tuple[Stamp, str]:
     return register.stamp, canonical(register.value)
 
 
-def _entry_order(entry: Entry) -> tuple[int, str, int, str]:
+def _entry_order(entry: MetricReading) -> tuple[int, str, int, str]:
     return entry.us, entry.contributor, entry.number, canonical(entry.value)
 
 

@@ -91,7 +91,7 @@ _ROUNDING = 0.002
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class VideoInfo:
     """A video that was decoded to its end.
 
     Attributes:
@@ -196,7 +196,7 @@ def processor_limit(limit: float, cores: int) -> list[str]:
     return ["-timelimit", str(math.ceil(limit * cores))]
 
 
-def fault_of_recording(recording: Measured) -> str | None:
+def fault_of_recording(recording: VideoInfo) -> str | None:
     """Why a recording that can be decoded is not compressed all the same, or None."""
     if recording.frames == 0:
         return "there is no picture in it"
@@ -206,7 +206,7 @@ def fault_of_recording(recording: Measured) -> str | None:
     return None
 
 
-def fault_of_result(recording: Measured, recorded_bytes: int, result: Measured, result_bytes: int) -> str | None:
+def fault_of_result(recording: VideoInfo, recorded_bytes: int, result: VideoInfo, result_bytes: int) -> str | None:
     """Why a result is not taken for its recording, or None where it is as long, as many pictures, and smaller."""
     if abs(result.frames - recording.frames) > 1:
         return f"the result has {result.frames} frames, but the recording {recording.frames}"
@@ -221,7 +221,7 @@ def no_gain(result_bytes: int, recorded_bytes: int) -> str | None:
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
+class EncodingProgress:
     """How far ffmpeg is.
 
     Attributes:
@@ -248,19 +248,19 @@ class ProgressReader:
 
     def __init__(self) -> None:
         self._lines = _Lines()
-        self._progress = Progress()
-        self.last = Progress()
+        self._progress = EncodingProgress()
+        self.last = EncodingProgress()
 
-    def feed(self, piece: bytes) -> list[Progress]:
+    def feed(self, piece: bytes) -> list[EncodingProgress]:
         """Take what came over the pipe; return the blocks completed by it that say something new."""
-        news = []
+        events = []
         for line in self._lines.feed(piece):
             key, _, value = line.partition("=")
             self._note(key.strip(), value.strip())
             if key == "progress" and self._progress != self.last:
                 self.last = self._progress
-                news.append(self.last)
-        return news
+                events.append(self.last)
+        return events
 
     def _note(self, key: str, value: str) -> None:
         match key, _whole(value):
@@ -324,7 +324,7 @@ def _whole(value: str) -> int | None:
     return int(value) if value.isascii() and value.isdecimal() and len(value) < 20 else None
 
 
-class Words:
+class StderrText:
     """The beginning and the end of what ffmpeg says to people; a flood in between is let go."""
 
     def __init__(self) -> None:
@@ -343,11 +343,11 @@ class Words:
         return (self._head + self._tail).decode("utf-8", "replace")
 
 
-def measured(times: TimesReader, words: str) -> Measured:
+def measured(times: TimesReader, words: str) -> VideoInfo:
     """What a video is, once it was decoded to its end."""
     header = _DURATION.search(words)
     promised = None if header is None else int(header[1]) * 3600 + int(header[2]) * 60 + float(header[3])
-    return Measured(times.frames, times.seconds, promised, tuple(_AUDIO.findall(words)))
+    return VideoInfo(times.frames, times.seconds, promised, tuple(_AUDIO.findall(words)))
 
 
 def video_encoders(listing: str) -> frozenset[str]:

@@ -24,7 +24,7 @@ DELETED_UNSENT = "it was deleted unsent, by cloud.keep_unsent_days"
 
 
 @dataclass(slots=True)
-class Sight:
+class FolderObservation:
     """A folder that is not queued yet, as it was last seen.
 
     Attributes:

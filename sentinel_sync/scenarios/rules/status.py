@@ -69,7 +69,7 @@ class SentPart:
 
 
 @dataclass(frozen=True, slots=True)
-class Whereabouts:
+class QueueState:
     """Whether a scenario is in the outbox, whether it was set aside there, and why, or why it waits."""
 
     queued: bool = False
@@ -78,7 +78,7 @@ class Whereabouts:
 
 
 @dataclass(frozen=True, slots=True)
-class Outlook:
+class UploadConditions:
     """What concerns all scenarios now.
 
     Attributes:
@@ -92,13 +92,15 @@ class Outlook:
     going: TransferStatus | None = None
 
 
-def status_of(scenario_id: str, plan: ScenarioPlan | None, there: Whereabouts, outlook: Outlook) -> ScenarioStatus:
+def status_of(
+    scenario_id: str, plan: ScenarioPlan | None, there: QueueState, conditions: UploadConditions
+) -> ScenarioStatus:
     """Put together what is known."""
-    going = outlook.going
+    going = conditions.going
     # What another process heard from the agent may be some seconds old.
     if going is not None and (going.name != scenario_id or (plan is not None and plan.uploaded_at is not None)):
         going = None
-    status, reason = _standing(plan, there, outlook, is_going=going is not None)
+    status, reason = _standing(plan, there, conditions, is_going=going is not None)
     if status != "uploading":
         # Another process's word on what is under way may be some seconds old.
         going = None
@@ -155,7 +157,7 @@ def sent_under(decision: Consent, sent: Iterable[SentPart]) -> list[SentPart]:
 
 
 def _standing(
-    plan: ScenarioPlan | None, there: Whereabouts, outlook: Outlook, *, is_going: bool
+    plan: ScenarioPlan | None, there: QueueState, conditions: UploadConditions, *, is_going: bool
 ) -> tuple[str, str | None]:
     if plan is None:
         return "unknown", "this scenario was never queued"
@@ -171,9 +173,9 @@ def _standing(
         return "set_aside", there.reason
     if is_going:
         return "uploading", None
-    if outlook.held is not None:
-        return "held", outlook.held
-    return "queued", there.reason or outlook.paused
+    if conditions.held is not None:
+        return "held", conditions.held
+    return "queued", there.reason or conditions.paused
 
 
 def _travelled(plan: ScenarioPlan, going: TransferStatus | None) -> int:

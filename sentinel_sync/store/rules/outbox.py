@@ -64,21 +64,21 @@ def retry_decision(error: CloudError, attempts: int, rng: Random) -> RetryDecisi
 
 
 @dataclass(frozen=True, slots=True)
-class Shelf:
+class EvictionGroup:
     """Items of one kind in one state: the unit of the eviction order."""
 
     kind: str
     state: str
 
 
-def eviction_order(shelves: list[Shelf]) -> list[Shelf]:
-    """Sort shelves by who goes first.
+def eviction_order(groups: list[EvictionGroup]) -> list[EvictionGroup]:
+    """Sort groups by who goes first.
 
-    1. what was set aside, but trips; 2. what waits, but trips; 3. trips set aside; 4. trips that wait. Within a shelf
+    1. what was set aside, but trips; 2. what waits, but trips; 3. trips set aside; 4. trips that wait. Within a group
     the least important goes first, then the oldest. What is being sent is never evicted.
     """
-    evictable = [shelf for shelf in shelves if shelf.state != "sending"]
-    return sorted(evictable, key=lambda shelf: (shelf.kind == PROTECTED_KIND, shelf.state == "waiting", shelf.kind))
+    evictable = [group for group in groups if group.state != "sending"]
+    return sorted(evictable, key=lambda group: (group.kind == PROTECTED_KIND, group.state == "waiting", group.kind))
 
 
 def is_too_old(

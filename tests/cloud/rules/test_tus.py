@@ -11,14 +11,14 @@ from sentinel_sync.cloud.rules.tus import (
     ABOUT_THE_UPLOAD,
     NOT_OFFERED,
     Arrived,
+    AskAgainLater,
     AskOffset,
-    ComeBack,
     Create,
     Damaged,
     GiveUp,
-    Offer,
     SendFrom,
-    Upload,
+    TusOffer,
+    TusState,
     creation_headers,
     offer_of,
     patch_headers,
@@ -36,9 +36,9 @@ class TestOffer:
     @pytest.mark.parametrize(
         ("status", "headers", "offer"),
         [
-            (204, TUS, Offer()),
-            (200, TUS, Offer()),
-            (204, TUS | {"Tus-Extension": "termination, creation,expiration"}, Offer()),
+            (204, TUS, TusOffer()),
+            (200, TUS, TusOffer()),
+            (204, TUS | {"Tus-Extension": "termination, creation,expiration"}, TusOffer()),
             (204, TUS | {"Tus-Extension": "termination,creation-with-upload"}, None),
             (204, {"Tus-Resumable": "1.0.0"}, None),
             (204, {"Tus-Extension": "creation"}, None),
@@ -48,14 +48,14 @@ class TestOffer:
             (404, {}, None),
             (501, {}, None),
             (200, {"Content-Type": "text/html"}, None),
-            (204, TUS | {"Tus-Max-Size": "1000"}, Offer(largest=1000)),
-            (204, TUS | {"Tus-Max-Size": "0"}, Offer()),
-            (204, TUS | {"Tus-Max-Size": "much"}, Offer()),
-            (204, TUS | {"Accept-Encoding": "br, gzip;q=0.5"}, Offer(takes_gzip=True)),
-            (204, TUS | {"Accept-Encoding": "br"}, Offer()),
+            (204, TUS | {"Tus-Max-Size": "1000"}, TusOffer(largest=1000)),
+            (204, TUS | {"Tus-Max-Size": "0"}, TusOffer()),
+            (204, TUS | {"Tus-Max-Size": "much"}, TusOffer()),
+            (204, TUS | {"Accept-Encoding": "br, gzip;q=0.5"}, TusOffer(takes_gzip=True)),
+            (204, TUS | {"Accept-Encoding": "br"}, TusOffer()),
         ],
     )
-    def test_is_read_as_the_contract_says(self, status: int, headers: dict[str, str], offer: Offer | None) -> None:
+    def test_is_read_as_the_contract_says(self, status: int, headers: dict[str, str], offer: TusOffer | None) -> None:
         assert offer_of(status, headers) == offer
 
     @pytest.mark.parametrize(
@@ -72,20 +72,20 @@ class TestOffer:
         self, extensions: str, algorithms: str, algorithm: str | None
     ) -> None:
         headers = TUS | {"Tus-Extension": extensions, "Tus-Checksum-Algorithm": algorithms}
-        assert offer_of(204, headers) == Offer(algorithm)
+        assert offer_of(204, headers) == TusOffer(algorithm)
 
     @pytest.mark.parametrize(
         ("offer", "size", "encoding", "taken"),
         [
-            (Offer(), 1 << 40, None, True),
-            (Offer(largest=1000), 1000, None, True),
-            (Offer(largest=1000), 1001, None, False),
-            (Offer(), 10, "gzip", False),
-            (Offer(takes_gzip=True), 10, "gzip", True),
-            (Offer(takes_gzip=True), 10, "br", False),
+            (TusOffer(), 1 << 40, None, True),
+            (TusOffer(largest=1000), 1000, None, True),
+            (TusOffer(largest=1000), 1001, None, False),
+            (TusOffer(), 10, "gzip", False),
+            (TusOffer(takes_gzip=True), 10, "gzip", True),
+            (TusOffer(takes_gzip=True), 10, "br", False),
         ],
     )
-    def test_says_what_can_come_so(self, offer: Offer, size: int, encoding: str | None, taken: bool) -> None:
+    def test_says_what_can_come_so(self, offer: TusOffer, size: int, encoding: str | None, taken: bool) -> None:
         assert offer.takes(size, encoding) is taken
 
     def test_not_now_is_no_no(self) -> None:
@@ -115,7 +115,7 @@ class TestHeaders:
 
 class TestTheStraightWay:
     def test_create_send_arrive(self) -> None:
-        upload = Upload(LENGTH, None)
+        upload = TusState(LENGTH, None)
         assert upload.next_step() == Create()
         upload.created("u1")
         assert upload.is_new
@@ -126,7 +126,7 @@ class TestTheStraightWay:
         assert upload.next_step() == Arrived()
 
     def test_one_that_was_begun_is_asked_about_first(self) -> None:
-        upload = Upload(LENGTH, "u1")
+        upload = TusState(LENGTH, "u1")
         assert not upload.is_new
         assert upload.next_step() == AskOffset()
         assert upload.asked(200, at(300)) is None
@@ -134,17 +134,17 @@ class TestTheStraightWay:
 
     @pytest.mark.parametrize("status", [200, 204])
     def test_one_that_is_whole_needs_nothing_more(self, status: int) -> None:
-        upload = Upload(LENGTH, "u1")
+        upload = TusState(LENGTH, "u1")
         upload.asked(status, at(LENGTH))
         assert upload.next_step() == Arrived()
 
     def test_a_server_need_not_repeat_the_length(self) -> None:
-        upload = Upload(LENGTH, "u1")
+        upload = TusState(LENGTH, "u1")
         upload.asked(200, {"Upload-Offset": "1"})
         assert upload.next_step() == SendFrom(1)
 
     def test_a_server_may_take_less_than_was_sent(self) -> None:
-        upload = Upload(LENGTH, None)
+        upload = TusState(LENGTH, None)
         upload.created("u1")
         upload.patched(500, 204, at(123))
         assert upload.next_step() == SendFrom(123)
@@ -153,7 +153,7 @@ class TestTheStraightWay:
 class TestWhatIsGone:
     @pytest.mark.parametrize("status", [401, 403, 404, 410])
     def test_is_created_anew(self, status: int) -> None:
-        upload = Upload(LENGTH, "u1")
+        upload = TusState(LENGTH, "u1")
         assert upload.asked(status, {}) is None
         assert (upload.next_step(), upload.address) == (Create(), None)
         upload.created("u2")
@@ -161,7 +161,7 @@ class TestWhatIsGone:
         assert upload.next_step() == Create()
 
     def test_an_address_that_led_nowhere_is_asked_for_under_another_key(self) -> None:
-        upload = Upload(LENGTH, "u1")
+        upload = TusState(LENGTH, "u1")
         upload.asked(404, {})
         upload.created("u1")
         assert upload.next_step() == Create(instead_of="u1")
@@ -169,7 +169,7 @@ class TestWhatIsGone:
         assert upload.next_step() == SendFrom(0)
 
     def test_is_not_created_for_ever(self) -> None:
-        upload = Upload(LENGTH, "u0")
+        upload = TusState(LENGTH, "u0")
         upload.asked(404, {})
         for number in range(1, 4):
             assert upload.next_step() == Create()
@@ -191,7 +191,7 @@ class TestWhatCannotBe:
         ],
     )
     def test_is_no_upload_of_this_part(self, headers: dict[str, str], why: str) -> None:
-        upload = Upload(LENGTH, "u0")
+        upload = TusState(LENGTH, "u0")
         upload.asked(200, headers)
         for number in range(1, 4):
             assert upload.next_step() == Create()
@@ -202,34 +202,34 @@ class TestWhatCannotBe:
 
     @pytest.mark.parametrize("said", ["600", "400", "1000", "0", "x", "99999"])
     def test_after_a_patch_is_asked_about(self, said: str) -> None:
-        upload = Upload(LENGTH, "u1")
+        upload = TusState(LENGTH, "u1")
         upload.asked(200, at(500))
         assert upload.patched(99, 204, at(said)) is None
         assert upload.next_step() == AskOffset()
 
     def test_going_back_is_believed(self) -> None:
-        upload = Upload(LENGTH, "u1")
+        upload = TusState(LENGTH, "u1")
         upload.asked(200, at(500))
         upload.patched(100, 409, {})
         upload.asked(200, at(200))
         assert upload.next_step() == SendFrom(200)
 
 
-def never_advances(upload: Upload) -> None:
+def never_advances(upload: TusState) -> None:
     upload.patched(100, 204, at(0))
 
 
-def says_conflict(upload: Upload) -> None:
+def says_conflict(upload: TusState) -> None:
     upload.patched(100, 409, at(0))
 
 
-def takes_a_byte(upload: Upload) -> None:
+def takes_a_byte(upload: TusState) -> None:
     step = upload.next_step()
     assert isinstance(step, SendFrom)
     upload.patched(LENGTH - step.offset, 204, at(step.offset + 1))
 
 
-def goes_to_and_fro(upload: Upload) -> None:
+def goes_to_and_fro(upload: TusState) -> None:
     step = upload.next_step()
     assert isinstance(step, SendFrom)
     upload.patched(LENGTH - step.offset, 204, at(step.offset + 2))
@@ -238,8 +238,8 @@ def goes_to_and_fro(upload: Upload) -> None:
 
 
 @pytest.mark.parametrize("answer", [never_advances, says_conflict, takes_a_byte, goes_to_and_fro])
-def test_no_server_keeps_it_busy_for_ever(answer: Callable[[Upload], None]) -> None:
-    upload = Upload(1 << 20, None)
+def test_no_server_keeps_it_busy_for_ever(answer: Callable[[TusState], None]) -> None:
+    upload = TusState(1 << 20, None)
     for turn in range(20_000):
         match upload.next_step():
             case Create():
@@ -265,7 +265,7 @@ def test_no_server_keeps_it_busy_for_ever(answer: Callable[[Upload], None]) -> N
     )
 )
 def test_whatever_is_answered_the_offset_stays_within_the_part(answers: list[tuple[int, str | None, int]]) -> None:
-    upload = Upload(LENGTH, None)
+    upload = TusState(LENGTH, None)
     for number, (status, offset, size) in enumerate(answers):
         headers = {} if offset is None else {"Upload-Offset": offset}
         match upload.next_step():
@@ -283,7 +283,7 @@ def test_whatever_is_answered_the_offset_stays_within_the_part(answers: list[tup
 
 class TestDamage:
     def test_the_same_bytes_go_again(self) -> None:
-        upload = Upload(LENGTH, None)
+        upload = TusState(LENGTH, None)
         upload.created("u1")
         for _ in range(3):
             assert upload.patched(100, 460, {}) is None
@@ -291,7 +291,7 @@ class TestDamage:
         assert upload.patched(100, 460, {}) == Damaged("bytes 0 to 100 do not arrive as they were sent (answered 460)")
 
     def test_what_arrives_whole_in_between_begins_the_count_anew(self) -> None:
-        upload = Upload(LENGTH, None)
+        upload = TusState(LENGTH, None)
         upload.created("u1")
         for offset in range(0, 900, 100):
             for _ in range(3):
@@ -302,10 +302,10 @@ class TestDamage:
 
 @pytest.mark.parametrize("ask", [True, False])
 def test_an_upload_that_is_still_held_is_for_later(ask: bool) -> None:
-    upload = Upload(LENGTH, "u1")
+    upload = TusState(LENGTH, "u1")
     if ask:
-        assert upload.asked(423, {}) == ComeBack("an earlier request still holds the upload")
+        assert upload.asked(423, {}) == AskAgainLater("an earlier request still holds the upload")
         return
     upload.asked(200, at(5))
-    assert upload.patched(10, 423, {}) == ComeBack("an earlier request still holds the upload")
+    assert upload.patched(10, 423, {}) == AskAgainLater("an earlier request still holds the upload")
     assert upload.next_step() == SendFrom(5)

@@ -4,7 +4,7 @@ import pytest
 
 from sentinel_sync.base.payloads import ModelRelease
 from sentinel_sync.base.transfer import TransferStatus
-from sentinel_sync.models.rules.installed import BadVersion, KeptVersion, ModelRecord, Probation, StagedVersion
+from sentinel_sync.models.rules.installed import BadVersion, CommitSchedule, KeptVersion, ModelRecord, StagedVersion
 from sentinel_sync.models.rules.status import InstallResult, download_status, model_shown
 
 INSTALLED = KeptVersion("v1", "m.pt", 5.0, 100, "1" * 64)
@@ -57,7 +57,7 @@ def test_the_agents_status_has_all_of_it() -> None:
         previous=KeptVersion("v0", "m.pt", 1.0),
         pinned="v1",
         bad=(BadVersion("v3", "3" * 64, "it crashed", 7.0),),
-        probation=Probation(60.0, 20.0),
+        probation=CommitSchedule(60.0, 20.0),
     )
     status = download_status(record, "m", progress=UNDER_WAY, refusal=None, held=None)
     assert model_shown(record, status, UNDER_WAY, "v2").model_dump() == {

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from sentinel_sync.base.payloads import ModelRelease
-from sentinel_sync.models.rules.installed import BadVersion, KeptVersion, ModelRecord, Probation, StagedVersion
+from sentinel_sync.models.rules.installed import BadVersion, CommitSchedule, KeptVersion, ModelRecord, StagedVersion
 
 
 def kept(version: str, live: str = "m.pt") -> KeptVersion:
@@ -28,12 +28,12 @@ class TestSwitching:
             installed=kept("v1"),
             switching_to=kept("v2"),
             staged=staged("v2"),
-            next_probation=Probation(60.0),
+            next_probation=CommitSchedule(60.0),
             skipped=("v2", "v3"),
             failure="no space",
         ).switched(kept("v1"))
         assert (record.installed, record.previous, record.switching_to) == (kept("v2"), kept("v1"), None)
-        assert (record.probation, record.next_probation, record.staged) == (Probation(60.0), None, None)
+        assert (record.probation, record.next_probation, record.staged) == (CommitSchedule(60.0), None, None)
         # Asked for again, it is skipped no more; and it went well, so nothing is wrong any more.
         assert (record.skipped, record.failure) == (("v3",), None)
         assert record.kept == (kept("v2"), kept("v1"))
@@ -50,7 +50,7 @@ class TestSwitching:
         assert replace(switched, switching_to=kept("v1", "m.pt")).switched(None).superseded == ("m.onnx",)
 
     def test_the_way_back_does_not_lead_to_what_is_bad(self) -> None:
-        record = ModelRecord("m", installed=kept("v2"), switching_to=kept("v1"), failure=BAD.reason).condemned(BAD)
+        record = ModelRecord("m", installed=kept("v2"), switching_to=kept("v1"), failure=BAD.reason).marked_bad(BAD)
         switched = record.switched(kept("v2"))
         assert (switched.previous, switched.failure) == (None, "it crashed")
 
@@ -63,7 +63,7 @@ def test_a_pin_is_a_later_word_than_a_rollback() -> None:
 
 class TestBadVersions:
     def test_bytes_are_bad_whatever_they_are_called(self) -> None:
-        record = ModelRecord("m", staged=staged("v2")).condemned(BAD)
+        record = ModelRecord("m", staged=staged("v2")).marked_bad(BAD)
         assert record.is_bad(checksum("v2"))
         assert not record.is_bad(checksum("v1"))
         assert not record.is_bad(None)
@@ -72,10 +72,10 @@ class TestBadVersions:
 
     def test_the_same_once_more_is_known_once(self) -> None:
         later = replace(BAD, reason="it crashed again")
-        assert ModelRecord("m").condemned(BAD).condemned(later).bad == (later,)
+        assert ModelRecord("m").marked_bad(BAD).marked_bad(later).bad == (later,)
 
     def test_another_that_is_staged_stays(self) -> None:
-        assert ModelRecord("m", staged=staged("v3")).condemned(BAD).staged == staged("v3")
+        assert ModelRecord("m", staged=staged("v3")).marked_bad(BAD).staged == staged("v3")
 
 
 def test_what_was_given_up_is_left_alone_for_an_interval() -> None:

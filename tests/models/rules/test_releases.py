@@ -14,11 +14,11 @@ from sentinel_sync.base.payloads import ModelRelease
 from sentinel_sync.cloud.rules.download import (
     AskForAddress,
     AskForAll,
-    ComeBack,
-    GiveUp,
     IsWhole,
-    Progress,
+    NotFound,
+    PartialFile,
     Refuse,
+    RetryLater,
     Step,
     TakeBody,
     next_step,
@@ -26,7 +26,7 @@ from sentinel_sync.cloud.rules.download import (
 )
 from sentinel_sync.models.rules.installed import CheckSchedule
 from sentinel_sync.models.rules.releases import (
-    Standing,
+    ReleaseConstraints,
     Trust,
     check_name,
     check_version,
@@ -227,21 +227,21 @@ class TestChoice:
     @pytest.mark.parametrize(
         ("listed", "standing", "taken", "refused"),
         [
-            (["v1", "v2"], Standing(), "v2", False),
-            (["v1", "v2"], Standing(installed="v1"), "v2", False),
-            (["v1", "v2"], Standing(installed="v2"), None, False),
-            (["v1"], Standing(installed="v2"), None, False),
-            (["v2"], Standing(installed="v1", newest_seen="v3"), None, True),
-            (["v3"], Standing(installed="v1", newest_seen="v3"), "v3", False),
-            (["v1", "v2", "v3"], Standing(installed="v3", pinned="v2"), "v2", False),
-            (["v1", "v2", "v3"], Standing(installed="v2", pinned="v2"), None, False),
-            (["v3"], Standing(installed="v2", pinned="v2"), None, False),
-            (["v1", "v2"], Standing(installed="v1", newest_seen="v2", skipped=("v2",)), None, False),
-            (["v2", "v3"], Standing(installed="v1", newest_seen="v2", skipped=("v2",)), "v3", False),
+            (["v1", "v2"], ReleaseConstraints(), "v2", False),
+            (["v1", "v2"], ReleaseConstraints(installed="v1"), "v2", False),
+            (["v1", "v2"], ReleaseConstraints(installed="v2"), None, False),
+            (["v1"], ReleaseConstraints(installed="v2"), None, False),
+            (["v2"], ReleaseConstraints(installed="v1", newest_seen="v3"), None, True),
+            (["v3"], ReleaseConstraints(installed="v1", newest_seen="v3"), "v3", False),
+            (["v1", "v2", "v3"], ReleaseConstraints(installed="v3", pinned="v2"), "v2", False),
+            (["v1", "v2", "v3"], ReleaseConstraints(installed="v2", pinned="v2"), None, False),
+            (["v3"], ReleaseConstraints(installed="v2", pinned="v2"), None, False),
+            (["v1", "v2"], ReleaseConstraints(installed="v1", newest_seen="v2", skipped=("v2",)), None, False),
+            (["v2", "v3"], ReleaseConstraints(installed="v1", newest_seen="v2", skipped=("v2",)), "v3", False),
         ],
     )
     def test_only_what_leads_forward_or_is_pinned(
-        self, listed: list[str], standing: Standing, taken: str | None, refused: bool
+        self, listed: list[str], standing: ReleaseConstraints, taken: str | None, refused: bool
     ) -> None:
         choice = choose([release(version=one) for one in listed], standing, TRUST, "v", allow_unsigned=False)
         assert (choice.update.version if choice.update else None) == taken
@@ -249,74 +249,78 @@ class TestChoice:
 
     def test_a_forged_newest_neither_is_taken_nor_hides_the_genuine_one(self) -> None:
         listed = [release(version="v9", by=OTHER_KEY), release(version="v2"), release(name="../m")]
-        choice = choose(listed, Standing(), TRUST, "v", allow_unsigned=False)
+        choice = choose(listed, ReleaseConstraints(), TRUST, "v", allow_unsigned=False)
         assert choice.update is not None
         assert (choice.update.version, choice.newest_seen, len(choice.refusals)) == ("v2", "v2", 2)
 
     def test_who_is_not_in_the_rollout_takes_the_one_before(self) -> None:
         choice = choose(
-            [release(version="v3", rollout=0.0), release(version="v2")], Standing(), TRUST, "v", allow_unsigned=False
+            [release(version="v3", rollout=0.0), release(version="v2")],
+            ReleaseConstraints(),
+            TRUST,
+            "v",
+            allow_unsigned=False,
         )
         assert choice.update is not None
         assert (choice.update.version, choice.newest_seen) == ("v2", "v2")
 
     def test_what_is_pinned_is_taken_whatever_the_rollout(self) -> None:
         listed = [release(version="v3", rollout=0.0), release(version="v2")]
-        choice = choose(listed, Standing(pinned="v3"), TRUST, "v", allow_unsigned=False)
+        choice = choose(listed, ReleaseConstraints(pinned="v3"), TRUST, "v", allow_unsigned=False)
         assert choice.update == listed[0]
 
     def test_the_same_version_again_is_no_update(self) -> None:
         with pytest.raises(VerificationError, match="not newer"):
-            check_version_allowed("m", "v2.0", Standing(installed="v2.0.0"))
+            check_version_allowed("m", "v2.0", ReleaseConstraints(installed="v2.0.0"))
 
 
 class TestTransfer:
     @pytest.mark.parametrize(
         ("progress", "headers"),
         [
-            (Progress(), {}),
-            (Progress(5, '"a"'), {"Range": "bytes=5-", "If-Range": '"a"'}),
-            (Progress(5, 'W/"a"'), {"Range": "bytes=5-"}),
-            (Progress(5), {"Range": "bytes=5-"}),
+            (PartialFile(), {}),
+            (PartialFile(5, '"a"'), {"Range": "bytes=5-", "If-Range": '"a"'}),
+            (PartialFile(5, 'W/"a"'), {"Range": "bytes=5-"}),
+            (PartialFile(5), {"Range": "bytes=5-"}),
         ],
     )
-    def test_the_rest_is_asked_for(self, progress: Progress, headers: dict[str, str]) -> None:
+    def test_the_rest_is_asked_for(self, progress: PartialFile, headers: dict[str, str]) -> None:
         assert range_headers(progress) == {"Accept-Encoding": "identity"} | headers
 
     @pytest.mark.parametrize(
         ("status", "headers", "progress", "step"),
         [
-            (200, {"Content-Length": "10", "ETag": '"a"'}, Progress(), TakeBody(0, '"a"')),
-            (200, {}, Progress(4, '"a"'), TakeBody(0, None)),
-            (200, {"Content-Length": "11"}, Progress(), Refuse("offers 11 bytes, where 10 are signed")),
-            (200, {"Content-Type": "text/html; charset=utf-8"}, Progress(4), ComeBack("")),
-            (200, {"Content-Encoding": "gzip"}, Progress(), ComeBack("")),
-            (206, {"Content-Range": "bytes 4-9/10", "ETag": '"a"'}, Progress(4, '"a"'), TakeBody(4, '"a"')),
-            (206, {"Content-Range": "bytes 4-9/10"}, Progress(4, '"a"'), TakeBody(4, '"a"')),
-            (206, {"Content-Range": "bytes 4-6/*"}, Progress(4), TakeBody(4, None)),
+            (200, {"Content-Length": "10", "ETag": '"a"'}, PartialFile(), TakeBody(0, '"a"')),
+            (200, {}, PartialFile(4, '"a"'), TakeBody(0, None)),
+            (200, {"Content-Length": "11"}, PartialFile(), Refuse("offers 11 bytes, where 10 are signed")),
+            (200, {"Content-Type": "text/html; charset=utf-8"}, PartialFile(4), RetryLater("")),
+            (200, {"Content-Encoding": "gzip"}, PartialFile(), RetryLater("")),
+            (206, {"Content-Range": "bytes 4-9/10", "ETag": '"a"'}, PartialFile(4, '"a"'), TakeBody(4, '"a"')),
+            (206, {"Content-Range": "bytes 4-9/10"}, PartialFile(4, '"a"'), TakeBody(4, '"a"')),
+            (206, {"Content-Range": "bytes 4-6/*"}, PartialFile(4), TakeBody(4, None)),
             # If-Range was ignored: the file is another one.
-            (206, {"Content-Range": "bytes 4-9/10", "ETag": '"b"'}, Progress(4, '"a"'), AskForAll()),
-            (206, {"Content-Range": "bytes 0-9/10", "ETag": '"a"'}, Progress(4, '"a"'), AskForAll()),
-            (206, {"Content-Range": "bytes 4-9/12"}, Progress(4), AskForAll()),
-            (206, {"Content-Range": "bytes 4-3/10"}, Progress(4), AskForAll()),
-            (206, {}, Progress(4), AskForAll()),
-            (206, {"Content-Range": "bytes 0-11/12"}, Progress(), Refuse("offers 12 bytes, where 10 are signed")),
-            (416, {}, Progress(10), IsWhole()),
-            (416, {}, Progress(4), AskForAll()),
-            (416, {}, Progress(), GiveUp("")),
-            (403, {}, Progress(4), AskForAddress()),
-            (410, {}, Progress(4), AskForAddress()),
-            (404, {}, Progress(4), GiveUp("")),
-            (401, {}, Progress(4), GiveUp("")),
-            (429, {}, Progress(4), ComeBack("")),
-            (503, {}, Progress(4), ComeBack("")),
+            (206, {"Content-Range": "bytes 4-9/10", "ETag": '"b"'}, PartialFile(4, '"a"'), AskForAll()),
+            (206, {"Content-Range": "bytes 0-9/10", "ETag": '"a"'}, PartialFile(4, '"a"'), AskForAll()),
+            (206, {"Content-Range": "bytes 4-9/12"}, PartialFile(4), AskForAll()),
+            (206, {"Content-Range": "bytes 4-3/10"}, PartialFile(4), AskForAll()),
+            (206, {}, PartialFile(4), AskForAll()),
+            (206, {"Content-Range": "bytes 0-11/12"}, PartialFile(), Refuse("offers 12 bytes, where 10 are signed")),
+            (416, {}, PartialFile(10), IsWhole()),
+            (416, {}, PartialFile(4), AskForAll()),
+            (416, {}, PartialFile(), NotFound("")),
+            (403, {}, PartialFile(4), AskForAddress()),
+            (410, {}, PartialFile(4), AskForAddress()),
+            (404, {}, PartialFile(4), NotFound("")),
+            (401, {}, PartialFile(4), NotFound("")),
+            (429, {}, PartialFile(4), RetryLater("")),
+            (503, {}, PartialFile(4), RetryLater("")),
         ],
     )
     def test_every_answer_has_its_meaning(
-        self, status: int, headers: dict[str, str], progress: Progress, step: Step
+        self, status: int, headers: dict[str, str], progress: PartialFile, step: Step
     ) -> None:
         found = next_step(status, headers, progress, 10)
-        if isinstance(found, ComeBack | GiveUp):
+        if isinstance(found, RetryLater | NotFound):
             assert type(found) is type(step)
         else:
             assert found == step
@@ -337,7 +341,7 @@ class TestTransfer:
     def test_bytes_are_only_ever_put_where_they_belong(
         self, status: int, headers: dict[str, str], offset: int, etag: str | None
     ) -> None:
-        step = next_step(status, headers, Progress(offset, etag), 10)
+        step = next_step(status, headers, PartialFile(offset, etag), 10)
         if isinstance(step, TakeBody):
             assert step.offset in {0, offset}
             assert status == (200 if step.offset != offset else status)

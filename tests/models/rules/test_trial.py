@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sentinel_sync.models.rules.installed import Failed, Passed, Probation, Untried, verdict_of_exit
+from sentinel_sync.models.rules.installed import CommitSchedule, Failed, Passed, Untried, verdict_of_exit
 
 
 @pytest.mark.parametrize(
@@ -37,7 +37,7 @@ def test_only_what_the_model_did_counts_against_it(code: int, kind: type) -> Non
 class TestProbation:
     @given(st.floats(min_value=0.0, max_value=30 * 86_400.0))
     def test_it_ends_after_its_time_with_trials_far_enough_apart(self, seconds: float) -> None:
-        probation, passed, trials = Probation(seconds), 0.0, 0
+        probation, passed, trials = CommitSchedule(seconds), 0.0, 0
         while not probation.is_over:
             wait = probation.next_trial()
             assert 0.0 < wait <= 900.0
@@ -47,8 +47,8 @@ class TestProbation:
         assert trials <= max(11, seconds / 900.0 + 2)
 
     def test_a_clock_that_goes_back_proves_nothing(self) -> None:
-        assert Probation(100.0).after(30.0).after(-50.0).left == 70.0
+        assert CommitSchedule(100.0).after(30.0).after(-50.0).left == 70.0
 
     def test_no_time_is_over_at_once(self) -> None:
-        assert Probation(0.0).is_over
-        assert not Probation(1.0).is_over
+        assert CommitSchedule(0.0).is_over
+        assert not CommitSchedule(1.0).is_over

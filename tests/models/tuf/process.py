@@ -18,9 +18,9 @@ from pydantic import SecretStr
 from sentinel_sync.base.clock import SystemClock
 from sentinel_sync.base.errors import SentinelSyncError
 from sentinel_sync.cloud.client import CloudAPIClient
-from sentinel_sync.models.sources import Offer
+from sentinel_sync.models.sources import ReleaseListing
 from sentinel_sync.models.tuf import refresh as tuf_refresh  # noqa: F401 - loads python-tuf, so that no fork has to
-from sentinel_sync.models.tuf.source import TufOffers
+from sentinel_sync.models.tuf.source import TufReleases
 from sentinel_sync.settings import CloudSettings, ModelSource
 from sentinel_sync.store.documents import Documents
 from sentinel_sync.store.store import Store
@@ -71,7 +71,7 @@ async def check(state: Path, api_url: str, root_file: Path, order: dict[str, Any
             kill_at(order["kill_at"], str(state / "tuf"))
         for url in order["urls"]:
             source = ModelSource(source="tuf", metadata_url=url, root_file=root_file)
-            offers = TufOffers(client, store.documents, clock, source=source, folder=state / "tuf")
+            offers = TufReleases(client, store.documents, clock, source=source, folder=state / "tuf")
             await offers.open()
             known = versions_of(offers.last)
             try:
@@ -81,7 +81,7 @@ async def check(state: Path, api_url: str, root_file: Path, order: dict[str, Any
     return found
 
 
-def versions_of(offer: Offer | None) -> list[str]:
+def versions_of(offer: ReleaseListing | None) -> list[str]:
     return [] if offer is None else [release.version for release in offer.releases]
 
 

@@ -94,10 +94,10 @@ async def vehicle_fixture(
     shutil.copytree(FIXTURES / "models", models)
     (tmp_path / "root.json").write_bytes(repository.anchor)
     source = ModelSource(source="tuf", metadata_url=f"{stranger.url}/metadata/", root_file=tmp_path / "root.json")
-    desk = TransferPolicy(
+    policy = TransferPolicy(
         store.documents, settings_for(cloud, state_dir=tmp_path / "state"), clock=clock, supervised=True
     )
-    desk.follow_trips(trips)
+    policy.follow_trips(trips)
     async with AsyncExitStack() as stack:
 
         def build(models_source: ModelSource = source, **more: Any) -> ModelDownloader:
@@ -108,7 +108,7 @@ async def vehicle_fixture(
             client = CloudAPIClient(settings=settings, clock=clock, rng=Random(1))
             stack.push_async_callback(client.close)
             return ModelDownloader(
-                client, foundation=Foundation.of(client, store, policy=desk, clock=clock, rng=Random(1))
+                client, foundation=Foundation.of(client, store, policy=policy, clock=clock, rng=Random(1))
             )
 
         offer(repository, "v9")

@@ -20,7 +20,7 @@ from sentinel_sync.base.errors import (
     VerificationError,
 )
 from sentinel_sync.base.payloads import ModelRelease
-from sentinel_sync.models.tuf.source import TufOffers
+from sentinel_sync.models.tuf.source import TufReleases
 from sentinel_sync.settings import ModelSource
 from tests.fakes.cloud import Answer, FakeCloud, cloud_fixture, portal, redirect, stranger_fixture
 from tests.fakes.patience import until
@@ -252,7 +252,7 @@ class TestFailures:
         source: Any = ModelSource.model_construct(source="tuf", metadata_url="https://a/", root_file=None)
         missing: Any = None
         with pytest.raises(ConfigurationError, match="root_file"):
-            TufOffers(missing, missing, missing, source=source, folder=Path())
+            TufReleases(missing, missing, missing, source=source, folder=Path())
 
 
 class TestCancelled:

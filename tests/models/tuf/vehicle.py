@@ -16,7 +16,7 @@ from sentinel_sync.base.errors import VerificationError
 from sentinel_sync.base.payloads import ModelRelease
 from sentinel_sync.cloud.client import CloudAPIClient
 from sentinel_sync.cloud.download import FileDownload, Target
-from sentinel_sync.models.tuf.source import TufOffers
+from sentinel_sync.models.tuf.source import TufReleases
 from sentinel_sync.settings import CloudSettings, ModelSource
 from sentinel_sync.store.store import Store
 from sentinel_sync.store.timekeeper import Timekeeper
@@ -50,9 +50,9 @@ class Vehicle:
     source: ModelSource
     folder: Path
 
-    async def start(self, *, clock: Clock | None = None, timekeeper: Timekeeper | None = None) -> TufOffers:
+    async def start(self, *, clock: Clock | None = None, timekeeper: Timekeeper | None = None) -> TufReleases:
         """The source as a process that starts now has it."""
-        offers = TufOffers(
+        offers = TufReleases(
             self.client,
             self.store.documents,
             clock or self.clock,
@@ -67,7 +67,7 @@ class Vehicle:
         """What a process that starts now is offered."""
         return [release.version for release in (await (await self.start()).ask()).releases]
 
-    async def fetch(self, offers: TufOffers, release: ModelRelease, clock: Clock | None = None) -> bytes:
+    async def fetch(self, offers: TufReleases, release: ModelRelease, clock: Clock | None = None) -> bytes:
         """A release's file, by the download that all models come with."""
         address = await offers.address(release)
         target = Target(self.staging, release.size, release.checksum)

@@ -7,9 +7,9 @@ from sentinel_sync.network.rules.traffic import (
     Link,
     Metered,
     Metering,
+    NetworkChoice,
     NetworkCondition,
-    NetworkSight,
-    NetworkWord,
+    ObservedNetwork,
     TrafficClass,
     condition,
     link_of,
@@ -38,59 +38,61 @@ def test_a_connection_is_one_of_four_links(kind: str, link: Link | None) -> None
 
 
 @pytest.mark.parametrize(
-    ("sight", "expected"),
+    ("observed", "expected"),
     [
         (None, NetworkCondition(Link.OTHER, False, "nobody says otherwise")),
-        (NetworkSight(Metered.YES, Link.WIFI), NetworkCondition(Link.WIFI, True, "NetworkManager says so")),
-        (NetworkSight(Metered.GUESS_YES, Link.WIFI), NetworkCondition(Link.WIFI, True, "NetworkManager guesses so")),
-        (NetworkSight(Metered.NO, Link.CELLULAR), NetworkCondition(Link.CELLULAR, False, "NetworkManager says so")),
+        (ObservedNetwork(Metered.YES, Link.WIFI), NetworkCondition(Link.WIFI, True, "NetworkManager says so")),
+        (ObservedNetwork(Metered.GUESS_YES, Link.WIFI), NetworkCondition(Link.WIFI, True, "NetworkManager guesses so")),
+        (ObservedNetwork(Metered.NO, Link.CELLULAR), NetworkCondition(Link.CELLULAR, False, "NetworkManager says so")),
         (
-            NetworkSight(Metered.GUESS_NO, Link.ETHERNET),
+            ObservedNetwork(Metered.GUESS_NO, Link.ETHERNET),
             NetworkCondition(Link.ETHERNET, False, "NetworkManager guesses so"),
         ),
         (
-            NetworkSight(Metered.UNKNOWN, Link.CELLULAR),
+            ObservedNetwork(Metered.UNKNOWN, Link.CELLULAR),
             NetworkCondition(Link.CELLULAR, True, "a cellular link counts as metered"),
         ),
-        (NetworkSight(Metered.UNKNOWN, Link.WIFI), NetworkCondition(Link.WIFI, False, "nobody says otherwise")),
-        (NetworkSight(Metered.UNKNOWN, None), NetworkCondition(Link.OTHER, False, "nobody says otherwise")),
+        (ObservedNetwork(Metered.UNKNOWN, Link.WIFI), NetworkCondition(Link.WIFI, False, "nobody says otherwise")),
+        (ObservedNetwork(Metered.UNKNOWN, None), NetworkCondition(Link.OTHER, False, "nobody says otherwise")),
     ],
 )
 def test_where_nobody_else_speaks_it_is_as_networkmanager_sees_it(
-    sight: NetworkSight | None, expected: NetworkCondition
+    observed: ObservedNetwork | None, expected: NetworkCondition
 ) -> None:
-    assert condition([NetworkWord("cloud.network", Metering.AUTO)], sight) == expected
+    assert condition([NetworkChoice("cloud.network", Metering.AUTO)], observed) == expected
 
 
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
         (
-            [NetworkWord(TECHNICIAN, Metering.UNMETERED), NetworkWord(HOST, Metering.METERED)],
+            [NetworkChoice(TECHNICIAN, Metering.UNMETERED), NetworkChoice(HOST, Metering.METERED)],
             NetworkCondition(Link.CELLULAR, False, "the command line says so"),
         ),
         (
-            [NetworkWord(TECHNICIAN, Metering.AUTO, Link.WIFI), NetworkWord(HOST, Metering.METERED, Link.ETHERNET)],
+            [NetworkChoice(TECHNICIAN, Metering.AUTO, Link.WIFI), NetworkChoice(HOST, Metering.METERED, Link.ETHERNET)],
             NetworkCondition(Link.WIFI, True, "the host says so"),
         ),
         (
-            [NetworkWord(HOST, Metering.AUTO, Link.ETHERNET), NetworkWord("cloud.network", Metering.METERED)],
+            [NetworkChoice(HOST, Metering.AUTO, Link.ETHERNET), NetworkChoice("cloud.network", Metering.METERED)],
             NetworkCondition(Link.ETHERNET, True, "cloud.network says so"),
         ),
     ],
 )
 def test_price_and_link_are_each_from_the_first_who_says_them(
-    words: list[NetworkWord], expected: NetworkCondition
+    words: list[NetworkChoice], expected: NetworkCondition
 ) -> None:
-    assert condition(words, NetworkSight(Metered.YES, Link.CELLULAR)) == expected
+    assert condition(words, ObservedNetwork(Metered.YES, Link.CELLULAR)) == expected
 
 
 def test_networkmanagers_no_is_not_about_a_link_that_somebody_else_named() -> None:
-    words = [NetworkWord(HOST, Metering.AUTO, Link.CELLULAR)]
-    seen = condition(words, NetworkSight(Metered.NO, Link.WIFI))
+    words = [NetworkChoice(HOST, Metering.AUTO, Link.CELLULAR)]
+    seen = condition(words, ObservedNetwork(Metered.NO, Link.WIFI))
     assert seen == NetworkCondition(Link.CELLULAR, True, "a cellular link counts as metered")
-    assert condition(words, NetworkSight(Metered.NO, Link.CELLULAR)).metered is False
-    assert condition([NetworkWord(HOST, Metering.AUTO, Link.WIFI)], NetworkSight(Metered.YES, None)).metered is True
+    assert condition(words, ObservedNetwork(Metered.NO, Link.CELLULAR)).metered is False
+    assert (
+        condition([NetworkChoice(HOST, Metering.AUTO, Link.WIFI)], ObservedNetwork(Metered.YES, None)).metered is True
+    )
 
 
 @pytest.mark.parametrize("traffic", TrafficClass)

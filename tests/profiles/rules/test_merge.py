@@ -23,9 +23,9 @@ from sentinel_sync.profiles.rules.history import Cloud, Known, confirmed, merge,
 from sentinel_sync.profiles.rules.merge import (
     MAX_READINGS,
     Contribution,
-    Entry,
-    Moment,
+    MetricReading,
     ProfileState,
+    ProfileTime,
     Register,
     Stamp,
     average,
@@ -50,14 +50,14 @@ contributions = st.builds(
     st.dictionaries(st.sampled_from(["total_distance", "session_count"]), numbers),
     st.dictionaries(st.sampled_from(["safety_score", "avg_speed"]), numbers),
 )
-moments = st.none() | st.builds(Moment, st.integers(0, 3), values)
+moments = st.none() | st.builds(ProfileTime, st.integers(0, 3), values)
 states = st.builds(
     ProfileState,
     st.dictionaries(contributors, contributions),
     st.dictionaries(st.sampled_from(["driving_style", "new"]), st.builds(Register, stamps, values)),
     st.dictionaries(
         st.sampled_from(["reaction", "gap"]),
-        st.lists(st.builds(Entry, st.integers(0, 3), contributors, st.integers(0, 3), values)).map(
+        st.lists(st.builds(MetricReading, st.integers(0, 3), contributors, st.integers(0, 3), values)).map(
             lambda entries: join(ProfileState(metrics={"x": tuple(entries)}), ProfileState(metrics={"x": ()})).metrics[
                 "x"
             ]

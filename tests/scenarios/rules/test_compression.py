@@ -9,7 +9,7 @@ from sentinel_sync.scenarios.rules.compression import (
     DECODING_PACE,
     ENCODERS,
     Codec,
-    Measured,
+    VideoInfo,
     choose_codec,
     crf_for,
     encode_arguments,
@@ -23,7 +23,7 @@ from sentinel_sync.scenarios.rules.compression import (
 
 ALL = frozenset(encoder.name for encoder in ENCODERS.values())
 #: 30 pictures a second.
-RECORDING = Measured(frames=61, seconds=2.0, promised_seconds=2.03)
+RECORDING = VideoInfo(frames=61, seconds=2.0, promised_seconds=2.03)
 
 
 @pytest.mark.parametrize("codec", Codec)
@@ -116,13 +116,13 @@ def test_a_recording_that_keeps_its_headers_promise_is_in_order(promised: float 
 
 
 def test_a_single_picture_has_no_length() -> None:
-    picture = Measured(1, 0.0, 0.03)
+    picture = VideoInfo(1, 0.0, 0.03)
     assert fault_of_recording(picture) is None
     assert fault_of_result(picture, 1000, picture, 999) is None
 
 
 def test_a_recording_without_pictures_is_not_in_order() -> None:
-    assert fault_of_recording(Measured(0, 0.0)) == "there is no picture in it"
+    assert fault_of_recording(VideoInfo(0, 0.0)) == "there is no picture in it"
 
 
 def test_a_recording_shorter_than_its_header_says_is_not_in_order() -> None:
@@ -135,18 +135,18 @@ def test_a_recording_shorter_than_its_header_says_is_not_in_order() -> None:
     ("frames", "seconds"), list(itertools.product((60, 61, 62), (2.0 - 1 / 30, 2.0, 2.0 + 1 / 30)))
 )
 def test_a_result_within_a_frame_is_taken(frames: int, seconds: float) -> None:
-    assert fault_of_result(RECORDING, 1000, Measured(frames, seconds), 999) is None
+    assert fault_of_result(RECORDING, 1000, VideoInfo(frames, seconds), 999) is None
 
 
 @pytest.mark.parametrize("frames", [0, 30, 59, 63])
 def test_a_result_with_other_pictures_is_not_taken(frames: int) -> None:
-    fault = fault_of_result(RECORDING, 1000, Measured(frames, 2.0), 100)
+    fault = fault_of_result(RECORDING, 1000, VideoInfo(frames, 2.0), 100)
     assert fault == f"the result has {frames} frames, but the recording 61"
 
 
 @pytest.mark.parametrize("seconds", [0.0, 1.9, 2.1])
 def test_a_result_of_another_length_is_not_taken(seconds: float) -> None:
-    fault = fault_of_result(RECORDING, 1000, Measured(61, seconds), 100)
+    fault = fault_of_result(RECORDING, 1000, VideoInfo(61, seconds), 100)
     assert fault == f"the result is {seconds:.2f} s long, but the recording 2.00 s"
 
 

@@ -7,11 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sentinel_sync.scenarios.rules.compression import (
-    Measured,
-    Progress,
+    EncodingProgress,
     ProgressReader,
+    StderrText,
     TimesReader,
-    Words,
+    VideoInfo,
     failure,
     measured,
     video_encoders,
@@ -55,14 +55,14 @@ HEADER = """[info] Input #0, mov,mp4,m4a,3gp,3g2,mj2, from 'file:/proc/self/fd/7
 def test_blocks_come_out_as_they_are_complete() -> None:
     reader = ProgressReader()
     assert reader.feed(FIRST[:-3]) == []
-    assert reader.feed(FIRST[-3:] + LAST[:20]) == [Progress(1, 0.0, 44, ended=False)]
-    assert reader.feed(LAST[20:]) == [reader.last] == [Progress(60, 2.0, 398_178, ended=True)]
+    assert reader.feed(FIRST[-3:] + LAST[:20]) == [EncodingProgress(1, 0.0, 44, ended=False)]
+    assert reader.feed(LAST[20:]) == [reader.last] == [EncodingProgress(60, 2.0, 398_178, ended=True)]
 
 
 def test_a_block_that_says_nothing_new_is_no_news() -> None:
     reader = ProgressReader()
     assert len(reader.feed(FIRST + FIRST + FIRST)) == 1
-    assert reader.feed(FIRST.replace(b"=44", b"=48")) == [Progress(1, 0.0, 48)]
+    assert reader.feed(FIRST.replace(b"=44", b"=48")) == [EncodingProgress(1, 0.0, 48)]
 
 
 @given(st.lists(st.integers(0, len(FIRST + LAST)), max_size=8))
@@ -70,7 +70,7 @@ def test_where_the_pipe_cuts_makes_no_difference(cuts: list[int]) -> None:
     whole, reader = FIRST + LAST, ProgressReader()
     edges = [0, *sorted(cuts), len(whole)]
     blocks = [block for begin, end in pairwise(edges) for block in reader.feed(whole[begin:end])]
-    assert blocks == [Progress(1, 0.0, 44), Progress(60, 2.0, 398_178, ended=True)]
+    assert blocks == [EncodingProgress(1, 0.0, 44), EncodingProgress(60, 2.0, 398_178, ended=True)]
 
 
 def test_what_is_no_number_leaves_what_was_known() -> None:
@@ -78,12 +78,12 @@ def test_what_is_no_number_leaves_what_was_known() -> None:
         b"frame=7\nframe=N/A\nframe=\nframe=-1\nframe= 8 x\nframe=" + b"9" * 30 + b"\nout_time_us=-41666\n"
         b"total_size=N/A\nno equals sign\n=\n\xff\xfe=\xff\nprogress=continue\n"
     )
-    assert progress == Progress(frames=7)
+    assert progress == EncodingProgress(frames=7)
 
 
 def test_blanks_and_line_ends_of_another_system_do_no_harm() -> None:
     (progress,) = ProgressReader().feed(b"frame=   12 \r\nprogress=end\r\n")
-    assert progress == Progress(frames=12, ended=True)
+    assert progress == EncodingProgress(frames=12, ended=True)
 
 
 def test_the_time_in_milliseconds_is_not_believed() -> None:
@@ -107,7 +107,7 @@ def test_a_line_without_an_end_takes_no_memory() -> None:
 
 
 def test_of_a_flood_the_beginning_and_the_end_are_kept() -> None:
-    words = Words()
+    words = StderrText()
     words.feed(b"the beginning\n")
     for _ in range(200):
         words.feed(b"noise " * 10_000)
@@ -118,7 +118,7 @@ def test_of_a_flood_the_beginning_and_the_end_are_kept() -> None:
 
 
 def test_a_few_words_are_kept_whole() -> None:
-    words = Words()
+    words = StderrText()
     words.feed(b"one \xff")
     words.feed(b" two")
     assert words.text == "one � two"
@@ -154,12 +154,12 @@ def test_times_may_begin_anywhere(text: bytes, frames: int, seconds: float) -> N
 
 
 def test_a_decoded_video_is_measured() -> None:
-    assert measured(times(b"0\n1000\n2000\n"), HEADER) == Measured(3, 2.0, 62.5, ("aac", "pcm_s16le"))
+    assert measured(times(b"0\n1000\n2000\n"), HEADER) == VideoInfo(3, 2.0, 62.5, ("aac", "pcm_s16le"))
 
 
 @pytest.mark.parametrize("words", ["", "Duration: N/A, bitrate: N/A", "noise"])
 def test_a_header_may_say_nothing(words: str) -> None:
-    assert measured(times(b"0\n1000\n"), words) == Measured(2, 1.0, None, ())
+    assert measured(times(b"0\n1000\n"), words) == VideoInfo(2, 1.0, None, ())
 
 
 def test_only_video_encoders_count() -> None:

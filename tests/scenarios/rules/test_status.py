@@ -6,68 +6,75 @@ import pytest
 
 from sentinel_sync.base.transfer import TransferStatus
 from sentinel_sync.scenarios.rules.plan import Consent, Part, PartFile, PartKind, Priority, ScenarioPlan
-from sentinel_sync.scenarios.rules.status import Outlook, Whereabouts, sent_parts, status_of
+from sentinel_sync.scenarios.rules.status import QueueState, UploadConditions, sent_parts, status_of
 
 NOW = 1_780_000_000.0
 CONSENT = Consent(True, NOW - 60.0, "2")
 VIDEO = Part(PartKind.VIDEO, "bev.mp4", 1000, 1)
 METADATA = Part(PartKind.METADATA, "metadata.json", 10, 1)
 PLAN = ScenarioPlan("s1", "/recordings/s1", Priority.HIGH, NOW, (METADATA, VIDEO))
-QUEUED = Whereabouts(queued=True)
+QUEUED = QueueState(queued=True)
 GOING = TransferStatus(
     name="s1", part="bev.mp4", phase="uploading", done_bytes=100, total_bytes=400, rate=50.0, time_left=6.0
 )
 
 
 @pytest.mark.parametrize(
-    ("plan", "there", "outlook", "expected"),
+    ("plan", "there", "conditions", "expected"),
     [
-        (None, QUEUED, Outlook(), ("unknown", "this scenario was never queued")),
-        (PLAN, QUEUED, Outlook(), ("queued", None)),
-        (PLAN, Whereabouts(True, False, "answered 503"), Outlook(paused="asked to wait"), ("queued", "answered 503")),
-        (PLAN, QUEUED, Outlook(paused="asked to wait"), ("queued", "asked to wait")),
-        (PLAN, QUEUED, Outlook(held="metered"), ("held", "metered")),
-        (PLAN, QUEUED, Outlook(held="metered", going=GOING), ("uploading", None)),
-        (PLAN, QUEUED, Outlook(going=GOING.model_copy(update={"name": "s2"})), ("queued", None)),
-        (PLAN, Whereabouts(True, True, "422"), Outlook(held="metered"), ("set_aside", "422")),
-        (PLAN, Whereabouts(), Outlook(), ("dropped", "it was taken out of the queue")),
-        (replace(PLAN, dropped="withdrawn"), Whereabouts(), Outlook(), ("dropped", "withdrawn")),
-        (replace(PLAN, refused="empty"), Whereabouts(), Outlook(), ("set_aside", "empty")),
-        (replace(PLAN, uploaded_at=NOW), Whereabouts(), Outlook(held="metered"), ("uploaded", None)),
-        (replace(PLAN, uploaded_at=NOW, deleted_at=NOW), Whereabouts(), Outlook(), ("uploaded", None)),
+        (None, QUEUED, UploadConditions(), ("unknown", "this scenario was never queued")),
+        (PLAN, QUEUED, UploadConditions(), ("queued", None)),
+        (
+            PLAN,
+            QueueState(True, False, "answered 503"),
+            UploadConditions(paused="asked to wait"),
+            ("queued", "answered 503"),
+        ),
+        (PLAN, QUEUED, UploadConditions(paused="asked to wait"), ("queued", "asked to wait")),
+        (PLAN, QUEUED, UploadConditions(held="metered"), ("held", "metered")),
+        (PLAN, QUEUED, UploadConditions(held="metered", going=GOING), ("uploading", None)),
+        (PLAN, QUEUED, UploadConditions(going=GOING.model_copy(update={"name": "s2"})), ("queued", None)),
+        (PLAN, QueueState(True, True, "422"), UploadConditions(held="metered"), ("set_aside", "422")),
+        (PLAN, QueueState(), UploadConditions(), ("dropped", "it was taken out of the queue")),
+        (replace(PLAN, dropped="withdrawn"), QueueState(), UploadConditions(), ("dropped", "withdrawn")),
+        (replace(PLAN, refused="empty"), QueueState(), UploadConditions(), ("set_aside", "empty")),
+        (replace(PLAN, uploaded_at=NOW), QueueState(), UploadConditions(held="metered"), ("uploaded", None)),
+        (replace(PLAN, uploaded_at=NOW, deleted_at=NOW), QueueState(), UploadConditions(), ("uploaded", None)),
         (
             replace(PLAN, deleted_at=NOW),
-            Whereabouts(),
-            Outlook(),
+            QueueState(),
+            UploadConditions(),
             ("deleted", "it was deleted unsent, by cloud.keep_unsent_days"),
         ),
     ],
 )
 def test_where_it_stands(
-    plan: ScenarioPlan | None, there: Whereabouts, outlook: Outlook, expected: tuple[str, str | None]
+    plan: ScenarioPlan | None, there: QueueState, conditions: UploadConditions, expected: tuple[str, str | None]
 ) -> None:
-    status = status_of("s1", plan, there, outlook)
+    status = status_of("s1", plan, there, conditions)
     assert (status["status"], status["reason"]) == expected
 
 
 def test_what_is_under_way_is_shown_with_its_rate_and_counts_as_sent_in_proportion() -> None:
     plan = PLAN.acknowledged(METADATA, NOW, CONSENT)
-    status = status_of("s1", plan, QUEUED, Outlook(going=GOING))
+    status = status_of("s1", plan, QUEUED, UploadConditions(going=GOING))
     assert (status["phase"], status["part"], status["rate"], status["time_left"]) == ("uploading", "bev.mp4", 50.0, 6.0)
     assert (status["part_bytes"], status["part_total_bytes"]) == (100, 400)
     assert (status["sent_bytes"], status["total_bytes"]) == (10 + 250, 1010)
-    compressing = status_of("s1", plan, QUEUED, Outlook(going=GOING.model_copy(update={"phase": "compressing"})))
+    compressing = status_of(
+        "s1", plan, QUEUED, UploadConditions(going=GOING.model_copy(update={"phase": "compressing"}))
+    )
     assert compressing["sent_bytes"] == 10
 
 
 def test_what_is_not_being_sent_any_more_is_not_under_way() -> None:
-    dropped = status_of("s1", replace(PLAN, dropped="withdrawn"), Whereabouts(), Outlook(going=GOING))
+    dropped = status_of("s1", replace(PLAN, dropped="withdrawn"), QueueState(), UploadConditions(going=GOING))
     assert (dropped["status"], dropped["phase"], dropped["part"], dropped["sent_bytes"]) == ("dropped", None, None, 0)
 
 
 def test_the_reason_why_an_original_goes_is_shown() -> None:
     file = PartFile(None, 1000, "ab", note="there is no ffmpeg")
-    status = status_of("s1", PLAN.with_part(replace(VIDEO, file=file)), QUEUED, Outlook())
+    status = status_of("s1", PLAN.with_part(replace(VIDEO, file=file)), QUEUED, UploadConditions())
     assert status["notes"] == {"bev.mp4": "there is no ffmpeg"}
 
 

@@ -5,7 +5,7 @@ from itertools import permutations
 import pytest
 
 from sentinel_sync.base.timekeeping import ClockObservation, ClockStamp
-from sentinel_sync.store.rules.outbox import Shelf, eviction_order, is_too_old
+from sentinel_sync.store.rules.outbox import EvictionGroup, eviction_order, is_too_old
 
 DAY = 86_400.0
 NOW = 1_780_000_000.0
@@ -13,23 +13,30 @@ BOOTED = NOW - 1000.0
 
 
 def test_trips_go_last_and_what_is_being_sent_never() -> None:
-    shelves = [
-        Shelf(kind, state) for kind in ("trip", "scenario", "profile") for state in ("waiting", "set aside", "sending")
+    groups = [
+        EvictionGroup(kind, state)
+        for kind in ("trip", "scenario", "profile")
+        for state in ("waiting", "set aside", "sending")
     ]
     expected = [
-        Shelf("profile", "set aside"),
-        Shelf("scenario", "set aside"),
-        Shelf("profile", "waiting"),
-        Shelf("scenario", "waiting"),
-        Shelf("trip", "set aside"),
-        Shelf("trip", "waiting"),
+        EvictionGroup("profile", "set aside"),
+        EvictionGroup("scenario", "set aside"),
+        EvictionGroup("profile", "waiting"),
+        EvictionGroup("scenario", "waiting"),
+        EvictionGroup("trip", "set aside"),
+        EvictionGroup("trip", "waiting"),
     ]
-    assert eviction_order(shelves) == expected
+    assert eviction_order(groups) == expected
 
 
 def test_the_order_does_not_depend_on_the_order_given() -> None:
-    shelves = [Shelf("trip", "waiting"), Shelf("a", "waiting"), Shelf("b", "set aside"), Shelf("trip", "set aside")]
-    assert len({tuple(eviction_order(list(order))) for order in permutations(shelves)}) == 1
+    groups = [
+        EvictionGroup("trip", "waiting"),
+        EvictionGroup("a", "waiting"),
+        EvictionGroup("b", "set aside"),
+        EvictionGroup("trip", "set aside"),
+    ]
+    assert len({tuple(eviction_order(list(order))) for order in permutations(groups)}) == 1
 
 
 def test_nothing_is_nothing() -> None:

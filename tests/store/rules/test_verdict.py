@@ -37,8 +37,8 @@ def test_what_cannot_succeed_is_set_aside_with_its_reason(error: CloudError) -> 
 )
 def test_what_may_succeed_later_waits(error: CloudError, connectivity: bool) -> None:
     for attempts in (1, 5, 10_000):  # no outage is too long
-        verdict = retry_decision(error, attempts, Random(attempts))
-        assert isinstance(verdict, Defer)
-        assert verdict.reason == str(error)
-        assert verdict.connectivity is connectivity
-        assert 0.0 <= verdict.seconds <= min(CAP, 2.0 ** min(attempts - 1, 20))
+        decision = retry_decision(error, attempts, Random(attempts))
+        assert isinstance(decision, Defer)
+        assert decision.reason == str(error)
+        assert decision.connectivity is connectivity
+        assert 0.0 <= decision.seconds <= min(CAP, 2.0 ** min(attempts - 1, 20))
