@@ -8,7 +8,7 @@ import pytest
 
 from sentinel_sync.store.store import Store
 from tests.fakes.clock import FakeClock
-from tests.fakes.cloud import cloud_fixture, private_ca_fixture, stranger_fixture  # noqa: F401 fixtures, by import
+from tests.fakes.cloud import FakeCloud, PrivateCA
 
 FIXTURES = Path(__file__).parent / "fixtures"
 
@@ -33,3 +33,23 @@ async def store(tmp_path: Path, clock: FakeClock) -> AsyncIterator[Store]:
 def _no_bus_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """A developer's own NetworkManager has no say in a test."""
     monkeypatch.setenv("DBUS_SYSTEM_BUS_ADDRESS", "unix:path=/nowhere/bus")
+
+
+@pytest.fixture
+async def cloud() -> AsyncIterator[FakeCloud]:
+    """A backend that behaves until it is scripted otherwise."""
+    async with FakeCloud() as cloud:
+        yield cloud
+
+
+@pytest.fixture
+async def stranger() -> AsyncIterator[FakeCloud]:
+    """A host that is not the backend's: no credential may reach it."""
+    async with FakeCloud(stranger=True) as stranger:
+        yield stranger
+
+
+@pytest.fixture
+def private_ca(tmp_path: Path) -> PrivateCA:
+    """A private CA in files."""
+    return PrivateCA.in_folder(tmp_path)

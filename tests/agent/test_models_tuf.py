@@ -16,13 +16,11 @@ from sentinel_sync.cloud.response_policy import Probe
 from sentinel_sync.settings import CloudSettings, Settings
 from tests.conftest import FIXTURES
 from tests.fakes.clock import FakeClock
-from tests.fakes.cloud import FakeCloud, cloud_fixture, settings_for, stranger_fixture
+from tests.fakes.cloud import FakeCloud, settings_for
 from tests.fakes.patience import until_true
 from tests.fakes.tuf_repository import DAY, TufRepository
-from tests.models.tuf.service_vehicle import NAME, content_of, offer
+from tests.models.tuf.service.vehicle import NAME, content_of, offer
 from tests.models.vehicle import OLD, live
-
-__all__ = ["cloud_fixture", "stranger_fixture"]
 
 
 @pytest.fixture

@@ -16,21 +16,8 @@ from sentinel_sync.cloud.client import CloudAPIClient
 from sentinel_sync.cloud.download import BUFFER_BYTES, FileDownload, StaleAddressError, Target
 from sentinel_sync.settings import CloudSettings
 from tests.fakes.clock import FakeClock
-from tests.fakes.cloud import (
-    API_KEY,
-    FLEET,
-    VEHICLE,
-    Answer,
-    FakeCloud,
-    closed_port,
-    cloud_fixture,
-    portal,
-    redirect,
-    stranger_fixture,
-)
+from tests.fakes.cloud import API_KEY, FLEET, VEHICLE, Answer, FakeCloud, closed_port, portal, redirect
 from tests.fakes.wire_rules import Seen
-
-__all__ = ["cloud_fixture", "stranger_fixture"]
 
 MODEL = Random(1).randbytes(3 * BUFFER_BYTES + 12_345)
 ETAG = '"the-model"'

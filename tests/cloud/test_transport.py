@@ -18,22 +18,10 @@ from sentinel_sync.cloud.http import build_http_client
 from sentinel_sync.cloud.response import Response
 from sentinel_sync.cloud.transport import BACKGROUND, BULK, UNSENT_BYTES
 from tests.fakes.clock import FakeClock
-from tests.fakes.cloud import (
-    FLEET,
-    VEHICLE,
-    Answer,
-    FakeCloud,
-    PrivateCA,
-    cloud_fixture,
-    private_ca_fixture,
-    problem,
-    settings_for,
-)
+from tests.fakes.cloud import FLEET, VEHICLE, Answer, FakeCloud, PrivateCA, problem, settings_for
 from tests.fakes.fault_proxy import fault_proxy
 from tests.fakes.patience import PATIENCE
 from tests.fakes.wire_rules import Seen, WireRules
-
-__all__ = ["cloud_fixture", "private_ca_fixture"]
 
 PIECE = bytes(256 << 10)
 #: More pieces than lie in buffers on the way.

@@ -12,14 +12,13 @@ import socket
 import ssl
 import struct
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Self
 
-import pytest
 import trustme
 
 from sentinel_sync.settings import CloudSettings
@@ -354,23 +353,3 @@ class PrivateCA:
             self.authority.configure_trust(context)
             context.verify_mode = ssl.CERT_REQUIRED
         return context
-
-
-@pytest.fixture(name="cloud")
-async def cloud_fixture() -> AsyncIterator[FakeCloud]:
-    """A backend that behaves until it is scripted otherwise."""
-    async with FakeCloud() as cloud:
-        yield cloud
-
-
-@pytest.fixture(name="stranger")
-async def stranger_fixture() -> AsyncIterator[FakeCloud]:
-    """A host that is not the backend's: no credential may reach it."""
-    async with FakeCloud(stranger=True) as stranger:
-        yield stranger
-
-
-@pytest.fixture(name="private_ca")
-def private_ca_fixture(tmp_path: Path) -> PrivateCA:
-    """A private CA in files."""
-    return PrivateCA.in_folder(tmp_path)

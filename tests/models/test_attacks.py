@@ -16,16 +16,7 @@ import pytest
 from sentinel_sync import CloudError, VerificationError
 from sentinel_sync.models.rules.releases import key_id, raw_key
 from tests.fakes.clock import FakeClock
-from tests.fakes.cloud import (
-    Answer,
-    FakeCloud,
-    PrivateCA,
-    cloud_fixture,
-    json_answer,
-    private_ca_fixture,
-    redirect,
-    stranger_fixture,
-)
+from tests.fakes.cloud import Answer, FakeCloud, PrivateCA, json_answer, redirect
 from tests.fakes.wire_rules import Seen
 from tests.models.vehicle import (
     KEY,
@@ -35,28 +26,16 @@ from tests.models.vehicle import (
     TRUSTED,
     Build,
     ModelHost,
-    build_fixture,
     content_of,
     fetched,
-    host_fixture,
     leftovers,
     listed,
     live,
-    models_fixture,
-    off_the_loop_fixture,
     registry,
     sign,
 )
 
-__all__ = [
-    "build_fixture",
-    "cloud_fixture",
-    "host_fixture",
-    "models_fixture",
-    "off_the_loop_fixture",
-    "private_ca_fixture",
-    "stranger_fixture",
-]
+pytestmark = pytest.mark.usefixtures("off_the_loop")
 
 NEW = "v2.1.0"
 Spoil = Callable[[Seen], Answer | None]

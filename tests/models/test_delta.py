@@ -24,11 +24,9 @@ from sentinel_sync.models import fetch as delta_module
 from sentinel_sync.models.fetch import PATIENCE, DeltaFiles, fetch_by_delta
 from sentinel_sync.models.rules.delta import Method, restored
 from tests.fakes.clock import FakeClock
-from tests.fakes.cloud import Answer, FakeCloud, cloud_fixture, settings_for, stranger_fixture
+from tests.fakes.cloud import Answer, FakeCloud, settings_for
 from tests.fakes.weights import all_moved, weights
 from tests.fakes.wire_rules import Seen
-
-__all__ = ["cloud_fixture", "stranger_fixture"]
 
 OLD = weights(700_000, 1)
 NEW = all_moved(OLD, 2)

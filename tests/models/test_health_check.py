@@ -17,7 +17,7 @@ from sentinel_sync.network.policy import TransferPolicy
 from sentinel_sync.settings import CloudSettings
 from sentinel_sync.store.store import Store
 from tests.fakes.clock import FakeClock
-from tests.fakes.cloud import FakeCloud, cloud_fixture, stranger_fixture
+from tests.fakes.cloud import FakeCloud
 from tests.fakes.patience import until
 from tests.models.vehicle import (
     NAME,
@@ -25,26 +25,15 @@ from tests.models.vehicle import (
     TRUSTED,
     Build,
     ModelHost,
-    build_fixture,
     content_of,
     fetched,
-    host_fixture,
     leftovers,
     listed,
     live,
-    models_fixture,
-    off_the_loop_fixture,
     registry,
 )
 
-__all__ = [
-    "build_fixture",
-    "cloud_fixture",
-    "host_fixture",
-    "models_fixture",
-    "off_the_loop_fixture",
-    "stranger_fixture",
-]
+pytestmark = pytest.mark.usefixtures("off_the_loop")
 
 
 class Examiner:

@@ -18,7 +18,7 @@ from sentinel_sync.models.rules.delta import FORMAT
 from sentinel_sync.models.rules.releases import key_id, manifest, raw_key
 from sentinel_sync.settings import CloudSettings
 from tests.fakes.clock import FakeClock
-from tests.fakes.cloud import API_KEY, Answer, FakeCloud, cloud_fixture, json_answer, problem, stranger_fixture
+from tests.fakes.cloud import API_KEY, Answer, FakeCloud, json_answer, problem
 from tests.fakes.weights import all_moved, weights
 from tests.fakes.wire_rules import Seen
 from tests.models.vehicle import (
@@ -29,27 +29,16 @@ from tests.models.vehicle import (
     TRUSTED,
     Build,
     ModelHost,
-    build_fixture,
     content_of,
     fetched,
-    host_fixture,
     leftovers,
     listed,
     live,
-    models_fixture,
-    off_the_loop_fixture,
     registry,
     sign,
 )
 
-__all__ = [
-    "build_fixture",
-    "cloud_fixture",
-    "host_fixture",
-    "models_fixture",
-    "off_the_loop_fixture",
-    "stranger_fixture",
-]
+pytestmark = pytest.mark.usefixtures("off_the_loop")
 
 WEIGHTS = weights(100_000, 1)
 

@@ -11,33 +11,11 @@ from sentinel_sync.models.commands import ModelCommand, ModelCommands
 from sentinel_sync.network.policy import TransferPolicy
 from sentinel_sync.store.store import Store
 from tests.fakes.clock import FakeClock
-from tests.fakes.cloud import Answer, FakeCloud, cloud_fixture, settings_for, stranger_fixture
+from tests.fakes.cloud import Answer, FakeCloud, settings_for
 from tests.fakes.patience import until, until_true
-from tests.models.vehicle import (
-    NAME,
-    OLD,
-    Build,
-    ModelHost,
-    build_fixture,
-    content_of,
-    fetched,
-    host_fixture,
-    leftovers,
-    listed,
-    live,
-    models_fixture,
-    off_the_loop_fixture,
-    registry,
-)
+from tests.models.vehicle import NAME, OLD, Build, ModelHost, content_of, fetched, leftovers, listed, live, registry
 
-__all__ = [
-    "build_fixture",
-    "cloud_fixture",
-    "host_fixture",
-    "models_fixture",
-    "off_the_loop_fixture",
-    "stranger_fixture",
-]
+pytestmark = pytest.mark.usefixtures("off_the_loop")
 
 
 async def _came(downloader: ModelDownloader, count: int) -> bool:

@@ -10,7 +10,7 @@ import pytest
 
 from sentinel_sync import ModelDownloader, UnreachableError
 from sentinel_sync.models.rules.releases import key_id, raw_key
-from tests.fakes.cloud import Answer, FakeCloud, cloud_fixture, stranger_fixture
+from tests.fakes.cloud import Answer, FakeCloud
 from tests.models.vehicle import (
     KEY,
     NAME,
@@ -19,27 +19,16 @@ from tests.models.vehicle import (
     TRUSTED,
     Build,
     ModelHost,
-    build_fixture,
     content_of,
     fetched,
-    host_fixture,
     leftovers,
     listed,
     live,
-    models_fixture,
-    off_the_loop_fixture,
     registry,
     sign,
 )
 
-__all__ = [
-    "build_fixture",
-    "cloud_fixture",
-    "host_fixture",
-    "models_fixture",
-    "off_the_loop_fixture",
-    "stranger_fixture",
-]
+pytestmark = pytest.mark.usefixtures("off_the_loop")
 
 NEW = "v2.1.0"
 #: Both count, and both must sign; the thief has the second.

@@ -3,40 +3,24 @@
 import base64
 import hashlib
 import json
-import shutil
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 from typing import Any
 
-import pytest
-from blockbuster import blockbuster_ctx
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from pydantic import SecretStr
 
-from sentinel_sync import CloudAPIClient, ModelDownloader
-from sentinel_sync.models.installer import Validator
+from sentinel_sync import ModelDownloader
 from sentinel_sync.models.rules.releases import manifest, raw_key
-from sentinel_sync.network.foundation import Foundation
-from sentinel_sync.network.policy import TransferPolicy
-from sentinel_sync.settings import CloudSettings
-from sentinel_sync.store.store import Store
 from tests.conftest import FIXTURES
-from tests.fakes.clock import FakeClock
-from tests.fakes.cloud import API_KEY, FLEET, VEHICLE, Answer, FakeCloud, json_answer
+from tests.fakes.cloud import Answer, FakeCloud, json_answer
 from tests.fakes.wire_rules import Seen
 
 KEY, OTHER_KEY = Ed25519PrivateKey.from_private_bytes(b"k" * 32), Ed25519PrivateKey.from_private_bytes(b"o" * 32)
 TRUSTED = base64.b64encode(raw_key(KEY.public_key())).decode()
 NAME = "yolov8m_automotive"
 OLD = (FIXTURES / "models" / f"{NAME}.pt").read_bytes()
-
-
-@pytest.fixture(name="_off_the_loop", autouse=True)
-def off_the_loop_fixture() -> Iterator[None]:
-    with blockbuster_ctx("sentinel_sync", excluded_modules=["sentinel_sync.backend"]):
-        yield
 
 
 def content_of(version: str, size: int = 300_000) -> bytes:
@@ -103,63 +87,7 @@ class ModelHost:
         return Answer(200, content)
 
 
-@pytest.fixture(name="host")
-def host_fixture(cloud: FakeCloud) -> ModelHost:
-    cloud.handler = host = ModelHost()
-    return host
-
-
-@pytest.fixture(name="models")
-def models_fixture(tmp_path: Path) -> Path:
-    """The models folder of a deployed vehicle."""
-    folder = tmp_path / "models"
-    shutil.copytree(FIXTURES / "models", folder)
-    return folder
-
-
 Build = Callable[..., ModelDownloader]
-
-
-@pytest.fixture(name="build")
-async def build_fixture(
-    tmp_path: Path, cloud: FakeCloud, store: Store, clock: FakeClock, models: Path
-) -> AsyncIterator[Build]:
-    """Makes downloaders on one store and folder, as restarts of one vehicle's agent would."""
-    clients: list[CloudAPIClient] = []
-
-    def make(
-        *,
-        url: str = cloud.url,
-        auto_install: bool | None = None,
-        folder: Path = models,
-        validator: Validator | None = None,
-        traffic: TransferPolicy | None = None,
-        **more: Any,
-    ) -> ModelDownloader:
-        settings = CloudSettings(
-            **{
-                "api_url": url,
-                "api_key": SecretStr(API_KEY),
-                "vehicle_id": VEHICLE,
-                "fleet_id": FLEET,
-                "rate_limit": 0.0,
-                "state_dir": tmp_path / "state",
-                "models_dir": folder,
-                "model_trusted_keys": (TRUSTED,),
-            }
-            | more
-        )
-        clients.append(CloudAPIClient(settings=settings, clock=clock, rng=Random(1)))
-        return ModelDownloader(
-            clients[-1],
-            auto_install,
-            validator=validator,
-            foundation=Foundation.of(clients[-1], store, policy=traffic, clock=clock, rng=Random(1)),
-        )
-
-    yield make
-    for client in clients:
-        await client.close()
 
 
 def registry(models: Path) -> Any:

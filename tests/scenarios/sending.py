@@ -1,14 +1,12 @@
 """A vehicle that sends recorded parts to a server at some address, again and again until they are there."""
 
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 from typing import Any
 
-import pytest
-from blockbuster import blockbuster_ctx
 from pydantic import SecretStr
 
 from sentinel_sync.base.errors import HeldError, NotNowError, UnreachableError
@@ -23,13 +21,6 @@ from tests.scenarios.recorded_part import RecordedPart
 PAUSE = 120.0
 MEBIBYTE = 1 << 20
 _MOST_ATTEMPTS = 40
-
-
-@pytest.fixture(name="no_blocking", autouse=True)
-def no_blocking_fixture() -> Iterator[None]:
-    """No blocking call on the loop."""
-    with blockbuster_ctx("sentinel_sync", excluded_modules=["sentinel_sync.backend"]):
-        yield
 
 
 @dataclass(slots=True)

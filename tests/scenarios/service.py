@@ -1,24 +1,16 @@
 """A vehicle with recordings, put together as the agent does it, for the tests of `ScenarioUploader`."""
 
 import os
-import shutil
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from random import Random
 from typing import Any
 
-import pytest
-from blockbuster import blockbuster_ctx
 from pydantic import SecretStr
 
-from sentinel_sync import CloudAPIClient, ScenarioUploader
-from sentinel_sync.cloud.client import Probe
-from sentinel_sync.network.foundation import Foundation
+from sentinel_sync import ScenarioUploader
 from sentinel_sync.settings import CloudSettings
 from sentinel_sync.store.store import Store
-from sentinel_sync.store.timekeeper import Timekeeper
 from tests.conftest import FIXTURES
-from tests.fakes.clock import FakeClock
 from tests.fakes.cloud import API_KEY, FLEET, VEHICLE, Answer, FakeCloud
 from tests.fakes.wire_rules import Seen
 
@@ -28,52 +20,6 @@ EVERYTHING = {"metadata.json", *VIDEOS, "annotations.json"}
 DAY = 86_400.0
 
 Build = Callable[..., ScenarioUploader]
-
-
-@pytest.fixture(name="no_blocking", autouse=True)
-def no_blocking_fixture() -> Iterator[None]:
-    """No blocking call on the loop."""
-    with blockbuster_ctx("sentinel_sync", excluded_modules=["sentinel_sync.backend"]):
-        yield
-
-
-@pytest.fixture(name="recordings")
-def recordings_fixture(tmp_path: Path) -> Path:
-    """The fixture recordings, to be changed and deleted at will."""
-    folder = tmp_path / "scenarios"
-    shutil.copytree(FIXTURES / "scenarios", folder)
-    for path in [folder, *folder.rglob("*")]:
-        path.chmod(path.stat().st_mode | 0o200)
-    return folder
-
-
-@pytest.fixture(name="build")
-async def build_fixture(tmp_path: Path, cloud: FakeCloud, store: Store, clock: FakeClock) -> AsyncIterator[Build]:
-    """Makes uploaders on one store, as restarts of one vehicle's agent would.
-
-    Videos go as they were recorded, but where a test says otherwise: most are about what is done with files, not about
-    what is in them.
-    """
-    clients: list[CloudAPIClient] = []
-    timekeepers: dict[bool | None, Timekeeper] = {None: Timekeeper(store.documents, clock)}
-    for trusted, ahead in ((True, 0.0), (False, 3600.0)):
-        timekeepers[trusted] = Timekeeper(store.documents, clock)
-        await timekeepers[trusted].observe(Probe(None, clock.now() - ahead, clock.monotonic(), clock.monotonic(), None))
-
-    def make(
-        *, url: str = cloud.url, consent: bool = True, trusted: bool | None = None, **more: Any
-    ) -> ScenarioUploader:
-        client = CloudAPIClient(settings=settings(url, tmp_path, **more), clock=clock, rng=Random(1))
-        clients.append(client)
-        return ScenarioUploader(
-            client,
-            consent,
-            foundation=Foundation.of(client, store, timekeeper=timekeepers[trusted], clock=clock, rng=Random(1)),
-        )
-
-    yield make
-    for client in clients:
-        await client.close()
 
 
 def settings(url: str, tmp_path: Path, **more: Any) -> CloudSettings:

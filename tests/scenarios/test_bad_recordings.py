@@ -11,21 +11,12 @@ import pytest
 
 from sentinel_sync import ScenarioError, ScenarioUploader
 from sentinel_sync.backend import BackendSettings, Limits, running_server
-from tests.fakes.cloud import API_KEY, Answer, FakeCloud, cloud_fixture
+from tests.fakes.cloud import API_KEY, Answer, FakeCloud
 from tests.fakes.patience import until_true
 from tests.fakes.wire_rules import Seen
-from tests.scenarios.service import (
-    FIRST,
-    SECOND,
-    Build,
-    announced,
-    build_fixture,
-    no_blocking_fixture,
-    paths,
-    recordings_fixture,
-)
+from tests.scenarios.service import FIRST, SECOND, Build, announced, paths
 
-__all__ = ["build_fixture", "cloud_fixture", "no_blocking_fixture", "recordings_fixture"]
+pytestmark = pytest.mark.usefixtures("no_blocking")
 
 
 def without_metadata(folder: Path) -> None:

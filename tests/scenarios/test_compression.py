@@ -12,23 +12,12 @@ from sentinel_sync.backend import BackendSettings, running_server
 from sentinel_sync.base.transfer import TransferStatus
 from sentinel_sync.store.store import Store
 from tests.fakes.clock import FakeClock
-from tests.fakes.cloud import API_KEY, Answer, FakeCloud, cloud_fixture, problem
+from tests.fakes.cloud import API_KEY, Answer, FakeCloud, problem
 from tests.fakes.patience import until
 from tests.fakes.wire_rules import Seen
-from tests.scenarios.service import (
-    FIRST,
-    SECOND,
-    VIDEOS,
-    Build,
-    build_fixture,
-    derived,
-    fail_once,
-    is_video,
-    no_blocking_fixture,
-    recordings_fixture,
-)
+from tests.scenarios.service import FIRST, SECOND, VIDEOS, Build, derived, fail_once, is_video
 
-__all__ = ["build_fixture", "cloud_fixture", "no_blocking_fixture", "recordings_fixture"]
+pytestmark = pytest.mark.usefixtures("no_blocking")
 
 needs_ffmpeg = pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="no ffmpeg on PATH")
 

@@ -11,22 +11,11 @@ from sentinel_sync.network.foundation import Foundation
 from sentinel_sync.scenarios.consent import ConsentRecord
 from sentinel_sync.store.store import Store
 from tests.fakes.clock import FakeClock
-from tests.fakes.cloud import Answer, FakeCloud, cloud_fixture
+from tests.fakes.cloud import Answer, FakeCloud
 from tests.fakes.wire_rules import Seen
-from tests.scenarios.service import (
-    EVERYTHING,
-    FIRST,
-    SECOND,
-    Build,
-    build_fixture,
-    fail_once,
-    is_video,
-    no_blocking_fixture,
-    paths,
-    recordings_fixture,
-)
+from tests.scenarios.service import EVERYTHING, FIRST, SECOND, Build, fail_once, is_video, paths
 
-__all__ = ["build_fixture", "cloud_fixture", "no_blocking_fixture", "recordings_fixture"]
+pytestmark = pytest.mark.usefixtures("no_blocking")
 
 
 class TestConsent:

@@ -4,24 +4,16 @@ import asyncio
 import shutil
 from pathlib import Path
 
+import pytest
+
 from sentinel_sync.scenarios.rules.lifecycle import HEAD_START
 from sentinel_sync.store.store import Store
 from tests.fakes.clock import FakeClock
-from tests.fakes.cloud import Answer, FakeCloud, cloud_fixture, problem
+from tests.fakes.cloud import Answer, FakeCloud, problem
 from tests.fakes.wire_rules import Seen
-from tests.scenarios.service import (
-    FIRST,
-    SECOND,
-    Build,
-    announced,
-    build_fixture,
-    fail_once,
-    is_video,
-    no_blocking_fixture,
-    recordings_fixture,
-)
+from tests.scenarios.service import FIRST, SECOND, Build, announced, fail_once, is_video
 
-__all__ = ["build_fixture", "cloud_fixture", "no_blocking_fixture", "recordings_fixture"]
+pytestmark = pytest.mark.usefixtures("no_blocking")
 
 
 async def test_more_important_ones_go_first(cloud: FakeCloud, recordings: Path, build: Build) -> None:

@@ -13,12 +13,12 @@ import pytest
 
 from sentinel_sync.base.errors import CredentialError, RejectedError, UnreachableError
 from sentinel_sync.cloud.request import DEADLINE_FACTOR
-from tests.fakes.cloud import Answer, FakeCloud, cloud_fixture, problem
+from tests.fakes.cloud import Answer, FakeCloud, problem
 from tests.scenarios.recorded_part import VIDEOS, RecordedPart, noise
-from tests.scenarios.sending import MEBIBYTE, no_blocking_fixture, vehicle
+from tests.scenarios.sending import MEBIBYTE, vehicle
 from tests.servers.form_servers import FORM_SERVERS, FormFile, Taken
 
-__all__ = ["cloud_fixture", "no_blocking_fixture"]
+pytestmark = pytest.mark.usefixtures("no_blocking")
 
 #: With all that could be taken for the end of a part.
 VIDEO = b"--\r\n\r\n--" + noise(3 * MEBIBYTE + 1234) + b"\r\n--\r\n--"

@@ -22,11 +22,11 @@ from tests.fakes.cloud import API_KEY
 from tests.fakes.fault_proxy import fault_proxy
 from tests.fakes.patience import until
 from tests.scenarios.recorded_part import SCENARIO, VIDEOS, RecordedPart, noise
-from tests.scenarios.sending import MEBIBYTE, no_blocking_fixture, vehicle
+from tests.scenarios.sending import MEBIBYTE, vehicle
 from tests.servers.node_tus import NodeTus, node_tus
 from tests.servers.python_tus import python_tus
 
-__all__ = ["no_blocking_fixture"]
+pytestmark = pytest.mark.usefixtures("no_blocking")
 
 VIDEO = noise(6 * MEBIBYTE + 4321)
 #: A head has well below so many bytes.

@@ -18,22 +18,13 @@ from sentinel_sync.base.errors import (
     RejectedError,
     UnreachableError,
 )
-from tests.fakes.cloud import (
-    Answer,
-    FakeCloud,
-    closed_port,
-    cloud_fixture,
-    portal,
-    problem,
-    refused,
-    stranger_fixture,
-)
+from tests.fakes.cloud import Answer, FakeCloud, closed_port, portal, problem, refused
 from tests.fakes.tus import GONE, VERSION, FakeTus
 from tests.fakes.wire_rules import Seen
 from tests.scenarios.recorded_part import ANNOTATIONS, SCENARIO, VIDEOS, RecordedPart, noise
-from tests.scenarios.sending import MEBIBYTE, PAUSE, Sender, no_blocking_fixture, vehicle
+from tests.scenarios.sending import MEBIBYTE, PAUSE, Sender, vehicle
 
-__all__ = ["cloud_fixture", "no_blocking_fixture", "stranger_fixture"]
+pytestmark = pytest.mark.usefixtures("no_blocking")
 
 #: Two PATCHes: the first is 1 MiB.
 VIDEO = noise(MEBIBYTE + 777_777)

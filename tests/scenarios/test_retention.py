@@ -9,20 +9,10 @@ import pytest
 
 from sentinel_sync import ScenarioUploader
 from tests.fakes.clock import FakeClock
-from tests.fakes.cloud import FakeCloud, cloud_fixture
-from tests.scenarios.service import (
-    DAY,
-    EVERYTHING,
-    FIRST,
-    SECOND,
-    Build,
-    backdate,
-    build_fixture,
-    no_blocking_fixture,
-    recordings_fixture,
-)
+from tests.fakes.cloud import FakeCloud
+from tests.scenarios.service import DAY, EVERYTHING, FIRST, SECOND, Build, backdate
 
-__all__ = ["build_fixture", "cloud_fixture", "no_blocking_fixture", "recordings_fixture"]
+pytestmark = pytest.mark.usefixtures("no_blocking")
 
 
 async def uploaded(build: Build, recordings: Path, *names: str, **settings: object) -> ScenarioUploader:

@@ -10,19 +10,10 @@ import pytest
 from sentinel_sync import ScenarioUploader
 from sentinel_sync.store.store import Store
 from tests.fakes.clock import FakeClock
-from tests.fakes.cloud import FakeCloud, cloud_fixture
-from tests.scenarios.service import (
-    FIRST,
-    SECOND,
-    Build,
-    announced,
-    backdate,
-    build_fixture,
-    no_blocking_fixture,
-    recordings_fixture,
-)
+from tests.fakes.cloud import FakeCloud
+from tests.scenarios.service import FIRST, SECOND, Build, announced, backdate
 
-__all__ = ["build_fixture", "cloud_fixture", "no_blocking_fixture", "recordings_fixture"]
+pytestmark = pytest.mark.usefixtures("no_blocking")
 
 SETTLE, INTERVAL, PATIENCE = 5.0, 10.0, 60.0
 

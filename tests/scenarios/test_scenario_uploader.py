@@ -15,22 +15,10 @@ from sentinel_sync import CloudAPIClient, ScenarioUploader
 from sentinel_sync.backend import BackendSettings, Fault, FaultPlan, running_server
 from sentinel_sync.store.store import Store
 from tests.fakes.clock import FakeClock
-from tests.fakes.cloud import API_KEY, FLEET, VEHICLE, Answer, FakeCloud, cloud_fixture, problem
-from tests.scenarios.service import (
-    FIRST,
-    SECOND,
-    VIDEOS,
-    Build,
-    build_fixture,
-    fail_once,
-    is_video,
-    no_blocking_fixture,
-    paths,
-    recordings_fixture,
-    store_of,
-)
+from tests.fakes.cloud import API_KEY, FLEET, VEHICLE, Answer, FakeCloud, problem
+from tests.scenarios.service import FIRST, SECOND, VIDEOS, Build, fail_once, is_video, paths, store_of
 
-__all__ = ["build_fixture", "cloud_fixture", "no_blocking_fixture", "recordings_fixture"]
+pytestmark = pytest.mark.usefixtures("no_blocking")
 
 
 class TestWithTheReferenceBackend:

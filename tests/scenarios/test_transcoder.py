@@ -12,9 +12,9 @@ from sentinel_sync.scenarios.transcoder import Compressed
 from tests.conftest import FIXTURES
 from tests.fakes.clock import FakeClock
 from tests.fakes.videos import VideoMaker
-from tests.scenarios.workbench import Bench, bench_fixture, content_of, opened, videos_fixture, watched_fixture
+from tests.scenarios.workbench import Bench, content_of, opened
 
-__all__ = ["bench_fixture", "videos_fixture", "watched_fixture"]
+pytestmark = pytest.mark.usefixtures("watched")
 
 #: A large picture and a small one of the shorter recording; the benchmark compresses all of them.
 RECORDINGS = [FIXTURES / "scenarios" / "20241117_132640" / name for name in ("front_left.mp4", "bev.mp4")]

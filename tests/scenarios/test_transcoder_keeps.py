@@ -17,16 +17,9 @@ from tests.fakes.ffmpeg import FOR_EVER, LOOK, stand_in
 from tests.fakes.patience import until
 from tests.fakes.processes import children_of
 from tests.fakes.videos import VideoMaker
-from tests.scenarios.workbench import (
-    Bench,
-    bench_fixture,
-    child,
-    videos_fixture,
-    watched_fixture,
-)
+from tests.scenarios.workbench import Bench, child
 
-__all__ = ["bench_fixture", "videos_fixture", "watched_fixture"]
-
+pytestmark = pytest.mark.usefixtures("watched")
 
 # --- what stays as it was ---
 

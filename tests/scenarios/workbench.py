@@ -2,39 +2,15 @@
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
-
-import pytest
-from blockbuster import blockbuster_ctx
 
 from sentinel_sync.scenarios.transcoder import Compressed, KeptOriginal, Transcoder
 from sentinel_sync.settings import CloudSettings
 from tests.fakes.clock import FakeClock
 from tests.fakes.patience import until
 from tests.fakes.processes import children_of
-from tests.fakes.videos import SOURCES, VideoMaker, ffmpeg_of
-
-
-@pytest.fixture(name="watched", autouse=True)
-def watched_fixture() -> Iterator[None]:
-    """No blocking call on the loop, and no process left over."""
-    before = set(children_of())
-    with blockbuster_ctx("sentinel_sync"):
-        yield
-    assert {process: line for process, line in children_of().items() if process not in before} == {}
-
-
-@pytest.fixture(name="videos", scope="session", params=SOURCES)
-def videos_fixture(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> VideoMaker:
-    """Videos made by the ffmpeg that is then to compress them."""
-    return VideoMaker(ffmpeg_of(request.param), tmp_path_factory.mktemp("videos"))
-
-
-@pytest.fixture(name="bench")
-def bench_fixture(videos: VideoMaker, tmp_path: Path, clock: FakeClock) -> "Bench":
-    return Bench(videos.ffmpeg, tmp_path, clock)
 
 
 class Bench:

@@ -13,23 +13,12 @@ from securesystemslib.signer._crypto_signer import CryptoSigner
 
 from sentinel_sync.base.errors import UnreachableError, VerificationError
 from tests.fakes.clock import FakeClock
-from tests.fakes.cloud import Answer, FakeCloud, cloud_fixture, stranger_fixture
+from tests.fakes.cloud import Answer, FakeCloud
 from tests.fakes.tuf_repository import TufRepository
 from tests.fakes.wire_rules import Seen
-from tests.models.tuf.vehicle import (
-    NAME,
-    Vehicle,
-    content_of,
-    newest,
-    off_the_loop_fixture,
-    offer,
-    refused,
-    repository_fixture,
-    serve,
-    vehicle_fixture,
-)
+from tests.models.tuf.vehicle import NAME, Vehicle, content_of, newest, offer, refused, serve
 
-__all__ = ["cloud_fixture", "off_the_loop_fixture", "repository_fixture", "stranger_fixture", "vehicle_fixture"]
+pytestmark = pytest.mark.usefixtures("off_the_loop")
 
 ROLES = ["timestamp", "snapshot", "targets"]
 #: What reads metadata takes a quarter of a mebibyte of it at most; a socket's buffers hold some more.

@@ -7,12 +7,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tests.fakes.cloud import Answer, FakeCloud, cloud_fixture, stranger_fixture
+from tests.fakes.cloud import Answer, FakeCloud
 from tests.fakes.tuf_repository import TufRepository
 from tests.fakes.wire_rules import Seen
 from tests.models.tuf.vehicle import offer
-
-__all__ = ["cloud_fixture", "stranger_fixture"]
 
 #: Seconds for one process to check.
 PATIENCE = 20.0

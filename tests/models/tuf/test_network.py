@@ -5,19 +5,12 @@ import asyncio
 import pytest
 
 from sentinel_sync.base.errors import HeldError, RejectedError, SentinelSyncError, UnreachableError
-from tests.fakes.cloud import Answer, FakeCloud, cloud_fixture, portal, redirect, stranger_fixture
+from tests.fakes.cloud import Answer, FakeCloud, portal, redirect
 from tests.fakes.tuf_repository import TufRepository
 from tests.fakes.wire_rules import Seen
-from tests.models.tuf.vehicle import (
-    Vehicle,
-    content_of,
-    off_the_loop_fixture,
-    offer,
-    repository_fixture,
-    vehicle_fixture,
-)
+from tests.models.tuf.vehicle import Vehicle, content_of, offer
 
-__all__ = ["cloud_fixture", "off_the_loop_fixture", "repository_fixture", "stranger_fixture", "vehicle_fixture"]
+pytestmark = pytest.mark.usefixtures("off_the_loop")
 
 ROLES = ["timestamp", "snapshot", "targets"]
 

@@ -5,20 +5,11 @@ The clock's part in it is in test_tuf_time.py.
 
 import pytest
 
-from tests.fakes.cloud import Answer, cloud_fixture, stranger_fixture
+from tests.fakes.cloud import Answer
 from tests.fakes.tuf_repository import DAY, TufRepository
-from tests.models.tuf.vehicle import (
-    Vehicle,
-    newest,
-    off_the_loop_fixture,
-    offer,
-    refused,
-    repository_fixture,
-    serve,
-    vehicle_fixture,
-)
+from tests.models.tuf.vehicle import Vehicle, newest, offer, refused, serve
 
-__all__ = ["cloud_fixture", "off_the_loop_fixture", "repository_fixture", "stranger_fixture", "vehicle_fixture"]
+pytestmark = pytest.mark.usefixtures("off_the_loop")
 
 ROLES = ["timestamp", "snapshot", "targets"]
 

@@ -2,18 +2,11 @@
 
 import pytest
 
-from tests.fakes.cloud import FakeCloud, cloud_fixture, stranger_fixture
+from tests.fakes.cloud import FakeCloud
 from tests.fakes.tuf_repository import TufRepository, sign
-from tests.models.tuf.vehicle import (
-    Vehicle,
-    off_the_loop_fixture,
-    offer,
-    refused,
-    repository_fixture,
-    vehicle_fixture,
-)
+from tests.models.tuf.vehicle import Vehicle, offer, refused
 
-__all__ = ["cloud_fixture", "off_the_loop_fixture", "repository_fixture", "stranger_fixture", "vehicle_fixture"]
+pytestmark = pytest.mark.usefixtures("off_the_loop")
 
 
 class TestRootRotation:

@@ -22,21 +22,13 @@ from sentinel_sync.base.errors import (
 from sentinel_sync.base.payloads import ModelRelease
 from sentinel_sync.models.tuf.source import TufReleases
 from sentinel_sync.settings import ModelSource
-from tests.fakes.cloud import Answer, FakeCloud, cloud_fixture, portal, redirect, stranger_fixture
+from tests.fakes.cloud import Answer, FakeCloud, portal, redirect
 from tests.fakes.patience import until
 from tests.fakes.tuf_repository import DAY, TufRepository
 from tests.fakes.wire_rules import Seen
-from tests.models.tuf.vehicle import (
-    NAME,
-    Vehicle,
-    content_of,
-    off_the_loop_fixture,
-    offer,
-    repository_fixture,
-    vehicle_fixture,
-)
+from tests.models.tuf.vehicle import NAME, Vehicle, content_of, offer
 
-__all__ = ["cloud_fixture", "off_the_loop_fixture", "repository_fixture", "stranger_fixture", "vehicle_fixture"]
+pytestmark = pytest.mark.usefixtures("off_the_loop")
 
 
 class TestOffers:

@@ -7,11 +7,11 @@ import pytest
 from sentinel_sync.base.errors import UnreachableError, VerificationError
 from sentinel_sync.cloud.response_policy import Probe
 from sentinel_sync.store.timekeeper import Timekeeper
-from tests.fakes.cloud import Answer, cloud_fixture, stranger_fixture
+from tests.fakes.cloud import Answer
 from tests.fakes.tuf_repository import DAY, TufRepository
-from tests.models.tuf.vehicle import NAME, Vehicle, off_the_loop_fixture, repository_fixture, vehicle_fixture
+from tests.models.tuf.vehicle import NAME, Vehicle
 
-__all__ = ["cloud_fixture", "off_the_loop_fixture", "repository_fixture", "stranger_fixture", "vehicle_fixture"]
+pytestmark = pytest.mark.usefixtures("off_the_loop")
 
 #: What a clock without a battery says.
 LONG_AGO = 86_400.0 * 365

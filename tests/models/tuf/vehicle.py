@@ -2,14 +2,12 @@
 
 import asyncio
 import shutil
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
 import pytest
-from blockbuster import blockbuster_ctx
-from pydantic import SecretStr
 
 from sentinel_sync.base.clock import Clock
 from sentinel_sync.base.errors import VerificationError
@@ -17,11 +15,11 @@ from sentinel_sync.base.payloads import ModelRelease
 from sentinel_sync.cloud.client import CloudAPIClient
 from sentinel_sync.cloud.download import FileDownload, Target
 from sentinel_sync.models.tuf.source import TufReleases
-from sentinel_sync.settings import CloudSettings, ModelSource
+from sentinel_sync.settings import ModelSource
 from sentinel_sync.store.store import Store
 from sentinel_sync.store.timekeeper import Timekeeper
 from tests.fakes.clock import FakeClock
-from tests.fakes.cloud import API_KEY, FLEET, VEHICLE, Answer, FakeCloud
+from tests.fakes.cloud import Answer
 from tests.fakes.tuf_repository import TufRepository
 from tests.fakes.wire_rules import Seen
 
@@ -104,40 +102,3 @@ def newest(repository: TufRepository, role: str) -> str:
 def serve(path: str, content: bytes) -> Callable[[Seen], Answer | None]:
     """An attack: other content at one path."""
     return lambda seen: Answer(200, content) if seen.path == path else None
-
-
-@pytest.fixture(name="_off_the_loop", autouse=True)
-def off_the_loop_fixture() -> Iterator[None]:
-    """None of our code blocks the loop."""
-    with blockbuster_ctx("sentinel_sync"):
-        yield
-
-
-@pytest.fixture(name="repository")
-def repository_fixture(clock: FakeClock, stranger: FakeCloud) -> TufRepository:
-    """One with a release."""
-    stranger.handler = repository = TufRepository(clock.now())
-    offer(repository, "v1")
-    return repository
-
-
-@pytest.fixture(name="vehicle")
-async def vehicle_fixture(
-    repository: TufRepository, cloud: FakeCloud, stranger: FakeCloud, tmp_path: Path, store: Store, clock: FakeClock
-) -> AsyncIterator[Vehicle]:
-    """One that was delivered with the repository's first root."""
-    root_file = tmp_path / "root.json"
-    root_file.write_bytes(repository.anchor)
-    source = ModelSource(source="tuf", metadata_url=f"{stranger.url}/metadata/", root_file=root_file)
-    settings = CloudSettings(
-        api_url=cloud.url,
-        api_key=SecretStr(API_KEY),
-        vehicle_id=VEHICLE,
-        fleet_id=FLEET,
-        rate_limit=0.0,
-        timeout=TIMEOUT,
-        models=source,
-        state_dir=tmp_path / "state",
-    )
-    async with CloudAPIClient(settings=settings, clock=clock, rng=Random(1)) as client:
-        yield Vehicle(client, store, clock, source, tmp_path / "state" / "tuf")

@@ -8,28 +8,12 @@ from securesystemslib.signer._crypto_signer import CryptoSigner
 
 from sentinel_sync import CloudError, UnreachableError, VerificationError
 from tests.fakes.clock import FakeClock
-from tests.fakes.cloud import Answer, FakeCloud, cloud_fixture, portal, redirect, stranger_fixture
+from tests.fakes.cloud import Answer, FakeCloud, portal, redirect
 from tests.fakes.tuf_repository import DAY, TufRepository
 from tests.fakes.wire_rules import Seen
-from tests.models.tuf.service_vehicle import (
-    NAME,
-    Vehicle,
-    content_of,
-    off_the_loop_fixture,
-    offer,
-    repository_fixture,
-    trips_fixture,
-    vehicle_fixture,
-)
+from tests.models.tuf.service.vehicle import NAME, Vehicle, content_of, offer
 
-__all__ = [
-    "cloud_fixture",
-    "off_the_loop_fixture",
-    "repository_fixture",
-    "stranger_fixture",
-    "trips_fixture",
-    "vehicle_fixture",
-]
+pytestmark = pytest.mark.usefixtures("off_the_loop")
 
 
 async def test_a_release_is_found_verified_and_installed(

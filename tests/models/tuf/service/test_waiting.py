@@ -7,28 +7,11 @@ import pytest
 
 from sentinel_sync.settings import ModelSource
 from tests.fakes.clock import FakeClock
-from tests.fakes.cloud import FakeCloud, cloud_fixture, stranger_fixture
+from tests.fakes.cloud import FakeCloud
 from tests.fakes.tuf_repository import DAY, TufRepository
-from tests.models.tuf.service_vehicle import (
-    NAME,
-    Trips,
-    Vehicle,
-    content_of,
-    off_the_loop_fixture,
-    offer,
-    repository_fixture,
-    trips_fixture,
-    vehicle_fixture,
-)
+from tests.models.tuf.service.vehicle import NAME, Trips, Vehicle, content_of, offer
 
-__all__ = [
-    "cloud_fixture",
-    "off_the_loop_fixture",
-    "repository_fixture",
-    "stranger_fixture",
-    "trips_fixture",
-    "vehicle_fixture",
-]
+pytestmark = pytest.mark.usefixtures("off_the_loop")
 
 
 @pytest.fixture

@@ -10,24 +10,9 @@ import pytest
 
 from sentinel_sync import ConfigurationError
 from sentinel_sync.settings import Settings
-from tests.fakes.cloud import cloud_fixture, stranger_fixture
-from tests.models.tuf.service_vehicle import (
-    NAME,
-    Vehicle,
-    off_the_loop_fixture,
-    repository_fixture,
-    trips_fixture,
-    vehicle_fixture,
-)
+from tests.models.tuf.service.vehicle import NAME, Vehicle
 
-__all__ = [
-    "cloud_fixture",
-    "off_the_loop_fixture",
-    "repository_fixture",
-    "stranger_fixture",
-    "trips_fixture",
-    "vehicle_fixture",
-]
+pytestmark = pytest.mark.usefixtures("off_the_loop")
 
 V10 = (NAME, "v10")
 

@@ -1,10 +1,8 @@
-"""Vehicles with `models.source: tuf`, whole from the settings on: what the tests of `ModelDownloader` with it share."""
+"""A vehicle whose models come out of a TUF repository."""
 
-import asyncio
 import shutil
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -21,67 +19,28 @@ from tests.conftest import FIXTURES
 from tests.fakes.clock import FakeClock
 from tests.fakes.cloud import FakeCloud, settings_for
 from tests.fakes.tuf_repository import TufRepository
+from tests.models.tuf.service.vehicle import NAME, Trips, Vehicle, offer
 
-NAME = "yolov8m_automotive"
 
-
-@pytest.fixture(name="_off_the_loop", autouse=True)
-def off_the_loop_fixture() -> Iterator[None]:
+@pytest.fixture
+def off_the_loop() -> Iterator[None]:
     with blockbuster_ctx("sentinel_sync"):
         yield
 
 
-def content_of(version: str) -> bytes:
-    return Random(version).randbytes(300_000)
-
-
-@pytest.fixture(name="repository")
-def repository_fixture(clock: FakeClock, stranger: FakeCloud) -> TufRepository:
+@pytest.fixture
+def repository(clock: FakeClock, stranger: FakeCloud) -> TufRepository:
     stranger.handler = repository = TufRepository(clock.now())
     return repository
 
 
-def offer(repository: TufRepository, version: str, **custom: str) -> None:
-    repository.add(f"{NAME}/{version}/{NAME}.pt", content_of(version), {"name": NAME, "version": version, **custom})
-    repository.publish()
-
-
-class Trips:
-    """Whether a trip is under way."""
-
-    def __init__(self) -> None:
-        self.under_way = False
-
-    def __call__(self) -> bool:
-        return self.under_way
-
-
-@dataclass
-class Vehicle:
-    """One whose models come from the repository; v9 is installed."""
-
-    downloader: ModelDownloader
-    models: Path
-    build: Callable[..., ModelDownloader]
-
-    def live(self) -> bytes:
-        return (self.models / f"{NAME}.pt").read_bytes()
-
-    async def untouched(self) -> None:
-        """The runtime opens v9, and nothing half done lies beside it."""
-        assert await asyncio.to_thread(self.live) == content_of("v9")
-        assert (await self.downloader.get_installed_models())[NAME]["version"] == "v9"
-        parts = await asyncio.to_thread(lambda: [path for path in self.models.rglob("*") if ".part" in path.name])
-        assert parts == []
-
-
-@pytest.fixture(name="trips")
-def trips_fixture() -> Trips:
+@pytest.fixture
+def trips() -> Trips:
     return Trips()
 
 
-@pytest.fixture(name="vehicle")
-async def vehicle_fixture(
+@pytest.fixture
+async def vehicle(
     repository: TufRepository,
     cloud: FakeCloud,
     stranger: FakeCloud,
