@@ -1,6 +1,6 @@
 # Two commands set up everything by themselves: `make demo` and `make test`.
 .DEFAULT_GOAL := all
-.PHONY: all setup demo test check lint types format cover soak bench lock run clean
+.PHONY: all setup demo test check lint types verify-types format cover soak bench lock run clean
 
 PYTHON ?= python3
 VENV   ?= .venv
@@ -48,6 +48,13 @@ lint: $(STAMP)
 
 types: $(STAMP)
 	$(BIN)/mypy
+
+# How much of the public interface pyright knows the type of. Pyright is no dependency of ours: it brings a Node of its own.
+verify-types: $(STAMP)
+	$(PYTHON) -m venv $(VENV)/pyright && $(VENV)/pyright/bin/python -m pip install --quiet pyright
+	rm -rf build/typed && mkdir -p build/typed && cp -r sentinel_sync build/typed/
+	PYTHONPATH=build/typed:$$($(BIN)/python -c 'import site; print(site.getsitepackages()[0])') \
+	  $(VENV)/pyright/bin/pyright --pythonpath $(abspath $(VENV))/pyright/bin/python --verifytypes sentinel_sync --ignoreexternal
 
 format: $(STAMP)
 	$(BIN)/ruff format .

@@ -65,8 +65,6 @@ class SyncAgent:
     Args:
         settings: What to do; by `from_config` read when the agent is entered.
         http: A client to share; it is not closed then.
-        clock: The seam for time.
-        rng: The seam for chance.
     """
 
     def __init__(

@@ -53,12 +53,7 @@ class PeriodicTask:
 
 
 class Supervisor:
-    """One task per duty in one TaskGroup. A duty that crashes never reaches a sibling.
-
-    Args:
-        clock: For pace.
-        rng: For the jitter of restarts.
-    """
+    """One task per duty in one TaskGroup. A duty that crashes never reaches a sibling."""
 
     def __init__(self, clock: Clock, rng: Random) -> None:
         self._clock = clock

@@ -107,7 +107,6 @@ class ActiveTransfer:
     Args:
         name: Of the scenario or model.
         events: Who is told.
-        clock: For rates.
 
     Attributes:
         phase: What is done now.
@@ -175,7 +174,6 @@ class TransferGuard:
     Args:
         what: Names it in errors.
         blocked_reason: Asked every `ASK_AGAIN_SECONDS`; an answer ends the transfer.
-        clock: For pace.
         ask_again: Set by whoever has a reason to ask at once.
     """
 

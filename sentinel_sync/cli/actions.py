@@ -8,11 +8,19 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from sentinel_sync.cli.arguments import Subparsers
-from sentinel_sync.cli.configuration import load_settings
-from sentinel_sync.settings import CloudSettings
+from sentinel_sync.settings import CloudSettings, Settings
 
 #: Does it, and returns the exit code.
 Answer = Callable[[CloudSettings, argparse.Namespace], Coroutine[Any, Any, int]]
+
+
+def load_settings(arguments: argparse.Namespace) -> Settings:
+    """Read the settings that the command line names. Blocks: call it before the loop runs.
+
+    Raises:
+        ConfigurationError: They cannot be used.
+    """
+    return Settings.load(arguments.config)
 
 
 def add_command(
@@ -35,6 +43,26 @@ def add_action(
     parser = actions.add_parser(name, aliases=aliases, help=text, description=f"{text[0].upper()}{text[1:]}.")
     parser.set_defaults(execute=execute)
     return parser
+
+
+def add_watch(parser: argparse.ArgumentParser, interval: float) -> None:
+    """Add `--watch`, which shows something again every so many seconds; `interval` is its default."""
+    parser.add_argument(
+        "--watch",
+        nargs="?",
+        metavar="SECONDS",
+        type=_seconds,
+        const=interval,
+        default=None,
+        help=f"show it again and again (every {interval:.0f} seconds by default) until Ctrl-C",
+    )
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not 1.0 <= seconds <= 86_400.0:
+        raise argparse.ArgumentTypeError("must be between 1 and 86400 seconds")
+    return seconds
 
 
 def at_least_one(text: str) -> int:

@@ -8,10 +8,8 @@ from collections.abc import Sequence
 from sentinel_sync.cli.actions import add_action, add_command, at_least_one, print_json, print_lines
 from sentinel_sync.cli.arguments import Subparsers, program
 from sentinel_sync.cli.exit_codes import ExitCode
-from sentinel_sync.cli.scenario_books import changed, read
-from sentinel_sync.cli.state_folder import runs
-from sentinel_sync.cli.terminal import width
-from sentinel_sync.cli.words import count, moment, pairs, size, table
+from sentinel_sync.cli.offline import changed, read, runs
+from sentinel_sync.cli.ui.text import count, moment, pairs, size, table, width
 from sentinel_sync.scenarios.preparation import DerivedFiles
 from sentinel_sync.scenarios.records import DERIVED_NAME
 from sentinel_sync.scenarios.rules.lifecycle import WITHDRAWN

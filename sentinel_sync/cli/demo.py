@@ -12,12 +12,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Self
 
-from sentinel_sync.cli import words
 from sentinel_sync.cli.arguments import Subparsers
 from sentinel_sync.cli.exit_codes import CommandError, ExitCode
-from sentinel_sync.cli.terminal import can_draw, coloured
+from sentinel_sync.cli.ui import text as words
+from sentinel_sync.cli.ui.text import can_draw, coloured
 from sentinel_sync.demo.processes import DemoError
-from sentinel_sync.demo.stage import Stage
+from sentinel_sync.demo.recording import Stage
 from sentinel_sync.demo.story import Demo, Report
 
 _DESCRIPTION = """\

@@ -9,23 +9,22 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import asdict
 
 from sentinel_sync.base.errors import ConfigurationError
+from sentinel_sync.cli.actions import load_settings
 from sentinel_sync.cli.arguments import Subparsers
-from sentinel_sync.cli.configuration import load_settings
 from sentinel_sync.cli.exit_codes import ExitCode
 from sentinel_sync.cli.findings import Finding, Level, fail, warn
 from sentinel_sync.cli.machine_checks import (
     check_client_certificate,
     check_clock,
     check_ffmpeg,
+    check_model_source,
     check_outbox,
     check_settings,
     check_state_folder,
     now,
 )
-from sentinel_sync.cli.model_checks import check_model_source
 from sentinel_sync.cli.network_checks import check_network
-from sentinel_sync.cli.terminal import Colour, coloured
-from sentinel_sync.cli.words import count, printable
+from sentinel_sync.cli.ui.text import Colour, coloured, count, printable
 from sentinel_sync.settings import CloudSettings
 
 _COLOURS: dict[Level, Colour] = {Level.OK: "green", Level.WARN: "yellow", Level.FAIL: "red"}

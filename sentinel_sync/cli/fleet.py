@@ -9,23 +9,23 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sentinel_sync.base.errors import SentinelSyncError
+from sentinel_sync.cli.actions import add_watch, load_settings
 from sentinel_sync.cli.arguments import Subparsers
-from sentinel_sync.cli.chart import Series, draw
-from sentinel_sync.cli.configuration import load_settings
 from sentinel_sync.cli.exit_codes import CommandError, ExitCode
-from sentinel_sync.cli.fleet_picture import save_picture
-from sentinel_sync.cli.fleet_sheets import (
+from sentinel_sync.cli.ui.tables import (
+    Series,
     Sheet,
     age_note,
     as_csv,
     as_json,
     as_table,
     comparison_sheet,
+    draw,
     facts_sheet,
     listing_sheet,
+    save_picture,
 )
-from sentinel_sync.cli.terminal import clear, is_terminal, width
-from sentinel_sync.cli.words import printable
+from sentinel_sync.cli.ui.text import clear, is_terminal, printable, width
 from sentinel_sync.cloud.client import CloudAPIClient
 from sentinel_sync.fleet.fleet_manager import FleetManager
 from sentinel_sync.fleet.rules.queries import FleetAnswer, FleetListing, FleetTrend, VehicleComparison, titled, unit_of
@@ -99,15 +99,7 @@ def _action(actions: Subparsers, name: str, text: str, question: Question) -> ar
 
     parser = actions.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
     parser.add_argument("--csv", action="store_true", help="as CSV, figures in metres, seconds and m/s")
-    parser.add_argument(
-        "--watch",
-        nargs="?",
-        metavar="SECONDS",
-        type=_interval,
-        const=_WATCH_INTERVAL,
-        default=None,
-        help=f"show it again and again (every {_WATCH_INTERVAL:.0f} seconds by default) until Ctrl-C",
-    )
+    add_watch(parser, _WATCH_INTERVAL)
     parser.set_defaults(execute=execute)
     return parser
 
@@ -120,13 +112,6 @@ def _limit(parser: argparse.ArgumentParser, default: int) -> None:
     parser.add_argument(
         "--limit", type=int, default=default, metavar="N", help="at most so many (default: %(default)s)"
     )
-
-
-def _interval(text: str) -> float:
-    seconds = float(text)
-    if not 1.0 <= seconds <= 86_400.0:
-        raise argparse.ArgumentTypeError("must be between 1 and 86400 seconds")
-    return seconds
 
 
 async def _answer(settings: CloudSettings, question: Question, arguments: argparse.Namespace) -> None:

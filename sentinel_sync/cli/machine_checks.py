@@ -16,8 +16,8 @@ from sentinel_sync.base.errors import ConfigurationError, StoreError
 from sentinel_sync.base.timekeeping import EARLIEST_PLAUSIBLE
 from sentinel_sync.cli.arguments import program
 from sentinel_sync.cli.findings import Finding, fail, ok, warn
-from sentinel_sync.cli.state_folder import last_said, opened, runs
-from sentinel_sync.cli.words import count, duration, moment, size
+from sentinel_sync.cli.offline import last_said, opened, runs
+from sentinel_sync.cli.ui.text import count, duration, moment, size
 from sentinel_sync.cloud.http import FileCredential, read_pseudonym_key
 from sentinel_sync.settings import CloudSettings, Settings
 from sentinel_sync.store.database import DamagedError
@@ -32,6 +32,7 @@ _SECRETS = ("api_key", "pseudonym_key", "profile_keys", "proxy")
 #: With less free disk nothing can be relied upon, bytes.
 _LEAST_DISK = 32 << 20
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
+_CHECK = "models"
 
 
 def check_settings(path: Path | None, settings: Settings, environment: Mapping[str, str]) -> Iterator[Finding]:
@@ -278,3 +279,22 @@ def expiry(check: str, left: float, ends: float, what: str) -> Finding:
 def now() -> float:
     """Wall time, seconds since the epoch."""
     return time.time()
+
+
+def check_model_source(cloud: CloudSettings) -> Iterator[Finding]:
+    """Whether a TUF repository can be verified; nothing where models come from the backend's listing."""
+    source = cloud.models
+    if source.source != "tuf" or source.root_file is None:
+        return
+    if find_spec("tuf") is None:
+        yield fail(_CHECK, "source tuf needs python-tuf", "pip install 'sentinel-sync[tuf]'")
+        return
+    # It loads python-tuf, which most vehicles do without.
+    from sentinel_sync.models.tuf.refresh import root_version  # noqa: PLC0415 - see above
+
+    try:
+        version = root_version(source.root_file)
+    except ConfigurationError as error:
+        yield fail(_CHECK, str(error), "deliver the repository's root.json with the vehicle (docs/tuf.md)")
+    else:
+        yield ok(_CHECK, f"from a TUF repository; trust begins with version {version} of its root")

@@ -10,7 +10,7 @@ from pathlib import Path
 from sentinel_sync.base.errors import ConfigurationError, SentinelSyncError, StateLockedError, StoreError
 from sentinel_sync.cli.arguments import NAME, parse
 from sentinel_sync.cli.exit_codes import CommandError, ExitCode
-from sentinel_sync.cli.logs import logging_to_stderr, one_line
+from sentinel_sync.cli.ui.logs import logging_to_stderr, one_line
 
 
 def main(words: Sequence[str] | None = None) -> int:

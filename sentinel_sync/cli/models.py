@@ -13,11 +13,9 @@ from sentinel_sync.base.errors import CloudError
 from sentinel_sync.cli.actions import add_action, add_command, print_lines
 from sentinel_sync.cli.arguments import Subparsers
 from sentinel_sync.cli.exit_codes import CommandError, ExitCode
-from sentinel_sync.cli.model_keys import add_keygen, add_sign, add_verify
-from sentinel_sync.cli.model_publishing import add_publish
-from sentinel_sync.cli.state_folder import last_said, opened, runs
-from sentinel_sync.cli.terminal import width
-from sentinel_sync.cli.words import moment, printable, size, table
+from sentinel_sync.cli.models_release import add_keygen, add_publish, add_sign, add_verify
+from sentinel_sync.cli.offline import last_said, opened, runs
+from sentinel_sync.cli.ui.text import moment, printable, size, table, width
 from sentinel_sync.cloud.client import CloudAPIClient
 from sentinel_sync.models.commands import CommandAction, CommandOutcome, ModelCommand, ModelCommands
 from sentinel_sync.models.installed import ModelRecords

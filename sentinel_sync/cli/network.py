@@ -9,9 +9,8 @@ from sentinel_sync.base.clock import SystemClock
 from sentinel_sync.cli.actions import add_action, add_command, print_lines
 from sentinel_sync.cli.arguments import Subparsers, program
 from sentinel_sync.cli.exit_codes import ExitCode
-from sentinel_sync.cli.state_folder import last_said, opened, runs
-from sentinel_sync.cli.terminal import width
-from sentinel_sync.cli.words import from_now, pairs, table
+from sentinel_sync.cli.offline import last_said, opened, runs
+from sentinel_sync.cli.ui.text import from_now, pairs, table, width
 from sentinel_sync.network.policy import TransferPolicy, load_operator_override, save_operator_override
 from sentinel_sync.network.rules.traffic import Link, Metering, NetworkChoice, NetworkStatus, Period, data_size
 from sentinel_sync.settings import CloudSettings

@@ -21,7 +21,7 @@ from sentinel_sync.base.errors import (
 from sentinel_sync.base.timekeeping import TOLERANCE, ClockStamp, clock_observation, skew
 from sentinel_sync.cli.findings import Finding, Level, fail, ok, warn
 from sentinel_sync.cli.machine_checks import expiry
-from sentinel_sync.cli.words import duration
+from sentinel_sync.cli.ui.text import duration
 from sentinel_sync.cloud.client import CloudAPIClient, Probe, quote_id
 from sentinel_sync.cloud.http import CONNECT_TIMEOUT, tls_context
 from sentinel_sync.cloud.rules.answers import rfc3339

@@ -7,11 +7,11 @@ import sys
 from dataclasses import dataclass
 
 from sentinel_sync.agent import SyncAgent
+from sentinel_sync.cli.actions import load_settings
 from sentinel_sync.cli.arguments import Subparsers, program
-from sentinel_sync.cli.configuration import load_settings
 from sentinel_sync.cli.exit_codes import ExitCode
 from sentinel_sync.cli.session import run_agent
-from sentinel_sync.cli.words import count, printable
+from sentinel_sync.cli.ui.text import count, printable
 from sentinel_sync.store.rules.outbox import OutboxStatus
 
 #: So many seconds without a single item sent, and waiting longer is left to the next call.

@@ -10,9 +10,8 @@ from sentinel_sync.base.clock import SystemClock
 from sentinel_sync.cli.actions import add_action, add_command, print_json, print_lines
 from sentinel_sync.cli.arguments import Subparsers
 from sentinel_sync.cli.exit_codes import CommandError, ExitCode
-from sentinel_sync.cli.profile_books import agent_runs, beside_agent, looked_into, without_agent
-from sentinel_sync.cli.terminal import width
-from sentinel_sync.cli.words import count, pairs, printable, table
+from sentinel_sync.cli.offline import agent_runs, beside_agent, looked_into, without_agent
+from sentinel_sync.cli.ui.text import count, pairs, printable, table, width
 from sentinel_sync.profiles.commands import ALL, SyncCommand
 from sentinel_sync.profiles.records import ProfileSummary, SyncState
 from sentinel_sync.profiles.rules.merge import checked_id

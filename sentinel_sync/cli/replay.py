@@ -13,10 +13,10 @@ from pathlib import Path
 from sentinel_sync.agent import SyncAgent
 from sentinel_sync.base.errors import SentinelSyncError, StateLockedError
 from sentinel_sync.base.payloads import TripSummary
-from sentinel_sync.cli import words
+from sentinel_sync.cli.actions import load_settings
 from sentinel_sync.cli.arguments import Subparsers
-from sentinel_sync.cli.configuration import load_settings
 from sentinel_sync.cli.exit_codes import ExitCode
+from sentinel_sync.cli.ui import text as words
 from sentinel_sync.cloud.client import CloudAPIClient
 from sentinel_sync.network.foundation import Foundation
 from sentinel_sync.settings import Settings

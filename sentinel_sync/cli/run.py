@@ -8,8 +8,8 @@ from importlib import import_module
 from importlib.util import find_spec
 
 from sentinel_sync.agent import SyncAgent
+from sentinel_sync.cli.actions import load_settings
 from sentinel_sync.cli.arguments import Subparsers
-from sentinel_sync.cli.configuration import load_settings
 from sentinel_sync.cli.exit_codes import CommandError, ExitCode
 from sentinel_sync.cli.session import run_agent
 

@@ -9,10 +9,8 @@ from sentinel_sync.base.errors import ConsentError, ScenarioError
 from sentinel_sync.cli.actions import add_action, add_command, at_least_one, print_json, print_lines
 from sentinel_sync.cli.arguments import Subparsers, program
 from sentinel_sync.cli.exit_codes import CommandError, ExitCode
-from sentinel_sync.cli.scenario_books import Books, changed, conditions, read
-from sentinel_sync.cli.state_folder import runs
-from sentinel_sync.cli.terminal import width
-from sentinel_sync.cli.words import count, duration, moment, pairs, size, table
+from sentinel_sync.cli.offline import Books, changed, conditions, read, runs
+from sentinel_sync.cli.ui.text import count, duration, moment, pairs, size, table, width
 from sentinel_sync.scenarios.recordings import absolute, read_recording
 from sentinel_sync.scenarios.records import key_of, storable
 from sentinel_sync.scenarios.rules.plan import Part, Priority, ScenarioPlan

@@ -4,26 +4,103 @@ import argparse
 import asyncio
 import logging
 import os
+import signal
+import socket
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 
 from sentinel_sync.agent import SyncAgent
 from sentinel_sync.base.errors import SentinelSyncError
-from sentinel_sync.cli.logs import JsonFormatter, WriterHandler, formatter_for, logging_to
-from sentinel_sync.cli.progress import View, choose_view
-from sentinel_sync.cli.signals import stopping_signals
-from sentinel_sync.cli.systemd import ServiceNotifier
-from sentinel_sync.cli.writer import Writer
+from sentinel_sync.cli.ui.logs import JsonFormatter, WriterHandler, formatter_for, logging_to
+from sentinel_sync.cli.ui.progress import View, choose_view
+from sentinel_sync.cli.ui.writer import Writer
 from sentinel_sync.settings import Settings
 
 logger = logging.getLogger(__name__)
 
+_STOPPING = (signal.SIGTERM, signal.SIGINT)
 #: A display does without a status that takes longer, seconds: it must not hold up the end.
 _LOOK_TIMEOUT = 0.5
 
 #: What a command does with its agent; the event is set when it should come to an end.
 Work = Callable[[SyncAgent, asyncio.Event], Awaitable[int]]
+
+
+@contextmanager
+def stopping_signals(on_hangup: Callable[[], None] | None = None) -> Iterator[asyncio.Event]:
+    """Give an event that the first SIGTERM or SIGINT sets; a second one ends the process at once.
+
+    What matters is on disk before it is said to be done, so ending at once loses nothing that was acknowledged.
+
+    Args:
+        on_hangup: Called at SIGHUP, where given.
+    """
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+
+    def on_signal(number: signal.Signals) -> None:
+        if stop.is_set():
+            # As the default would have done it, so that whoever waits for this process sees why it ended.
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        stop.set()
+
+    handled: list[signal.Signals] = []
+    before = {number: signal.getsignal(number) for number in (*_STOPPING, signal.SIGHUP)}
+    try:
+        for number in _STOPPING:
+            loop.add_signal_handler(number, on_signal, number)
+            handled.append(number)
+        if on_hangup is not None:
+            loop.add_signal_handler(signal.SIGHUP, on_hangup)
+            handled.append(signal.SIGHUP)
+        yield stop
+    finally:
+        for number in handled:
+            loop.remove_signal_handler(number)
+            signal.signal(number, before[number])
+
+
+class ServiceNotifier:
+    """Sends datagrams to NOTIFY_SOCKET; without it every call is nothing.
+
+    Args:
+        environment: Where NOTIFY_SOCKET, WATCHDOG_USEC and WATCHDOG_PID are.
+    """
+
+    def __init__(self, environment: Mapping[str, str] = os.environ) -> None:
+        address = environment.get("NOTIFY_SOCKET", "")
+        # A leading @ stands for the abstract name space.
+        self._address = "\0" + address[1:] if address.startswith("@") else address
+        self._watchdog = _watchdog_seconds(environment) if address else None
+
+    def tell(self, **facts: str) -> None:
+        """Send facts, such as READY="1": one datagram, never waited for."""
+        if not self._address:
+            return
+        message = "\n".join(f"{name}={value}" for name, value in facts.items())
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
+            sender.setblocking(False)
+            try:
+                sender.sendto(message.encode(), self._address)
+            except OSError:
+                # The service manager is gone or its queue is full: the agent's work does not depend on it.
+                return
+
+    async def keep_watchdog(self) -> None:
+        """Say twice per watchdog interval that this event loop is alive; returns at once where none is set."""
+        while self._watchdog is not None:
+            self.tell(WATCHDOG="1")
+            await asyncio.sleep(self._watchdog / 2)
+
+
+def _watchdog_seconds(environment: Mapping[str, str]) -> float | None:
+    interval = environment.get("WATCHDOG_USEC", "")
+    if not interval.isdigit() or environment.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
+        return None
+    return int(interval) / 1e6 or None
 
 
 def run_agent(settings: Settings, arguments: argparse.Namespace, work: Work, *, lines: bool) -> int:

@@ -8,13 +8,12 @@ import time
 from dataclasses import dataclass
 
 from sentinel_sync.base.errors import StoreError
+from sentinel_sync.cli.actions import add_watch, load_settings
 from sentinel_sync.cli.arguments import Subparsers, program
-from sentinel_sync.cli.configuration import load_settings
 from sentinel_sync.cli.exit_codes import CommandError, ExitCode
-from sentinel_sync.cli.shown import facts_of, outbox_facts
-from sentinel_sync.cli.state_folder import last_said, nothing_there, opened, runs
-from sentinel_sync.cli.terminal import clear, is_terminal
-from sentinel_sync.cli.words import duration, moment, pairs
+from sentinel_sync.cli.offline import last_said, nothing_there, opened, runs
+from sentinel_sync.cli.ui.status_text import facts_of, outbox_facts
+from sentinel_sync.cli.ui.text import clear, duration, is_terminal, moment, pairs
 from sentinel_sync.settings import CloudSettings
 from sentinel_sync.status import AgentStatus
 from sentinel_sync.store.rules.outbox import OutboxStatus
@@ -53,15 +52,7 @@ def add_parser(subparsers: Subparsers) -> None:
         help="show what the agent does and what waits",
         description="Show what the agent does and what waits, whether or not one runs. Changes nothing.",
     )
-    parser.add_argument(
-        "--watch",
-        nargs="?",
-        metavar="SECONDS",
-        type=_interval,
-        const=_WATCH_INTERVAL,
-        default=None,
-        help=f"show it again and again (every {_WATCH_INTERVAL:.0f} seconds by default) until Ctrl-C",
-    )
+    add_watch(parser, _WATCH_INTERVAL)
     parser.set_defaults(execute=execute)
 
 

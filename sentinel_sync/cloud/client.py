@@ -90,8 +90,6 @@ class CloudAPIClient:
         fleet_id: As configured.
         settings: All settings; then the other arguments that are settings must be left out.
         http: A client to share, used as it is: with the connections that it makes, unmarked; it is not closed then.
-        clock: The seam for time.
-        rng: The seam for chance.
         options: `timeout`, `max_retries`, `rate_limit`, as in the settings.
 
     Attributes:

@@ -66,7 +66,6 @@ class FileDownload:
     Args:
         client: Opens addresses; its settings have the lowest rate.
         target: What is wanted.
-        clock: For the rate.
         on_progress: Told how many bytes are on disk.
     """
 

@@ -47,8 +47,6 @@ class OfflineManager:
         api_client: The backend; every attempt on it teaches something.
         connectivity_callback: Told each change of the status.
         on_probe: Awaited with each answered probe (the agent learns the backend's time from it).
-        clock: The seam for time.
-        rng: The seam for chance.
     """
 
     def __init__(

@@ -90,7 +90,6 @@ class ResponsePolicy:
     Args:
         gate: May anything be sent.
         budget: For the client's own retries.
-        clock: The seam for time.
         max_retry_after: A `Retry-After` counts for at most so many seconds.
     """
 

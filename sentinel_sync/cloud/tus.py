@@ -52,9 +52,7 @@ class TusUploads:
     """Sends files so that a cut upload goes on where it stopped.
 
     Args:
-        client: The backend.
         bandwidth: How fast.
-        clock: The seam for time.
     """
 
     def __init__(self, client: CloudAPIClient, bandwidth: BandwidthLimit, *, clock: Clock) -> None:

@@ -267,7 +267,6 @@ class SingleRequest:
     """The whole file in one POST; every backend takes it.
 
     Args:
-        client: The backend.
         bandwidth: How fast.
     """
 

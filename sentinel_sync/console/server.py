@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import ipaddress
 import os
 import secrets
 import socket
@@ -18,6 +17,7 @@ from sentinel_sync.base.errors import ConfigurationError
 from sentinel_sync.base.files import replace_file
 from sentinel_sync.console.app import ConsoleApp
 from sentinel_sync.console.guard import Guard
+from sentinel_sync.settings import is_loopback
 
 #: In the state folder, for its owner alone: kept over a restart, so that an open page goes on working.
 TOKEN_FILE_NAME = "console.token"  # noqa: S105 # the name of its file
@@ -117,7 +117,7 @@ def _token(path: Path) -> str:
 
 @contextmanager
 def _bound(host: str, port: int) -> Iterator[socket.socket]:
-    if not _is_loopback(host):
+    if not is_loopback(host):
         raise ConfigurationError(f"the console is for this machine alone: {host} is not a loopback address")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with contextlib.closing(socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)) as listening:
@@ -129,12 +129,3 @@ def _bound(host: str, port: int) -> Iterator[socket.socket]:
                 f"the console cannot listen on {host}:{port} ({os.strerror(error.errno or 0)}): name another port"
             ) from None
         yield listening
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

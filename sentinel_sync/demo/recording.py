@@ -7,11 +7,10 @@ from asyncio.subprocess import DEVNULL, PIPE
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from sentinel_sync.base.clock import SystemClock
 from sentinel_sync.demo.processes import DemoError
-from sentinel_sync.demo.stage import Stage
 from sentinel_sync.demo.witness import Witness
 from sentinel_sync.scenarios.ffmpeg import Ffmpeg, TranscodeError
 
@@ -22,6 +21,18 @@ _SECONDS, _FRAMES_PER_SECOND = 3, 15
 #: As a recorder's camera: MPEG-4 part 2, which is quick to write and large.
 _CAMERA = f"testsrc2=s=640x360:r={_FRAMES_PER_SECOND}:d={_SECONDS}"
 _RECORDING_LIMIT = 60.0
+
+
+class Stage(Protocol):
+    """Told what happens."""
+
+    def doing(self, text: str) -> None:
+        """Something has begun."""
+        ...
+
+    def done(self, text: str) -> None:
+        """It has ended well."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)

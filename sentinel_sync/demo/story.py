@@ -14,8 +14,7 @@ from sentinel_sync.base.payloads import TripSummary
 from sentinel_sync.demo.city import DAY
 from sentinel_sync.demo.cloud import KEY_VARIABLE
 from sentinel_sync.demo.processes import Child, DemoError
-from sentinel_sync.demo.recording import RecordingAct, SentRecording
-from sentinel_sync.demo.stage import Stage
+from sentinel_sync.demo.recording import RecordingAct, SentRecording, Stage
 from sentinel_sync.demo.verification import CutTrip, raw_ids_in, verify
 from sentinel_sync.demo.witness import Witness
 

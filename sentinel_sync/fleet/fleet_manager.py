@@ -89,7 +89,6 @@ class AnswerCache:
     Args:
         store: Where they lie.
         origin: The backend's base URL: what another backend said is none of this one's answers.
-        clock: For ages.
     """
 
     def __init__(self, store: Store, origin: str, clock: Clock) -> None:
@@ -188,7 +187,6 @@ class FleetManager:
         api_client: The backend.
         store: Where answers are kept over a restart; by default that of the client's `state_dir`.
         foundation: What the agent's features share; by default what the client's components share.
-        clock: The seam for time.
         max_age: Seconds for which an answer counts as fresh.
     """
 

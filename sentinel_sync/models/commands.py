@@ -108,7 +108,6 @@ class ModelCommands:
 
     Args:
         documents: Where they lie.
-        clock: For stamps.
     """
 
     def __init__(self, documents: Documents, clock: Clock | None = None) -> None:
@@ -192,7 +191,7 @@ class ModelCommandQueue:
         """What became of the last orders, the newest last."""
         return await self._commands.outcomes()
 
-    async def carry_out(self, actions: Collection[CommandAction], obey: Obey) -> bool:
+    async def carry_out(self, actions: Collection[CommandAction], carry_out: Obey) -> bool:
         """Carry out those of these kinds; False where some are left that only the network or the disk held up.
 
         A long order waits for the short ones that were placed before it: who pins a version and then has it installed
@@ -204,14 +203,14 @@ class ModelCommandQueue:
                 if actions is LONG_COMMANDS:
                     return False
                 continue
-            done = await self._carry_out(placed, obey) and done
+            done = await self._carry_out(placed, carry_out) and done
         return done
 
-    async def _carry_out(self, placed: PlacedCommand, obey: Obey) -> bool:
+    async def _carry_out(self, placed: PlacedCommand, carry_out: Obey) -> bool:
         order = placed.order
         try:
             order.check()
-            result = await obey(order, placed.key)
+            result = await carry_out(order, placed.key)
         except SentinelSyncError as error:
             if isinstance(error, CloudError | StoreError) and is_passing(error):
                 return self._put_it_off(placed, str(error))

@@ -93,7 +93,6 @@ async def fetch_by_delta(
         old: A file that the vehicle has.
         old_checksum: The SHA-256 in hex that was named to the backend as `from`.
         target: What is wanted, as signed.
-        clock: For the rate.
         on_progress: Told for how many bytes of the target what has come stands.
 
     Returns:
@@ -210,7 +209,6 @@ class ReleaseFetch:
         files: The models folder.
         policy: Whether models may be fetched now.
         deltas: Whether to fetch only what changed, where that is offered.
-        clock: For pace and rates.
     """
 
     def __init__(

@@ -169,7 +169,7 @@ class InstalledModels:
         try:
             await recall_bad(self._registry, self._records)
             await take_over(self._registry, self._records, self.files, self._clock)
-            await self.mend()
+            await self.repair()
             await self._write_registry()
         except (FileError, StoreFullError) as error:
             logger.error("models.folder: %s", error)
@@ -237,14 +237,14 @@ class InstalledModels:
             await self._go_back(name, target, lambda record: replace(record.marked_bad(bad), probation=None))
             return target
 
-    async def mend(self) -> None:
+    async def repair(self) -> None:
         """Finish switches that were cut off or failed half-way, put back a live file that is gone."""
         async with self._switching:
             for record in self.records.values():
                 await self._recover(record)
 
     @property
-    def needs_mending(self) -> bool:
+    def needs_repair(self) -> bool:
         """Whether a switch was begun and is not finished."""
         return any(record.switching_to is not None or record.superseded for record in self.records.values())
 

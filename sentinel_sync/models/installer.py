@@ -143,7 +143,6 @@ class ModelInstaller:
         policy: Knows of trips.
         check: Raises VerificationError where a release is not to be used.
         probation: Seconds that a new model is on probation; only where there is somebody to try it.
-        clock: For rates.
     """
 
     def __init__(
@@ -193,7 +192,7 @@ class ModelInstaller:
 
     # --- onto the vehicle ---
 
-    async def bring(self, release: ModelRelease) -> None:
+    async def stage(self, release: ModelRelease) -> None:
         """Get a release's file, and stage it. One at a time.
 
         Raises:
@@ -220,7 +219,7 @@ class ModelInstaller:
 
     # --- into use ---
 
-    async def put_in_use(self, name: str) -> str | None:
+    async def activate(self, name: str) -> str | None:
         """Try what is staged and let the runtime open it; returns why that waits, or None where nothing does.
 
         Raises:
@@ -236,20 +235,20 @@ class ModelInstaller:
             if (why := self.waiting_reason(name)) is not None:
                 return why
             with self._working(staged.release, InstallPhase.INSTALLING) as transfer:
-                await self._look_at(name, staged, hashed=hashed)
+                await self._verify_staged(name, staged, hashed=hashed)
                 if self._validation.wanted and not staged.tried:
                     _enter(transfer, staged.release, InstallPhase.VALIDATING)
-                    if (why := await self._try(name, staged)) is not None:
+                    if (why := await self._health_check(name, staged)) is not None:
                         return why
                     _enter(transfer, staged.release, InstallPhase.INSTALLING)
                     # Trying takes its time, in which a trip may have begun and the operator spoken.
                     if (why := self.waiting_reason(name)) is not None:
                         return why
-                    await self._look_at(name, staged, hashed=True)
+                    await self._verify_staged(name, staged, hashed=True)
                 await self._installed.install(name, staged.kept, self._new_probation())
         return None
 
-    async def _look_at(self, name: str, staged: StagedVersion, *, hashed: bool) -> None:
+    async def _verify_staged(self, name: str, staged: StagedVersion, *, hashed: bool) -> None:
         """Let what is staged pass where it is still genuine, wanted and whole (`hashed`: that is known)."""
         try:
             await self._check(staged.release)
@@ -261,7 +260,7 @@ class ModelInstaller:
             await self._installed.change(name, lambda record: replace(record, staged=None))
             raise
 
-    async def _try(self, name: str, staged: StagedVersion) -> str | None:
+    async def _health_check(self, name: str, staged: StagedVersion) -> str | None:
         """Have what is staged tried; why that came to nothing, or None where it passed."""
         release = staged.release
         path = self._installed.files.version(name, release.version, staged.live_name)

@@ -312,7 +312,7 @@ class ModelDownloader:
         except (VerificationError, ConfigurationError) as error:
             logger.error("models.check: %s", error)
         waits = [self._checks.due_in()]
-        if not await self._commands.carry_out(LONG_COMMANDS, self._obey):
+        if not await self._commands.carry_out(LONG_COMMANDS, self._carry_out):
             waits.append(_COMMANDS_AGAIN_SECONDS)
         if self._updater.holds_downloads:
             waits.append(_HELD_AGAIN)
@@ -321,10 +321,10 @@ class ModelDownloader:
     async def upkeep_step(self) -> float:
         """Carry out orders, switch to what is ready, try what is on probation; returns the seconds until the next."""
         await self.prepare()
-        done = await self._commands.carry_out(SHORT_COMMANDS, self._obey)
+        done = await self._commands.carry_out(SHORT_COMMANDS, self._carry_out)
         if await self._commands.waiting(LONG_COMMANDS):
             self.check.wake.set()
-        wait = await self._updater.look_after()
+        wait = await self._updater.maintain()
         return max(_SHORTEST_WAIT, wait if done else min(wait, _COMMANDS_AGAIN_SECONDS))
 
     def snapshot(self) -> list[ModelStatus]:
@@ -369,7 +369,7 @@ class ModelDownloader:
         self._resuming = False
         if not self._auto_install:
             # Whoever asked for what was held asks again, now that it may be.
-            self._updater.let_go()
+            self._updater.release_held()
             return 0
         installed, failure = await self._updater.take(releases)
         if failure is not None:
@@ -386,7 +386,7 @@ class ModelDownloader:
             return InstallResult(False, name, present or "", str(error), error)
         return InstallResult(True, name, version.version)
 
-    async def _obey(self, order: ModelCommand, key: str) -> InstallResult:
+    async def _carry_out(self, order: ModelCommand, key: str) -> InstallResult:
         """Carry out an order of another process."""
         name, version = order.name, order.version or ""
         match order.action:

@@ -294,7 +294,7 @@ class ReleaseSelector:
 
     # --- what may lie about ---
 
-    def half_done(self) -> list[Path]:
+    def partial_files(self) -> list[Path]:
         """Where what was fetched of listed releases may lie, to be gone on from; of many it takes long."""
         paths: list[Path] = []
         for release in () if self._source.last is None else self._source.last.releases:

@@ -107,7 +107,6 @@ class BackendReleases:
     """Asks the backend, and remembers what it said.
 
     Args:
-        client: The backend.
         documents: Where the listing is kept.
         clock: For the time of the check.
     """

@@ -142,13 +142,13 @@ class CommitWindow:
         for name, record in self._installed.records.items():
             if record.probation is not None and record.installed is not None:
                 try:
-                    wait = min(wait, await self._see_to(name, record.installed, record.probation))
+                    wait = min(wait, await self._check_one(name, record.installed, record.probation))
                 except StoreError as error:
                     logger.error("model.probation: %s: %s", name, error)
                     wait = min(wait, _AGAIN)
         return wait
 
-    async def _see_to(self, name: str, installed: KeptVersion, probation: CommitSchedule) -> float:
+    async def _check_one(self, name: str, installed: KeptVersion, probation: CommitSchedule) -> float:
         if not self._validation.wanted:
             logger.warning("model.probation: %s %s: nobody is there to try it any more", name, installed.version)
             await self._installed.change(name, lambda record: replace(record, probation=None))
@@ -211,7 +211,6 @@ class ModelUpdater:
         probation: Tries what is new.
         traffic: Knows of trips.
         interval: Seconds between checks: so long nothing is fetched again that was refused.
-        clock: For stamps.
     """
 
     def __init__(
@@ -246,7 +245,7 @@ class ModelUpdater:
         """Why what is wanted of a model waits, or None."""
         return self._ready.get(name) or self._held.get(name)
 
-    def let_go(self, wanted: Collection[str] = ()) -> None:
+    def release_held(self, wanted: Collection[str] = ()) -> None:
         """Nobody waits any more for a download of other models than these."""
         self._held = {name: why for name, why in self._held.items() if name in wanted}
 
@@ -264,9 +263,9 @@ class ModelUpdater:
             release = await self._releases.find(name, version, expected_checksum, signature)
             checksum = release.checksum
             if self._installed.record(name).standing.installed != version:
-                await self._installer.bring(release)
+                await self._installer.stage(release)
                 self._held.pop(name, None)
-                if (why := await self._put_in_use(name)) is not None:
+                if (why := await self._activate(name)) is not None:
                     return InstallResult(False, name, version, why, waiting=True)
         except (CloudError, VerificationError, FileError, StoreFullError) as error:
             await self._failed(name, version, checksum, error)
@@ -285,7 +284,7 @@ class ModelUpdater:
         """
         before, now = self._in_use(), self._clock.now()
         await self._switch_to_what_is_ready()
-        self.let_go({release.name for release in releases})
+        self.release_held({release.name for release in releases})
         passing: SentinelSyncError | None = None
         for release in releases:
             record = self._installed.record(release.name)
@@ -298,14 +297,14 @@ class ModelUpdater:
                 passing = None if isinstance(error, HeldError) else error
         return len(self._in_use() - before), passing
 
-    async def look_after(self) -> float:
+    async def maintain(self) -> float:
         """Finish, switch to what is ready, try what is on probation; returns the seconds until the next look.
 
         Raises:
             StoreError: The state folder cannot be used.
         """
         before = self._in_use()
-        wait = min(await self._mend(), await self._switch_to_what_is_ready(), await self._probation.step(), _IDLE)
+        wait = min(await self._repair(), await self._switch_to_what_is_ready(), await self._probation.step(), _IDLE)
         if self._in_use() != before:
             await self.clean()
         return wait
@@ -313,15 +312,15 @@ class ModelUpdater:
     async def clean(self) -> None:
         """Keep what a listed release has of half-done files, and nothing else that is half done."""
         # In a thread: a thousand listed releases take some 50 ms, which is more than a loop can spare.
-        half_done = await run_to_end(self._releases.half_done)
-        await self._installed.clean({*half_done, *self._installer.active_files})
+        partial_files = await run_to_end(self._releases.partial_files)
+        await self._installed.clean({*partial_files, *self._installer.active_files})
 
     def _in_use(self) -> set[tuple[str, str | None]]:
         return {(name, record.standing.installed) for name, record in self._installed.records.items()}
 
-    async def _put_in_use(self, name: str) -> str | None:
+    async def _activate(self, name: str) -> str | None:
         """Switch to what is staged; returns why that waits, or None where the runtime opens it."""
-        why = await self._installer.put_in_use(name)
+        why = await self._installer.activate(name)
         if why is None:
             self._ready.pop(name, None)
             await self.clean()
@@ -352,12 +351,12 @@ class ModelUpdater:
         if given_up is not None:
             await self.clean()
 
-    async def _mend(self) -> float:
+    async def _repair(self) -> float:
         """Finish a switch that failed half-way; the runtime opens the new model then, and the records do not know."""
-        if not self._installed.needs_mending:
+        if not self._installed.needs_repair:
             return _IDLE
         try:
-            await self._installed.mend()
+            await self._installed.repair()
         except StoreError as error:
             logger.error("model.mend: %s", error)
         return _AGAIN
@@ -371,7 +370,7 @@ class ModelUpdater:
                 continue
             release = record.staged.release
             try:
-                if await self._put_in_use(name) is not None:
+                if await self._activate(name) is not None:
                     wait = min(wait, _READY_AGAIN if self._policy.trip_under_way else _AGAIN)
             except ConfigurationError as error:
                 # It says nothing about this release, and must not keep what is on probation from being tried.

@@ -18,12 +18,9 @@ class Foundation:
     """The collaborators of every feature.
 
     Attributes:
-        client: The backend.
         store: The state folder.
         timekeeper: What is known of the true time.
         policy: What the network may cost now.
-        clock: The seam for time.
-        rng: The seam for chance.
         supervised: Whether an agent keeps the features' tasks going and closes what they opened.
     """
 

@@ -41,7 +41,6 @@ class NetworkManagerWatch:
 
     Args:
         on_news: Called in the loop when there is a reason to `look`.
-        clock: The seam for time.
         bus_address: Of the system bus; by default as the environment says.
     """
 

@@ -76,7 +76,6 @@ class TransferPolicy:
         documents: Where usage is kept, and where the command line leaves its word; the store is open before the first
             question.
         settings: The network, the budgets, quiet during a trip.
-        clock: The seam for time.
         timekeeper: What is known of the true time: whose days count. Without it the wall clock's do.
         owner: Whether this process owns the state folder; another one's usage is handed to the owner.
         supervised: Whether somebody keeps doing `duty`; else NetworkManager is looked after when a question is asked.

@@ -45,7 +45,6 @@ class UsageRecord:
     Args:
         documents: Where the accounts lie.
         limits: The budgets.
-        clock: For days.
         timekeeper: What is known of the true time; without it days are the wall clock's.
         owner: Whether this process owns the state folder. Another one reads the accounts, and hands in what it used.
     """

@@ -48,11 +48,7 @@ class Deletion(StrEnum):
 
 
 class RemoteProfiles:
-    """Profiles at the backend.
-
-    Args:
-        client: The backend.
-    """
+    """Profiles at the backend."""
 
     def __init__(self, client: CloudAPIClient) -> None:
         self._client = client

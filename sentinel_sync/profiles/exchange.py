@@ -114,7 +114,7 @@ class ProfileExchange:
             ConfigurationError: There are no keys to be had.
         """
         keyring = await self._cipher.keyring()
-        await self._at_once(self._load, keyring, syncs)
+        await self._in_turn(self._load, keyring, syncs)
         for _ in range(MAX_ROUNDS):
             under_way = [sync for sync in syncs if sync.is_open]
             if not under_way:
@@ -154,14 +154,14 @@ class ProfileExchange:
     async def _round(self, keyring: Keyring, syncs: Sequence[ProfileSync]) -> None:
         if await self._held(syncs):
             return
-        await self._side_by_side(self._fetch, keyring, syncs)
-        await self._weave(keyring, [sync for sync in syncs if sync.is_open])
-        await self._at_once(self._keep, keyring, _ready(syncs))
-        sending = [sync for sync, merged_result in _woven(syncs) if merged_result.body is not None]
+        await self._concurrently(self._fetch, keyring, syncs)
+        await self._merge(keyring, [sync for sync in syncs if sync.is_open])
+        await self._in_turn(self._keep, keyring, _ready(syncs))
+        sending = [sync for sync, merged_result in _merged(syncs) if merged_result.body is not None]
         if sending and await self._held(sending):
             return
-        await self._side_by_side(self._put, keyring, sending)
-        await self._at_once(self._settle, keyring, _ready(syncs))
+        await self._concurrently(self._put, keyring, sending)
+        await self._in_turn(self._settle, keyring, _ready(syncs))
 
     async def _held(self, syncs: Sequence[ProfileSync]) -> bool:
         why = await self._blocked_reason()
@@ -179,12 +179,12 @@ class ProfileExchange:
         etag = None if sync.record is None or sync.needs_whole else sync.record.etag
         sync.copy = await self._cloud.fetch(sync.driver_id, etag)
 
-    async def _weave(self, keyring: Keyring, syncs: Sequence[ProfileSync]) -> None:
-        results = await self._executor.each(lambda sync: self._on_desk(keyring, sync, None), syncs)
+    async def _merge(self, keyring: Keyring, syncs: Sequence[ProfileSync]) -> None:
+        results = await self._executor.each(lambda sync: self._merge_one(keyring, sync, None), syncs)
         if MissingInput.LEGACY in results:
             legacy = await self._cipher.legacy_keyrings()
             again = [sync for sync, result in zip(syncs, results, strict=True) if result is MissingInput.LEGACY]
-            opened = iter(await self._executor.each(lambda sync: self._on_desk(keyring, sync, legacy), again))
+            opened = iter(await self._executor.each(lambda sync: self._merge_one(keyring, sync, legacy), again))
             results = [next(opened) if result is MissingInput.LEGACY else result for result in results]
         for sync, result in zip(syncs, results, strict=True):
             sync.merged_result = None
@@ -198,7 +198,7 @@ class ProfileExchange:
                 case _:
                     sync.needs_whole = True
 
-    def _on_desk(
+    def _merge_one(
         self, keyring: Keyring, sync: ProfileSync, legacy: tuple[Keyring, ...] | None
     ) -> MergeResult | Forgotten | MissingInput:
         session = MergeSession(sync.driver_id, self._vehicle, keyring, legacy)
@@ -252,7 +252,7 @@ class ProfileExchange:
 
     # --- how ---
 
-    async def _side_by_side(self, step: Step, keyring: Keyring, syncs: Sequence[ProfileSync]) -> None:
+    async def _concurrently(self, step: Step, keyring: Keyring, syncs: Sequence[ProfileSync]) -> None:
         waiting = iter(syncs)
 
         async def work() -> None:
@@ -263,19 +263,19 @@ class ProfileExchange:
             for _ in range(min(len(syncs), self._workers)):
                 group.create_task(work())
 
-    async def _at_once(self, step: Step, keyring: Keyring, syncs: Sequence[ProfileSync]) -> None:
+    async def _in_turn(self, step: Step, keyring: Keyring, syncs: Sequence[ProfileSync]) -> None:
         """What many ask of the store within one turn of the loop shares one transaction."""
         async with asyncio.TaskGroup() as group:
             for sync in syncs:
                 group.create_task(_attempt(step, keyring, sync))
 
 
-def _woven(syncs: Sequence[ProfileSync]) -> Iterator[tuple[ProfileSync, MergeResult]]:
+def _merged(syncs: Sequence[ProfileSync]) -> Iterator[tuple[ProfileSync, MergeResult]]:
     return ((sync, sync.merged_result) for sync in syncs if sync.is_open and sync.merged_result is not None)
 
 
 def _ready(syncs: Sequence[ProfileSync]) -> list[ProfileSync]:
-    return [sync for sync, _ in _woven(syncs)]
+    return [sync for sync, _ in _merged(syncs)]
 
 
 async def _attempt(step: Step, keyring: Keyring, sync: ProfileSync) -> None:

@@ -85,7 +85,7 @@ class FolderState:
         """How many could not be synced at the last try."""
         return len(self._failed)
 
-    def why(self, driver_ids: Iterable[str]) -> str | None:
+    def reason_for(self, driver_ids: Iterable[str]) -> str | None:
         """Why the first of these that failed could not be synced."""
         return next((self._failed[driver_id] for driver_id in driver_ids if driver_id in self._failed), None)
 

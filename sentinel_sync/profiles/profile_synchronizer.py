@@ -47,8 +47,6 @@ class ProfileSynchronizer:
             `state_dir`.
         keys: Where the fleet's keys come from; by default from the settings.
         foundation: What the agent's features share; by default what the client's components share.
-        clock: The seam for time.
-        rng: The seam for chance.
     """
 
     def __init__(
@@ -355,7 +353,7 @@ class ProfileSynchronizer:
             wanted = [driver_id for driver_id in wanted if reference in keyring.references(driver_id)]
         wanted = self._not_forgotten(wanted)
         synced = 0 if why is not None else await self._folder_sync.sync(wanted)
-        return SyncCommand(0.0, synced, why if why is not None else watch.why(wanted), len(wanted))
+        return SyncCommand(0.0, synced, why if why is not None else watch.reason_for(wanted), len(wanted))
 
     def _not_forgotten(self, driver_ids: Sequence[str]) -> list[str]:
         return [driver_id for driver_id in driver_ids if driver_id not in self._commands.forgetting]

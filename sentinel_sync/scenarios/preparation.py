@@ -287,7 +287,7 @@ class _AnnotationsMaker:
     def __init__(self, folder: Path, part: Part, beside: Path, *, packed: bool) -> None:
         self._folder = folder
         self._part = part
-        self._beside = beside
+        self._partial_path = beside
         # Opened by a call of its own: whoever is cancelled while it is made could give up nothing that he never got.
         self._files = contextlib.ExitStack()
         self._filter = AnnotationFilter()
@@ -297,8 +297,8 @@ class _AnnotationsMaker:
     def open(self) -> None:
         """Open both files."""
         self._source = self._files.enter_context(open_part(self._folder, self._part))
-        self._beside.parent.mkdir(mode=0o700, exist_ok=True)
-        self._target = self._files.enter_context(self._beside.open("xb"))
+        self._partial_path.parent.mkdir(mode=0o700, exist_ok=True)
+        self._target = self._files.enter_context(self._partial_path.open("xb"))
 
     def step(self) -> bool:
         """Do the next piece; False once all is done."""
@@ -315,13 +315,13 @@ class _AnnotationsMaker:
         os.fsync(self._target.fileno())
         size_bytes = self._target.tell()
         self._files.close()
-        self._beside.replace(path)
+        self._partial_path.replace(path)
         return size_bytes
 
     def give_up(self) -> None:
         """Leave nothing behind."""
         with contextlib.suppress(OSError):  # a full disk, or no folder: what could not be written is not wanted
-            self._beside.unlink(missing_ok=True)
+            self._partial_path.unlink(missing_ok=True)
         with contextlib.suppress(OSError):
             self._files.close()
 

@@ -81,7 +81,7 @@ def folder_names(scenarios_dir: Path) -> list[str]:
         return []
 
 
-def appearance_of(folder: Path) -> FolderSnapshot | None:
+def snapshot_of(folder: Path) -> FolderSnapshot | None:
     """Look at a folder and its files, without opening any; None where it has gone."""
     digest = hashlib.sha256()
     try:
@@ -210,7 +210,7 @@ class Scan:
     async def _decline(self, directory: Path, names: list[str], withdrawal: Consent) -> None:
         """Remember what came into sight while the consent stood withdrawn: its time may not be believed later."""
         for name in names:
-            appearance = await run_to_end(appearance_of, directory / name)
+            appearance = await run_to_end(snapshot_of, directory / name)
             if appearance is not None and appeared_while_withdrawn(withdrawal, appearance.changed_at):
                 await self._records.decline(directory / name, MADE_WHILE_WITHDRAWN)
 
@@ -227,15 +227,15 @@ class Scan:
         self, folder: Path, summary: ScenarioSummary | None, history: list[Consent]
     ) -> tuple[bool, float]:
         """Whether a folder was queued now, and in how many seconds it is worth another look (0.0: as usual)."""
-        appearance = await run_to_end(appearance_of, folder)
+        appearance = await run_to_end(snapshot_of, folder)
         if appearance is None or (summary is not None and summary.fingerprint == appearance.fingerprint):
             self._sights.pop(folder.name, None)
             return False, 0.0
         now = self._clock.monotonic()
-        sight = self._sights.get(folder.name)
-        if sight is None or sight.fingerprint != appearance.fingerprint:
-            sight = self._sights[folder.name] = FolderObservation(appearance.fingerprint, now)
-        if settles_in := sight.settles_in(now, self._settings.scenario_settle_time):
+        observation = self._sights.get(folder.name)
+        if observation is None or observation.fingerprint != appearance.fingerprint:
+            observation = self._sights[folder.name] = FolderObservation(appearance.fingerprint, now)
+        if settles_in := observation.settles_in(now, self._settings.scenario_settle_time):
             return False, settles_in
         if appearance.is_link:
             await self._records.refuse(folder, _IS_LINK, appearance.fingerprint)
@@ -243,20 +243,20 @@ class Scan:
         if made_while_withdrawn(history, appearance.changed_at):
             await self._records.decline(folder, MADE_WHILE_WITHDRAWN)
             return False, 0.0
-        if sight.fault is None:
-            return await self._take(folder, sight), 0.0
-        if sight.is_given_up(now):
-            await self._records.refuse(folder, sight.fault, appearance.fingerprint)
+        if observation.fault is None:
+            return await self._take(folder, observation), 0.0
+        if observation.is_given_up(now):
+            await self._records.refuse(folder, observation.fault, appearance.fingerprint)
         return False, 0.0
 
-    async def _take(self, folder: Path, sight: FolderObservation) -> bool:
+    async def _take(self, folder: Path, observation: FolderObservation) -> bool:
         try:
             recording = await run_to_end(read_recording, folder)
             return await self._records.queue(recording, priority_of(recording.metadata))
         except ScenarioError as error:
             # Perhaps it is still being written: it is asked again when it changes, and refused when it does not.
-            sight.fault = str(error)
-            logger.debug("scenario.incomplete: %s: %s", ascii(folder.name), sight.fault)
+            observation.fault = str(error)
+            logger.debug("scenario.incomplete: %s: %s", ascii(folder.name), observation.fault)
         return False
 
     def _forget_others(self, unsettled: list[str]) -> None:
@@ -277,7 +277,6 @@ class Retention:
     Args:
         records: What is known of them.
         settings: The folder, `keep_uploaded_days` and `keep_unsent_days`.
-        clock: For ages.
         trusted: Whether the wall clock is right; by an untrusted one nothing is deleted, and without anybody to ask
             neither.
     """
@@ -325,7 +324,7 @@ class Retention:
     async def _judge_unsent(self, folder: Path, plan: ScenarioPlan | None) -> bool:
         if self._settings.keep_unsent_days is None:
             return False
-        appearance = await run_to_end(appearance_of, folder)
+        appearance = await run_to_end(snapshot_of, folder)
         now = self._clock.now()
         if appearance is None or not is_past(appearance.changed_at, self._settings.keep_unsent_days, now):
             return False

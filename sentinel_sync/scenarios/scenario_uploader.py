@@ -148,8 +148,6 @@ class ScenarioUploader:
         store: Where the queue and the decision lie; by default as `TripUploader`.
         foundation: What the agent's features share; by default what the client's components share. The retention
             settings delete nothing while its timekeeper does not trust the wall clock.
-        clock: The seam for time.
-        rng: The seam for chance.
 
     Attributes:
         upload: The duty that sends what is queued.

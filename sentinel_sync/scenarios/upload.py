@@ -38,9 +38,7 @@ class PartSender:
     """Sends parts over the client, each as one attempt.
 
     Args:
-        client: The backend.
         derived_dir: Where files lie that were made of recordings.
-        clock: The seam for time.
     """
 
     def __init__(self, client: CloudAPIClient, derived_dir: Path, *, clock: Clock | None = None) -> None:
@@ -161,7 +159,6 @@ class UploadContext:
         permission: Asked before each step.
         preparation: Makes what goes.
         sender: Sends it.
-        clock: For stamps.
     """
 
     records: ScenarioRecords
@@ -277,7 +274,6 @@ class UploadWorker:
         outbox: Where the items lie.
         context: What a delivery works with.
         events: Who wants to know how it goes.
-        rng: For backoff.
 
     Attributes:
         ask_again: Set by whoever has a reason to ask at once whether what is under way may go on.

@@ -50,7 +50,6 @@ class Outbox:
 
     Args:
         database: Where it lies.
-        clock: For stamps.
         max_bytes: Bound of what items and facts take.
     """
 

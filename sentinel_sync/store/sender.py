@@ -39,7 +39,6 @@ class OutboxSender:
         kind: Which of them.
         send: Sends one; raises CloudError where it was not taken, ValueError where it cannot be sent at all.
         clock: For the age of acknowledgements.
-        rng: For backoff.
         blocked_reason: Says why nothing of this kind may go now, or None where it may; asked once per drain, and again
             after `ask_again`.
     """

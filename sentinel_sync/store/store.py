@@ -104,7 +104,6 @@ class Store:
 
     Args:
         state_dir: The folder; made (0700: trips are personal even without a name) where it is missing.
-        clock: For stamps.
         max_bytes: Bound of the outbox.
         exclusive: True for whoever sends: takes the folder's lock and repairs a damaged file. False for a look from
             outside, or to add to what a running agent sends.

@@ -120,8 +120,6 @@ class TripUploader:
             that lies there is touched, so that it gets along with an agent that has a trip under way.
         ask_time: Awaited before the first trip of a boot is sent, so that the timekeeper sees the backend's time first;
             by default one health request.
-        clock: The seam for time.
-        rng: The seam for chance.
     """
 
     def __init__(

@@ -13,8 +13,8 @@ from sentinel_sync.agent import SyncAgent
 from sentinel_sync.backend import BackendSettings, ModelSignature, publish_model, running_server
 from sentinel_sync.backend.publishing import ModelRelease
 from sentinel_sync.base.transfer import TransferStatus
-from sentinel_sync.cli.shown import facts_of
-from sentinel_sync.cli.state_folder import last_said, opened
+from sentinel_sync.cli.offline import last_said, opened
+from sentinel_sync.cli.ui.status_text import facts_of
 from sentinel_sync.models.commands import CommandOutcome, ModelCommand, ModelCommands
 from sentinel_sync.settings import CloudSettings, Settings
 from tests.conftest import FIXTURES

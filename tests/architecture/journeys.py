@@ -1,10 +1,9 @@
 """How many of our files does one piece of work run through? `python -m tests.architecture.journeys` prints them.
 
 One trip from `end_trip` to its acknowledgement, one scenario from `queue_scenario` to the last part, one model from
-`download_and_install_model` to the runtime's file, one profile's sync; and of the trip the share
-of its one request: each by a component
-against the reference backend on a real socket. Every Python frame that is entered meanwhile, in any thread, counts
-with its file; the reference backend's own files do not.
+`download_and_install_model` to the runtime's file, one profile's sync, and of the trip the share of its one request:
+each by a component, as under an agent, against the reference backend on a real socket. Every Python frame that is
+entered meanwhile, in any thread, counts with its file; the reference backend's own files do not.
 """
 
 import argparse
@@ -160,10 +159,14 @@ def main() -> None:
     """Print each journey's files."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
     parser.add_argument("--files", action="store_true", help="name each file")
+    parser.add_argument("--json", action="store_true", help="for programs")
     chosen = parser.parse_args()
     TRACE.install()
     with tempfile.TemporaryDirectory() as folder:
         found = asyncio.run(all_journeys(Path(folder)))
+    if chosen.json:
+        print(json.dumps(found))
+        return
     for name, files in found.items():
         print(f"{name}: {len(files)} files (at most {LIMITS[name]})")
         if chosen.files:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from sentinel_sync.cli.systemd import ServiceNotifier
+from sentinel_sync.cli.session import ServiceNotifier
 
 
 @pytest.fixture

@@ -73,7 +73,7 @@ def run(settings: Settings, diary: str, order: dict[str, Any]) -> None:
 async def live(settings: Settings, diary: Diary, order: dict[str, Any]) -> None:
     match order:
         case {"look": True}:
-            await mend(settings.cloud)
+            await repair(settings.cloud)
         case {"versions": [*versions], "seed": seed}:
             async with asyncio.timeout(LIFE), SyncAgent(settings) as agent:
                 await Vehicle(agent, diary).drive(versions, Random(seed))
@@ -82,7 +82,7 @@ async def live(settings: Settings, diary: Diary, order: dict[str, Any]) -> None:
                 await Vehicle(agent, diary).finish(version)
 
 
-async def mend(settings: CloudSettings) -> None:
+async def repair(settings: CloudSettings) -> None:
     """Do what an agent does with models at its start, and nothing more: what it does later would be in the way."""
     async with (
         asyncio.timeout(LIFE),

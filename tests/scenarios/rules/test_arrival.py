@@ -22,15 +22,15 @@ DAY = 24 * HOUR
 
 class TestSight:
     def test_a_folder_settles_once_it_has_been_unchanged_for_long_enough(self) -> None:
-        sight = FolderObservation("a", since=100.0)
-        assert sight.settles_in(100.0, 5.0) == 5.0
-        assert sight.settles_in(104.0, 5.0) == 1.0
-        assert sight.settles_in(105.0, 5.0) == 0.0
+        observation = FolderObservation("a", since=100.0)
+        assert observation.settles_in(100.0, 5.0) == 5.0
+        assert observation.settles_in(104.0, 5.0) == 1.0
+        assert observation.settles_in(105.0, 5.0) == 0.0
 
     def test_it_is_given_up_only_after_patience(self) -> None:
-        sight = FolderObservation("a", since=100.0)
-        assert not sight.is_given_up(100.0 + PATIENCE - 1.0)
-        assert sight.is_given_up(100.0 + PATIENCE)
+        observation = FolderObservation("a", since=100.0)
+        assert not observation.is_given_up(100.0 + PATIENCE - 1.0)
+        assert observation.is_given_up(100.0 + PATIENCE)
 
 
 @pytest.mark.parametrize(

@@ -1,13 +1,16 @@
-"""What is on record of driver profiles, opened from outside, whether or not an agent runs."""
+"""A look into the state folder, or a change to its outbox, from outside, whether or not an agent runs on it."""
 
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
 
 from sentinel_sync.base.clock import SystemClock
+from sentinel_sync.cli.arguments import program
 from sentinel_sync.cli.exit_codes import CommandError, ExitCode
-from sentinel_sync.cli.state_folder import last_said, opened, runs
 from sentinel_sync.cloud.client import CloudAPIClient
 from sentinel_sync.profiles.backend_copy import RemoteProfiles
 from sentinel_sync.profiles.commands import ForgetCommands, SyncCommands
@@ -17,9 +20,129 @@ from sentinel_sync.profiles.keys import LegacyKeys, ProfileCipher, key_provider
 from sentinel_sync.profiles.merge_session import ClockReading
 from sentinel_sync.profiles.profile_synchronizer import ProfileSynchronizer
 from sentinel_sync.profiles.records import ProfileOverview, ProfileRecords
+from sentinel_sync.scenarios.consent import ConsentRecord
+from sentinel_sync.scenarios.records import ScenarioRecords
+from sentinel_sync.scenarios.rules.plan import missing_consent
+from sentinel_sync.scenarios.rules.status import UploadConditions
+from sentinel_sync.scenarios.scenario_uploader import ScenarioOverview
 from sentinel_sync.settings import CloudSettings
+from sentinel_sync.status import STATUS_NAME, AgentStatus
+from sentinel_sync.store.database import Database
 from sentinel_sync.store.documents import Documents
-from sentinel_sync.store.store import DATABASE_NAME, Store
+from sentinel_sync.store.outbox import Outbox
+from sentinel_sync.store.store import DATABASE_NAME, Store, is_locked
+
+
+@dataclass(frozen=True, slots=True)
+class OpenFolder:
+    """The parts of an opened state folder."""
+
+    outbox: Outbox
+    documents: Documents
+
+
+@asynccontextmanager
+async def opened(settings: CloudSettings, *, writable: bool) -> AsyncIterator[OpenFolder]:
+    """Open the folder beside a running agent; creates nothing.
+
+    Args:
+        settings: They name the folder.
+        writable: False for a look: not even the schema is brought up to date then.
+
+    Raises:
+        CommandError: There is no outbox there.
+        StoreError: It cannot be opened.
+    """
+    path = settings.state_dir / DATABASE_NAME
+    if not await asyncio.to_thread(path.is_file):
+        raise CommandError(nothing_there(settings.state_dir))
+    clock = SystemClock()
+    database = Database(path, writable=writable)
+    await database.open()
+    try:
+        yield OpenFolder(Outbox(database, clock, settings.outbox_max_bytes), Documents(database, clock))
+    finally:
+        await database.close()
+
+
+def nothing_there(state_dir: Path) -> str:
+    """What to say where no agent has ever run."""
+    return (
+        f"there is no outbox in the state folder {state_dir}: no agent has run on it yet. "
+        f"Check cloud.state_dir and the working directory, or start one with `{program()} run`"
+    )
+
+
+def runs(settings: CloudSettings) -> bool:
+    """Whether an agent runs on the folder now. Blocks shortly, creates nothing."""
+    return is_locked(settings.state_dir)
+
+
+def last_said(settings: CloudSettings) -> AgentStatus | None:
+    """What the agent last said of itself, or None where that cannot be read. Blocks shortly."""
+    try:
+        return AgentStatus.model_validate_json((settings.state_dir / STATUS_NAME).read_bytes())
+    except (OSError, ValidationError):
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Books:
+    """The record of scenarios, and of the driver's decisions.
+
+    Attributes:
+        outbox: What is queued, of whatever kind.
+        records: Plans and items.
+        record: Decisions.
+        overview: All of it for people.
+    """
+
+    outbox: Outbox
+    records: ScenarioRecords
+    record: ConsentRecord
+    overview: ScenarioOverview
+
+    @classmethod
+    def of(cls, outbox: Outbox, documents: Documents) -> "Books":
+        """Open them over a store."""
+        clock = SystemClock()
+        records = ScenarioRecords(documents, outbox, clock)
+        return cls(outbox, records, ConsentRecord(documents, clock), ScenarioOverview(records))
+
+
+@asynccontextmanager
+async def read(settings: CloudSettings) -> AsyncIterator[Books]:
+    """Open them for a look; nothing is made or changed.
+
+    Raises:
+        CommandError: No agent has ever run there.
+    """
+    async with opened(settings, writable=False) as folder:
+        yield Books.of(folder.outbox, folder.documents)
+
+
+@asynccontextmanager
+async def changed(settings: CloudSettings) -> AsyncIterator[Books]:
+    """Open them for a change, beside a running agent or before the first one."""
+    async with Store(settings.state_dir, max_bytes=settings.outbox_max_bytes, exclusive=False) as store:
+        yield Books.of(store.outbox, store.documents)
+
+
+async def conditions(settings: CloudSettings, books: Books) -> UploadConditions:
+    """What concerns all scenarios now: a running agent's word, or what the record says."""
+    forbidden = missing_consent(await books.record.load(), settings.policy_version)
+    if not settings.upload_scenarios:
+        forbidden = "cloud.upload_scenarios is false"
+    if not await asyncio.to_thread(runs, settings):
+        return UploadConditions(held=forbidden, paused="no agent is running")
+    said = await asyncio.to_thread(last_said, settings)
+    if said is None:
+        return UploadConditions(held=forbidden)
+    shown = said.scenarios
+    paused = said.connectivity.gate_reason or None
+    if shown is None:
+        return UploadConditions(held=forbidden, paused=paused)
+    return UploadConditions(forbidden or shown.held, paused, shown.under_way)
 
 
 @dataclass(frozen=True, slots=True)

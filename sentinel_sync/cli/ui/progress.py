@@ -5,9 +5,8 @@ from collections import deque
 from importlib import import_module
 from typing import Protocol, cast
 
-from sentinel_sync.cli.shown import line_of
-from sentinel_sync.cli.terminal import can_draw
-from sentinel_sync.cli.words import printable
+from sentinel_sync.cli.ui.status_text import line_of
+from sentinel_sync.cli.ui.text import can_draw, printable
 from sentinel_sync.status import AgentStatus
 
 #: Seconds between two looks for lines: after a change, and at most while nothing changes. A look costs about 1 ms, and
@@ -105,5 +104,5 @@ def choose_view(*, as_json: bool, json_log: bool, lines: bool) -> View:
         return Lines(as_json=True) if lines else Quiet()
     if can_draw():
         # Imported here because rich is optional and slow to load.
-        return cast("View", import_module("sentinel_sync.cli.live").LiveView())
+        return cast("View", import_module("sentinel_sync.cli.ui.live").LiveView())
     return Lines(as_json=False) if lines and not json_log else Quiet()

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 
-from sentinel_sync.cli.writer import Writer
+from sentinel_sync.cli.ui.writer import Writer
 
 #: The project's loggers begin their messages with the event's name: "outbox.dropped: 3 items …".
 _EVENT = re.compile(r"([a-z_]+(?:\.[a-z_]+)+)(?:: (.*))?", re.DOTALL)

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from sentinel_sync.base.supervisor import PeriodicTaskStatus
 from sentinel_sync.base.transfer import TransferStatus
-from sentinel_sync.cli.words import count, duration, moment, size
+from sentinel_sync.cli.ui.text import count, duration, moment, size
 from sentinel_sync.cloud.rules.connectivity import ConnectivitySummary
 from sentinel_sync.models.rules.status import ModelCheckStatus, ModelStatus
 from sentinel_sync.network.rules.traffic import NetworkStatus

@@ -8,9 +8,9 @@ from rich.console import Console
 
 from sentinel_sync.base.supervisor import PeriodicTaskStatus
 from sentinel_sync.base.transfer import TransferStatus
-from sentinel_sync.cli.live import draw
-from sentinel_sync.cli.progress import Lines, Pace, Quiet, choose_view
-from sentinel_sync.cli.shown import facts_of, line_of
+from sentinel_sync.cli.ui.live import draw
+from sentinel_sync.cli.ui.progress import Lines, Pace, Quiet, choose_view
+from sentinel_sync.cli.ui.status_text import facts_of, line_of
 from sentinel_sync.cloud.rules.connectivity import ConnectivitySummary
 from sentinel_sync.models.rules.status import BadVersionStatus, ModelCheckStatus, ModelStatus
 from sentinel_sync.profiles.records import ProfilesStatus

@@ -7,9 +7,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from sentinel_sync.cli.progress import Pace
-from sentinel_sync.cli.shown import facts_of
-from sentinel_sync.cli.words import duration, printable
+from sentinel_sync.cli.ui.progress import Pace
+from sentinel_sync.cli.ui.status_text import facts_of
+from sentinel_sync.cli.ui.text import duration, printable
 from sentinel_sync.status import AgentStatus
 
 _BAR_WIDTH = 40

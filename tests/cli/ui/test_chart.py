@@ -1,6 +1,6 @@
 """A chart of one series in a terminal."""
 
-from sentinel_sync.cli.chart import Series, draw
+from sentinel_sync.cli.ui.tables import Series, draw
 
 
 def series(*values: float | None) -> Series:

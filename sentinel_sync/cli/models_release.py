@@ -1,22 +1,29 @@
-"""`models keygen`, `sign` and `verify`: the release side, on a machine that is no vehicle. None needs a network."""
+"""Where the passphrase of a signing key comes from: a file, the environment, a person; never the command line."""
 
 import argparse
 import base64
+import getpass
 import json
+import os
+import ssl
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urlsplit
 
+import httpx
 from pydantic import ValidationError
 
 from sentinel_sync.base.files import replace_file
 from sentinel_sync.base.payloads import ModelRelease
+from sentinel_sync.cli.actions import load_settings
 from sentinel_sync.cli.arguments import Subparsers
-from sentinel_sync.cli.configuration import load_settings
 from sentinel_sync.cli.exit_codes import CommandError, ExitCode
-from sentinel_sync.cli.passphrases import VARIABLE, add_passphrase, new_passphrase, passphrase_of
-from sentinel_sync.cli.words import pairs, size
+from sentinel_sync.cli.serve import KEY_VARIABLE
+from sentinel_sync.cli.ui.text import pairs, printable, size
 from sentinel_sync.models.releases import key_in_file, key_in_text, read_trust
 from sentinel_sync.models.rules.releases import EXTENSIONS, Trust, live_name, verify
 from sentinel_sync.models.signing import (
@@ -26,12 +33,71 @@ from sentinel_sync.models.signing import (
     read_key,
     sign_release,
 )
+from sentinel_sync.settings import is_loopback
 
+#: On the command line a passphrase could be seen by other users of the machine, and would stay in the shell's history.
+VARIABLE = "SENTINEL_KEY_PASSPHRASE"
 MANIFEST_ENDING = ".manifest.json"
 _DEFAULT_KEY = Path("model-signing.pem")
 _LARGEST_MANIFEST = 1 << 20
 _READABLE = 0o644
 _BY_OTHERS = 0o077
+#: Seconds for each phase; the backend answers only once a large file is durable.
+_TIMEOUT = 120.0
+_LONGEST_WHY = 500
+
+
+def add_passphrase(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say where it comes from."""
+    parser.add_argument("--passphrase-file", type=Path, metavar="FILE", help="its first line is the key's passphrase")
+    parser.add_argument("--passphrase-prompt", action="store_true", help="ask for the key's passphrase")
+
+
+def new_passphrase(arguments: argparse.Namespace) -> bytes | None:
+    """The passphrase of a key that is to be made; None where none is wanted.
+
+    Raises:
+        CommandError: It cannot be read, is empty, or was not repeated as it was.
+    """
+    if not arguments.passphrase_prompt:
+        return _given(arguments)
+    first = _asked("Passphrase of the new key: ")
+    if first != _asked("Once more: "):
+        raise CommandError("the two passphrases are not the same: no key was made", ExitCode.USAGE)
+    return first
+
+
+def passphrase_of(path: Path, arguments: argparse.Namespace) -> bytes:
+    """The passphrase of the encrypted key in `path`.
+
+    Raises:
+        CommandError: It cannot be read, is empty, or nobody can be asked.
+    """
+    given = None if arguments.passphrase_prompt else _given(arguments)
+    return given if given is not None else _asked(f"Passphrase of {path}: ")
+
+
+def _given(arguments: argparse.Namespace) -> bytes | None:
+    if arguments.passphrase_file is not None:
+        try:
+            first_line = arguments.passphrase_file.read_bytes().split(b"\n", 1)[0]
+        except OSError as error:
+            raise CommandError(f"cannot read {arguments.passphrase_file}: {error.strerror}", ExitCode.USAGE) from None
+        return _not_empty(first_line.removesuffix(b"\r"))
+    variable = os.environ.get(VARIABLE)
+    return None if variable is None else _not_empty(variable.encode())
+
+
+def _asked(question: str) -> bytes:
+    if not sys.stdin.isatty():
+        raise CommandError(f"a passphrase is needed: name --passphrase-file, or set {VARIABLE}", ExitCode.USAGE)
+    return _not_empty(getpass.getpass(question).encode())
+
+
+def _not_empty(passphrase: bytes) -> bytes:
+    if not passphrase:
+        raise CommandError("the passphrase is empty", ExitCode.USAGE)
+    return passphrase
 
 
 def add_keygen(actions: Subparsers) -> None:
@@ -232,3 +298,120 @@ def _positive(text: str) -> int:
     if not (text.isascii() and text.isdigit() and int(text)):
         raise argparse.ArgumentTypeError("must be a whole number, at least 1")
     return int(text)
+
+
+def add_publish(actions: Subparsers) -> None:
+    """Add `models publish`."""
+    parser = actions.add_parser(
+        "publish",
+        help="put a signed model into the reference backend",
+        description="Put a model with its manifest into the reference backend: from then on vehicles are offered it.",
+        epilog=(
+            "Again with the same file, it changes the signatures, the rollout and the date.\n"
+            "A key on the command line can be seen by other users of this machine:\n"
+            f"{KEY_VARIABLE} or --api-key-file is safer."
+        ),
+    )
+    parser.add_argument("file", type=Path, metavar="FILE")
+    parser.add_argument("--manifest", type=Path, metavar="FILE", help=f"(default: FILE{MANIFEST_ENDING})")
+    parser.add_argument("--url", required=True, help="of the backend; https, but for a loopback address")
+    parser.add_argument("--api-key", metavar="KEY", help="one that may publish")
+    parser.add_argument("--api-key-file", type=Path, metavar="FILE", help="a file that holds it")
+    parser.add_argument("--rollout", type=_share, default=1.0, metavar="SHARE", help="of vehicles, 0 to 1 (default: 1)")
+    parser.add_argument("--ca-file", type=Path, metavar="FILE", help="PEM of the authority behind the backend's https")
+    parser.set_defaults(execute=_publish)
+
+
+def _publish(arguments: argparse.Namespace) -> int:
+    release = read_manifest(arguments.manifest or manifest_path(arguments.file))
+    url, key = _base(arguments.url), _publishing_key(arguments)
+    try:
+        check_file(arguments.file, release)
+        answer = _put(url, key, arguments, release)
+    except OSError as error:
+        raise CommandError(f"cannot read {arguments.file}: {error.strerror or error}", ExitCode.USAGE) from None
+    if not answer.is_success:
+        raise CommandError(f"the backend did not take {release.name} {release.version}: {_why(answer)}")
+    facts = {
+        "name": release.name,
+        "version": release.version,
+        "checksum": release.checksum,
+        "new": answer.status_code == 201,
+        "rollout": arguments.rollout,
+    }
+    if arguments.json:
+        sys.stdout.write(json.dumps(facts, indent=2) + "\n")
+    else:
+        done = "published" if facts["new"] else "was published before; its signatures, rollout and date are changed"
+        sys.stdout.write(f"{release.name} {release.version} {done} ({arguments.rollout:.0%} of vehicles)\n")
+    return ExitCode.DONE
+
+
+def _put(url: str, key: str, arguments: argparse.Namespace, release: ModelRelease) -> httpx.Response:
+    path = f"/models/{quote(release.name, safe='')}/versions/{quote(release.version, safe='')}"
+    query: dict[str, Any] = {"rollout": arguments.rollout, "checksum": release.checksum}
+    if release.filename is not None:
+        query["filename"] = release.filename
+    signatures = [(signature.signature, signature.key_id) for signature in release.signatures]
+    if not signatures and release.signature is not None:
+        signatures = [(release.signature, release.key_id)]
+    query["signature"] = [signature for signature, _ in signatures]
+    if signatures and all(key_id for _, key_id in signatures):
+        query["key_id"] = [key_id for _, key_id in signatures]
+    headers = {"Authorization": f"Bearer {key}", "Content-Length": str(release.size)}
+    verify = True if arguments.ca_file is None else _authority(arguments.ca_file)
+    try:
+        with (
+            arguments.file.open("rb") as file,
+            httpx.Client(timeout=_TIMEOUT, verify=verify, follow_redirects=False) as client,
+        ):
+            return client.put(url + path, params=query, content=file, headers=headers)
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise CommandError(f"the backend at {url} cannot be reached: {error or type(error).__name__}") from None
+
+
+def _authority(path: Path) -> ssl.SSLContext:
+    try:
+        return ssl.create_default_context(cafile=path)
+    except ssl.SSLError:
+        raise CommandError(f"{path} is no PEM of a certificate authority", ExitCode.USAGE) from None
+
+
+def _base(url: str) -> str:
+    parts = urlsplit(url)
+    if parts.scheme not in {"http", "https"} or not parts.hostname:
+        raise CommandError(f"{url} is no http(s) URL", ExitCode.USAGE)
+    if parts.scheme == "http" and not is_loopback(parts.hostname):
+        raise CommandError("over http anybody on the way could read the key: use https", ExitCode.USAGE)
+    return url.rstrip("/")
+
+
+def _publishing_key(arguments: argparse.Namespace) -> str:
+    key = arguments.api_key or os.environ.get(KEY_VARIABLE, "")
+    if arguments.api_key_file is not None:
+        try:
+            key = next(iter(arguments.api_key_file.read_text(encoding="utf-8").split()), "")
+        except (OSError, UnicodeDecodeError) as error:
+            why = error.strerror if isinstance(error, OSError) else "not UTF-8"
+            raise CommandError(f"cannot read {arguments.api_key_file}: {why}", ExitCode.USAGE) from None
+    if not key.strip():
+        raise CommandError(f"a key that may publish is needed: --api-key-file, or {KEY_VARIABLE}", ExitCode.USAGE)
+    return key.strip()
+
+
+def _why(answer: httpx.Response) -> str:
+    try:
+        problem = answer.json()
+        text = str(problem.get("detail") or problem.get("title") or "")
+        wrong = [str(entry.get("message", "")) for entry in problem.get("errors", [])]
+        text = ": ".join(filter(None, [text, "; ".join(wrong)]))
+    except (ValueError, AttributeError):
+        text = ""
+    return printable(f"{answer.status_code} {text or answer.reason_phrase}")[:_LONGEST_WHY]
+
+
+def _share(text: str) -> float:
+    with suppress(ValueError):
+        if 0.0 <= (share := float(text)) <= 1.0:
+            return share
+    raise argparse.ArgumentTypeError("must be a number between 0 and 1")

@@ -12,9 +12,8 @@ from sentinel_sync.base.backoff import CAP
 from sentinel_sync.cli.actions import add_action, add_command, at_least_one, print_json, print_lines
 from sentinel_sync.cli.arguments import Subparsers, program
 from sentinel_sync.cli.exit_codes import CommandError, ExitCode
-from sentinel_sync.cli.state_folder import opened, runs
-from sentinel_sync.cli.terminal import width
-from sentinel_sync.cli.words import count, duration, from_now, moment, pairs, size, table
+from sentinel_sync.cli.offline import opened, runs
+from sentinel_sync.cli.ui.text import count, duration, from_now, moment, pairs, size, table, width
 from sentinel_sync.settings import CloudSettings
 from sentinel_sync.store.database import DamagedError
 from sentinel_sync.store.outbox import ItemState, Outbox, OutboxItem

@@ -2,7 +2,7 @@
 
 import threading
 
-from sentinel_sync.cli.writer import MAX_WAITING, Writer
+from sentinel_sync.cli.ui.writer import MAX_WAITING, Writer
 
 
 def test_writes_in_order() -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from sentinel_sync.cli.words import count, duration, from_now, pairs, size, table
+from sentinel_sync.cli.ui.text import count, duration, from_now, pairs, size, table
 
 
 @pytest.mark.parametrize(

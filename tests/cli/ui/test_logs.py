@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from sentinel_sync.cli.logs import JsonFormatter, TextFormatter, logging_to_stderr, wants_json
+from sentinel_sync.cli.ui.logs import JsonFormatter, TextFormatter, logging_to_stderr, wants_json
 
 
 def _record(message: str, *, error: Exception | None = None, **extra: object) -> logging.LogRecord:

@@ -1,0 +1,1 @@
+"""What commands draw and say: text, tables, charts, the live view, the log."""

@@ -1,0 +1,24 @@
+"""No piece of work runs through more of our files than it did when that was last looked at (docs/measurements.md)."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+#: What the house was drawn for is in `journeys.LIMITS`; this is where it stands.
+HELD = {"trip": 23, "model": 32, "scenario": 36, "profile": 31, "request": 6}
+
+
+def test_no_journey_is_longer_than_it_was() -> None:
+    run = subprocess.run(
+        [sys.executable, "-m", "tests.architecture.journeys", "--json"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    found: dict[str, list[str]] = json.loads(run.stdout)
+    longer = {name: files for name, files in found.items() if len(files) > HELD[name]}
+    assert not longer
+    assert found.keys() == HELD.keys()
