@@ -30,7 +30,7 @@ from sentinel_sync.store.rules.outbox import OutboxStatus
 from sentinel_sync.store.store import Store
 from sentinel_sync.trips.trip_uploader import TripUploader
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 #: How soon another process's change (the CLI's) is seen, seconds.
 WATCH_INTERVAL = 2.0

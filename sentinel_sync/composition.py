@@ -27,7 +27,7 @@ from sentinel_sync.trips.legacy_queue import take_over
 from sentinel_sync.trips.trip_uploader import KIND as TRIP
 from sentinel_sync.trips.trip_uploader import TripUploader
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from sentinel_sync.base.supervisor import Supervisor
 from sentinel_sync.composition import Components
 from sentinel_sync.status import STATUS_NAME, AgentStatus
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 
 class StatusReporter:

@@ -4,7 +4,7 @@ import base64
 import binascii
 import re
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
@@ -76,7 +76,7 @@ Name = Annotated[str, AfterValidator(safe_name)]
 class StrictBody(BaseModel):
     """No conversions and no unknown fields: what is not in the contract must not travel."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
 class Location(StrictBody):
@@ -129,7 +129,7 @@ class Consent(StrictBody):
 class Trigger(BaseModel):
     """Why the recorder recorded."""
 
-    model_config = ConfigDict(extra="allow", strict=True, frozen=True)
+    model_config: ClassVar[ConfigDict] = ConfigDict(extra="allow", strict=True, frozen=True)
 
     type: str
     reason: str
@@ -138,7 +138,7 @@ class Trigger(BaseModel):
 class ScenarioMetadata(BaseModel):
     """The recorder's metadata.json: more fields may come, but no coordinate finer than two decimals."""
 
-    model_config = ConfigDict(extra="allow", strict=True, frozen=True)
+    model_config: ClassVar[ConfigDict] = ConfigDict(extra="allow", strict=True, frozen=True)
 
     timestamp: str
     duration: Quantity

@@ -13,7 +13,7 @@ from sentinel_sync.backend.documentation import EXTENSION, operation
 from sentinel_sync.backend.downloads import check_signature, send_file, sign
 from sentinel_sync.backend.problems import Problem
 
-router = APIRouter(tags=["models"])
+router: APIRouter = APIRouter(tags=["models"])
 
 
 class DeltaOffer(BaseModel):

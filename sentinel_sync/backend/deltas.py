@@ -24,7 +24,7 @@ from types import ModuleType
 
 from sentinel_sync.backend.storage import fresh_name, sync_folder
 
-logger = logging.getLogger("sentinel_sync.backend")
+logger: logging.Logger = logging.getLogger("sentinel_sync.backend")
 
 FORMAT = "zstd-blocks"
 MAGIC = b"SSDELTA1"

@@ -2,7 +2,7 @@
 
 from datetime import timedelta
 from sqlite3 import Connection
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
@@ -16,7 +16,7 @@ from sentinel_sync.backend.problems import FieldError, Problem
 from sentinel_sync.backend.scoring import ALL_METRICS, METRICS, Metric, describe_metrics, rounded
 from sentinel_sync.backend.vehicles import ACTIVE_WITHIN
 
-router = APIRouter(tags=["fleet"])
+router: APIRouter = APIRouter(tags=["fleet"])
 
 LARGEST_LIMIT = 1000
 LONGEST_TREND = 366
@@ -44,7 +44,7 @@ class FleetStatistics(BaseModel):
 class _Entry(BaseModel):
     """Carries the asked metric under its own name, too."""
 
-    model_config = ConfigDict(extra="allow")
+    model_config: ClassVar[ConfigDict] = ConfigDict(extra="allow")
 
     rank: int
     total_trips: int

@@ -7,7 +7,7 @@ from pydantic import BaseModel
 from sentinel_sync.backend.context import BackendHere
 from sentinel_sync.backend.documentation import operation
 
-router = APIRouter(tags=["health"])
+router: APIRouter = APIRouter(tags=["health"])
 
 
 class Health(BaseModel):

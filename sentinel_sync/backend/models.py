@@ -26,7 +26,7 @@ from sentinel_sync.backend.publishing import (
 )
 from sentinel_sync.backend.storage import IncomingFile, ReceivedFile
 
-router = APIRouter(tags=["models"])
+router: APIRouter = APIRouter(tags=["models"])
 
 
 class SignatureBody(BaseModel):

@@ -19,7 +19,7 @@ MEDIA_TYPE = "application/problem+json"
 CHECKSUM_MISMATCH = 460
 """The status that tus 1.0.0 defines for a PATCH whose `Upload-Checksum` does not fit."""
 
-logger = logging.getLogger("sentinel_sync.backend")
+logger: logging.Logger = logging.getLogger("sentinel_sync.backend")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +63,8 @@ class Problem(Exception):  # noqa: N818  # RFC 9457 calls it a problem, and so d
         self.status = status
         self.kind = kind
         self.detail = detail
-        self.errors = tuple(errors)
-        self.headers = dict(headers or {})
+        self.errors: tuple[FieldError, ...] = tuple(errors)
+        self.headers: dict[str, str] = dict(headers or {})
 
     def response(self) -> Response:
         """The answer that says so."""

@@ -17,8 +17,8 @@ from sentinel_sync.backend.downloads import sign
 from sentinel_sync.backend.problems import FieldError, Problem
 from sentinel_sync.backend.storage import fresh_name
 
-router = APIRouter(tags=["profiles"])
-deletion = APIRouter(tags=["profiles"])
+router: APIRouter = APIRouter(tags=["profiles"])
+deletion: APIRouter = APIRouter(tags=["profiles"])
 
 _ABOUT_IDS = (
     "The id is the caller's own and may be any text; percent-encode it, slashes too. Profiles belong to the fleet "

@@ -34,7 +34,7 @@ from sentinel_sync.backend.problems import CHECKSUM_MISMATCH, Problem
 from sentinel_sync.backend.storage import ReceivedFile, fresh_name
 from sentinel_sync.backend.uploads import SupersededError, UploadSession
 
-router = APIRouter(tags=["resumable uploads"])
+router: APIRouter = APIRouter(tags=["resumable uploads"])
 
 VERSION = "1.0.0"
 TUS_EXTENSIONS = "creation,checksum,termination,expiration"

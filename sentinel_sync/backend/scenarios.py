@@ -33,7 +33,7 @@ from sentinel_sync.backend.problems import Problem
 from sentinel_sync.backend.resumable import create_upload
 from sentinel_sync.backend.storage import IncomingFile, ReceivedFile
 
-router = APIRouter(tags=["scenarios"])
+router: APIRouter = APIRouter(tags=["scenarios"])
 
 LARGEST_PAGE = 1000
 _BINARY = {"schema": {"type": "string", "format": "binary"}}

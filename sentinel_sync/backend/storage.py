@@ -30,13 +30,13 @@ class Folders:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.database = root / "backend.sqlite3"
-        self.secret = root / "secret.key"
-        self.lock = root / "lock"
-        self.incoming = root / "incoming"
-        self.uploads = root / "uploads"
-        self.parts = root / "parts"
-        self.models = root / "models"
+        self.database: Path = root / "backend.sqlite3"
+        self.secret: Path = root / "secret.key"
+        self.lock: Path = root / "lock"
+        self.incoming: Path = root / "incoming"
+        self.uploads: Path = root / "uploads"
+        self.parts: Path = root / "parts"
+        self.models: Path = root / "models"
 
     def create(self) -> None:
         """Makes the folders, readable by nobody else."""

@@ -3,7 +3,7 @@
 import json
 from datetime import UTC, datetime
 from sqlite3 import Connection, Row
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import JSONResponse, Response
@@ -16,7 +16,7 @@ from sentinel_sync.backend.documentation import REFERENCE_ONLY, operation
 from sentinel_sync.backend.problems import FieldError, Problem
 from sentinel_sync.backend.scoring import safety_score
 
-router = APIRouter(tags=["trips"])
+router: APIRouter = APIRouter(tags=["trips"])
 
 LARGEST_PAGE = 10_000
 
@@ -53,7 +53,7 @@ class TripAccepted(BaseModel):
 class StoredTrip(BaseModel):
     """A trip's body as it came, and what the backend added."""
 
-    model_config = ConfigDict(extra="allow")
+    model_config: ClassVar[ConfigDict] = ConfigDict(extra="allow")
 
     trip_id: str
     fleet_id: str

@@ -14,7 +14,7 @@ from sentinel_sync.backend.context import BackendHere
 from sentinel_sync.backend.documentation import operation
 from sentinel_sync.backend.problems import Problem
 
-router = APIRouter(tags=["vehicles"])
+router: APIRouter = APIRouter(tags=["vehicles"])
 
 ONLINE_WITHIN = 300.0
 """Seconds since its last request for which a vehicle counts as online."""

@@ -1,6 +1,6 @@
 """Every body of the wire contract, as pydantic models. What is sent refuses extras; what comes ignores them."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import (
     AwareDatetime,
@@ -25,7 +25,7 @@ Count = Annotated[int, Field(ge=0)]
 class Payload(BaseModel):
     """A body that the agent sends: frozen, and no field that the contract does not name."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+    model_config: ClassVar[ConfigDict] = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
 
 class Answer(BaseModel):
@@ -34,7 +34,9 @@ class Answer(BaseModel):
     What reads one is built when the first is read: an agent that is never asked about the fleet need not hold it.
     """
 
-    model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True, defer_build=True)
+    model_config: ClassVar[ConfigDict] = ConfigDict(
+        frozen=True, extra="ignore", hide_input_in_errors=True, defer_build=True
+    )
 
 
 class Location(Payload):
@@ -214,4 +216,4 @@ class StoredProfile(Answer):
 class StatusModel(BaseModel):
     """Something to be shown. It holds no secret and no personal data."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config: ClassVar[ConfigDict] = ConfigDict(frozen=True, extra="ignore")

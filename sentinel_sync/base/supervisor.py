@@ -10,7 +10,7 @@ from sentinel_sync.base.backoff import full_jitter
 from sentinel_sync.base.clock import Clock, wait_first
 from sentinel_sync.base.payloads import StatusModel
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 #: Ceiling of the wait before a crashed duty is tried again, seconds.
 MAX_RESTART_DELAY = 60.0

@@ -72,7 +72,8 @@ class RateMeter:
 
     def __init__(self, total_bytes: int, done_bytes: int, now: float) -> None:
         self._total_bytes = total_bytes
-        self.done_bytes = self._seen_bytes = done_bytes
+        self.done_bytes: int = done_bytes
+        self._seen_bytes = done_bytes
         self._seen_at = now
         self._rate: float | None = None
 

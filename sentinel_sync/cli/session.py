@@ -18,7 +18,7 @@ from sentinel_sync.cli.ui.progress import View, choose_view
 from sentinel_sync.cli.ui.writer import Writer
 from sentinel_sync.settings import Settings
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 _STOPPING = (signal.SIGTERM, signal.SIGINT)
 #: A display does without a status that takes longer, seconds: it must not hold up the end.

@@ -49,7 +49,7 @@ from sentinel_sync.settings import CloudSettings
 
 __all__ = ["APIResponse", "AttemptOutcome", "CloudAPIClient", "Listener", "Probe", "Response", "quote_id"]
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 #: One wait inside one call lasts at most so many seconds: an hour's Retry-After is not what a caller sits through.
 LONGEST_WAIT = 30.0
@@ -121,7 +121,8 @@ class CloudAPIClient:
             **options,
         }
         given = {name: value for name, value in arguments.items() if value is not None}
-        self.settings = settings = _settings(settings, given)
+        settings = _settings(settings, given)
+        self.settings: CloudSettings = settings
         self._clock = clock or SystemClock()
         self._rng = rng or SystemRandom()
         self._http = http
@@ -137,7 +138,7 @@ class CloudAPIClient:
         self._probe_timeouts = Timeouts.of_a_probe(settings.timeout)
         self._meter = TrafficMeter()
         self._budget = RetryBudget()
-        self.gate = Gate(self._rng, credential_retry_interval=settings.credential_retry_interval)
+        self.gate: Gate = Gate(self._rng, credential_retry_interval=settings.credential_retry_interval)
         self._policy = ResponsePolicy(self.gate, self._budget, self._clock, settings.max_retry_after)
         self._closers: list[Callable[[], Awaitable[None]]] = []
         self._companions: dict[type[Closable], Closable] = {}

@@ -18,7 +18,7 @@ from sentinel_sync.base.supervisor import PeriodicTask, Supervisor
 from sentinel_sync.cloud.client import AttemptOutcome, CloudAPIClient, Probe
 from sentinel_sync.cloud.rules.connectivity import Connectivity, ConnectivityStatus, ConnectivitySummary, Transition
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 #: What a callback may be: `async def` runs on the loop; a plain function runs in a worker thread, where it may block.
 ConnectivityCallback = Callable[[ConnectivityStatus], Any]
@@ -71,7 +71,7 @@ class OfflineManager:
         self._background = Supervisor(self._clock, self._rng)
         self._transitions = 0
         self._history: deque[ConnectivityTurn] = deque(maxlen=_REMEMBERED)
-        self.monitor = PeriodicTask("connectivity", self.step)
+        self.monitor: PeriodicTask = PeriodicTask("connectivity", self.step)
         api_client.subscribe(self._on_contact)
 
     def is_online(self) -> bool:

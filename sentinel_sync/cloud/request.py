@@ -257,10 +257,10 @@ class RequestHeaders:
 
     def __init__(self, settings: CloudSettings) -> None:
         try:
-            self.base = httpx.URL(settings.api_url)
+            self.base: httpx.URL = httpx.URL(settings.api_url)
         except httpx.InvalidURL as error:
             raise ConfigurationError(f"cloud.api_url is no URL: {error}") from None
-        self.origin = Origin.of(self.base)
+        self.origin: Origin = Origin.of(self.base)
         self._urls: dict[str, httpx.URL] = {}
         self._common = {
             "User-Agent": f"sentinel-sync/{__version__} (vehicle {settings.vehicle_id})",

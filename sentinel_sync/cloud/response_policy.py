@@ -31,7 +31,7 @@ from sentinel_sync.cloud.rules.answers import (
     rfc3339,
 )
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 
 class AttemptOutcome(StrEnum):

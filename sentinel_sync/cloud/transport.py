@@ -17,7 +17,7 @@ from typing import Any
 import httpcore
 import httpx
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 #: A request's extension (httpx.Request.extensions) that sends it down the second lane; any other transport ignores it.
 BULK = "sentinel_sync.bulk"

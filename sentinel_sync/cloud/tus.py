@@ -31,7 +31,7 @@ from sentinel_sync.cloud.rules.tus import (
 )
 from sentinel_sync.cloud.upload import BandwidthLimit, FileBody, FileUpload, OpenFile
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 #: An answer to OPTIONS holds for so many seconds: a backend that learns or forgets resumable uploads is a rare event.
 OFFER_LIFETIME = 3600.0

@@ -174,7 +174,7 @@ class FileBody:
         self._after = after
         self._bandwidth = bandwidth
         self._on_progress = on_progress
-        self.size_bytes = len(before) + end - begin + len(after)
+        self.size_bytes: int = len(before) + end - begin + len(after)
         self.reached = begin
 
     async def __aiter__(self) -> AsyncIterator[bytes]:

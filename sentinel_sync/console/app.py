@@ -40,8 +40,8 @@ class ConsoleApp:
 
     def __init__(self, agent: SyncAgent) -> None:
         self._agent = agent
-        self.feed = Feed(self._look)
-        self.app = Starlette(
+        self.feed: Feed = Feed(self._look)
+        self.app: Starlette = Starlette(
             routes=[
                 *(Route(path, self._page) for path in _PAGE),
                 Route("/api/status", self._status),

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 from sentinel_sync.base.errors import SentinelSyncError
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 #: Seconds between two looks while something is under way, and while nothing is: a look costs about a millisecond.
 _BUSY, _CALM = 1.0, 2.0

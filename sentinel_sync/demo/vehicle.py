@@ -10,6 +10,7 @@ import json
 import logging
 import sys
 from collections.abc import AsyncIterator
+from typing import ClassVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -27,7 +28,7 @@ STRETCH, STRETCH_TAKES = 30, 0.02
 class Order(BaseModel):
     """One drive to be driven."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config: ClassVar[ConfigDict] = ConfigDict(frozen=True, extra="forbid")
 
     drive: int
     start: float

@@ -38,7 +38,7 @@ from sentinel_sync.network.foundation import Foundation
 from sentinel_sync.network.rules.traffic import TrafficClass
 from sentinel_sync.store.store import Store
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 _KIND = "fleet_answer"
 #: So many different questions are remembered; beyond it the one not asked for longest goes.

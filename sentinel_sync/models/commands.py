@@ -15,7 +15,7 @@ from sentinel_sync.models.rules.releases import check_name, check_version
 from sentinel_sync.models.rules.status import InstallResult
 from sentinel_sync.store.documents import Documents
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 #: install: fetch and switch to `version`. rollback: to the previous one. pin, unpin: want just `version`, or no longer.
 #: check: ask for the listing now. forgive: let `version`, found bad on this vehicle, be tried again.

@@ -33,7 +33,7 @@ from sentinel_sync.models.sources import ReleaseSource
 from sentinel_sync.network.policy import TransferPolicy
 from sentinel_sync.network.rules.traffic import TrafficClass
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 #: Seconds without a single further byte after which a delta keeps the whole file waiting no longer.
 PATIENCE = 900.0

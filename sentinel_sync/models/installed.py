@@ -23,7 +23,7 @@ from sentinel_sync.models.rules.installed import BadVersion, CommitSchedule, Kep
 from sentinel_sync.models.rules.releases import UNKNOWN_VERSION, check_name, check_version, live_name
 from sentinel_sync.store.documents import Documents
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 _KIND = "model"
 _SHAPE = TypeAdapter(ModelRecord)
@@ -145,7 +145,7 @@ class InstalledModels:
         self._records = ModelRecords(documents)
         self._registry = Registry(folder)
         self._switching = asyncio.Lock()
-        self.files = ModelFiles(folder)
+        self.files: ModelFiles = ModelFiles(folder)
 
     @property
     def records(self) -> dict[str, ModelRecord]:

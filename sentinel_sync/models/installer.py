@@ -31,7 +31,7 @@ from sentinel_sync.models.rules.installed import (
 from sentinel_sync.models.rules.releases import live_name
 from sentinel_sync.network.policy import TransferPolicy
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 #: Seconds between two pieces of news: more would only be for machines.
 _NEWS_INTERVAL = 0.2
@@ -169,7 +169,7 @@ class ModelInstaller:
         self._active_files: set[Path] = set()
         #: Checksums of what was hashed while it came, and has not lain about since.
         self._fresh: set[str] = set()
-        self.events = EventPublisher[TransferStatus]("model.progress")
+        self.events: EventPublisher[TransferStatus] = EventPublisher[TransferStatus]("model.progress")
 
     # --- how it goes ---
 

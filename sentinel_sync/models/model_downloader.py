@@ -42,7 +42,7 @@ from sentinel_sync.network.rules.traffic import TrafficClass
 from sentinel_sync.settings import is_loopback
 from sentinel_sync.store.store import Store
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 #: An `async def` runs on the loop; a plain function runs in a thread of its own, where it may block.
 ProgressListener = Callable[[TransferStatus], Any]
@@ -143,8 +143,8 @@ class ModelDownloader:
         )
         self._commands = ModelCommandQueue(ModelCommands(self._store.documents, self._clock))
         self._resuming = True
-        self.check = PeriodicTask("models.check", self.step)
-        self.upkeep = PeriodicTask("models.upkeep", self.upkeep_step)
+        self.check: PeriodicTask = PeriodicTask("models.check", self.step)
+        self.upkeep: PeriodicTask = PeriodicTask("models.upkeep", self.upkeep_step)
         self._life = Lifecycle(
             foundation, [self.check, self.upkeep], opening=self._open, closing=self._installer.events.close
         )

@@ -31,7 +31,7 @@ from sentinel_sync.models.rules.releases import (
 from sentinel_sync.models.sources import ReleaseSource
 from sentinel_sync.settings import CloudSettings
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 #: A key's file is a line or a few; a larger one is something else.
 _LARGEST_FILE = 8 << 10

@@ -16,7 +16,7 @@ from sentinel_sync.base.threads import run_to_end
 from sentinel_sync.cloud.client import CloudAPIClient, quote_id
 from sentinel_sync.store.documents import Documents
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 _KIND = "models"
 _KEY = "catalogue"

@@ -45,7 +45,7 @@ from sentinel_sync.models.rules.status import (
 )
 from sentinel_sync.network.policy import TransferPolicy
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 #: Where nothing was learned the model is tried again after so many seconds.
 _AGAIN = 30.0

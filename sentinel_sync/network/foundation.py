@@ -96,7 +96,7 @@ class Lifecycle:
         opening: Callable[[], Awaitable[None]],
         closing: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
-        self.tasks = tuple(tasks)
+        self.tasks: tuple[PeriodicTask, ...] = tuple(tasks)
         self._foundation = foundation
         self._opening = opening
         self._closing = closing

@@ -12,7 +12,7 @@ from typing import Any
 from sentinel_sync.base.clock import Clock
 from sentinel_sync.network.rules.traffic import Metered, ObservedNetwork, link_of
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 _NAME = "org.freedesktop.NetworkManager"
 _PATH = "/org/freedesktop/NetworkManager"

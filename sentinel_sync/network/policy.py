@@ -38,7 +38,7 @@ from sentinel_sync.settings import CloudSettings
 from sentinel_sync.store.documents import Documents
 from sentinel_sync.store.timekeeper import Timekeeper
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 #: What other processes say is read at most so often, seconds: a transfer asks every half second.
 _READ_AGAIN = 0.25
@@ -99,7 +99,7 @@ class TransferPolicy:
         self._supervised = supervised
         self._limits = tuple(_limits(settings))
         self._usage = UsageRecord(documents, self._limits, clock=clock, timekeeper=timekeeper, owner=owner)
-        self.duty = PeriodicTask("network", self.step)
+        self.duty: PeriodicTask = PeriodicTask("network", self.step)
         #: None where its word could not change anything.
         self._watch = (
             NetworkManagerWatch(self._on_change, clock=clock, bus_address=bus_address)

@@ -14,7 +14,7 @@ from sentinel_sync.network.rules.traffic import ANY, Accounts, KeptAccounts, Lim
 from sentinel_sync.store.documents import Documents
 from sentinel_sync.store.timekeeper import Timekeeper
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 _KIND = "data_usage"
 _KEY = "accounts"

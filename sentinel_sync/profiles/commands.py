@@ -9,7 +9,7 @@ from sentinel_sync.base.errors import ProfileError
 from sentinel_sync.profiles.keys import Keyring
 from sentinel_sync.store.documents import Documents
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 FORGET = "profile.forget"
 SYNC = "profile.sync"

@@ -22,7 +22,7 @@ from sentinel_sync.base.files import replace_file, sync_folder
 from sentinel_sync.base.threads import run_to_end
 from sentinel_sync.profiles.rules.envelope import parse_profile
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 SUFFIX = ".json"
 #: A profile file beyond this (bytes) is not read: real ones have a few thousand.

@@ -19,7 +19,7 @@ from sentinel_sync.profiles.keys import Keyring, ProfileCipher
 from sentinel_sync.profiles.merge_session import ClockReading, MergeSession
 from sentinel_sync.profiles.records import ProfileRecord, ProfileRecords
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 #: The profile manager may write so many times while a profile is being synced, before it waits for the next turn.
 _MAX_READS = 3
@@ -291,7 +291,7 @@ class FolderSync:
         self._executor = executor
         self._lock = lock
         self._held_reason = held_reason
-        self.watch = FolderState()
+        self.watch: FolderState = FolderState()
 
     async def look(self) -> None:
         """Take in what lies in the folder now.

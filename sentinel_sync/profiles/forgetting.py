@@ -22,7 +22,7 @@ from sentinel_sync.profiles.merge_session import ClockReading, MergeSession
 from sentinel_sync.profiles.records import ProfileRecords
 from sentinel_sync.profiles.rules.envelope import put_right
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 #: Other vehicles may be faster so many times in a row before the order waits for the next turn.
 _MAX_ROUNDS = 6

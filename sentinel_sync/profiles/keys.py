@@ -18,7 +18,7 @@ from sentinel_sync.base.clock import Clock
 from sentinel_sync.base.errors import ConfigurationError, ProfileError
 from sentinel_sync.settings import CloudSettings
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 #: PBKDF2-HMAC-SHA256 (OWASP Password Storage Cheat Sheet, as of 2025).
 ITERATIONS = 600_000

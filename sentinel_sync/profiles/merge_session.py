@@ -27,7 +27,7 @@ from sentinel_sync.profiles.rules.envelope import (
 from sentinel_sync.profiles.rules.history import Cloud, Known, base_of, confirmed, dropped, merge, settled, taken_in
 from sentinel_sync.profiles.rules.merge import CREATED, ProfileState, digest, join, moment_of, read_profile, render
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,7 @@ from sentinel_sync.profiles.rules.envelope import detached
 from sentinel_sync.profiles.rules.merge import canonical, checked_id, read_profile
 from sentinel_sync.store.store import Store
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 #: The profiles' folder is looked at so often, seconds: a change is sent within it.
 WATCH_INTERVAL = 10.0
@@ -106,7 +106,7 @@ class ProfileSynchronizer:
         self._was_away = False
         self._held: str | None = None
         self._synced_at: float | None = None
-        self.synchronize = PeriodicTask("profiles.synchronize", self.step)
+        self.synchronize: PeriodicTask = PeriodicTask("profiles.synchronize", self.step)
         self._life = Lifecycle(foundation, [self.synchronize], opening=self._open)
 
     # --- the specification's ---

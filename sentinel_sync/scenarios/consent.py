@@ -14,7 +14,7 @@ from sentinel_sync.scenarios.rules.plan import Consent, missing_consent
 from sentinel_sync.settings import CloudSettings
 from sentinel_sync.store.documents import Documents
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 _KIND = "consent"
 _KEY = "scenarios"

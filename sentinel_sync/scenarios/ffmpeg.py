@@ -24,7 +24,7 @@ from sentinel_sync.base.clock import Clock
 from sentinel_sync.base.threads import run_to_end
 from sentinel_sync.scenarios.rules.compression import StderrText, processor_limit, video_encoders
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 #: What is put before ffmpeg where the machine has it and lets it be used. `nice` and `ionice` give the processor and
 #: the disk to everybody else first. `setpriv` has the kernel kill ffmpeg when the thread of our loop is gone, so not

@@ -19,7 +19,7 @@ from sentinel_sync.scenarios.rules.status import QueueState
 from sentinel_sync.store.documents import Documents
 from sentinel_sync.store.outbox import ItemState, NewItem, Outbox, OutboxItem
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 Thing = TypeVar("Thing")
 

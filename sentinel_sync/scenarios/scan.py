@@ -41,7 +41,7 @@ from sentinel_sync.scenarios.rules.plan import (
 )
 from sentinel_sync.settings import CloudSettings
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 #: A folder is only opened itself, never what a link of its name leads to.
 _FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC

@@ -36,7 +36,7 @@ from sentinel_sync.scenarios.transcoder import Transcoder
 from sentinel_sync.scenarios.upload import PartSender, UploadContext, UploadWorker
 from sentinel_sync.store.store import Store
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 #: An `async def` runs on the loop; a plain function runs in a thread of its own, where it may block.
 ProgressListener = Callable[[TransferStatus], Any]
@@ -187,9 +187,9 @@ class ScenarioUploader:
         self._overview = ScenarioOverview(records)
         self._sending = asyncio.Lock()
         self._swept = False
-        self.upload = PeriodicTask("scenarios.upload", self.step)
-        self.scan = PeriodicTask("scenarios.scan", self.scan_step)
-        self.retention = PeriodicTask("scenarios.retention", self.retention_step)
+        self.upload: PeriodicTask = PeriodicTask("scenarios.upload", self.step)
+        self.scan: PeriodicTask = PeriodicTask("scenarios.scan", self.scan_step)
+        self.retention: PeriodicTask = PeriodicTask("scenarios.retention", self.retention_step)
         self._life = Lifecycle(foundation, [self.upload], opening=self._open, closing=self._events.close)
         foundation.policy.subscribe(self.upload.wake.set)
 

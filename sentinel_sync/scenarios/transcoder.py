@@ -34,7 +34,7 @@ from sentinel_sync.scenarios.rules.compression import (
 )
 from sentinel_sync.settings import CloudSettings
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 #: Shares of the whole at which the recording has been looked at, and its result written: decoding is cheap.
 _LOOKED_AT, _ENCODED = 0.05, 0.9

@@ -29,7 +29,7 @@ from sentinel_sync.scenarios.rules.plan import Consent, Part, PartKind, Scenario
 from sentinel_sync.store.outbox import Outbox, OutboxItem
 from sentinel_sync.store.rules.outbox import Release, RetryDecision, SetAside, retry_decision
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 _WHERE = {PartKind.VIDEO: "videos", PartKind.ANNOTATIONS: "annotations"}
 
@@ -195,7 +195,7 @@ class ScenarioUpload:
         self._item = item
         self._queued = queued
         self._transfer = transfer
-        self.got_further = False
+        self.got_further: bool = False
 
     async def run(self) -> bool:
         """Go on where it stopped; True once all parts have arrived, False where a more important one comes first.
@@ -295,7 +295,7 @@ class UploadWorker:
         self._rng = rng
         self._transfer: ActiveTransfer | None = None
         self._guard: TransferGuard | None = None
-        self.ask_again = asyncio.Event()
+        self.ask_again: asyncio.Event = asyncio.Event()
 
     @property
     def scenario_id(self) -> str | None:

@@ -5,7 +5,7 @@ import ipaddress
 import re
 import shlex
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
@@ -56,7 +56,7 @@ class DataBudget(BaseModel):
         month: Per calendar month (UTC).
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config: ClassVar[ConfigDict] = ConfigDict(frozen=True, extra="forbid")
 
     day: Bytes | None = None
     month: Bytes | None = None
@@ -72,7 +72,7 @@ class ModelSource(BaseModel):
         root_file: The root metadata that this vehicle was delivered with: whom to trust to begin with.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config: ClassVar[ConfigDict] = ConfigDict(frozen=True, extra="forbid")
 
     source: Literal["api", "tuf"] = "api"
     metadata_url: str | None = None
@@ -98,7 +98,7 @@ class ModelSource(BaseModel):
 class CloudSettings(BaseModel):
     """The `cloud:` block. Seconds, bytes and requests per second; see configs/default.yaml for each key's reason."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+    model_config: ClassVar[ConfigDict] = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     # The specification's own.
     enabled: bool = False

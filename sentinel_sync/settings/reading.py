@@ -2,7 +2,7 @@
 
 import difflib
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
@@ -15,7 +15,7 @@ from sentinel_sync.settings.cloud import CloudSettings
 class Settings(BaseSettings):
     """All settings. Other blocks of a vehicle's file are not ours, and are left alone."""
 
-    model_config = SettingsConfigDict(
+    model_config: ClassVar[SettingsConfigDict] = SettingsConfigDict(
         frozen=True,
         extra="ignore",
         env_prefix="SENTINEL_",

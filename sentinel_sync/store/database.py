@@ -17,7 +17,7 @@ from sentinel_sync.base.errors import StoreError, StoreFullError
 from sentinel_sync.base.threads import run_to_end
 from sentinel_sync.store.headroom import Headroom
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 _MIGRATIONS: tuple[tuple[str, ...], ...] = (
     (

@@ -9,7 +9,7 @@ from pydantic import TypeAdapter, ValidationError
 from sentinel_sync.base.clock import Clock
 from sentinel_sync.store.database import Database
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 Fact = TypeVar("Fact")
 

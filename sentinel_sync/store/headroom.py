@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from sentinel_sync.base.errors import StoreFullError
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
@@ -35,7 +35,7 @@ class Headroom:
     def __init__(self, path: Path, size_bytes: int = SIZE_BYTES) -> None:
         self._path = path
         self._size_bytes = size_bytes
-        self.held = False
+        self.held: bool = False
 
     def reserve(self) -> bool:
         """Take the space if it is not taken; False where the disk has none left for it."""

@@ -37,7 +37,7 @@ from sentinel_sync.store.outbox_items import (
 )
 from sentinel_sync.store.rules.outbox import Defer, OutboxStatus, Release, RetryDecision, SetAside
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 __all__ = ["ItemState", "NewItem", "Outbox", "OutboxItem", "OutboxStatus", "insert"]
 

@@ -11,7 +11,7 @@ from sentinel_sync.base.backoff import CAP
 from sentinel_sync.base.timekeeping import ClockObservation, ClockStamp
 from sentinel_sync.store.rules.outbox import EvictionGroup, OutboxStatus, eviction_order, is_too_old
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 COLUMNS = "seq, kind, key, priority, state, created_at, due_at, attempts, reason, body, boot_id, clock_offset"
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from sentinel_sync.base.files import sync_folder
 from sentinel_sync.store.database import connect, migrate
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 #: Tables and the columns that are carried over, most valuable first. `seq` stays behind: SQLite gives a new one.
 _TABLES: dict[str, tuple[str, ...]] = {

@@ -13,7 +13,7 @@ from sentinel_sync.cloud.client import CloudAPIClient
 from sentinel_sync.store.outbox import Outbox, OutboxItem
 from sentinel_sync.store.rules.outbox import Defer, SetAside, retry_decision
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 #: Items claimed at once: their claim is one commit, and so many wait again at once if the network goes.
 CLAIM = 128

@@ -20,7 +20,7 @@ from sentinel_sync.store.headroom import Headroom
 from sentinel_sync.store.outbox import Outbox
 from sentinel_sync.store.salvage import Salvage, finish, is_sound, salvage
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 LOCK_NAME = "agent.lock"
 #: `is_locked` holds the lock for an instant itself: an agent that starts just then looks again, so many times …
@@ -130,8 +130,8 @@ class Store:
         self._database = Database(state_dir / DATABASE_NAME, headroom=self._headroom)
         self._opening = asyncio.Lock()
         self._is_open = False
-        self.outbox = Outbox(self._database, self._clock, max_bytes)
-        self.documents = Documents(self._database, self._clock)
+        self.outbox: Outbox = Outbox(self._database, self._clock, max_bytes)
+        self.documents: Documents = Documents(self._database, self._clock)
         self.salvaged: Salvage | None = None
 
     @property

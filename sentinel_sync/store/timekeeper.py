@@ -10,7 +10,7 @@ from sentinel_sync.cloud.client import Probe
 from sentinel_sync.cloud.rules.answers import rfc3339
 from sentinel_sync.store.documents import Documents
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 _KIND = "clock"
 _SHAPE = TypeAdapter(ClockObservation)

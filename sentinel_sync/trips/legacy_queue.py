@@ -20,7 +20,7 @@ from sentinel_sync.store.outbox import NewItem
 from sentinel_sync.store.store import Store
 from sentinel_sync.trips.rules.trip import adopt
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 #: A file larger than this (bytes; some 100,000 trips) is no queue file: the old module wrote it anew for each trip.
 _MAX_BYTES = 64 << 20

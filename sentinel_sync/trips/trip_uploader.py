@@ -25,7 +25,7 @@ from sentinel_sync.store.sender import OutboxSender
 from sentinel_sync.store.store import Store
 from sentinel_sync.trips.rules.trip import OpenTrip, new_trip_id
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 #: Where the checkpoint lies.
 OPEN_TRIP = ("open_trip", "")
@@ -159,8 +159,8 @@ class TripUploader:
         self._turning = asyncio.Lock()
         self._ignored_updates = 0
         self._pseudonym_key: bytes | None = None
-        self.upload = PeriodicTask("trips.upload", self.step)
-        self.checkpoint = PeriodicTask("trips.checkpoint", self.checkpoint_step)
+        self.upload: PeriodicTask = PeriodicTask("trips.upload", self.step)
+        self.checkpoint: PeriodicTask = PeriodicTask("trips.checkpoint", self.checkpoint_step)
         self._life = Lifecycle(foundation, [self.upload], opening=self._open, closing=self._suspend)
         self._policy.subscribe(self._on_network)
 

@@ -73,7 +73,7 @@ class Lines:
 class Quiet(Lines):
     """Log lines only."""
 
-    interval = None
+    interval: None = None
 
     def __init__(self) -> None:
         super().__init__(as_json=False)

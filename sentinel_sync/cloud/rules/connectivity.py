@@ -45,9 +45,9 @@ class Connectivity:
         self._failures = 0
         self._next_probe = now  # the first probe is due at once; its spread is the supervisor's
         self._offline_since: float | None = None
-        self.status = ConnectivityStatus.UNKNOWN
-        self.since = now
-        self.message = "not asked yet"
+        self.status: ConnectivityStatus = ConnectivityStatus.UNKNOWN
+        self.since: float = now
+        self.message: str = "not asked yet"
         self._refusal = ""
 
     @property

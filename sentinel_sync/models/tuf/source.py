@@ -33,7 +33,7 @@ from sentinel_sync.settings import ModelSource
 from sentinel_sync.store.documents import Documents
 from sentinel_sync.store.timekeeper import Timekeeper
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 _KIND = "models.tuf"
 _MEMORY_KEY = "memory"

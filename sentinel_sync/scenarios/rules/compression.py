@@ -249,7 +249,7 @@ class ProgressReader:
     def __init__(self) -> None:
         self._lines = _Lines()
         self._progress = EncodingProgress()
-        self.last = EncodingProgress()
+        self.last: EncodingProgress = EncodingProgress()
 
     def feed(self, piece: bytes) -> list[EncodingProgress]:
         """Take what came over the pipe; return the blocks completed by it that say something new."""
