@@ -1,8 +1,8 @@
-"""Blocking work in a thread, to its end: a caller that is cancelled leaves nothing going on behind its back."""
+"""Work apart from its caller: in a thread to its end, or in a task of its own."""
 
 import asyncio
-from collections.abc import Callable
-from typing import ParamSpec, TypeVar
+from collections.abc import Callable, Coroutine
+from typing import Any, ParamSpec, TypeVar
 
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
@@ -25,3 +25,13 @@ async def run_to_end(
         if not work.cancelled():
             work.exception()  # seen: the cancellation is what the caller gets
         raise
+
+
+async def in_own_task(work: Coroutine[Any, Any, Result]) -> Result:
+    """Do work that uses a TaskGroup on behalf of a caller; a caller who is cancelled waits until it has ended.
+
+    Up to Python 3.12 a TaskGroup that ends by a child's error may leave its parent half-cancelled: `cancelling()` stays
+    raised, and the parent's own `asyncio.timeout` then raises CancelledError (python/cpython#116720). The parent
+    is our task here, never the host's.
+    """
+    return await asyncio.create_task(work)

@@ -21,6 +21,7 @@ from sentinel_sync.base.errors import (
     RejectedError,
     SentinelSyncError,
 )
+from sentinel_sync.base.threads import in_own_task
 from sentinel_sync.profiles.backend_copy import RemoteProfile, RemoteProfiles
 from sentinel_sync.profiles.files import SerialExecutor
 from sentinel_sync.profiles.keys import Keyring, ProfileCipher
@@ -113,7 +114,9 @@ class ProfileExchange:
         Raises:
             ConfigurationError: There are no keys to be had.
         """
-        keyring = await self._cipher.keyring()
+        await in_own_task(self._run(await self._cipher.keyring(), syncs))
+
+    async def _run(self, keyring: Keyring, syncs: Sequence[ProfileSync]) -> None:
         await self._in_turn(self._load, keyring, syncs)
         for _ in range(MAX_ROUNDS):
             under_way = [sync for sync in syncs if sync.is_open]

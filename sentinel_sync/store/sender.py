@@ -9,6 +9,7 @@ from random import Random
 from sentinel_sync.base.backoff import full_jitter
 from sentinel_sync.base.clock import Clock, wait_first
 from sentinel_sync.base.errors import CloudError, SentinelSyncError, StoreError
+from sentinel_sync.base.threads import in_own_task
 from sentinel_sync.cloud.client import CloudAPIClient
 from sentinel_sync.store.outbox import Outbox, OutboxItem
 from sentinel_sync.store.rules.outbox import Defer, SetAside, retry_decision
@@ -85,6 +86,9 @@ class OutboxSender:
         Raises:
             StoreError: The outbox could not be read or written; what the backend took is sent again under its key.
         """
+        return await in_own_task(self._drain())
+
+    async def _drain(self) -> int:
         async with self._draining:
             self._exhausted, self._refill, self._watching = False, None, None
             try:

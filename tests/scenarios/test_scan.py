@@ -257,7 +257,7 @@ async def test_thousands_of_folders_that_are_known_are_not_looked_into(
     uploader = build()
     await settle(uploader, clock)
     looked: list[Path] = []
-    monkeypatch.setattr("sentinel_sync.scenarios.scan.appearance_of", looked.append)
+    monkeypatch.setattr("sentinel_sync.scenarios.scan.snapshot_of", looked.append)
     clock.tick(INTERVAL)
     await uploader.scan_step()
     assert looked == []
