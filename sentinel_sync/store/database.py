@@ -5,7 +5,9 @@ Leaves to others what the tables mean (`outbox.py`, `documents.py`) and what to 
 
 import asyncio
 import contextlib
+import errno
 import logging
+import os
 import sqlite3
 import threading
 from collections.abc import Callable
@@ -62,7 +64,11 @@ _MIGRATIONS: tuple[tuple[str, ...], ...] = (
         ) WITHOUT ROWID
         """,
     ),
+    # CRC-32 of an item's kind, key and body, checked before it is sent: a flipped bit on disk must not travel.
+    ("ALTER TABLE item ADD COLUMN checksum INTEGER",),
 )
+#: Columns that older files do not have; NULL there.
+ADDED_COLUMNS = frozenset({"checksum"})
 
 VERSION = len(_MIGRATIONS)
 Result = TypeVar("Result")
@@ -76,6 +82,8 @@ BUSY_TIMEOUT = 5.0
 _WAL_TRIES = 100
 
 
+#: A disk with less than this counts as full, bytes.
+_FULL_BELOW_BYTES = 256 << 10
 #: How SQLite names a disk without space: ENOSPC in the file, in a quota, or in the log's index.
 _FULL = frozenset({"SQLITE_FULL", "SQLITE_IOERR_WRITE", "SQLITE_IOERR_SHMSIZE", "SQLITE_IOERR_SHMOPEN"})
 
@@ -134,16 +142,27 @@ class Database:
         path: The database file; its folder exists.
         writable: False for a look from outside: nothing is migrated or created.
         headroom: The reserve for a full disk; by default a file beside the database.
+        rebuild: Writes an open database whose file is gone to its place again, and closes the connection.
     """
 
-    def __init__(self, path: Path, *, writable: bool = True, headroom: Headroom | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        writable: bool = True,
+        headroom: Headroom | None = None,
+        rebuild: Callable[[sqlite3.Connection, Path], None] | None = None,
+    ) -> None:
         self._path = path
         self._writable = writable
         self._headroom = headroom or Headroom(path.with_name("headroom"))
+        self._rebuild = rebuild or _refuse
         self._handed_over: SimpleQueue[list[_Operation] | None] = SimpleQueue()
         self._gathered: list[_Operation] = []
         self._thread: threading.Thread | None = None
         self._connection: sqlite3.Connection | None = None
+        #: Device and inode of the file and of its log, as they were opened.
+        self._opened: dict[str, tuple[int, int]] = {}
 
     async def open(self) -> None:
         """Open the file, set its durability, and bring its schema up to date.
@@ -227,6 +246,7 @@ class Database:
             if self._writable:
                 migrate(self._connection)
                 self._headroom.reserve()
+                self._opened = self._identities()
         except BaseException as error:
             self._close()
             raise self._told(error) from error
@@ -255,8 +275,42 @@ class Database:
             else:
                 stopping = True
             if group:
-                _report(self._commit_group(connection, group))
+                try:
+                    connection = self._present(connection)
+                except (OSError, sqlite3.Error) as error:
+                    gone = StoreError(
+                        f"{self._path.name} was deleted or replaced under the running agent, and cannot be written "
+                        f"again ({error}): nothing is acknowledged until it can be"
+                    )
+                    _report([(request.future, None, gone) for request in group])
+                else:
+                    _report(self._commit_group(connection, group))
         self._close()
+
+    def _identities(self) -> dict[str, tuple[int, int]]:
+        found: dict[str, tuple[int, int]] = {}
+        for suffix in ("", "-wal"):
+            with contextlib.suppress(FileNotFoundError):
+                status = self._path.with_name(self._path.name + suffix).stat()
+                found[suffix] = (status.st_dev, status.st_ino)
+        return found
+
+    def _present(self, connection: sqlite3.Connection) -> sqlite3.Connection:
+        """The connection to the file that has the name; made again where somebody took the file away under us.
+
+        Without this look SQLite would go on acknowledging into a file without a name.
+        """
+        if not self._opened:
+            return connection
+        found = self._identities()
+        if all(found.get(suffix) == identity for suffix, identity in self._opened.items()):
+            self._opened = found | self._opened
+            return connection
+        logger.error("store.replaced: %s was deleted or replaced under the running agent: written again", self._path)
+        self._rebuild(connection, self._path)
+        self._connection = connect(self._path)
+        self._opened = self._identities()
+        return self._connection
 
     def _commit_group(self, connection: sqlite3.Connection, group: list[_Operation]) -> list[_Outcome]:
         """Run a group in one transaction; who fails is taken out, and the others are run again without it."""
@@ -377,7 +431,7 @@ def _keep_a_log(connection: sqlite3.Connection) -> None:
 def translated(error: sqlite3.Error, path: Path) -> StoreError:
     """Say what an SQLite error means to the caller."""
     name = getattr(error, "sqlite_errorname", "") or type(error).__name__
-    if name in _FULL:
+    if name in _FULL and not (name == "SQLITE_IOERR_WRITE" and _has_space(path)):
         return StoreFullError(
             f"the disk that holds {path.name} is full or cannot be written ({name}); nothing was written: "
             "free some space"
@@ -391,11 +445,29 @@ def translated(error: sqlite3.Error, path: Path) -> StoreError:
             f"{path.name} cannot be opened for writing ({name}): does {path.parent} exist, on a disk that is not "
             "read-only, and may this user write there?"
         )
+    if name.startswith("SQLITE_IOERR"):
+        return StoreError(
+            f"{path.name} cannot be read or written ({name}, an error of the disk): nothing was acknowledged; check "
+            "the disk and its file system"
+        )
     return StoreError(f"{path.name}: {error} ({name})")
+
+
+def _has_space(path: Path) -> bool:
+    """Whether the disk has room: a write that fails all the same failed for another reason."""
+    try:
+        disk = os.statvfs(path.parent)
+    except OSError:
+        return True
+    return disk.f_bavail * disk.f_frsize > _FULL_BELOW_BYTES
 
 
 class DamagedError(StoreError):
     """The file is not, or no longer, a whole database."""
+
+
+def _refuse(_: sqlite3.Connection, path: Path) -> None:
+    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path.name)
 
 
 def _is_busy(error: sqlite3.Error) -> bool:

@@ -3,6 +3,7 @@
 import json
 import logging
 import sqlite3
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -20,7 +21,8 @@ COLUMNS = "seq, kind, key, priority, state, created_at, due_at, attempts, reason
 #: to 10 µs.
 _DUE = """
 SELECT json_group_array(json_array(
-    seq, kind, key, priority, 'sending', created_at, due_at, attempts + 1, reason, hex(body), boot_id, clock_offset
+    seq, kind, key, priority, 'sending', created_at, due_at, attempts + 1, reason, hex(body), boot_id, clock_offset,
+    checksum
 )) FROM (
     SELECT * FROM item WHERE state = 'waiting' AND kind = ? AND priority = ? AND due_at > ? AND due_at <= ?
     ORDER BY due_at LIMIT ?
@@ -32,10 +34,12 @@ UPDATE item SET state = 'sending', attempts = attempts + 1 WHERE seq IN (SELECT 
 #: The one whose turn it is, where importance is an advantage in time and not a rule: a kind has few items that are
 #: sent so, and all of them are looked at.
 _IN_TURN = f"""
-SELECT {COLUMNS} FROM item
+SELECT {COLUMNS}, checksum FROM item
 WHERE state = 'waiting' AND kind = ? AND (due_at <= ? OR due_at > ?)
 ORDER BY created_at + priority * ?, seq LIMIT 1
 """  # noqa: S608 # the columns are a constant
+
+_ALTERED = "its content was altered on disk (its checksum does not fit): the disk may be failing"
 
 #: Below SQLite's smallest integer but one.
 _BELOW_ALL = -(1 << 63)
@@ -109,9 +113,9 @@ def insert(connection: sqlite3.Connection, item: NewItem, now: float) -> bool:
     boot_id, offset = (item.stamp.boot_id, item.stamp.offset) if item.stamp else (None, None)
     return (
         connection.execute(
-            "INSERT INTO item (kind, key, priority, created_at, due_at, body, boot_id, clock_offset)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (key, kind) DO NOTHING",
-            (item.kind, item.key, item.priority, now, now, item.body, boot_id, offset),
+            "INSERT INTO item (kind, key, priority, created_at, due_at, body, boot_id, clock_offset, checksum)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (key, kind) DO NOTHING",
+            (item.kind, item.key, item.priority, now, now, item.body, boot_id, offset, _checksum(item)),
         ).rowcount
         > 0
     )
@@ -137,16 +141,30 @@ def first_in_turn(connection: sqlite3.Connection, kind: str, now: float, head_st
     So nothing important waits long, and nothing else waits for ever.
     """
     row = connection.execute(_IN_TURN, (kind, now, now + CAP, head_start)).fetchone()
-    return None if row is None else item_of(row)
+    return None if row is None else item_of(row[:-1])
 
 
 def claim_in_turn(connection: sqlite3.Connection, kind: str, now: float, head_start: float) -> OutboxItem | None:
     """Mark that item as being sent; counts its attempt."""
-    item = first_in_turn(connection, kind, now, head_start)
-    if item is None:
-        return None
-    connection.execute(_CLAIM, (json.dumps([item.seq]),))
-    return replace(item, state=ItemState.SENDING, attempts=item.attempts + 1)
+    while (row := connection.execute(_IN_TURN, (kind, now, now + CAP, head_start)).fetchone()) is not None:
+        item = item_of(row[:-1])
+        if _is_whole(connection, item, row[-1]):
+            connection.execute(_CLAIM, (json.dumps([item.seq]),))
+            return replace(item, state=ItemState.SENDING, attempts=item.attempts + 1)
+    return None
+
+
+def _checksum(item: "NewItem | OutboxItem") -> int:
+    return zlib.crc32(item.body, zlib.crc32(f"{item.kind}\0{item.key}\0".encode()))
+
+
+def _is_whole(connection: sqlite3.Connection, item: OutboxItem, checksum: int | None) -> bool:
+    """Whether an item is as it was put; one that is not is set aside, so that nothing altered is ever sent."""
+    if checksum is None or checksum == _checksum(item):  # a file of an earlier version has none
+        return True
+    connection.execute("UPDATE item SET state = 'set_aside', reason = ? WHERE seq = ?", (_ALTERED, item.seq))
+    logger.error("%s.altered: %s: %s", item.kind, item.key, _ALTERED)
+    return False
 
 
 def next_due_in(connection: sqlite3.Connection, kind: str, now: float) -> float | None:
@@ -186,9 +204,11 @@ def priorities(connection: sqlite3.Connection, state: str, kind: str) -> list[in
 
 def _claim(connection: sqlite3.Connection, parameters: tuple[str, int, float, float, int]) -> list[OutboxItem]:
     (text,) = connection.execute(_DUE, parameters).fetchone()
-    claimed = [
-        item_of((*head, bytes.fromhex(body), boot_id, offset)) for *head, body, boot_id, offset in json.loads(text)
-    ]
+    claimed: list[OutboxItem] = []
+    for *head, body, boot_id, offset, checksum in json.loads(text):
+        item = item_of((*head, bytes.fromhex(body), boot_id, offset))
+        if _is_whole(connection, item, checksum):
+            claimed.append(item)
     if claimed:
         connection.execute(_CLAIM, (json.dumps([item.seq for item in claimed]),))
     return sorted(claimed, key=lambda item: (item.due_at, item.seq))

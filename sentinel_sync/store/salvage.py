@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from sentinel_sync.base.files import sync_folder
-from sentinel_sync.store.database import connect, migrate
+from sentinel_sync.store.database import ADDED_COLUMNS, BUSY_TIMEOUT, VERSION, connect, migrate
 
 logger: logging.Logger = logging.getLogger(__name__)
 
@@ -19,16 +19,21 @@ logger: logging.Logger = logging.getLogger(__name__)
 _TABLES: dict[str, tuple[str, ...]] = {
     "item": (
         "kind", "key", "priority", "state", "created_at", "due_at", "attempts", "offline", "reason", "body",
-        "boot_id", "clock_offset",
+        "boot_id", "clock_offset", "checksum",
     ),
     "document": ("kind", "key", "body", "updated_at"),
     "counter": ("name", "value"),
 }  # fmt: skip
-_COMPANIONS = ("-wal", "-shm")
+_COMPANIONS = ("-wal", "-shm", "-journal")
+#: A higher schema version than this was written by no version to come, but by a flipped bit.
+_LATEST_VERSION = 1_000
 #: What SQLite says of a file that is not, or no longer, a whole database; also of sectors that cannot be read.
 _DAMAGE = ("SQLITE_CORRUPT", "SQLITE_NOTADB", "SQLITE_IOERR_SHORT_READ", "SQLITE_IOERR_READ")
 #: After so many unreadable rows in a row there is nothing more to be found beyond the damage.
 _MAX_MISSES = 10_000
+
+#: How a place that cannot be read shows.
+_UNREADABLE = (sqlite3.DatabaseError, UnicodeDecodeError)
 
 _Row = tuple[object, ...]
 
@@ -46,8 +51,54 @@ class Salvage:
     saved: dict[str, int]
 
 
+def repair(path: Path, now: float, *, is_new: bool) -> Salvage | None:
+    """Bring the file into a state in which it can be opened, whatever instant a kill or power cut chose.
+
+    In this order: end a salvage that was cut off, put aside what is no file, recover (play a rollback journal back),
+    check, salvage, and where even that fails begin anew.
+
+    Args:
+        path: The database file; it need not exist.
+        now: Wall time, for the name of what is put aside.
+        is_new: Whether this folder has never held data: an empty file is then what a first start made, and no damage.
+
+    Returns:
+        What became of a damaged file; None where there was none.
+
+    Raises:
+        OSError: There is no space, or the folder cannot be written.
+        sqlite3.Error: It cannot be told: the file cannot be opened, or somebody holds it.
+    """
+    finish(path)
+    if path.exists() and not path.is_file():
+        aside = _free_name(path.with_name(f"{path.name}.damaged-{_stamp(now)}"))
+        path.rename(aside)
+        logger.error("store.damaged: %s was no file: moved to %s", path.name, aside.name)
+        return Salvage(aside, {})
+    if not path.exists():
+        return None
+    recovered = _recover(path)
+    if (is_new and path.stat().st_size == 0) or (recovered and is_sound(path)):
+        return None
+    return salvage(path, now)
+
+
+def _recover(path: Path) -> bool:
+    """Play back a rollback journal, as a kill leaves it while the very first start makes the file; False: damaged."""
+    if not _beside(path, "-journal").exists():
+        return True
+    try:
+        with contextlib.closing(sqlite3.connect(path, timeout=BUSY_TIMEOUT)) as connection:
+            connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
+        if _is_damage(error):
+            return False
+        raise
+    return True
+
+
 def is_sound(path: Path) -> bool:
-    """Whether the file is a whole database (or does not exist yet).
+    """Whether the file is a whole database with our tables (or does not exist yet).
 
     Raises:
         sqlite3.Error: It cannot be told: the file cannot be opened, or somebody holds it.
@@ -59,11 +110,57 @@ def is_sound(path: Path) -> bool:
     try:
         # Reading only: a writer would play the log into a damaged file.
         with contextlib.closing(connect(path, writable=False)) as connection:
-            return [row[0] for row in connection.execute("PRAGMA quick_check(1)")] == ["ok"]
-    except sqlite3.DatabaseError as error:
+            connection.text_factory = bytes  # the check's own words may hold what is damaged
+            if [row[0] for row in connection.execute("PRAGMA quick_check(1)")] != [b"ok"]:
+                return False
+            return _has_our_tables(connection)
+    except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
         if _is_damage(error):
             return False
         raise
+
+
+def _has_our_tables(connection: sqlite3.Connection) -> bool:
+    """Whether the schema is one that some version of ours wrote; a file that was just made has none yet."""
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    tables = {bytes(name).decode(errors="replace") for (name,) in connection.execute("SELECT name FROM sqlite_master")}
+    if not tables:
+        return bool(version == 0)
+    if not 0 < version <= VERSION:
+        return bool(VERSION < version < _LATEST_VERSION)  # a newer version's: that is said when it is opened
+    there = {bytes(row[1]).decode(errors="replace") for row in connection.execute("PRAGMA table_info(item)")}
+    if version < VERSION and there & ADDED_COLUMNS:
+        return False  # the number went back, not the schema
+    for table, columns in _TABLES.items():
+        known = [name for name in columns if version == VERSION or name not in ADDED_COLUMNS]
+        try:
+            connection.execute(f"SELECT {', '.join(known)} FROM {table} LIMIT 0")
+        except sqlite3.OperationalError:
+            return False
+    return True
+
+
+def rebuild(connection: sqlite3.Connection, path: Path, now: float) -> None:
+    """Give an open database its file again, after somebody deleted or replaced it under us: nothing of it is lost.
+
+    What lies in its place is kept under a dated name. The connection is closed; the file is to be opened anew.
+
+    Raises:
+        OSError, sqlite3.Error: It cannot be written.
+    """
+    building = _beside(path, ".salvaging")
+    for suffix in ("", *_COMPANIONS):
+        _beside(building, suffix).unlink(missing_ok=True)
+    with contextlib.closing(sqlite3.connect(building)) as target:
+        connection.backup(target)
+    building.replace(_beside(path, ".salvaged"))
+    connection.close()
+    if path.exists():
+        aside = _free_name(path.with_name(f"{path.name}.replaced-{_stamp(now)}"))
+        for suffix in ("", "-wal"):
+            if _beside(path, suffix).exists():
+                _beside(path, suffix).rename(_beside(aside, suffix))
+    finish(path)
 
 
 def salvage(path: Path, now: float) -> Salvage:
@@ -76,13 +173,12 @@ def salvage(path: Path, now: float) -> Salvage:
         OSError: There is no space for it, or the folder cannot be written.
         sqlite3.Error: The same.
     """
-    stamp = datetime.fromtimestamp(now, UTC).strftime("%Y%m%dT%H%M%SZ")
-    aside = _free_name(path.with_name(f"{path.name}.damaged-{stamp}"))
+    aside = _free_name(path.with_name(f"{path.name}.damaged-{_stamp(now)}"))
     building = _beside(path, ".salvaging")
     for suffix in ("", *_COMPANIONS):
         _beside(building, suffix).unlink(missing_ok=True)
     try:
-        for suffix in ("", "-wal"):
+        for suffix in ("", "-wal", "-journal"):
             if _beside(path, suffix).exists():
                 _keep(_beside(path, suffix), _beside(aside, suffix))
         saved = _copy_readable(aside, building)
@@ -112,6 +208,10 @@ def finish(path: Path) -> None:
     sync_folder(path.parent)
 
 
+def _stamp(now: float) -> str:
+    return datetime.fromtimestamp(now, UTC).strftime("%Y%m%dT%H%M%SZ")
+
+
 def _beside(path: Path, suffix: str) -> Path:
     return path.with_name(path.name + suffix)
 
@@ -133,8 +233,12 @@ def _free_name(path: Path) -> Path:
     return candidate
 
 
-def _is_damage(error: sqlite3.Error) -> bool:
-    return getattr(error, "sqlite_errorname", "").startswith(_DAMAGE)
+def _is_damage(error: Exception) -> bool:
+    """Also where the text of the schema, or of SQLite's own message, is no text any more, or has no meaning."""
+    if isinstance(error, UnicodeDecodeError):
+        return True
+    name = getattr(error, "sqlite_errorname", "")
+    return name.startswith(_DAMAGE) or name in {"SQLITE_ERROR", ""}
 
 
 def _copy_readable(damaged: Path, building: Path) -> dict[str, int]:
@@ -176,7 +280,7 @@ def _copy(damaged: Path, target: sqlite3.Connection) -> dict[str, int]:
     try:
         # Reading only, as above: this is the evidence.
         source = connect(damaged, writable=False)
-    except sqlite3.DatabaseError:
+    except _UNREADABLE:
         return saved
     with contextlib.closing(source):
         source.text_factory = _text
@@ -213,24 +317,33 @@ def _has_text(row: _Row, columns: tuple[str, ...]) -> bool:
 
 def _rows(source: sqlite3.Connection, table: str, columns: tuple[str, ...]) -> Iterator[_Row]:
     """Read a table forwards until the damage, then what lies behind it."""
-    names = ", ".join(columns)
+    names = ", ".join(_present(source, table, columns))
     if table != "item":
         # Small tables without row ids: what comes before the damage is all that can be reached.
-        with contextlib.suppress(sqlite3.DatabaseError):
+        with contextlib.suppress(*_UNREADABLE):
             yield from source.execute(f"SELECT {names} FROM {table}")
         return
     last, first_behind = 0, 0
-    with contextlib.suppress(sqlite3.DatabaseError):
+    with contextlib.suppress(*_UNREADABLE):
         for row in source.execute(f"SELECT seq, {names} FROM item NOT INDEXED ORDER BY seq"):
             last = row[0]
             yield row[1:]
         return  # to the end: nothing is behind
     backwards = f"SELECT seq, {names} FROM item NOT INDEXED WHERE seq > ? ORDER BY seq DESC"
-    with contextlib.suppress(sqlite3.DatabaseError):
+    with contextlib.suppress(*_UNREADABLE):
         for row in source.execute(backwards, (last,)):
             first_behind = row[0]
             yield row[1:]
     yield from _between(source, names, last, first_behind)
+
+
+def _present(source: sqlite3.Connection, table: str, columns: tuple[str, ...]) -> list[str]:
+    """The columns as they can be read: one that the file's version did not have yet is NULL."""
+    try:
+        found = {str(row[1]) for row in source.execute(f"PRAGMA table_info({table})")}
+    except _UNREADABLE:
+        found = set()
+    return [name if name in found or name not in ADDED_COLUMNS else f"NULL AS {name}" for name in columns]
 
 
 def _between(source: sqlite3.Connection, names: str, last: int, first_behind: int) -> Iterator[_Row]:
@@ -238,7 +351,7 @@ def _between(source: sqlite3.Connection, names: str, last: int, first_behind: in
     seq, misses = last, 0
     while misses < _MAX_MISSES and (seq := seq + 1) != first_behind:
         misses += 1
-        with contextlib.suppress(sqlite3.DatabaseError):
+        with contextlib.suppress(*_UNREADABLE):
             for row in source.execute(f"SELECT {names} FROM item WHERE seq = ?", (seq,)):
                 misses = 0
                 yield row

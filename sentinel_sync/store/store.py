@@ -18,7 +18,7 @@ from sentinel_sync.store.database import Database, translated
 from sentinel_sync.store.documents import Documents
 from sentinel_sync.store.headroom import Headroom
 from sentinel_sync.store.outbox import Outbox
-from sentinel_sync.store.salvage import Salvage, finish, is_sound, salvage
+from sentinel_sync.store.salvage import Salvage, rebuild, repair
 
 logger: logging.Logger = logging.getLogger(__name__)
 
@@ -34,14 +34,17 @@ DEFAULT_MAX_BYTES = 256 << 20
 
 
 class StateLock:
-    """`flock` on a file in the state folder; the file's text is the owner's process id, for people.
+    """`flock` on the state folder itself, and on a file in it whose text is the owner's process id, for people.
 
-    Blocks shortly: call it off the loop.
+    The folder is what is protected: a cleaner that deletes the file opens it to nobody. The file's lock is kept for
+    agents of earlier versions, which look there alone. Blocks shortly: call it off the loop.
     """
 
     def __init__(self, state_dir: Path) -> None:
+        self._state_dir = state_dir
         self._path = state_dir / LOCK_NAME
         self._file: IO[str] | None = None
+        self._folder: int | None = None
 
     def acquire(self) -> None:
         """Take the lock.
@@ -50,8 +53,9 @@ class StateLock:
             StateLockedError: Another agent holds it.
         """
         file = self._path.open("a+", encoding="ascii", errors="replace")
+        folder = os.open(self._state_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            if not _try_lock(file):
+            if not _try_lock(folder) or not _try_lock(file.fileno()):
                 file.seek(0)
                 owner = file.read(20).strip() or "unknown"
                 raise StateLockedError(
@@ -62,13 +66,18 @@ class StateLock:
             file.write(str(os.getpid()))
             file.flush()
         except BaseException:
+            os.close(folder)
             file.close()
             raise
-        self._file = file
+        self._file, self._folder = file, folder
 
     def release(self) -> None:
         """Give the lock back, if it is held."""
         file, self._file = self._file, None
+        folder, self._folder = self._folder, None
+        if folder is not None:
+            fcntl.flock(folder, fcntl.LOCK_UN)
+            os.close(folder)
         if file is not None:
             # Closing is not enough where the host has forked: the child has the same open file.
             fcntl.flock(file, fcntl.LOCK_UN)
@@ -77,22 +86,28 @@ class StateLock:
 
 def is_locked(state_dir: Path) -> bool:
     """Whether an agent runs on this folder now. Blocks shortly; writes nothing."""
-    try:
-        with (state_dir / LOCK_NAME).open(encoding="ascii", errors="replace") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
+    for path, kind in ((state_dir, os.O_DIRECTORY), (state_dir / LOCK_NAME, 0)):
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | kind)
+        except OSError:
+            continue
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError:
+            continue
+        finally:
+            os.close(descriptor)
     return False
 
 
-def _try_lock(file: IO[str]) -> bool:
+def _try_lock(descriptor: int) -> bool:
     for look in range(_LOOKS):
         if look:
             time.sleep(_PAUSE)
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             continue
         return True
@@ -127,7 +142,11 @@ class Store:
         self._exclusive = exclusive
         self._lock = StateLock(state_dir)
         self._headroom = Headroom(state_dir / HEADROOM_NAME)
-        self._database = Database(state_dir / DATABASE_NAME, headroom=self._headroom)
+        self._database = Database(
+            state_dir / DATABASE_NAME,
+            headroom=self._headroom,
+            rebuild=lambda connection, path: rebuild(connection, path, self._clock.now()),
+        )
         self._opening = asyncio.Lock()
         self._is_open = False
         self.outbox: Outbox = Outbox(self._database, self._clock, max_bytes)
@@ -201,12 +220,13 @@ class Store:
         """End what a power cut interrupted, and save what can be saved of a damaged file."""
         for leftover in self._state_dir.glob(LEFTOVERS):
             leftover.unlink(missing_ok=True)
-        finish(path)
+        # The headroom is made once the first file is whole.
+        is_new = not (self._state_dir / HEADROOM_NAME).exists()
 
-        def repair() -> Salvage | None:
+        def attempt() -> Salvage | None:
             try:
-                return None if is_sound(path) else salvage(path, self._clock.now())
+                return repair(path, self._clock.now(), is_new=is_new)
             except sqlite3.Error as error:
                 raise translated(error, path) from error
 
-        self.salvaged = self._headroom.spend(repair) or self.salvaged
+        self.salvaged = self._headroom.spend(attempt) or self.salvaged

@@ -1,10 +1,14 @@
 """Damaged files: the agent starts, the file is moved aside, what can be read is saved, and somebody is told."""
 
+import asyncio
 import logging
 import os
+import shutil
+import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from random import Random
 
 import pytest
 from pydantic import TypeAdapter
@@ -12,7 +16,7 @@ from pydantic import TypeAdapter
 from sentinel_sync.base.errors import StoreError
 from sentinel_sync.store.database import connect
 from sentinel_sync.store.outbox import ItemState, NewItem
-from sentinel_sync.store.salvage import finish, is_sound, salvage
+from sentinel_sync.store.salvage import finish, is_sound, repair, salvage
 from sentinel_sync.store.store import DATABASE_NAME, Store
 from tests.fakes.clock import FakeClock
 
@@ -125,7 +129,7 @@ async def test_a_truncated_file_keeps_what_is_left_of_it(tmp_path: Path, clock: 
     assert store.salvaged is not None
 
 
-@pytest.mark.parametrize("content", [b"", b"\0" * 20_000, b"<html>Not Found</html>" * 1_000])
+@pytest.mark.parametrize("content", [b"\0" * 20_000, b"<html>Not Found</html>" * 1_000])
 async def test_what_is_no_database_at_all_is_moved_aside(content: bytes, tmp_path: Path, clock: FakeClock) -> None:
     (tmp_path / DATABASE_NAME).write_bytes(content)
     found, store = await survivors(tmp_path, clock)
@@ -265,3 +269,99 @@ async def test_a_killed_writers_leftovers_are_cleared_away(tmp_path: Path, caplo
     (tmp_path / ".status.json.0a1b2c3d.new").write_text("half a")
     async with Store(tmp_path):
         assert not [name for name in names(tmp_path) if name.endswith(".new")]
+
+
+class TestOpening:
+    """Whatever instant the power went, and whatever was done to the files: the next start succeeds."""
+
+    async def test_a_rollback_journal_of_the_first_start_is_played_back(self, tmp_path: Path, clock: FakeClock) -> None:
+        """A kill between the first page and the end of the journal leaves both; a check that only reads fails on it."""
+        building, path = tmp_path / "building.db", tmp_path / "state" / DATABASE_NAME
+        path.parent.mkdir()
+        connection = sqlite3.connect(building, isolation_level=None)
+        connection.execute("PRAGMA cache_spill=1")
+        connection.execute("PRAGMA cache_size=1")
+        connection.execute("CREATE TABLE early (body)")
+        connection.execute("BEGIN")
+        connection.executemany("INSERT INTO early VALUES (?)", [(bytes(4_000),)] * 200)
+        shutil.copyfile(building, path)
+        shutil.copyfile(f"{building}-journal", f"{path}-journal")
+        connection.close()
+        found, _ = await survivors(path.parent, clock)
+        assert found == {}
+        assert [name for name in names(path.parent) if "damaged" in name and name.endswith("Z")] != []
+        assert f"{DATABASE_NAME}-journal" not in names(path.parent)
+
+    async def test_an_empty_file_of_a_first_start_is_no_damage(self, tmp_path: Path, clock: FakeClock) -> None:
+        (tmp_path / DATABASE_NAME).touch()
+        found, store = await survivors(tmp_path, clock)
+        assert (found, store.salvaged) == ({}, None)
+
+    async def test_but_one_that_had_data_is(self, tmp_path: Path, clock: FakeClock) -> None:
+        path = await filled(tmp_path, clock, 5)
+        path.write_bytes(b"")
+        _, store = await survivors(tmp_path, clock)
+        assert store.salvaged is not None
+
+    async def test_a_folder_in_its_place_is_put_aside(self, tmp_path: Path, clock: FakeClock) -> None:
+        (tmp_path / DATABASE_NAME / "something").mkdir(parents=True)
+        _, store = await survivors(tmp_path, clock)
+        assert store.salvaged is not None
+        assert (store.salvaged.moved_to / "something").is_dir()
+
+    @pytest.mark.parametrize(
+        ("old", "new"),
+        [
+            (b"CREATE TABLE item", b"CREATE TABLE \xe9tem"),
+            (b"CREATE TABLE item", b"CRE\xc1TE TABLE item"),
+            (b"attempts   INTEGER", b"attem\xf0ts   INTEGER"),
+            (b"CREATE TABLE document", b"CREATE TABLE dOcumenu"),
+            (b"UNIQUE (key, kind)", b"UNIQUE (key, kinl)"),
+            (b"CREATE INDEX item_due", b"CREATE INDEX item_du\xff"),
+        ],
+    )
+    async def test_a_flipped_bit_in_the_text_of_the_schema(
+        self, tmp_path: Path, clock: FakeClock, old: bytes, new: bytes
+    ) -> None:
+        path = await filled(tmp_path, clock, 50)
+        with opened(path) as content:
+            at = content.index(old)
+            content[at : at + len(old)] = new
+        found, store = await survivors(tmp_path, clock)
+        assert store.salvaged is not None
+        assert all_true(found)
+
+    @pytest.mark.parametrize("version", [0, 1, 1 << 20, -5])
+    async def test_a_flipped_bit_in_the_version_of_the_schema(
+        self, tmp_path: Path, clock: FakeClock, version: int
+    ) -> None:
+        path = await filled(tmp_path, clock, 50)
+        with opened(path) as content:
+            content[60:64] = version.to_bytes(4, signed=True)  # sqlite.org/fileformat2.html, section 1.3
+        found, store = await survivors(tmp_path, clock)
+        assert store.salvaged is not None
+        assert len(found) == 49
+
+    def test_every_single_flipped_bit_of_the_first_page_is_survived(self, tmp_path: Path, clock: FakeClock) -> None:
+        """Of each a start either finds nothing wrong or salvages; none raises."""
+        path = asyncio.run(filled(tmp_path / "made", clock, 20))
+        sound = path.read_bytes()
+        rng = Random(7)
+        for number in range(120):
+            folder = tmp_path / str(number)
+            folder.mkdir()
+            content = bytearray(sound)
+            bit = rng.randrange(PAGE * 8)
+            content[bit // 8] ^= 1 << (bit % 8)
+            (folder / DATABASE_NAME).write_bytes(content)
+            repair(folder / DATABASE_NAME, 0.0, is_new=False)
+            assert is_sound(folder / DATABASE_NAME)
+
+    async def test_a_file_of_the_version_before_is_brought_up_to_date(self, tmp_path: Path, clock: FakeClock) -> None:
+        path = await filled(tmp_path, clock, 5)
+        connection = sqlite3.connect(path)
+        connection.execute("ALTER TABLE item DROP COLUMN checksum")
+        connection.execute("PRAGMA user_version = 1")
+        connection.close()
+        found, store = await survivors(tmp_path, clock)
+        assert (len(found), store.salvaged) == (4, None)

@@ -1,15 +1,16 @@
 """The state folder as a whole: opened, closed, shared, refused."""
 
 import asyncio
+import shutil
 import stat
 from pathlib import Path
 
 import pytest
 
-from sentinel_sync.base.errors import StoreError
+from sentinel_sync.base.errors import StateLockedError, StoreError
 from sentinel_sync.store.database import Database, connect
-from sentinel_sync.store.outbox import NewItem
-from sentinel_sync.store.store import DATABASE_NAME, Store, is_locked
+from sentinel_sync.store.outbox import ItemState, NewItem
+from sentinel_sync.store.store import DATABASE_NAME, LOCK_NAME, Store, is_locked
 
 
 def item(key: str) -> NewItem:
@@ -110,3 +111,72 @@ async def test_a_closing_that_was_cancelled_has_written_everything_and_frees_the
     await asyncio.gather(*putting)
     async with Store(tmp_path) as again:
         assert (await again.outbox.counts()).waiting == 50
+
+
+class TestTheFileUnderARunningAgent:
+    """Nothing is acknowledged into a file without a name."""
+
+    @pytest.mark.parametrize("suffixes", [("",), ("-wal",), ("", "-wal", "-shm")])
+    async def test_deleted_it_is_written_again_whole(
+        self, tmp_path: Path, suffixes: tuple[str, ...], caplog: pytest.LogCaptureFixture
+    ) -> None:
+        async with Store(tmp_path) as store:
+            await store.outbox.put(item("before"))
+            for suffix in suffixes:
+                (tmp_path / f"{DATABASE_NAME}{suffix}").unlink()
+            assert await store.outbox.put(item("after"))
+        assert "store.replaced" in caplog.text
+        async with Store(tmp_path) as store:
+            assert {found.key for found in await store.outbox.items()} == {"before", "after"}
+            assert store.salvaged is None
+
+    async def test_replaced_ours_counts_and_the_other_is_kept(self, tmp_path: Path) -> None:
+        async with Store(tmp_path / "other") as other:
+            await other.outbox.put(item("of a backup"))
+        async with Store(tmp_path / "state") as store:
+            await store.outbox.put(item("before"))
+            (tmp_path / "other" / DATABASE_NAME).replace(tmp_path / "state" / DATABASE_NAME)
+            assert await store.outbox.put(item("after"))
+        async with Store(tmp_path / "state") as store:
+            assert {found.key for found in await store.outbox.items()} == {"before", "after"}
+        assert list((tmp_path / "state").glob(f"{DATABASE_NAME}.replaced-*"))
+
+    async def test_where_it_cannot_be_written_nothing_is_acknowledged(self, tmp_path: Path) -> None:
+        async with Store(tmp_path / "state") as store:
+            await store.outbox.put(item("before"))
+            shutil.rmtree(tmp_path / "state")
+            with pytest.raises(StoreError, match="deleted or replaced"):
+                await store.outbox.put(item("after"))
+
+    async def test_the_lock_is_on_the_folder_not_only_on_a_name_in_it(self, tmp_path: Path) -> None:
+        async with Store(tmp_path):
+            (tmp_path / LOCK_NAME).unlink()
+            assert is_locked(tmp_path)
+            with pytest.raises(StateLockedError):
+                await Store(tmp_path).open()
+
+
+class TestAlteredItems:
+    @pytest.mark.parametrize("change", ["body = x'7b7c'", "key = 'bae'", "checksum = checksum + 1"])
+    async def test_what_a_failing_disk_changed_is_never_sent(self, tmp_path: Path, change: str) -> None:
+        async with Store(tmp_path) as store:
+            await store.outbox.put(item("good"))
+            await store.outbox.put(item("bad"))
+        connection = connect(tmp_path / DATABASE_NAME)
+        connection.execute(f"UPDATE item SET {change} WHERE key = 'bad'")
+        connection.close()
+        async with Store(tmp_path) as store:
+            assert [found.key for found in await store.outbox.claim("trip", 10)] == ["good"]
+            (aside,) = await store.outbox.items(state=ItemState.SET_ASIDE)
+            assert "altered on disk" in str(aside.reason)
+
+    async def test_nor_by_turns(self, tmp_path: Path) -> None:
+        async with Store(tmp_path) as store:
+            await store.outbox.put(item("bad"))
+            await store.outbox.put(item("good"))
+            connection = connect(tmp_path / DATABASE_NAME)
+            connection.execute("UPDATE item SET body = x'7b7c' WHERE key = 'bad'")
+            connection.close()
+            claimed = await store.outbox.claim_in_turn("trip", 0.0)
+            assert claimed is not None
+            assert claimed.key == "good"
