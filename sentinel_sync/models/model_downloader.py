@@ -370,9 +370,12 @@ class ModelDownloader:
         if not self._auto_install:
             # Whoever asked for what was held asks again, now that it may be.
             self._updater.release_held()
+            self._checks.succeeded()
             return 0
         installed, failure = await self._updater.take(releases)
-        if failure is not None:
+        if failure is None:
+            self._checks.succeeded()
+        else:
             self._checks.try_again(failure)
         self.upkeep.wake.set()
         return installed

@@ -47,12 +47,12 @@ from sentinel_sync.network.policy import TransferPolicy
 
 logger: logging.Logger = logging.getLogger(__name__)
 
-#: Where nothing was learned the model is tried again after so many seconds.
-_AGAIN = 30.0
+#: Where a trial taught nothing the model is tried again after so many seconds.
+_TRIAL_AGAIN = 30.0
 #: Seconds until the next look at what is ready and waits for the end of a trip, where nobody wakes us: the ignition
 #: goes off soon after it.
 _READY_AGAIN = 2.0
-#: What could not be mended or tried is tried again after so many seconds.
+#: What could not be repaired or switched to is tried again after so many seconds.
 _AGAIN = 60.0
 #: Where nothing is to be done.
 _IDLE = 300.0
@@ -99,9 +99,13 @@ class ReleaseChecks:
         """
         async with self._asking:
             releases = await self._releases.ask()
-        self._schedule.succeeded()
+        self._schedule.answered()
         self._failure = None
         return releases
+
+    def succeeded(self) -> None:
+        """All that the last check led to came to its end."""
+        self._schedule.succeeded()
 
     def failed(self, error: SentinelSyncError) -> None:
         """There was no check: try again later, and say why until one succeeds."""
@@ -145,7 +149,7 @@ class CommitWindow:
                     wait = min(wait, await self._check_one(name, record.installed, record.probation))
                 except StoreError as error:
                     logger.error("model.probation: %s: %s", name, error)
-                    wait = min(wait, _AGAIN)
+                    wait = min(wait, _TRIAL_AGAIN)
         return wait
 
     async def _check_one(self, name: str, installed: KeptVersion, probation: CommitSchedule) -> float:
@@ -164,7 +168,7 @@ class CommitWindow:
         match verdict:
             case Untried(reason):
                 logger.warning("model.probation: %s %s could not be tried: %s", name, installed.version, reason)
-                return _AGAIN
+                return _TRIAL_AGAIN
             case Failed(reason):
                 await self._take_back(name, installed, reason)
                 return 0.0

@@ -170,6 +170,24 @@ def test_no_circle() -> None:
     list(TopologicalSorter(graph).static_order())
 
 
+def bound_at_the_top(tree: ast.Module) -> Iterator[str]:
+    for node in tree.body:
+        match node:
+            case ast.FunctionDef() | ast.AsyncFunctionDef() | ast.ClassDef():
+                yield node.name
+            case ast.Assign(targets=targets):
+                yield from (target.id for target in targets if isinstance(target, ast.Name))
+            case ast.AnnAssign(target=ast.Name(id=name)):
+                yield name
+
+
+@pytest.mark.parametrize("module", MODULES.values(), ids=MODULES)
+def test_no_name_is_given_twice(module: Module) -> None:
+    """The second silently takes the place of the first, also in what was written for the first."""
+    names = list(bound_at_the_top(module.tree))
+    assert sorted({name for name in names if names.count(name) > 1}) == []
+
+
 def test_no_relative_import() -> None:
     for module in MODULES.values():
         for node in ast.walk(module.tree):

@@ -515,6 +515,22 @@ class TestByItself:
         await downloader.step()
         assert live(models) == content_of("v2.1.0")
 
+    async def test_a_file_host_that_is_down_is_tried_ever_later_though_the_listing_comes(
+        self, cloud: FakeCloud, host: ModelHost, models: Path, build: Build, clock: FakeClock
+    ) -> None:
+        host.entries = [listed("v2.1.0")]
+        host.spoil = lambda seen: Answer(503) if "/files/" in seen.path else None
+        downloader = build(auto_install=True)
+        waits = []
+        for _ in range(20):
+            waits.append(await downloader.step())
+            clock.tick(waits[-1])
+        assert waits[0] <= 30.0
+        assert 600.0 < max(waits) <= 3600.0
+        host.spoil = lambda _: None
+        assert await downloader.step() > 70_000.0
+        assert live(models) == content_of("v2.1.0")
+
     async def test_a_refused_release_is_not_asked_for_again_before_the_next_check(
         self, cloud: FakeCloud, host: ModelHost, build: Build, clock: FakeClock
     ) -> None:

@@ -306,11 +306,14 @@ class CheckSchedule:
         """The operator wants something: the next check is due now."""
         self._expedited = True
 
-    def succeeded(self) -> None:
-        """A check, and all that it led to, came to its end."""
-        self._failures = 0
+    def answered(self) -> None:
+        """The source answered; whether the files come as well is yet to be seen, so failures go on being counted."""
         self._expedited = False
         self._spread = self._draw()
+
+    def succeeded(self) -> None:
+        """All that a check led to came to its end."""
+        self._failures = 0
 
     def failed(self, error: SentinelSyncError, monotonic: float) -> None:
         """Try again later."""

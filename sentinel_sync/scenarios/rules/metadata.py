@@ -29,7 +29,8 @@ _TOKEN = re.compile(
 #: A number that is, or could be, finer than two decimals.
 _FINE = re.compile(rb"\.\d{3}|[eE]")
 _ESCAPE = re.compile(r"(\\u[0-9A-Fa-f]{4}|\\.)", re.DOTALL)
-_PERSONAL = re.compile(
+#: The same in annotations, where a bare `name` is the label of what was seen.
+_PERSONAL_IN_ANNOTATIONS = re.compile(
     r"(?:driver|owner|user|passenger)_?(?:id|name|uuid|profile)|.*embedding.*|(?:emergency_?)?contacts?|.*e_?mail.*",
     re.IGNORECASE,
 )
@@ -155,7 +156,7 @@ class AnnotationFilter:
 @lru_cache(maxsize=4096)
 def _treatment_of(key: bytes) -> _Treatment | None:
     name = key.decode(errors="replace")
-    if _PERSONAL.fullmatch(name):
+    if _PERSONAL_IN_ANNOTATIONS.fullmatch(name):
         return _Treatment.DROP
     # `coarsen` itself is asked, so that what names a place is said in one room only.
     return _Treatment.COARSEN if coarsen({name: 0.001}) != {name: 0.001} else None

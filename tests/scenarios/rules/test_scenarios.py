@@ -192,6 +192,7 @@ class TestAnnotations:
                 '{"driver_id": "anna", "driver_state": {"gaze": 0.12345}}',
                 '{"driver_id": null, "driver_state": {"gaze": 0.12345}}',
             ),
+            ('{"objects": [{"name": "car", "id": 7}]}', '{"objects": [{"name": "car", "id": 7}]}'),
             ('{"face_embedding": [0.1, [0.2, "]"]], "n": 1}', '{"face_embedding": null, "n": 1}'),
             (
                 '{"translation": [1.23456], "s": "\\"lat\\": 37.774929"}',
