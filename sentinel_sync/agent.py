@@ -13,7 +13,7 @@ import httpx
 from sentinel_sync import __version__
 from sentinel_sync.base.clock import Clock, SystemClock
 from sentinel_sync.base.errors import SentinelSyncError
-from sentinel_sync.base.supervisor import PeriodicTask, Supervisor
+from sentinel_sync.base.tasks import PeriodicTask, Supervisor
 from sentinel_sync.cloud.client import CloudAPIClient
 from sentinel_sync.cloud.offline_manager import OfflineManager
 from sentinel_sync.cloud.response_policy import AttemptOutcome

@@ -9,7 +9,7 @@ from random import Random
 import httpx
 
 from sentinel_sync.base.clock import Clock
-from sentinel_sync.base.supervisor import PeriodicTask
+from sentinel_sync.base.tasks import PeriodicTask
 from sentinel_sync.cloud.client import CloudAPIClient
 from sentinel_sync.cloud.offline_manager import OfflineManager
 from sentinel_sync.fleet.fleet_manager import FleetManager

@@ -5,7 +5,7 @@ from datetime import datetime
 from pydantic import Field
 
 from sentinel_sync.base.payloads import StatusModel
-from sentinel_sync.base.supervisor import PeriodicTaskStatus
+from sentinel_sync.base.tasks import PeriodicTaskStatus
 from sentinel_sync.base.transfer import TransferStatus
 from sentinel_sync.cloud.rules.connectivity import ConnectivitySummary
 from sentinel_sync.models.rules.status import ModelCheckStatus, ModelStatus

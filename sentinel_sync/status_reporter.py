@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from sentinel_sync import __version__
 from sentinel_sync.base.clock import Clock
 from sentinel_sync.base.files import replace_file
-from sentinel_sync.base.supervisor import Supervisor
+from sentinel_sync.base.tasks import Supervisor
 from sentinel_sync.composition import Components
 from sentinel_sync.status import STATUS_NAME, AgentStatus
 

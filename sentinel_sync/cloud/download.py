@@ -13,7 +13,7 @@ from pathlib import Path
 from sentinel_sync.base.clock import Clock
 from sentinel_sync.base.errors import RejectedError, UnreachableError, VerificationError
 from sentinel_sync.base.files import file_error, replace_file
-from sentinel_sync.base.threads import run_to_end
+from sentinel_sync.base.tasks import run_to_end
 from sentinel_sync.cloud.client import CloudAPIClient
 from sentinel_sync.cloud.response import Download
 from sentinel_sync.cloud.rules.download import (

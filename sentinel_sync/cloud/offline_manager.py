@@ -14,7 +14,7 @@ from typing import Any
 
 from sentinel_sync.base.clock import Clock, SystemClock
 from sentinel_sync.base.errors import CloudError, HeldError, SentinelSyncError
-from sentinel_sync.base.supervisor import PeriodicTask, Supervisor
+from sentinel_sync.base.tasks import PeriodicTask, Supervisor
 from sentinel_sync.cloud.client import AttemptOutcome, CloudAPIClient, Probe
 from sentinel_sync.cloud.rules.connectivity import Connectivity, ConnectivityStatus, ConnectivitySummary, Transition
 

@@ -17,7 +17,7 @@ from typing import BinaryIO, Protocol, Self
 from aiolimiter import AsyncLimiter
 
 from sentinel_sync.base.errors import CredentialError, FileError, SentinelSyncError, UnreachableError
-from sentinel_sync.base.threads import run_to_end
+from sentinel_sync.base.tasks import run_to_end
 from sentinel_sync.cloud.client import CloudAPIClient
 
 #: Read and sent at once. Below it the hops to a thread and back cost more than the reading; two are held at a time.

@@ -21,7 +21,7 @@ from sentinel_sync.base.errors import (
 )
 from sentinel_sync.base.files import file_error
 from sentinel_sync.base.payloads import DeltaOffer, ModelRelease
-from sentinel_sync.base.threads import run_to_end
+from sentinel_sync.base.tasks import run_to_end
 from sentinel_sync.base.transfer import TransferGuard
 from sentinel_sync.cloud.client import CloudAPIClient
 from sentinel_sync.cloud.download import PART_ENDING, FileDownload, StaleAddressError, Target, discard

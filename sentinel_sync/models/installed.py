@@ -17,7 +17,7 @@ from pydantic import TypeAdapter
 
 from sentinel_sync.base.clock import Clock
 from sentinel_sync.base.errors import FileError, StoreFullError, VerificationError
-from sentinel_sync.base.threads import run_to_end
+from sentinel_sync.base.tasks import run_to_end
 from sentinel_sync.models.files import ModelFiles, Registry, RegistryEntry
 from sentinel_sync.models.rules.installed import BadVersion, CommitSchedule, KeptVersion, ModelRecord
 from sentinel_sync.models.rules.releases import UNKNOWN_VERSION, check_name, check_version, live_name

@@ -10,7 +10,7 @@ import httpx
 
 from sentinel_sync.base.errors import CloudError, ConfigurationError, StoreError, VerificationError
 from sentinel_sync.base.payloads import ModelRelease
-from sentinel_sync.base.supervisor import PeriodicTask
+from sentinel_sync.base.tasks import PeriodicTask
 from sentinel_sync.base.transfer import TransferStatus
 from sentinel_sync.cloud.client import CloudAPIClient
 from sentinel_sync.models.commands import (

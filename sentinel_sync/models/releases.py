@@ -10,7 +10,7 @@ from pathlib import Path
 
 from sentinel_sync.base.errors import ConfigurationError, VerificationError
 from sentinel_sync.base.payloads import ModelRelease
-from sentinel_sync.base.threads import run_to_end
+from sentinel_sync.base.tasks import run_to_end
 from sentinel_sync.models.fetch import leftovers_of
 from sentinel_sync.models.installed import InstalledModels
 from sentinel_sync.models.rules.installed import ModelRecord

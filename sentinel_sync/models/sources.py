@@ -12,7 +12,7 @@ from sentinel_sync.base.clock import Clock
 from sentinel_sync.base.errors import UnreachableError, VerificationError
 from sentinel_sync.base.payloads import DeltaOffer, ModelAddress, ModelCatalogue, ModelRelease
 from sentinel_sync.base.privacy import loggable_text
-from sentinel_sync.base.threads import run_to_end
+from sentinel_sync.base.tasks import run_to_end
 from sentinel_sync.cloud.client import CloudAPIClient, quote_id
 from sentinel_sync.store.documents import Documents
 

@@ -19,7 +19,7 @@ from sentinel_sync.base.errors import (
     VerificationError,
 )
 from sentinel_sync.base.payloads import ModelRelease
-from sentinel_sync.base.threads import run_to_end
+from sentinel_sync.base.tasks import run_to_end
 from sentinel_sync.models.installed import InstalledModels
 from sentinel_sync.models.installer import HealthCheck, ModelInstaller
 from sentinel_sync.models.releases import ReleaseSelector

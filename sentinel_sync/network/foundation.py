@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from random import Random, SystemRandom
 
 from sentinel_sync.base.clock import Clock, SystemClock
-from sentinel_sync.base.supervisor import PeriodicTask, Supervisor
+from sentinel_sync.base.tasks import PeriodicTask, Supervisor
 from sentinel_sync.cloud.client import CloudAPIClient
 from sentinel_sync.network.policy import TransferPolicy
 from sentinel_sync.store.store import Store

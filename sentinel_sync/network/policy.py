@@ -10,7 +10,7 @@ from pydantic import TypeAdapter
 
 from sentinel_sync.base.clock import Clock
 from sentinel_sync.base.errors import StoreError
-from sentinel_sync.base.supervisor import PeriodicTask
+from sentinel_sync.base.tasks import PeriodicTask
 from sentinel_sync.network.network_manager import NetworkManagerWatch
 from sentinel_sync.network.rules.traffic import (
     ANY,

@@ -21,7 +21,7 @@ from sentinel_sync.base.errors import (
     RejectedError,
     SentinelSyncError,
 )
-from sentinel_sync.base.threads import in_own_task
+from sentinel_sync.base.tasks import in_own_task
 from sentinel_sync.profiles.backend_copy import RemoteProfile, RemoteProfiles
 from sentinel_sync.profiles.files import SerialExecutor
 from sentinel_sync.profiles.keys import Keyring, ProfileCipher

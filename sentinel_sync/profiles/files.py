@@ -19,7 +19,7 @@ from typing import Any, ParamSpec, TypeVar
 from sentinel_sync.base.clock import Clock, SystemClock
 from sentinel_sync.base.errors import ProfileError, SentinelSyncError
 from sentinel_sync.base.files import replace_file, sync_folder
-from sentinel_sync.base.threads import run_to_end
+from sentinel_sync.base.tasks import run_to_end
 from sentinel_sync.profiles.rules.envelope import parse_profile
 
 logger: logging.Logger = logging.getLogger(__name__)

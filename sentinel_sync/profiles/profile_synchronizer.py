@@ -11,7 +11,7 @@ from weakref import WeakValueDictionary
 
 from sentinel_sync.base.clock import Clock
 from sentinel_sync.base.errors import HeldError, ProfileError
-from sentinel_sync.base.supervisor import PeriodicTask
+from sentinel_sync.base.tasks import PeriodicTask
 from sentinel_sync.cloud.client import CloudAPIClient
 from sentinel_sync.network.foundation import Foundation, Lifecycle
 from sentinel_sync.network.rules.traffic import TrafficClass

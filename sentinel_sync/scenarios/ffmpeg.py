@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from sentinel_sync.base.clock import Clock
-from sentinel_sync.base.threads import run_to_end
+from sentinel_sync.base.tasks import run_to_end
 from sentinel_sync.scenarios.rules.compression import StderrText, processor_limit, video_encoders
 
 logger: logging.Logger = logging.getLogger(__name__)

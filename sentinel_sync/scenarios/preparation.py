@@ -12,7 +12,7 @@ from pathlib import Path
 
 from sentinel_sync.base.errors import NotNowError, ScenarioError, StoreError
 from sentinel_sync.base.files import sync_folder
-from sentinel_sync.base.threads import run_to_end
+from sentinel_sync.base.tasks import run_to_end
 from sentinel_sync.base.transfer import ActiveTransfer
 from sentinel_sync.cloud.upload import OpenFile
 from sentinel_sync.scenarios.recordings import absolute, open_part

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from sentinel_sync.base.clock import Clock
 from sentinel_sync.base.errors import ScenarioError
-from sentinel_sync.base.threads import run_to_end
+from sentinel_sync.base.tasks import run_to_end
 from sentinel_sync.scenarios.consent import ConsentRecord
 from sentinel_sync.scenarios.recordings import absolute, open_file, read_recording
 from sentinel_sync.scenarios.records import ScenarioRecords, ScenarioSummary, bare_plan, storable

@@ -10,8 +10,7 @@ from typing import Any, TypedDict
 from sentinel_sync.base.clock import Clock
 from sentinel_sync.base.errors import ConsentError, ScenarioError
 from sentinel_sync.base.events import EventPublisher
-from sentinel_sync.base.supervisor import PeriodicTask
-from sentinel_sync.base.threads import run_to_end
+from sentinel_sync.base.tasks import PeriodicTask, run_to_end
 from sentinel_sync.base.timekeeping import moment
 from sentinel_sync.base.transfer import TransferStatus
 from sentinel_sync.cloud.client import CloudAPIClient

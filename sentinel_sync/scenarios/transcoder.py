@@ -13,7 +13,7 @@ from typing import BinaryIO
 
 from sentinel_sync.base.clock import Clock
 from sentinel_sync.base.files import sync_folder
-from sentinel_sync.base.threads import run_to_end
+from sentinel_sync.base.tasks import run_to_end
 from sentinel_sync.scenarios.ffmpeg import Ffmpeg, RunResult, TranscodeError
 from sentinel_sync.scenarios.rules.compression import (
     DECODING_PACE,

@@ -14,7 +14,7 @@ from sentinel_sync.base.clock import Clock, SystemClock
 from sentinel_sync.base.errors import CloudError, HeldError, ScenarioError, StoreError
 from sentinel_sync.base.events import EventPublisher
 from sentinel_sync.base.payloads import ConsentGiven, ScenarioAnnouncement
-from sentinel_sync.base.threads import run_to_end
+from sentinel_sync.base.tasks import run_to_end
 from sentinel_sync.base.timekeeping import moment
 from sentinel_sync.base.transfer import ActiveTransfer, TransferGuard, TransferStatus
 from sentinel_sync.cloud.client import CloudAPIClient, quote_id

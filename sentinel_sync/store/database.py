@@ -16,7 +16,7 @@ from queue import Empty, SimpleQueue
 from typing import Any, NamedTuple, TypeVar
 
 from sentinel_sync.base.errors import StoreError, StoreFullError
-from sentinel_sync.base.threads import run_to_end
+from sentinel_sync.base.tasks import run_to_end
 from sentinel_sync.store.headroom import Headroom
 
 logger: logging.Logger = logging.getLogger(__name__)

@@ -9,7 +9,7 @@ from random import Random
 from sentinel_sync.base.backoff import full_jitter
 from sentinel_sync.base.clock import Clock, wait_first
 from sentinel_sync.base.errors import CloudError, SentinelSyncError, StoreError
-from sentinel_sync.base.threads import in_own_task
+from sentinel_sync.base.tasks import in_own_task
 from sentinel_sync.cloud.client import CloudAPIClient
 from sentinel_sync.store.outbox import Outbox, OutboxItem
 from sentinel_sync.store.rules.outbox import Defer, SetAside, retry_decision

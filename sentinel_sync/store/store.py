@@ -13,7 +13,7 @@ from typing import IO, Self
 from sentinel_sync.base.clock import Clock, SystemClock
 from sentinel_sync.base.errors import StateLockedError, StoreError, StoreFullError
 from sentinel_sync.base.files import LEFTOVERS
-from sentinel_sync.base.threads import run_to_end
+from sentinel_sync.base.tasks import run_to_end
 from sentinel_sync.store.database import Database, translated
 from sentinel_sync.store.documents import Documents
 from sentinel_sync.store.headroom import Headroom

@@ -14,7 +14,7 @@ from sentinel_sync.base.clock import Clock
 from sentinel_sync.base.errors import CloudError, StoreFullError, TripStateError
 from sentinel_sync.base.payloads import TripSummary
 from sentinel_sync.base.privacy import Place, coarse_place, pseudonym
-from sentinel_sync.base.supervisor import PeriodicTask, Supervisor
+from sentinel_sync.base.tasks import PeriodicTask, Supervisor
 from sentinel_sync.base.timekeeping import moment
 from sentinel_sync.cloud.client import CloudAPIClient
 from sentinel_sync.cloud.http import read_pseudonym_key

@@ -510,7 +510,7 @@ async def test_a_damaged_store_is_reported_in_the_status(tmp_path: Path, cloud: 
 async def test_a_part_that_crashes_is_shown_and_the_others_go_on(
     tmp_path: Path, cloud: FakeCloud, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.CRITICAL, logger="sentinel_sync.base.supervisor")
+    caplog.set_level(logging.CRITICAL, logger="sentinel_sync.base.tasks")
     async with SyncAgent(settings(tmp_path, cloud)) as agent:
 
         async def broken() -> float:

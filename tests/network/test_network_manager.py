@@ -11,7 +11,7 @@ from random import Random
 import pytest
 
 from sentinel_sync.base.clock import SystemClock
-from sentinel_sync.base.supervisor import Supervisor
+from sentinel_sync.base.tasks import Supervisor
 from sentinel_sync.network import network_manager
 from sentinel_sync.network.network_manager import WORD_COUNTS_FOR, NetworkManagerWatch
 from sentinel_sync.network.policy import TransferPolicy

@@ -14,7 +14,7 @@ from random import SystemRandom
 
 from sentinel_sync import CloudAPIClient, ScenarioUploader
 from sentinel_sync.base.clock import SystemClock
-from sentinel_sync.base.supervisor import Supervisor
+from sentinel_sync.base.tasks import Supervisor
 from sentinel_sync.base.transfer import TransferStatus
 from sentinel_sync.network.foundation import Foundation
 from sentinel_sync.settings import CloudSettings, Settings

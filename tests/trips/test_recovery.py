@@ -9,7 +9,7 @@ import pytest
 from pydantic import TypeAdapter
 
 from sentinel_sync.base.errors import StoreFullError
-from sentinel_sync.base.supervisor import Supervisor
+from sentinel_sync.base.tasks import Supervisor
 from sentinel_sync.cloud.client import CloudAPIClient
 from sentinel_sync.network.foundation import Foundation
 from sentinel_sync.store.database import connect

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from sentinel_sync.base.supervisor import PeriodicTaskStatus
+from sentinel_sync.base.tasks import PeriodicTaskStatus
 from sentinel_sync.base.transfer import TransferStatus
 from sentinel_sync.cli.ui.text import count, duration, moment, size
 from sentinel_sync.cloud.rules.connectivity import ConnectivitySummary

@@ -6,7 +6,7 @@ from io import StringIO
 import pytest
 from rich.console import Console
 
-from sentinel_sync.base.supervisor import PeriodicTaskStatus
+from sentinel_sync.base.tasks import PeriodicTaskStatus
 from sentinel_sync.base.transfer import TransferStatus
 from sentinel_sync.cli.ui.live import draw
 from sentinel_sync.cli.ui.progress import Lines, Pace, Quiet, choose_view

@@ -7,7 +7,7 @@ from random import Random
 
 import pytest
 
-from sentinel_sync.base.supervisor import MAX_RESTART_DELAY, PeriodicTask, Supervisor
+from sentinel_sync.base.tasks import MAX_RESTART_DELAY, PeriodicTask, Supervisor
 from tests.fakes.clock import FakeClock, settle
 
 

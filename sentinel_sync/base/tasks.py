@@ -1,10 +1,11 @@
-"""Runs duties side by side, paces them, restarts what crashes, and stops in three phases: asked, granted, taken."""
+"""Tasks: duties under a supervisor, which stops them in three phases, and work apart from its caller."""
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from random import Random
+from typing import Any, ParamSpec, TypeVar
 
 from sentinel_sync.base.backoff import full_jitter
 from sentinel_sync.base.clock import Clock, wait_first
@@ -14,6 +15,8 @@ logger: logging.Logger = logging.getLogger(__name__)
 
 #: Ceiling of the wait before a crashed duty is tried again, seconds.
 MAX_RESTART_DELAY = 60.0
+Parameters = ParamSpec("Parameters")
+Result = TypeVar("Result")
 
 
 class PeriodicTaskStatus(StatusModel):
@@ -139,3 +142,32 @@ class Supervisor:
 def _is_cancelled() -> bool:
     task = asyncio.current_task()
     return task is None or task.cancelling() > 0
+
+
+async def run_to_end(
+    function: Callable[Parameters, Result], /, *args: Parameters.args, **kwargs: Parameters.kwargs
+) -> Result:
+    """Run a blocking function in a thread.
+
+    A thread cannot be cancelled, so a cancelled caller waits for it and is cancelled then: what it undoes next
+    (a lock, a file) is not taken again by a thread that comes too late.
+    """
+    work = asyncio.ensure_future(asyncio.to_thread(function, *args, **kwargs))
+    try:
+        return await asyncio.shield(work)
+    except asyncio.CancelledError:
+        if not work.done():
+            await asyncio.wait({work})
+        if not work.cancelled():
+            work.exception()  # seen: the cancellation is what the caller gets
+        raise
+
+
+async def in_own_task(work: Coroutine[Any, Any, Result]) -> Result:
+    """Do work that uses a TaskGroup on behalf of a caller; a caller who is cancelled waits until it has ended.
+
+    Up to Python 3.12 a TaskGroup that ends by a child's error may leave its parent half-cancelled: `cancelling()` stays
+    raised, and the parent's own `asyncio.timeout` then raises CancelledError (python/cpython#116720). The parent
+    is our task here, never the host's.
+    """
+    return await asyncio.create_task(work)
