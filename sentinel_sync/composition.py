@@ -9,6 +9,7 @@ from random import Random
 import httpx
 
 from sentinel_sync.base.clock import Clock
+from sentinel_sync.base.errors import FileError, ProfileError, ScenarioError
 from sentinel_sync.base.tasks import PeriodicTask
 from sentinel_sync.cloud.client import CloudAPIClient
 from sentinel_sync.cloud.offline_manager import OfflineManager
@@ -99,8 +100,8 @@ async def build(
     stack.push_async_callback(scenarios.close)
     models = ModelDownloader(client, foundation=foundation)
     profiles = ProfileSynchronizer(client, foundation=foundation)
-    for service in (scenarios, profiles):
-        await service.prepare()
+    await _begin("scenarios", scenarios.prepare)
+    await _begin("profiles", profiles.prepare)
     # Models open with their first duty: to hash those of an older module may take a minute, and trips begin now.
     stack.push_async_callback(models.close)
     fleet = FleetManager(client, foundation=foundation)
@@ -122,6 +123,14 @@ async def _foundation(
     stack.push_async_callback(policy.close)
     client.on_traffic(policy.count)
     return Foundation(client, store, timekeeper, policy, clock, rng, supervised=True)
+
+
+async def _begin(part: str, prepare: Callable[[], Awaitable[None]]) -> None:
+    """Open a part of the agent; one whose own folder cannot be used is down by itself, and its task tries again."""
+    try:
+        await prepare()
+    except (FileError, ProfileError, ScenarioError) as error:
+        logger.error("agent.part: %s cannot begin yet, everything else does: %s", part, error)
 
 
 async def _begin_trips(

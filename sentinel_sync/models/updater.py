@@ -104,8 +104,9 @@ class ReleaseChecks:
         return releases
 
     def succeeded(self) -> None:
-        """All that the last check led to came to its end."""
-        self._schedule.succeeded()
+        """All that the last check led to came to its end; what is gone on with after a check that failed is none."""
+        if self._failure is None:
+            self._schedule.succeeded()
 
     def failed(self, error: SentinelSyncError) -> None:
         """There was no check: try again later, and say why until one succeeds."""

@@ -51,6 +51,24 @@ class Salvage:
     saved: dict[str, int]
 
 
+def put_aside_if_no_file(path: Path, now: float) -> Path | None:
+    """Rename a folder, FIFO, socket or dangling link that stands where a file of ours belongs.
+
+    Returns:
+        Its new name; None where a file is there, or nothing.
+
+    Raises:
+        OSError: It cannot be renamed.
+    """
+    # A symbolic link that leads nowhere, or in a circle, does not "exist".
+    if not os.path.lexists(path) or path.is_file():
+        return None
+    aside = _free_name(path.with_name(f"{path.name}.damaged-{_stamp(now)}"))
+    path.rename(aside)
+    logger.error("store.damaged: %s was no file: moved to %s", path.name, aside.name)
+    return aside
+
+
 def repair(path: Path, now: float, *, is_new: bool) -> Salvage | None:
     """Bring the file into a state in which it can be opened, whatever instant a kill or power cut chose.
 
@@ -70,10 +88,10 @@ def repair(path: Path, now: float, *, is_new: bool) -> Salvage | None:
         sqlite3.Error: It cannot be told: the file cannot be opened, or somebody holds it.
     """
     finish(path)
-    if path.exists() and not path.is_file():
-        aside = _free_name(path.with_name(f"{path.name}.damaged-{_stamp(now)}"))
-        path.rename(aside)
-        logger.error("store.damaged: %s was no file: moved to %s", path.name, aside.name)
+    for suffix in ("-wal", "-shm", "-journal"):
+        put_aside_if_no_file(_beside(path, suffix), now)
+    aside = put_aside_if_no_file(path, now)
+    if aside is not None:
         return Salvage(aside, {})
     if not path.exists():
         return None

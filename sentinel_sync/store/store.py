@@ -18,7 +18,7 @@ from sentinel_sync.store.database import Database, translated
 from sentinel_sync.store.documents import Documents
 from sentinel_sync.store.headroom import Headroom
 from sentinel_sync.store.outbox import Outbox
-from sentinel_sync.store.salvage import Salvage, rebuild, repair
+from sentinel_sync.store.salvage import Salvage, put_aside_if_no_file, rebuild, repair
 
 logger: logging.Logger = logging.getLogger(__name__)
 
@@ -88,7 +88,7 @@ def is_locked(state_dir: Path) -> bool:
     """Whether an agent runs on this folder now. Blocks shortly; writes nothing."""
     for path, kind in ((state_dir, os.O_DIRECTORY), (state_dir / LOCK_NAME, 0)):
         try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | kind)
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | kind)
         except OSError:
             continue
         try:
@@ -204,6 +204,8 @@ class Store:
         try:
             self._state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
             if self._exclusive:
+                for name in (LOCK_NAME, HEADROOM_NAME):
+                    put_aside_if_no_file(self._state_dir / name, self._clock.now())
                 self._lock.acquire()
                 self._repair(path)
         except OSError as error:

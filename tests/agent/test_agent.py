@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import sqlite3
 import threading
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ import pytest
 import yaml
 
 from sentinel_sync.agent import SyncAgent
-from sentinel_sync.base.errors import ConfigurationError, SentinelSyncError, StateLockedError
+from sentinel_sync.base.errors import ConfigurationError, SentinelSyncError, StateLockedError, StoreError
+from sentinel_sync.base.tasks import PeriodicTaskStatus
 from sentinel_sync.settings import Settings
 from sentinel_sync.status import AgentStatus
 from sentinel_sync.store.outbox import NewItem
@@ -137,6 +139,50 @@ async def test_the_old_modules_queue_is_taken_over_and_sent(tmp_path: Path, clou
 
 
 # --- flush and drain ---
+
+
+async def test_a_part_whose_folder_cannot_be_used_is_down_by_itself_and_comes_back(
+    tmp_path: Path, cloud: FakeCloud
+) -> None:
+    broken = tmp_path / "profiles"
+    broken.write_text("a file where the folder of profiles belongs")
+    async with SyncAgent(settings(tmp_path, cloud, profiles_dir=broken)) as agent:
+        await drive(agent)
+        assert (await agent.flush()).unsent == 0
+
+        async def profiles() -> PeriodicTaskStatus:
+            return next(duty for duty in (await agent.status()).duties if duty.name == "profiles.synchronize")
+
+        async def is_shown() -> bool:
+            return "Not a directory" in str((await profiles()).last_error)
+
+        async def is_back() -> bool:
+            return not (await profiles()).crashes
+
+        await until_true(is_shown)
+        broken.unlink()
+        await until_true(is_back)
+
+
+async def test_a_host_whose_sync_meets_a_locked_database_is_not_left_half_cancelled(
+    tmp_path: Path, cloud: FakeCloud
+) -> None:
+    """python/cpython#116720: a TaskGroup that a child's error ends may leave the task around it half-cancelled."""
+    async with SyncAgent(settings(tmp_path, cloud)) as agent:
+        await drive(agent)
+        other = sqlite3.connect(tmp_path / "state" / DATABASE_NAME, isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(StoreError, match="held by another process"):
+            await agent.trips.sync_now()
+        task = asyncio.current_task()
+        assert task is not None
+        assert task.cancelling() == 0
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.0):
+                await asyncio.Event().wait()
+        other.execute("ROLLBACK")
+        other.close()
+        assert (await agent.flush()).unsent == 0
 
 
 async def test_flush_says_what_is_left_and_what_was_set_aside(tmp_path: Path, cloud: FakeCloud) -> None:

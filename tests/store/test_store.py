@@ -1,8 +1,10 @@
 """The state folder as a whole: opened, closed, shared, refused."""
 
 import asyncio
+import os
 import shutil
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,7 @@ import pytest
 from sentinel_sync.base.errors import StateLockedError, StoreError
 from sentinel_sync.store.database import Database, connect
 from sentinel_sync.store.outbox import ItemState, NewItem
-from sentinel_sync.store.store import DATABASE_NAME, LOCK_NAME, Store, is_locked
+from sentinel_sync.store.store import DATABASE_NAME, HEADROOM_NAME, LOCK_NAME, Store, is_locked
 
 
 def item(key: str) -> NewItem:
@@ -180,3 +182,31 @@ class TestAlteredItems:
             claimed = await store.outbox.claim_in_turn("trip", 0.0)
             assert claimed is not None
             assert claimed.key == "good"
+
+
+def circle(path: Path) -> None:
+    path.symlink_to(path)
+
+
+def dangling(path: Path) -> None:
+    path.symlink_to(path.with_name("nowhere"))
+
+
+def put_aside(folder: Path, name: str) -> list[Path]:
+    return [found for found in folder.iterdir() if found.name.startswith(f"{name}.damaged-")]
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo, circle, dangling])
+@pytest.mark.parametrize(
+    "name", [DATABASE_NAME, *(f"{DATABASE_NAME}{suffix}" for suffix in ("-wal", "-shm", "-journal")), HEADROOM_NAME,
+             LOCK_NAME],
+)  # fmt: skip
+async def test_what_stands_where_a_file_of_ours_belongs_is_put_aside(
+    tmp_path: Path, name: str, make: Callable[[Path], None]
+) -> None:
+    make(tmp_path / name)
+    async with asyncio.timeout(10.0), Store(tmp_path) as store:
+        await store.outbox.put(item("1"))
+        assert (await store.outbox.counts()).waiting == 1
+        assert is_locked(tmp_path)
+    assert len(put_aside(tmp_path, name)) == 1
