@@ -28,6 +28,7 @@ _NAMES = {
         "StoreError",
         "StoreFullError",
         "TripStateError",
+        "UnacknowledgedError",
         "UnreachableError",
         "VerificationError",
     ),

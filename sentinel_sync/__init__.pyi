@@ -18,6 +18,7 @@ from sentinel_sync.base.errors import (
     StoreError,
     StoreFullError,
     TripStateError,
+    UnacknowledgedError,
     UnreachableError,
     VerificationError,
 )
@@ -59,6 +60,7 @@ __all__ = [
     "SyncAgent",
     "TripStateError",
     "TripUploader",
+    "UnacknowledgedError",
     "UnreachableError",
     "VerificationError",
     "__version__",

@@ -10,6 +10,8 @@ from random import Random
 BASE = 1.0
 #: The last ceiling, seconds: longer would leave a vehicle idle after a short outage, shorter hammer a dead backend.
 CAP = 300.0
+#: Whoever was told when to come back comes within so large a part of the wait after it (wire contract, Return).
+RETURN_SPREAD = 0.1
 #: 2^9 s is already above CAP; more would only overflow.
 _MAX_EXPONENT = 16
 

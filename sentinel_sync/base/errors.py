@@ -1,9 +1,10 @@
-"""The one error tree. Errors say what happened; only `store/rules/verdict.py` says what follows.
+"""The one error tree. Errors say what happened; only `store/rules/outbox.py` says what follows.
 
 SentinelSyncError
 ├── ConfigurationError        the settings cannot be used
 ├── CloudError                a request ended without what was asked
 │   ├── UnreachableError      no usable answer: unknown whether the work was done
+│   ├── UnacknowledgedError   answered 2xx, with a body that acknowledges nothing
 │   ├── NotNowError           408, 425, 429, 5xx
 │   ├── CredentialError       401, 403
 │   ├── HeldError             not sent at all: the gate is closed
@@ -45,6 +46,20 @@ class CloudError(SentinelSyncError):
 
 class UnreachableError(CloudError):
     """No usable answer came: connection error, time-out, truncated or unparsable body. The work may have been done."""
+
+
+class UnacknowledgedError(CloudError):
+    """The backend answered 2xx, but its body acknowledges nothing: the work may have been done.
+
+    Attributes:
+        contradicts: Whether the body is JSON that says otherwise, not something that cannot be read.
+    """
+
+    def __init__(
+        self, message: str, *, status: int | None = None, request_id: str | None = None, contradicts: bool = False
+    ) -> None:
+        super().__init__(message, status=status, request_id=request_id)
+        self.contradicts = contradicts
 
 
 class NotNowError(CloudError):

@@ -1,7 +1,13 @@
-"""Every body of the wire contract, as pydantic models. What is sent refuses extras; what comes ignores them."""
+"""Every body of the wire contract, as pydantic models, and the one function that reads JSON from outside.
 
+What is sent refuses extras; what comes ignores them.
+"""
+
+import math
+import re
 from typing import Annotated, ClassVar, Literal, Self
 
+import pydantic_core
 from pydantic import (
     AwareDatetime,
     BaseModel,
@@ -16,6 +22,62 @@ from pydantic import (
 )
 
 TRIP_SCHEMA_VERSION = 1
+
+_BOM = b"\xef\xbb\xbf"
+#: What may be a number that no arithmetic should meet. Looked for in the text, because to walk every answer's values
+#: would hold the loop for longer than to parse them.
+_ODD_NUMBER = re.compile(rb"NaN|Infinity|[0-9]{19}|[eE]\+?[0-9]{3}")
+
+
+class MalformedJSONError(ValueError):
+    """The text is no JSON that can be used; says where, and nothing of what it holds."""
+
+
+def read_json(text: bytes | str, *, refuse_odd_numbers: bool = False) -> JsonValue:
+    """Read a JSON text (RFC 8259) from outside.
+
+    A byte order mark is skipped. Of a key that is there twice the last counts, as in every common reader. `NaN`,
+    `Infinity` and numbers too large for a float, which Python's own writer makes, become null.
+
+    Args:
+        text: UTF-8.
+        refuse_odd_numbers: Refuse such numbers instead: for files that are written back, where null would be a change.
+
+    Raises:
+        MalformedJSONError: No JSON, or nested deeper than 200 levels (the parser's limit).
+    """
+    data = (text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text).removeprefix(_BOM)
+    try:
+        value: JsonValue = pydantic_core.from_json(data)
+    except ValueError as error:
+        raise MalformedJSONError(str(error)) from None
+    if _ODD_NUMBER.search(data):
+        return _bounded(value, refuse=refuse_odd_numbers)
+    return value
+
+
+def _bounded(value: JsonValue, *, refuse: bool) -> JsonValue:
+    match value:
+        case bool():
+            return value
+        case int() | float() if not is_finite(value):
+            if refuse:
+                raise MalformedJSONError("it holds a number that is not finite or too large")
+            return None
+        case list():
+            return [_bounded(inner, refuse=refuse) for inner in value]
+        case dict():
+            return {key: _bounded(inner, refuse=refuse) for key, inner in value.items()}
+    return value
+
+
+def is_finite(number: float) -> bool:
+    """Whether a number can be used in arithmetic; also of an int that no float can hold."""
+    try:
+        return math.isfinite(number)
+    except OverflowError:
+        return False
+
 
 NonNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]

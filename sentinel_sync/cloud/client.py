@@ -25,6 +25,7 @@ from sentinel_sync.base.errors import (
     CredentialError,
     HeldError,
     NotNowError,
+    UnacknowledgedError,
     UnreachableError,
 )
 from sentinel_sync.base.payloads import Payload
@@ -129,6 +130,8 @@ class CloudAPIClient:
         self._owns_http = http is None
         self._is_ready = False
         self._opening = asyncio.Lock()
+        self._verifying = asyncio.Lock()
+        self._healthy_at = float("-inf")
         self._credential = credential_of(settings)
         self._key = ""
         self._headers = RequestHeaders(settings)
@@ -138,7 +141,11 @@ class CloudAPIClient:
         self._probe_timeouts = Timeouts.of_a_probe(settings.timeout)
         self._meter = TrafficMeter()
         self._budget = RetryBudget()
-        self.gate: Gate = Gate(self._rng, credential_retry_interval=settings.credential_retry_interval)
+        self.gate: Gate = Gate(
+            self._rng,
+            credential_retry_interval=settings.credential_retry_interval,
+            reconnect_spread=settings.reconnect_spread,
+        )
         self._policy = ResponsePolicy(self.gate, self._budget, self._clock, settings.max_retry_after)
         self._closers: list[Callable[[], Awaitable[None]]] = []
         self._companions: dict[type[Closable], Closable] = {}
@@ -218,6 +225,7 @@ class CloudAPIClient:
         headers: Mapping[str, str] | None = None,
         idempotency_key: str | None = None,
         bulk: bool = False,
+        names: Mapping[str, str] | None = None,
     ) -> Response:
         """Make one attempt.
 
@@ -230,12 +238,14 @@ class CloudAPIClient:
             headers: Further ones.
             idempotency_key: Required on POST: the same on every attempt at the same work.
             bulk: It is large and in no hurry: it takes nobody's place or connection who is.
+            names: What the answer names the work by, where it does: `{"trip_id": …}`.
 
         Returns:
             The answer to keep: 2xx, 304 where it was asked for, or 409 on a POST.
 
         Raises:
             UnreachableError: No usable answer; unknown whether it was done.
+            UnacknowledgedError: Answered 2xx, with a body that acknowledges nothing; the same.
             NotNowError: The backend asked to come back later; the whole client waits.
             CredentialError: The credential was refused; nothing more is sent until it changes.
             RejectedError: This request can't succeed (PreconditionError: another writer was faster).
@@ -250,6 +260,7 @@ class CloudAPIClient:
                 headers=headers,
                 idempotency_key=idempotency_key,
                 bulk=bulk,
+                names=names,
             )
         )
 
@@ -266,7 +277,28 @@ class CloudAPIClient:
         async with self._limit.turn(asked.what, bulk=asked.bulk):
             self._refuse_if_closed(asked)
             reply, key_in_use = await self._attempt(asked, self._timeouts)
+        if self._policy.is_rejected(reply, asked):
+            await self._verify_backend(asked, reply)
         return self._policy.answer(reply, asked, key_in_use=key_in_use)
+
+    async def _verify_backend(self, asked: Request, reply: Response) -> None:
+        """Whether it is the backend that rejects: else the address is wrong or a gateway answers, and all must wait.
+
+        Raises:
+            UnreachableError: `/health` does not answer as the contract says ("Something in between").
+            HeldError: It may not be asked now.
+        """
+        async with self._verifying:  # several are rejected together: one asks for all
+            if self._healthy_at >= reply.sent:
+                return
+            asked_at = self._clock.monotonic()
+            try:
+                await self.probe()
+            except (HeldError, CredentialError):
+                raise
+            except CloudError as error:
+                raise self._policy.in_between(asked, reply, error) from None
+            self._healthy_at = asked_at
 
     def address_of(self, path: str, location: str) -> str | None:
         """The address that the answer to a request of `path` named in `Location`; None where none may be followed."""
@@ -300,7 +332,7 @@ class CloudAPIClient:
         passage = self.gate.probe_passage(self._clock.monotonic())
         if not passage.open:
             raise HeldError(f"{asked.what}: not sent: {passage.why}")
-        reply, key_in_use = await self._attempt(asked, self._probe_timeouts)
+        reply, key_in_use = await self._attempt(asked, self._probe_timeouts, level=logging.DEBUG)
         return self._policy.health(reply, key_in_use=key_in_use)
 
     async def refresh_credential(self) -> bool:
@@ -332,8 +364,12 @@ class CloudAPIClient:
         if not passage.open:
             raise HeldError(f"{asked.what}: not sent: {passage.why}")
 
-    async def _attempt(self, asked: Request, timeouts: Timeouts) -> tuple[Response, bool]:
-        """Send it once, under an id of its own; returns the answer and whether the key it went with is still in use."""
+    async def _attempt(self, asked: Request, timeouts: Timeouts, *, level: int = logging.INFO) -> tuple[Response, bool]:
+        """Send it once, under an id of its own; returns the answer and whether the key it went with is still in use.
+
+        Args:
+            level: Of the line in the log where it fails: an outage is full of probes that do.
+        """
         exchange = await self._exchange()
         request_id = str(uuid4())
         facts = {"request_id": request_id}
@@ -344,15 +380,22 @@ class CloudAPIClient:
             error.request_id = request_id
             logger.info("cloud.attempt: %s (request %s)", error, request_id, extra=facts)
             raise
+        except UnacknowledgedError as error:
+            logger.warning("cloud.attempt: %s (request %s)", error, error.request_id, extra=facts)
+            raise self._policy.unacknowledged(error) from None
         except (UnreachableError, TimeoutError) as error:
             if isinstance(error, TimeoutError):
                 why = f"{asked.what}: no whole answer within {timeouts.deadline:g} s"
                 error = UnreachableError(why, request_id=request_id)
-            logger.info("cloud.attempt: %s (request %s)", error, request_id, extra=facts)
+            logger.log(level, "cloud.attempt: %s (request %s)", error, request_id, extra=facts)
             raise self._policy.unreachable(error) from None
-        level = logging.DEBUG if reply.status < 400 else logging.INFO
         logger.log(
-            level, "cloud.attempt: %s answered %d (request %s)", asked.what, reply.status, request_id, extra=facts
+            logging.DEBUG if reply.status < 400 else level,
+            "cloud.attempt: %s answered %d (request %s)",
+            asked.what,
+            reply.status,
+            reply.request_id,
+            extra={"request_id": reply.request_id},
         )
         if self._policy.is_refused(reply, asked):
             # Perhaps it was rotated while nobody looked: then this was the old key's refusal.
@@ -413,7 +456,7 @@ class CloudAPIClient:
         if isinstance(error, CredentialError):
             # Only where the key was changed meanwhile: a refused one is not tried again.
             return self.gate.passage(self._clock.monotonic()).state is not GateState.REFUSED
-        return isinstance(error, UnreachableError | NotNowError | HeldError)
+        return isinstance(error, UnreachableError | UnacknowledgedError | NotNowError | HeldError)
 
     def _gives_up(self, state: RetryCallState) -> bool:
         if stop_after_attempt(self.settings.max_retries + 1)(state) or not self._budget.allows_retry:

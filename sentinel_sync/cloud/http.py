@@ -151,7 +151,11 @@ def build_http_client(settings: CloudSettings) -> httpx.AsyncClient:
     """
     context = tls_context(settings)
     try:
-        transport = PriorityTransport(_quick(settings, context), _bulk(settings, context))
+        transport = PriorityTransport(
+            _quick(settings, context, keep=settings.max_in_flight),
+            _bulk(settings, context),
+            _quick(settings, context, keep=0),
+        )
     except (ValueError, ImportError, httpx.InvalidURL):  # httpx imports what SOCKS needs, and we do not bring it
         raise ConfigurationError("cloud.proxy must be a URL such as http://proxy.example.com:3128") from None
     return httpx.AsyncClient(
@@ -164,10 +168,10 @@ def build_http_client(settings: CloudSettings) -> httpx.AsyncClient:
     )
 
 
-def _quick(settings: CloudSettings, context: ssl.SSLContext) -> httpx.AsyncHTTPTransport:
+def _quick(settings: CloudSettings, context: ssl.SSLContext, *, keep: int) -> httpx.AsyncHTTPTransport:
     limits = httpx.Limits(
         max_connections=settings.max_in_flight + SPARE_CONNECTIONS,
-        max_keepalive_connections=settings.max_in_flight,
+        max_keepalive_connections=keep,
         keepalive_expiry=KEEPALIVE_EXPIRY,
     )
     return httpx.AsyncHTTPTransport(verify=context, trust_env=False, limits=limits, proxy=_proxy(settings))

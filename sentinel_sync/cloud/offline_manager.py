@@ -63,7 +63,13 @@ class OfflineManager:
         self._clock = clock or SystemClock()
         self._rng = rng or SystemRandom()
         self._on_probe = on_probe
-        self._state = Connectivity(self._settings.connectivity_check_interval, self._rng, self._clock.monotonic())
+        self._state = Connectivity(
+            self._settings.connectivity_check_interval,
+            self._rng,
+            self._clock.monotonic(),
+            reconnect_spread=self._settings.reconnect_spread,
+        )
+        self._failed_probes = 0
         self._callbacks = [] if connectivity_callback is None else [_Mailbox(connectivity_callback)]
         self._syncs: list[SyncCallback] = []
         self._running: dict[str, asyncio.Task[None]] = {}
@@ -139,6 +145,7 @@ class OfflineManager:
         try:
             probe = await self._client.probe()
         except CloudError as error:
+            self._failed_probes += 1
             logger.debug("connectivity.probe: %s", error)
             return self.is_online()
         if probe.min_interval is not None:
@@ -196,7 +203,15 @@ class OfflineManager:
     def _announce(self, transition: Transition) -> None:
         self._transitions += 1
         self._history.append(ConnectivityTurn(self._clock.now(), transition.after, self._state.message))
-        logger.info("connectivity.%s: %s", transition.after, self._state.message)
+        if transition.before is ConnectivityStatus.OFFLINE:
+            # The one line that sums an outage up: its probes are logged nowhere else.
+            lasted, probes = transition.lasted, self._failed_probes
+            logger.info(
+                "connectivity.%s: %s after %.0f s, %d probes", transition.after, self._state.message, lasted, probes
+            )
+        else:
+            logger.info("connectivity.%s: %s", transition.after, self._state.message)
+        self._failed_probes = 0
         for number, mailbox in enumerate(self._callbacks):
             mailbox.latest = transition.after
             self._spawn(f"connectivity.callback.{number}", partial(self._deliver, mailbox))

@@ -51,6 +51,9 @@ _SPELLING = {
     )
 }
 
+#: Methods that only read.
+_READING = frozenset({HTTPMethod.GET, HTTPMethod.HEAD, HTTPMethod.OPTIONS})
+
 Content = bytes | AsyncIterable[bytes] | None
 
 
@@ -196,6 +199,7 @@ class Request:
         takes: Statuses that the caller judges itself; they move neither the gate nor the retry budget.
         proof: Headers that a 2xx answer has, where the answer lies in them: then its body is no JSON. None: it is JSON.
         bulk: Whether it travels with the videos.
+        names: What the answer names the work by, where it does: `{"trip_id": …}`. Another name is no acknowledgement.
     """
 
     method: HTTPMethod
@@ -207,6 +211,7 @@ class Request:
     takes: frozenset[int] = frozenset()
     proof: tuple[str, ...] | None = None
     bulk: bool = False
+    names: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -221,6 +226,7 @@ class Request:
         takes: frozenset[int] = frozenset(),
         proof: tuple[str, ...] | None = None,
         bulk: bool = False,
+        names: Mapping[str, str] | None = None,
     ) -> "Request":
         """Take what a caller gave.
 
@@ -232,12 +238,29 @@ class Request:
         own = {_SPELLING.get(name.lower(), name): value for name, value in (headers or {}).items()}
         if idempotency_key is not None:
             own["Idempotency-Key"] = idempotency_key
-        return cls(method, path, f"{method} {loggable_path(path)}", content, params, own, takes, proof, bulk)
+        return cls(
+            method, path, f"{method} {loggable_path(path)}", content, params, own, takes, proof, bulk, names or {}
+        )
 
     @property
     def is_conditional(self) -> bool:
         """Whether a 304 is an answer to it."""
         return "If-None-Match" in self.headers
+
+    @property
+    def is_work(self) -> bool:
+        """Whether a 2xx to it is an acknowledgement that something was done, in the body and not in the headers."""
+        return self.proof is None and self.changes_something
+
+    @property
+    def changes_something(self) -> bool:
+        """Whether it does not only read."""
+        return self.method not in _READING
+
+    @property
+    def is_repeatable(self) -> bool:
+        """Whether its body can be sent once more: pieces of a file come once."""
+        return not isinstance(self.content, AsyncIterable)
 
     def body(self, deadline: Deadline, meter: TrafficMeter) -> Content:
         """The body as it goes out; while pieces of a file do, they are counted, and move the deadline along."""
@@ -262,17 +285,26 @@ class RequestHeaders:
             raise ConfigurationError(f"cloud.api_url is no URL: {error}") from None
         self.origin: Origin = Origin.of(self.base)
         self._urls: dict[str, httpx.URL] = {}
-        self._common = {
+        self._anybody = {"User-Agent": f"sentinel-sync/{__version__}", "Accept": "application/json"}
+        self._backend = {
+            **self._anybody,
             "User-Agent": f"sentinel-sync/{__version__} (vehicle {settings.vehicle_id})",
             "X-Fleet-ID": settings.fleet_id,
             "X-Vehicle-ID": settings.vehicle_id,
-            "Accept": "application/json",
         }
 
-    def of(self, request: Request, request_id: str) -> dict[str, str]:
-        """The headers of one attempt, but for the credential."""
+    def of(self, request: Request, request_id: str, key: str, *, from_api: bool) -> dict[str, str]:
+        """The headers of one attempt.
+
+        Args:
+            request_id: Of the attempt.
+            key: The credential; without one none is claimed: the backend says 401, and all that follows from it.
+            from_api: Whether it goes to the origin of `api_url`: nobody else learns the credential or the vehicle.
+        """
         # A plain dict: httpx.Headers costs a tenth of a millisecond per request more.
-        headers = {**self._common, "X-Request-ID": request_id}
+        headers = {**(self._backend if from_api else self._anybody), "X-Request-ID": request_id}
+        if from_api and key:
+            headers["Authorization"] = f"Bearer {key}"
         if isinstance(request.content, Payload | bytes):
             headers["Content-Type"] = "application/json"
         headers.update(request.headers)

@@ -4,21 +4,30 @@ Never more of an answer is read than is wanted, also of one that unpacks to a th
 """
 
 import asyncio
+import codecs
 import zlib
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any
+from uuid import uuid4
 
 import httpx
-import pydantic_core
 
 from sentinel_sync.base.clock import Clock
-from sentinel_sync.base.errors import UnreachableError
+from sentinel_sync.base.errors import UnacknowledgedError, UnreachableError
+from sentinel_sync.base.payloads import MalformedJSONError, read_json
 from sentinel_sync.base.privacy import loggable_text
 from sentinel_sync.cloud.request import Deadline, Origin, Request, RequestHeaders
-from sentinel_sync.cloud.rules.answers import MAX_REDIRECTS, Meaning, may_lack_a_body, meaning_of
-from sentinel_sync.cloud.transport import BULK, CountedStream, TrafficMeter, unlogged
+from sentinel_sync.cloud.rules.answers import (
+    MAX_REDIRECTS,
+    Meaning,
+    acknowledges_unread,
+    contradiction,
+    may_lack_a_body,
+    meaning_of,
+)
+from sentinel_sync.cloud.transport import BULK, FRESH, ConnectionTrace, CountedStream, TrafficMeter, unlogged
 
 #: So much of an error body is read (wire contract, "Answers").
 MAX_ERROR_BYTES = 64 << 10
@@ -43,6 +52,8 @@ NO_AUTH = httpx.Auth()
 
 _SPENT = httpx.ByteStream(b"")
 
+#: How a connection ends that the other side, or a middlebox, had given up while it was idle.
+_ENDED = (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError)
 #: Nothing of the request has left then.
 _NEVER_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError, httpx.UnsupportedProtocol)
 
@@ -116,48 +127,65 @@ class Exchange:
             deadline: Moved while a large body goes out.
             timeout: Seconds for each phase.
 
+        A kept connection that had ended before a byte of the answer is tried once more at once on a fresh one.
+
         Raises:
             UnreachableError: No whole, readable answer; whether the work was done is unknown.
+            UnacknowledgedError: Answered 2xx, but with a body that does not acknowledge the work.
         """
-        url, headers = self.headers.url(asked), self.headers.of(asked, request_id)
-        content = asked.body(deadline, self.meter)
-        for _ in range(MAX_REDIRECTS + 1):
+        url, content = self.headers.url(asked), asked.body(deadline, self.meter)
+        redirects, fresh = 0, False
+        while redirects <= MAX_REDIRECTS:
             from_api = Origin.of(url) == self.headers.origin
-            failure = UnreachableError if from_api else ElsewhereError
+            headers = self.headers.of(asked, request_id, self.key, from_api=from_api)
+            trace = ConnectionTrace()
             # Not http.build_request(): that would add the shared client's cookies and default headers.
             request = httpx.Request(
                 asked.method,
                 url,
-                headers={"Accept-Encoding": ACCEPT_ENCODING, **headers, **self._secret(from_api=from_api)},
+                headers={"Accept-Encoding": ACCEPT_ENCODING, **headers},
                 content=content,
-                extensions={"timeout": timeout.as_dict(), BULK: asked.bulk},
+                extensions={"timeout": timeout.as_dict(), BULK: asked.bulk, FRESH: fresh, "trace": trace.note},
             )
             sent = self.clock.monotonic()
-            try:
-                response, body = await _read(self.http, request, self.meter)
-                if response.status_code in REDIRECTS and meaning_of(response.status_code, asked.method) is _REDIRECT:
-                    url = next_url(response, url, asked.what, request_id)
+            with self._as_ours(asked, request_id, from_api=from_api):
+                try:
+                    response, body = await _read(self.http, request, self.meter)
+                except _ENDED:
+                    if fresh or not trace.is_reused_and_unanswered or not asked.is_repeatable:
+                        raise
+                    # Nobody read it, most likely; and where somebody did, the key makes it safe.
+                    fresh, request_id = True, str(uuid4())
                     continue
-                data = _parse(response, body, asked)
-            except UnreachableError:
-                raise
-            except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError) as error:
-                raise failure(f"{asked.what}: {fault(error)}", request_id=request_id) from None
-            except (OversizedError, UnreadableError) as error:
-                raise failure(f"{asked.what}: {error}", request_id=request_id) from None
-            except (ValueError, OverflowError):
-                if from_api:
-                    raise
-                # A name or port that no resolver takes, out of somebody's Location.
-                why = f"{asked.what}: redirected to an address that cannot be used"
-                raise failure(why, request_id=request_id) from None
-            except RuntimeError:
-                if not self.http.is_closed:
-                    raise
-                raise failure(f"{asked.what}: the client was closed", request_id=request_id) from None
+                if response.status_code in REDIRECTS and meaning_of(response.status_code, asked.method) is _REDIRECT:
+                    url, redirects = next_url(response, url, asked.what, request_id), redirects + 1
+                    continue
+                data = _parse(response, body, asked, request_id)
             received = self.clock.monotonic()
             return Response(response.status_code, response.headers, data, request_id, sent, received, from_api)
         raise UnreachableError(f"{asked.what}: redirected more than {MAX_REDIRECTS} times", request_id=request_id)
+
+    @contextmanager
+    def _as_ours(self, asked: Request, request_id: str, *, from_api: bool) -> Iterator[None]:
+        """Raise our errors for what the network, the answer or the address did."""
+        unreachable = UnreachableError if from_api else ElsewhereError
+        try:
+            yield
+        except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError) as error:
+            raise unreachable(f"{asked.what}: {fault(error)}", request_id=request_id) from None
+        except (OversizedError, UnreadableError) as error:
+            kind = UnacknowledgedError if asked.is_work else unreachable
+            raise kind(f"{asked.what}: {error}", request_id=request_id) from None
+        except (ValueError, OverflowError):
+            if from_api:
+                raise
+            # A name or port that no resolver takes, out of somebody's Location.
+            why = f"{asked.what}: redirected to an address that cannot be used"
+            raise unreachable(why, request_id=request_id) from None
+        except RuntimeError:
+            if not self.http.is_closed:
+                raise
+            raise unreachable(f"{asked.what}: the client was closed", request_id=request_id) from None
 
     @asynccontextmanager
     async def open(
@@ -174,12 +202,12 @@ class Exchange:
         Raises:
             UnreachableError: No answer, it broke off while it was read, or the address must not be followed.
         """
-        what, headers = asked.what, self.headers.of(asked, request_id)
+        what = asked.what
         url = _absolute(self.headers.base, address, what, request_id)
         for _ in range(MAX_REDIRECTS + 1):
-            secret = self._secret(from_api=Origin.of(url) == self.headers.origin)
+            headers = self.headers.of(asked, request_id, self.key, from_api=Origin.of(url) == self.headers.origin)
             extensions = {"timeout": timeout.as_dict(), BULK: True}
-            request = httpx.Request("GET", url, headers={**headers, **secret}, extensions=extensions)
+            request = httpx.Request("GET", url, headers=headers, extensions=extensions)
             try:
                 with unlogged():
                     response = await _opened(self.http, request, self.meter)
@@ -203,10 +231,6 @@ class Exchange:
             finally:
                 await response.aclose()
         raise UnreachableError(f"{what}: redirected more than {MAX_REDIRECTS} times", request_id=request_id)
-
-    def _secret(self, *, from_api: bool) -> dict[str, str]:
-        # Without a key none is claimed: the backend says 401, and all that follows from it.
-        return {"Authorization": f"Bearer {self.key}"} if self.key and from_api else {}
 
 
 def fault(error: Exception) -> str:
@@ -292,28 +316,35 @@ def _absolute(base: httpx.URL, address: str, what: str, request_id: str) -> http
     return url
 
 
-def _parse(response: httpx.Response, body: bytes, asked: Request) -> Any:
+def _parse(response: httpx.Response, body: bytes, asked: Request, request_id: str) -> Any:
     status = response.status_code
     if not response.is_success:
         try:
-            return pydantic_core.from_json(body) if body else None
-        except ValueError:
+            return read_json(body) if body else None
+        except MalformedJSONError:
             return None
     if asked.proof is not None:
         missing = [name for name in asked.proof if name not in response.headers]
         if missing:
             raise UnreadableError(f"answered {status} without {', '.join(missing)}: a login page in between?")
         return None
-    if not body and may_lack_a_body(status, asked.method, response.headers.get("Content-Length")):
+    if not body.removeprefix(codecs.BOM_UTF8).strip() and may_lack_a_body(status, asked.method):
         return None
     refuse_crowded(body)
     try:
-        return pydantic_core.from_json(body)
-    except ValueError:
+        data = read_json(body)
+    except MalformedJSONError:
+        if asked.is_work and acknowledges_unread(status, body):
+            return None
         kind = loggable_text(response.headers.get("Content-Type", "nothing said"), 60)
-        raise UnreadableError(
-            f"answered {status} with a body that is no JSON ({kind}): a login page in between?"
-        ) from None
+        why = f"answered {status} with a body that is no JSON ({kind}): a login page in between?"
+        if asked.is_work:
+            raise UnacknowledgedError(f"{asked.what}: {why}", status=status, request_id=request_id) from None
+        raise UnreadableError(why) from None
+    if asked.is_work and (otherwise := contradiction(data, asked.names)) is not None:
+        why = f"{asked.what}: answered {status}, but {otherwise}: {loggable_text(body.decode(errors='replace'))}"
+        raise UnacknowledgedError(why, status=status, request_id=request_id, contradicts=True)
+    return data
 
 
 async def read_answer(response: httpx.Response) -> bytes:
@@ -373,14 +404,14 @@ async def _unpacked(response: httpx.Response, limit: int) -> AsyncIterator[bytes
         return
     if encoding not in _GZIP:
         raise UnreadableError("the answer is packed in a way that was not asked for")
-    unpacker = zlib.decompressobj(_GZIP_WINDOW)
+    unpacker, is_empty = zlib.decompressobj(_GZIP_WINDOW), True
     try:
         async for raw in response.aiter_raw():
-            packed = raw
+            packed, is_empty = raw, is_empty and not raw
             while packed:
                 yield unpacker.decompress(packed, limit)
                 packed = unpacker.unconsumed_tail
     except zlib.error:
         raise UnreadableError("the answer cannot be unpacked") from None
-    if not unpacker.eof:
+    if not unpacker.eof and not is_empty:
         raise UnreadableError("the answer was cut off")

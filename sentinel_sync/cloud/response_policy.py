@@ -14,7 +14,15 @@ from typing import Any
 from pydantic import ValidationError
 
 from sentinel_sync.base.clock import Clock
-from sentinel_sync.base.errors import CredentialError, NotNowError, PreconditionError, RejectedError, UnreachableError
+from sentinel_sync.base.errors import (
+    CloudError,
+    CredentialError,
+    NotNowError,
+    PreconditionError,
+    RejectedError,
+    UnacknowledgedError,
+    UnreachableError,
+)
 from sentinel_sync.base.payloads import Health, Problem
 from sentinel_sync.base.privacy import loggable_text
 from sentinel_sync.base.timekeeping import is_plausible
@@ -111,6 +119,26 @@ class ResponsePolicy:
             self._gate.on_unreachable(str(error), self._clock.monotonic())
             self._tell(AttemptOutcome.UNREACHABLE, str(error))
         return error
+
+    def unacknowledged(self, error: UnacknowledgedError) -> UnacknowledgedError:
+        """Take in an answer that acknowledges nothing: it says nothing about anybody else's request."""
+        self._budget.on_failure()
+        return error
+
+    def in_between(self, asked: Request, reply: Response, error: CloudError) -> UnreachableError:
+        """Take in that a 4xx came from where `/health` does not answer as the contract says; returns what to raise."""
+        why = (
+            f"{asked.what}: {_words(reply)}, and {error}: something in between answers, or the address is wrong: "
+            "check cloud.api_url"
+        )
+        return self.unreachable(UnreachableError(why, status=reply.status, request_id=reply.request_id))
+
+    def is_rejected(self, reply: Response, asked: Request) -> bool:
+        """Whether the answer says that this very work can't succeed."""
+        rejected = (
+            reply.from_api and asked.changes_something and meaning_of(reply.status, asked.method) is Meaning.REJECTED
+        )
+        return rejected and reply.status not in asked.takes
 
     def is_refused(self, reply: Response, asked: Request) -> bool:
         """Whether the backend refused the credential that a request was sent with."""

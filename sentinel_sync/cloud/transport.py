@@ -10,7 +10,7 @@ import socket
 import ssl
 import struct
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AsyncExitStack, contextmanager, suppress
 from contextvars import ContextVar
 from typing import Any
 
@@ -21,6 +21,8 @@ logger: logging.Logger = logging.getLogger(__name__)
 
 #: A request's extension (httpx.Request.extensions) that sends it down the second lane; any other transport ignores it.
 BULK = "sentinel_sync.bulk"
+#: One that sends it over a connection of its own that nothing else has used.
+FRESH = "sentinel_sync.fresh"
 _HTTPCORE_ERRORS = (
     httpcore.TimeoutException,
     httpcore.NetworkError,
@@ -36,23 +38,49 @@ class PriorityTransport(httpx.AsyncBaseTransport):
     Args:
         quick: For all that is small.
         bulk: For the rest.
+        fresh: Keeps no connection: for what met one that had ended.
     """
 
-    def __init__(self, quick: httpx.AsyncBaseTransport, bulk: httpx.AsyncBaseTransport) -> None:
+    def __init__(
+        self, quick: httpx.AsyncBaseTransport, bulk: httpx.AsyncBaseTransport, fresh: httpx.AsyncBaseTransport
+    ) -> None:
         self.quick = quick
         self.bulk = bulk
+        self.fresh = fresh
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send one."""
         lane = self.bulk if request.extensions.get(BULK) else self.quick
+        if request.extensions.get(FRESH):
+            lane = self.fresh
         return await lane.handle_async_request(request)
 
     async def aclose(self) -> None:
         """Close all connections."""
-        try:
-            await self.quick.aclose()
-        finally:
-            await self.bulk.aclose()
+        async with AsyncExitStack() as stack:
+            for lane in (self.quick, self.bulk, self.fresh):
+                stack.push_async_callback(lane.aclose)
+
+
+class ConnectionTrace:
+    """Follows one request through httpcore ("trace" among its request extensions)."""
+
+    def __init__(self) -> None:
+        self._opened = self._sent = self._answered = False
+
+    @property
+    def is_reused_and_unanswered(self) -> bool:
+        """Whether it went over a connection that others had used, and no answer's head came."""
+        return self._sent and not self._opened and not self._answered
+
+    async def note(self, event: str, _facts: object) -> None:
+        """Take in an event."""
+        if event.startswith("connection.connect_"):
+            self._opened = True
+        elif event.endswith("send_request_headers.started"):
+            self._sent = True
+        elif event.endswith("receive_response_headers.complete"):
+            self._answered = True
 
 
 class BulkTransport(httpx.AsyncBaseTransport):

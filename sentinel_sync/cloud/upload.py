@@ -16,7 +16,13 @@ from typing import BinaryIO, Protocol, Self
 
 from aiolimiter import AsyncLimiter
 
-from sentinel_sync.base.errors import CredentialError, FileError, SentinelSyncError, UnreachableError
+from sentinel_sync.base.errors import (
+    CredentialError,
+    FileError,
+    SentinelSyncError,
+    UnacknowledgedError,
+    UnreachableError,
+)
 from sentinel_sync.base.tasks import run_to_end
 from sentinel_sync.cloud.client import CloudAPIClient
 
@@ -340,7 +346,7 @@ class Uploads:
             try:
                 if await protocol.send(upload):
                     return
-            except (UnreachableError, CredentialError):
+            except (UnreachableError, UnacknowledgedError, CredentialError):
                 # Whoever said that there is nothing better may have been a login page, or have refused us.
                 for other in passed_over:
                     other.forget(upload.path)

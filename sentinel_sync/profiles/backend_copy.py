@@ -6,14 +6,17 @@ from http import HTTPMethod, HTTPStatus
 
 from pydantic import ValidationError
 
-from sentinel_sync.base.errors import NotNowError, ProfileError, RejectedError
+from sentinel_sync.base.errors import ProfileError, RejectedError
 from sentinel_sync.base.payloads import SealedProfile, StoredProfile
 from sentinel_sync.cloud.client import CloudAPIClient, Response, quote_id
+from sentinel_sync.cloud.request import Request
 from sentinel_sync.cloud.rules.answers import http_date
 
 #: What a backend calls the version of a profile whose driver was forgotten (docs/profiles.md, the extension).
 FORGOTTEN = '"forgotten"'
 _SECOND = 1_000_000
+#: How a backend says that it does not delete profiles.
+_NOT_OFFERED = frozenset({HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED, HTTPStatus.NOT_IMPLEMENTED})
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,21 +95,11 @@ class RemoteProfiles:
             PreconditionError: Another vehicle was faster.
             CloudError: It could not be asked.
         """
-        try:
-            headers = {} if former.gone else _on_condition(former)
-            await self._client.request(HTTPMethod.DELETE, _path(driver_id), headers=headers)
-        except RejectedError as error:
-            match error.status:
-                case HTTPStatus.GONE:
-                    return Deletion.DONE
-                case HTTPStatus.NOT_FOUND | HTTPStatus.METHOD_NOT_ALLOWED:
-                    return Deletion.NOT_OFFERED
-            raise
-        except NotNowError as error:
-            if error.status == HTTPStatus.NOT_IMPLEMENTED:
-                return Deletion.NOT_OFFERED
-            raise
-        return Deletion.DONE
+        headers = {} if former.gone else _on_condition(former)
+        takes = _NOT_OFFERED | {HTTPStatus.GONE}
+        asked = Request.of(HTTPMethod.DELETE, _path(driver_id), headers=headers, takes=takes)
+        reply = await self._client.ask(asked)
+        return Deletion.NOT_OFFERED if reply.status in _NOT_OFFERED else Deletion.DONE
 
     async def _get(self, driver_id: str, etag: str | None) -> Response:
         headers = {} if etag is None else {"If-None-Match": etag}

@@ -27,7 +27,7 @@ from sentinel_sync.scenarios.recordings import open_part
 from sentinel_sync.scenarios.records import KIND, QueuedScenario, ScenarioRecords, queued_of
 from sentinel_sync.scenarios.rules.plan import Consent, Part, PartKind, ScenarioPlan, part_key
 from sentinel_sync.store.outbox import Outbox, OutboxItem
-from sentinel_sync.store.rules.outbox import Release, RetryDecision, SetAside, retry_decision
+from sentinel_sync.store.rules.outbox import Release, RetryDecision, RetryPolicy, SetAside
 
 logger: logging.Logger = logging.getLogger(__name__)
 
@@ -115,7 +115,13 @@ class PartSender:
             priority=plan.priority.value,
             consent=ConsentGiven(granted_at=moment(consent.at), policy_version=consent.policy_version),
         )
-        await self._client.request(HTTPMethod.POST, "/scenarios", content=announcement, idempotency_key=key)
+        await self._client.request(
+            HTTPMethod.POST,
+            "/scenarios",
+            content=announcement,
+            idempotency_key=key,
+            names={"scenario_id": plan.scenario_id},
+        )
 
 
 def _path(scenario_id: str, kind: PartKind) -> str:
@@ -292,7 +298,7 @@ class UploadWorker:
         self._outbox = outbox
         self._context = context
         self._events = events
-        self._rng = rng
+        self._retry = RetryPolicy(rng)
         self._transfer: ActiveTransfer | None = None
         self._guard: TransferGuard | None = None
         self.ask_again: asyncio.Event = asyncio.Event()
@@ -349,7 +355,7 @@ class UploadWorker:
         except CloudError as error:
             # Whoever got further begins to count anew: a long upload over a bad network is cut often.
             further = delivery is not None and delivery.got_further
-            return retry_decision(error, 1 if further else item.attempts, self._rng)
+            return self._retry.decision(item.key, error, 1 if further else item.attempts)
         except ScenarioError as error:
             return SetAside(str(error))
         finally:

@@ -12,7 +12,7 @@ from sentinel_sync.base.errors import CloudError, SentinelSyncError, StoreError
 from sentinel_sync.base.tasks import in_own_task
 from sentinel_sync.cloud.client import CloudAPIClient
 from sentinel_sync.store.outbox import Outbox, OutboxItem
-from sentinel_sync.store.rules.outbox import Defer, SetAside, retry_decision
+from sentinel_sync.store.rules.outbox import Defer, RetryPolicy, SetAside
 
 logger: logging.Logger = logging.getLogger(__name__)
 
@@ -61,6 +61,7 @@ class OutboxSender:
         self._send = send
         self._clock = clock
         self._rng = rng
+        self._retry = RetryPolicy(rng)
         self._blocked_reason = blocked_reason
         self._draining = asyncio.Lock()
         self._asking = asyncio.Lock()
@@ -114,7 +115,7 @@ class OutboxSender:
             try:
                 await self._send(item)
             except CloudError as error:
-                await self._outbox.settle(item, retry_decision(error, item.attempts, self._rng))
+                await self._outbox.settle(item, self._retry.decision(item.key, error, item.attempts))
             except ValueError as error:
                 await self._outbox.settle(item, SetAside(f"cannot be sent as it is stored: {error}"))
             except SentinelSyncError:  # it is not about this item: no key, no disk

@@ -395,7 +395,8 @@ class TripUploader:
 
     async def _send(self, item: OutboxItem) -> None:
         body = self._put_right(item)
-        await self._client.request(HTTPMethod.POST, "/trips", content=body, idempotency_key=item.key)
+        names = {"trip_id": item.key}
+        await self._client.request(HTTPMethod.POST, "/trips", content=body, idempotency_key=item.key, names=names)
 
     def _put_right(self, item: OutboxItem) -> bytes:
         """The trip's body, its times corrected where the clock that gave them was wrong."""

@@ -66,7 +66,7 @@ class TestSpecification:
         self, client: CloudAPIClient, cloud: FakeCloud, ticking: RecordingClock
     ) -> None:
         for fault in (portal(), problem(500), Answer(cut=0), Answer(404), problem(401)):
-            cloud.script("GET", "/health", fault)
+            cloud.script("GET", "/health", *[fault] * (2 if fault.cut == 0 else 1))  # a reused connection: once more
             assert not await client.check_connectivity()
             ticking.tick(1000.0)
         assert await client.check_connectivity()

@@ -129,7 +129,7 @@ async def test_a_refused_credential_is_told_apart_from_being_offline(
 async def test_real_traffic_counts_at_once(manager: OfflineManager, client: CloudAPIClient, cloud: FakeCloud) -> None:
     await traffic(client)
     assert manager.is_online()
-    cloud.script("POST", "/trips", Answer(cut=0))
+    cloud.script("POST", "/trips", Answer(cut=0), Answer(cut=0))  # a reused connection: once more
     await traffic(client)
     assert manager.get_status() is OFFLINE
     assert probes(cloud) == 0

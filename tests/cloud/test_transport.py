@@ -26,6 +26,7 @@ from tests.fakes.wire_rules import Seen, WireRules
 PIECE = bytes(256 << 10)
 #: More pieces than lie in buffers on the way.
 MANY = 96
+HEALTHY = b'HTTP/1.1 200 OK\r\nContent-Length: 15\r\nConnection: close\r\n\r\n{"status":"ok"}'
 CREATED = b"HTTP/1.1 201 Created\r\nContent-Length: 2\r\n\r\n{}"
 
 
@@ -166,7 +167,9 @@ class TestHeard:
 
     async def test_one_that_comes_while_nothing_can_be_written(self) -> None:
         async def converse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            await reader.readuntil(b"\r\n\r\n")
+            if (await reader.readuntil(b"\r\n\r\n")).startswith(b"GET /health"):
+                writer.write(HEALTHY)
+                return
             full.set()
             await told.wait()
             writer.write(b"HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")

@@ -17,6 +17,7 @@ from sentinel_sync.base.errors import (
     NotNowError,
     PreconditionError,
     RejectedError,
+    UnacknowledgedError,
     UnreachableError,
 )
 from sentinel_sync.cloud.client import AttemptOutcome, CloudAPIClient
@@ -244,8 +245,7 @@ class TestRowNotNow:
         cloud.script("POST", "/trips", problem(status, headers={"Retry-After": "17"}), json_answer(201))
         begun = ticking.monotonic()
         assert (await client.post("/trips", {})).success
-        assert ticking.monotonic() - begun >= 17.0
-        assert ticking.monotonic() - begun < 18.0
+        assert 17.0 <= ticking.monotonic() - begun < 17.0 + 3.0 + 0.1  # at least that, and a random part on top
 
     @pytest.mark.parametrize("status", NOT_NOW)
     async def test_honours_retry_after_as_an_http_date(
@@ -277,7 +277,7 @@ class TestRowNotNow:
         with pytest.raises(NotNowError) as caught:
             await post_trip(client)
         assert caught.value.retry_after == client.settings.max_retry_after
-        ticking.tick(client.settings.max_retry_after)
+        ticking.tick(client.settings.max_retry_after * 1.1)
         await post_trip(client)
 
     @pytest.mark.parametrize("nonsense", ["soon", "-5", "1.5", "", "Wed, 21 Oct 99999999999999 07:28:00 GMT", "\xbd"])
@@ -301,7 +301,7 @@ class TestRowNotNow:
         ticking.tick(500.0)
         assert not (await client.get("/models")).success
         assert len(cloud.requests) == 1
-        ticking.tick(100.0)
+        ticking.tick(160.0)
         assert (await client.get("/models")).success
 
     async def test_what_succeeds_meanwhile_does_not_lift_it(
@@ -316,7 +316,7 @@ class TestRowNotNow:
             await post_trip(client)
         late.set()
         assert (await getting).success
-        assert client.gate.passage(ticking.monotonic()).wait == pytest.approx(600.0)
+        assert 600.0 <= (client.gate.passage(ticking.monotonic()).wait or 0.0) <= 660.0
 
     async def test_a_call_does_not_wait_longer_than_a_caller_would(
         self, client: CloudAPIClient, cloud: FakeCloud, ticking: RecordingClock
@@ -352,7 +352,7 @@ class TestRowOther4xx:
         cloud.script("POST", "/trips", problem(422))
         response = await client.post("/trips", {})
         assert (response.success, response.status_code) == (False, 422)
-        assert len(cloud.requests) == 1
+        assert [seen.path for seen in cloud.requests] == ["/trips", "/health"]
         assert ticking.slept == []
 
     async def test_412_tells_that_another_was_faster(self, client: CloudAPIClient, cloud: FakeCloud) -> None:
@@ -382,18 +382,155 @@ UNKNOWN = {
     "one byte now and then": Answer(201, b'{"status": "uploaded"' + b" " * 500 + b"}", drip=0.05),
     "garbage": Answer(raw=b"\x16\x03\x01\x02\x00 this is no HTTP\r\n\r\n"),
     "an old protocol": Answer(raw=b"220 ftp.example.com ready\r\n"),
-    "no JSON": Answer(200, b"<xml/>", {"Content-Type": "application/json"}),
-    "half of a JSON": Answer(200, b'{"status": "upl', {"Content-Type": "application/json"}),
-    "not UTF-8": Answer(200, b'{"status": "\xff\xfe"}', {"Content-Type": "application/json"}),
-    "nothing at all, with 200": Answer(200),
-    "a login page": portal(),
-    "a login page, created": portal(201),
-    "packed, but not so": Answer(200, b"not gzip", {"Content-Encoding": "gzip"}),
-    "packed in a way not asked for": Answer(200, b"{}", {"Content-Encoding": "br"}),
     "a redirect of a POST": Answer(302, b"", {"Location": "/elsewhere"}),
     "a redirect of a POST that keeps the method": Answer(307, b"", {"Location": "/elsewhere"}),
     "not modified, which nobody asked": Answer(304),
 }
+
+
+UNACKNOWLEDGED = {
+    "no JSON": Answer(200, b"<xml/>", {"Content-Type": "application/json"}),
+    "half of a JSON": Answer(200, b'{"status": "upl', {"Content-Type": "application/json"}),
+    "not UTF-8": Answer(200, b'{"status": "\xff\xfe"}', {"Content-Type": "application/json"}),
+    "a word": Answer(200, b"OK", {"Content-Type": "text/plain"}),
+    "a login page": portal(),
+    "a login page, created": portal(201),
+    "packed, but not so": Answer(200, b"not gzip", {"Content-Encoding": "gzip"}),
+    "packed in a way not asked for": Answer(200, b"{}", {"Content-Encoding": "br"}),
+    "more values than any answer has": Answer(200, b"[" + b"0," * 100_000 + b"0]"),
+    "an error inside": json_answer(200, {"error": {"code": 503, "message": "not stored"}}),
+    "a status of failure": json_answer(200, {"status": "error"}),
+    "another trip": json_answer(201, {"trip_id": "trip_1", "status": "uploaded"}),
+    "an array": json_answer(200, ["trip_0"]),
+    "a scalar": json_answer(201, "trip_0"),
+}
+#: Those that are JSON and say otherwise.
+CONTRADICTING = {"an error inside", "a status of failure", "another trip", "an array", "a scalar"}
+ACKNOWLEDGED = {
+    "an empty object": json_answer(200, {}),
+    "nothing, with 200": Answer(200),
+    "nothing, with 202": Answer(202),
+    "a BOM before the JSON": Answer(201, b'\xef\xbb\xbf{"trip_id": "trip_0", "status": "uploaded"}'),
+    "only a BOM": Answer(200, b"\xef\xbb\xbf"),
+    "a word, created": Answer(201, b"Created", {"Content-Type": "text/html"}),
+    "nothing, said to be packed": Answer(201, b"", {"Content-Encoding": "gzip"}),
+    "null where it could be left out": json_answer(200, {"trip_id": None, "status": None, "error": None}),
+    "numbers that no float holds": Answer(201, b'{"trip_id": "trip_0", "stored_at": NaN, "size": 1e999}'),
+}
+
+
+async def post_named_trip(client: CloudAPIClient) -> object:
+    names = {"trip_id": "trip_0"}
+    return await client.request(HTTPMethod.POST, "/trips", content=TRIP, idempotency_key="trip_0", names=names)
+
+
+class TestAcknowledgement:
+    @pytest.mark.parametrize("name", UNACKNOWLEDGED)
+    async def test_what_acknowledges_nothing_holds_back_that_item_alone(
+        self, client: CloudAPIClient, cloud: FakeCloud, ticking: RecordingClock, name: str
+    ) -> None:
+        told: list[AttemptOutcome] = []
+        client.subscribe(lambda contact, _: told.append(contact))
+        cloud.script("POST", "/trips", UNACKNOWLEDGED[name])
+        with pytest.raises(UnacknowledgedError) as caught:
+            await post_named_trip(client)
+        assert caught.value.contradicts is (name in CONTRADICTING)
+        assert not told
+        assert client.gate.passage(ticking.monotonic()).open
+
+    @pytest.mark.parametrize("answer", UNACKNOWLEDGED.values(), ids=UNACKNOWLEDGED)
+    async def test_it_is_tried_again_under_the_same_key(
+        self, client: CloudAPIClient, cloud: FakeCloud, answer: Answer
+    ) -> None:
+        if answer.body.startswith(b'{"trip_id"'):
+            pytest.skip("the face does not know what the answer names the work by")
+        cloud.script("POST", "/trips", answer, answer)
+        assert (await client.post("/trips", {"trip_id": "trip_0"})).success
+        assert len({(seen.key, seen.body) for seen in cloud.requests}) == 1
+
+    @pytest.mark.parametrize("answer", ACKNOWLEDGED.values(), ids=ACKNOWLEDGED)
+    async def test_what_does_not_contradict_acknowledges(
+        self, client: CloudAPIClient, cloud: FakeCloud, answer: Answer
+    ) -> None:
+        cloud.script("POST", "/trips", answer)
+        await post_named_trip(client)
+        assert len(cloud.requests) == 1
+
+    async def test_what_was_asked_for_with_get_is_in_the_body(self, client: CloudAPIClient, cloud: FakeCloud) -> None:
+        for answer in (Answer(200), portal(), Answer(200, b"\xef\xbb\xbf")):
+            cloud.script("GET", "/models", answer)
+            with pytest.raises(UnreachableError):
+                await client.request(HTTPMethod.GET, "/models")
+            client.gate.on_reachable()
+
+
+class TestSomethingInBetween:
+    @pytest.mark.parametrize("status", [400, 404, 405, 410, 413, 422, 451])
+    async def test_a_4xx_is_not_about_the_item_where_health_answers_none(
+        self, client: CloudAPIClient, cloud: FakeCloud, ticking: RecordingClock, status: int
+    ) -> None:
+        told: list[AttemptOutcome] = []
+        client.subscribe(lambda contact, _: told.append(contact))
+        page = Answer(status, b"<html>nginx</html>", {"Content-Type": "text/html"})
+        cloud.script("POST", "/trips", page)
+        cloud.script("GET", "/health", page)
+        with pytest.raises(UnreachableError, match=r"the address is wrong: check cloud\.api_url"):
+            await post_trip(client)
+        assert told[-1] is AttemptOutcome.UNREACHABLE
+        assert AttemptOutcome.AUTHORIZED not in told
+        assert client.gate.passage(ticking.monotonic()).state is GateState.PAUSED
+
+    @pytest.mark.parametrize("health", [portal(), json_answer(200, ["ok"]), Answer(200), Answer(503), Answer(cut=0)])
+    async def test_whatever_health_answers_instead(
+        self, client: CloudAPIClient, cloud: FakeCloud, health: Answer
+    ) -> None:
+        cloud.script("POST", "/trips", problem(404))
+        cloud.script("GET", "/health", health, health)
+        with pytest.raises(UnreachableError):
+            await post_trip(client)
+
+    async def test_several_that_are_rejected_together_ask_once(self, client: CloudAPIClient, cloud: FakeCloud) -> None:
+        cloud.script("POST", "/trips", *[problem(422)] * 4)
+        answers = await asyncio.gather(*(post_trip(client) for _ in range(4)), return_exceptions=True)
+        assert [type(answer) for answer in answers] == [RejectedError] * 4
+        assert 1 <= len([seen for seen in cloud.requests if seen.path == "/health"]) <= 4
+
+
+class TestReusedConnection:
+    async def test_one_that_ended_before_a_byte_is_followed_by_a_fresh_one_at_once(
+        self, client: CloudAPIClient, cloud: FakeCloud, ticking: RecordingClock
+    ) -> None:
+        told: list[AttemptOutcome] = []
+        client.subscribe(lambda contact, _: told.append(contact))
+        for fault in (Answer(cut=0), Answer(cut=0, reset=True)):
+            await post_trip(client)
+            cloud.script("POST", "/trips", fault)
+            await post_trip(client)
+        assert set(told) == {AttemptOutcome.AUTHORIZED}
+        assert ticking.slept == []
+        first, cut, again = cloud.requests[:3]
+        assert cut.key == again.key == first.key
+        assert len({seen.headers["x-request-id"] for seen in cloud.requests}) == len(cloud.requests)
+
+    async def test_the_fresh_one_is_tried_once(self, client: CloudAPIClient, cloud: FakeCloud) -> None:
+        await post_trip(client)
+        cloud.script("POST", "/trips", Answer(cut=0), Answer(cut=0))
+        with pytest.raises(UnreachableError):
+            await post_trip(client)
+        assert len(cloud.requests) == 3
+
+    async def test_a_first_connection_is_no_reused_one(self, client: CloudAPIClient, cloud: FakeCloud) -> None:
+        cloud.script("POST", "/trips", Answer(cut=0))
+        with pytest.raises(UnreachableError):
+            await post_trip(client)
+        assert len(cloud.requests) == 1
+
+    async def test_one_that_ended_in_the_answer_is_not(self, client: CloudAPIClient, cloud: FakeCloud) -> None:
+        await post_trip(client)
+        cloud.script("POST", "/trips", Answer(201, b'{"a": 1}', declared=4096, cut=90))
+        with pytest.raises(UnreachableError):
+            await post_trip(client)
+        assert len(cloud.requests) == 2
 
 
 class TestRowUnknownWhetherDone:

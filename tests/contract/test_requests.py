@@ -1,6 +1,7 @@
 """Wire contract, "Every request": each header, row by row. The rules themselves are checked by FakeCloud."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from http import HTTPMethod
 from pathlib import Path
@@ -13,7 +14,7 @@ from sentinel_sync import __version__
 from sentinel_sync.base.errors import RejectedError, UnreachableError
 from sentinel_sync.cloud.client import CloudAPIClient, quote_id
 from tests.fakes.clock import FakeClock
-from tests.fakes.cloud import API_KEY, FLEET, VEHICLE, FakeCloud, json_answer, problem, redirect, settings_for
+from tests.fakes.cloud import API_KEY, FLEET, VEHICLE, Answer, FakeCloud, json_answer, problem, redirect, settings_for
 from tests.fakes.wire_rules import Seen, WireRules
 
 
@@ -243,3 +244,17 @@ async def test_errors_carry_the_request_id(client: CloudAPIClient, cloud: FakeCl
     with pytest.raises(UnreachableError) as unreachable:
         await client.request(HTTPMethod.GET, "/models")
     assert UUID(unreachable.value.request_id)
+
+
+async def test_another_host_learns_neither_the_vehicle_nor_the_fleet(
+    cloud: FakeCloud, stranger: FakeCloud, clock: FakeClock
+) -> None:
+    async with CloudAPIClient(settings=settings_for(cloud), clock=clock) as client:
+        cloud.script("GET", "/models", Answer(302, headers={"Location": f"{stranger.url}/m"}))
+        await client.get("/models")
+        async with client.download(f"{stranger.url}/file", {}) as download:
+            await download.response.aread()
+    for seen in stranger.requests:
+        assert re.fullmatch(r"sentinel-sync/[\w.]+", seen.headers["user-agent"])
+        assert not {"x-vehicle-id", "x-fleet-id", "authorization"} & seen.headers.keys()
+    assert len(stranger.requests) == 2

@@ -116,7 +116,7 @@ class FakeCloud:
         self._scripts: dict[tuple[str, str], deque[Answer]] = {}
         self._arrived = asyncio.Condition()
         self._port = 0
-        self.rules = WireRules(VEHICLE, FLEET, None if stranger else {API_KEY})
+        self.rules = WireRules(VEHICLE, FLEET, None if stranger else {API_KEY}, is_stranger=stranger)
         self.handler: Handler = well_behaved
         self.requests: list[Seen] = []
         self.violations: list[str] = []

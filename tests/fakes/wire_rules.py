@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import parse_qsl, unquote
 from uuid import UUID
 
-_USER_AGENT = re.compile(r"sentinel-sync/\d+\.\d+\.\d+\S* \(vehicle (?P<vehicle>.+)\)")
+_USER_AGENT = re.compile(r"sentinel-sync/\d+\.\d+\.\d+\S*(?: \(vehicle (?P<vehicle>.+)\))?")
 _PLACE_KEY = re.compile(
     r"location|position|coordinate|gps|waypoint|(?:^|[_\W])(?:lat|lon|lng)(?:$|[_\W])|latitude|longitude", re.IGNORECASE
 )
@@ -61,13 +61,15 @@ class WireRules:
     """Checks requests against the contract's "Every request" and "Privacy".
 
     Attributes:
-        api_keys: Bearer tokens that may come; None where this host is not `api_url`'s, and none may.
+        api_keys: Bearer tokens that may come; None where none may.
+        is_stranger: Whether this host is not `api_url`'s: it learns neither credential nor vehicle.
         forbidden: Texts that must be nowhere in a request: raw driver ids, names, exact coordinates.
     """
 
     vehicle_id: str
     fleet_id: str
     api_keys: set[str] | None
+    is_stranger: bool = False
     forbidden: set[str] = field(default_factory=set)
     _request_ids: set[str] = field(default_factory=set)
 
@@ -86,9 +88,10 @@ class WireRules:
         elif authorization not in {f"Bearer {key}" for key in self.api_keys}:
             yield "not the credential"
         agent = _USER_AGENT.fullmatch(seen.headers.get("user-agent", ""))
-        if agent is None or agent["vehicle"] != self.vehicle_id:
+        ids = (None, None) if self.is_stranger else (self.vehicle_id, self.fleet_id)
+        if agent is None or agent["vehicle"] != ids[0]:
             yield "not the User-Agent"
-        if seen.headers.get("x-fleet-id") != self.fleet_id or seen.headers.get("x-vehicle-id") != self.vehicle_id:
+        if (seen.headers.get("x-vehicle-id"), seen.headers.get("x-fleet-id")) != ids:
             yield "not the fleet's and the vehicle's ids"
         yield from self._request_id(seen.headers.get("x-request-id", ""))
         if seen.method == "POST" and not seen.key:

@@ -16,6 +16,7 @@ from sentinel_sync.base.errors import (
     HeldError,
     NotNowError,
     RejectedError,
+    UnacknowledgedError,
     UnreachableError,
 )
 from tests.fakes.cloud import Answer, FakeCloud, closed_port, portal, problem, refused
@@ -134,7 +135,7 @@ class TestRowOptions:
     ) -> None:
         cloud.script("OPTIONS", VIDEOS, portal())
         cloud.script("POST", VIDEOS, portal())
-        with pytest.raises(UnreachableError):
+        with pytest.raises(UnacknowledgedError):
             await sender.send(recorded)
         sender.clock.tick(PAUSE)
         await sender.send(recorded)

@@ -71,8 +71,11 @@ async def aiohttp_server() -> AsyncIterator[Taken]:
         taken.annotations.append(await request.read())
         return web.json_response({}, status=201)
 
+    async def health(_request: web.Request) -> web.Response:
+        return web.json_response({"status": "ok"})
+
     application = web.Application()
-    application.add_routes([web.post(VIDEOS, video), web.post(ANNOTATIONS, annotations)])
+    application.add_routes([web.get("/health", health), web.post(VIDEOS, video), web.post(ANNOTATIONS, annotations)])
     runner = web.AppRunner(application, access_log=None)
     await runner.setup()
     try:
@@ -107,8 +110,15 @@ async def starlette_server() -> AsyncIterator[Taken]:
         taken.annotations.append(gzip.decompress(body) if packed else body)
         return JSONResponse({}, status_code=201)
 
+    async def health(_request: Request) -> Response:
+        return JSONResponse({"status": "ok"})
+
     application = Starlette(
-        routes=[Route(VIDEOS, video, methods=["POST"]), Route(ANNOTATIONS, annotations, methods=["POST"])]
+        routes=[
+            Route("/health", health),
+            Route(VIDEOS, video, methods=["POST"]),
+            Route(ANNOTATIONS, annotations, methods=["POST"]),
+        ]
     )
     server = _Quiet(uvicorn.Config(application, port=0, log_config=None, access_log=False, lifespan="off"))
     async with asyncio.TaskGroup() as group:

@@ -149,8 +149,9 @@ async def test_a_paused_backend_is_asked_again_when_it_said(tmp_path: Path, cloc
     cloud.script("POST", "/trips", problem(429, headers={"Retry-After": "70"}))
     async with vehicle(tmp_path, clock, cloud) as car:
         await drive(car, clock)
-        assert await car.trips.step() == pytest.approx(70.0)
-        clock.tick(70.0)
+        wait = await car.trips.step()
+        assert 70.0 <= wait <= 77.0, "and a random part on top"
+        clock.tick(wait)
         assert await car.trips.step() == 300.0
         assert (await car.trips.get_statistics())["uploaded"] == 1
 

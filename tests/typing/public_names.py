@@ -36,6 +36,7 @@ from sentinel_sync import (
     SyncAgent,
     TripStateError,
     TripUploader,
+    UnacknowledgedError,
     UnreachableError,
     VerificationError,
     __version__,
@@ -131,7 +132,14 @@ def errors(error: SentinelSyncError) -> str:
     match error:
         case NotNowError():
             assert_type(error.retry_after, float | None)
-        case PreconditionError() | RejectedError() | CredentialError() | HeldError() | UnreachableError():
+        case (
+            PreconditionError()
+            | RejectedError()
+            | CredentialError()
+            | HeldError()
+            | UnacknowledgedError()
+            | UnreachableError()
+        ):
             assert_type(error.status, int | None)
         case CloudError():
             assert_type(error.request_id, str | None)

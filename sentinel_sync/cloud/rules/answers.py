@@ -1,5 +1,6 @@
 """What an answer means (the wire contract's table), whether anything may be sent after it, and tried again."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -7,13 +8,18 @@ from enum import StrEnum
 from http import HTTPMethod, HTTPStatus
 from random import Random
 
-from sentinel_sync.base.backoff import full_jitter
+from sentinel_sync.base.backoff import RETURN_SPREAD, full_jitter
 
 #: GETs are followed through at most so many redirects (wire contract, row 3xx).
 MAX_REDIRECTS = 5
 
 _NOT_NOW = frozenset({408, 425, 429})
 _REFUSED = frozenset({401, 403})
+#: What a `status` in an answer is where the work was not done (wire contract, Acknowledgement).
+_FAILED = frozenset({"error", "failed", "rejected", "invalid"})
+#: How a page begins, and within how many bytes: some have a comment or white space before it.
+_HTML = (b"<!doctype", b"<html", b"<head", b"<body", b"<!--", b"<script", b"<meta", b"<title")
+_HTML_WITHIN = 1024
 
 
 class Meaning(StrEnum):
@@ -56,15 +62,45 @@ def meaning_of(status: int, method: str) -> Meaning:
     return Meaning.UNKNOWN
 
 
-def may_lack_a_body(status: int, method: str, content_length: str | None) -> bool:
+def may_lack_a_body(status: int, method: str) -> bool:
     """Say whether an empty body is a whole answer.
 
-    HEAD and OPTIONS answer in headers, 204 and 205 never have a body, and no login portal answers 201; but an empty
-    200 is what a portal or a broken proxy sends, so there it is unknown whether the work was done.
+    HEAD and OPTIONS answer in headers, and work is acknowledged without words; but what was asked for with a GET is in
+    the body, and an empty one is what a portal or a broken proxy sends.
     """
-    if method in {HTTPMethod.HEAD, HTTPMethod.OPTIONS} or status in {204, 205}:
-        return True
-    return status == HTTPStatus.CREATED and content_length in {None, "0"}
+    return method != HTTPMethod.GET or status in {204, 205}
+
+
+def acknowledges_unread(status: int, body: bytes) -> bool:
+    """Whether a 2xx to a request for work acknowledges with a body that is no JSON (wire contract, Acknowledgement).
+
+    A 201 or 204 does, unless the body is a page: no portal says "created", but some echo one.
+    """
+    start = body[:_HTML_WITHIN].lstrip().lower()
+    return status in {201, 204} and not start.startswith(_HTML) and b"<html" not in start
+
+
+def contradiction(answer: object, names: Mapping[str, str]) -> str | None:
+    """Say how the JSON of a 2xx contradicts that the work was done; None where it does not.
+
+    Args:
+        answer: The body; None where there was none.
+        names: What the answer names the work by, where it does: `{"trip_id": …}`.
+    """
+    if answer is None:
+        return None
+    if not isinstance(answer, Mapping):
+        return "the body is no object"
+    if answer.get("error"):
+        return "the body tells of an error"
+    status = answer.get("status")
+    if isinstance(status, str) and status.strip().lower() in _FAILED:
+        return f"the body says {status.strip().lower()}"
+    for name, sent in names.items():
+        named = answer.get(name)
+        if named is not None and named != sent:
+            return f"the body names another {name}"
+    return None
 
 
 def retry_after_seconds(header: str | None, now: float, cap: float) -> float | None:
@@ -147,10 +183,22 @@ _OPEN = GateDecision(GateState.OPEN, None, "")
 
 
 class Gate:
-    """Remembers what the last answers said about everybody's next request. Times are monotonic seconds."""
+    """Remembers what the last answers said about everybody's next request. Times are monotonic seconds.
 
-    def __init__(self, rng: Random, *, credential_retry_interval: float = CREDENTIAL_RETRY_INTERVAL) -> None:
+    Args:
+        credential_retry_interval: A refused credential is tried again after so many seconds.
+        reconnect_spread: Whoever was asked to wait comes back within at least so many seconds after it.
+    """
+
+    def __init__(
+        self,
+        rng: Random,
+        *,
+        credential_retry_interval: float = CREDENTIAL_RETRY_INTERVAL,
+        reconnect_spread: float = 0.0,
+    ) -> None:
         self._rng = rng
+        self._reconnect_spread = reconnect_spread
         self._credential_retry_interval = credential_retry_interval
         self._paused_until = float("-inf")
         self._asked_until = float("-inf")
@@ -207,10 +255,13 @@ class Gate:
         self._refused_until = None
 
     def on_not_now(self, why: str, now: float, retry_after: float | None) -> None:
-        """The backend asked to come back later; `retry_after` are the seconds it named."""
+        """The backend asked to come back later; `retry_after` are the seconds it named.
+
+        At least these, and a random part on top: a fleet that was told the same does not come back as one.
+        """
         self._fail(why, now)
         if retry_after is not None:
-            self._asked_until = max(self._asked_until, now + retry_after)
+            self._asked_until = max(self._asked_until, now + retry_after + self._spread(retry_after))
             self._paused_until = max(self._paused_until, self._asked_until)
 
     def on_unreachable(self, why: str, now: float) -> None:
@@ -224,6 +275,9 @@ class Gate:
     def resume(self, cause: str) -> None:
         """Lift what `halt(cause)` forbade."""
         self._halts.pop(cause, None)
+
+    def _spread(self, asked: float) -> float:
+        return self._rng.uniform(0.0, max(RETURN_SPREAD * asked, self._reconnect_spread)) if asked > 0.0 else 0.0
 
     def _fail(self, why: str, now: float) -> None:
         # Requests in flight together fail together: only the first of them lengthens the pause.

@@ -1,14 +1,16 @@
 """Is the backend within reach, since when, and when should it be probed again?"""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from random import Random
 
-from sentinel_sync.base.backoff import full_jitter
+from sentinel_sync.base.backoff import RETURN_SPREAD, full_jitter
 from sentinel_sync.base.payloads import StatusModel
 
 #: Ceiling of the first probe's delay after contact was lost, seconds: short outages are common (a tunnel, a lift).
 _FIRST_PROBE = 2.0
+#: In a long outage probes are so many times rarer than while online: what ends one is seen by traffic and events too.
+_OUTAGE_FACTOR = 4.0
 #: While all is quiet and well, intervals vary by so much either way, so that a fleet does not probe in step.
 _JITTER = 0.25
 #: A `min_interval` counts for at most so many seconds: nobody means a vehicle never to look again.
@@ -25,10 +27,11 @@ class ConnectivityStatus(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Transition:
-    """The status changed."""
+    """The status changed; the one before had held for `lasted` seconds."""
 
     before: ConnectivityStatus
     after: ConnectivityStatus
+    lasted: float = field(default=0.0, compare=False)
 
 
 class Connectivity:
@@ -36,10 +39,12 @@ class Connectivity:
 
     Args:
         interval: Seconds between probes while online and nothing else is sent (`connectivity_check_interval`).
+        reconnect_spread: What the backend asked for is passed by a random part: within at least so many seconds.
     """
 
-    def __init__(self, interval: float, rng: Random, now: float) -> None:
+    def __init__(self, interval: float, rng: Random, now: float, *, reconnect_spread: float = 0.0) -> None:
         self._interval = interval
+        self._reconnect_spread = reconnect_spread
         self._min_interval = 0.0
         self._rng = rng
         self._failures = 0
@@ -60,7 +65,7 @@ class Connectivity:
         self._failures = 0
         self._offline_since = None
         spread = 1.0 + self._rng.uniform(-_JITTER, _JITTER)
-        self._next_probe = now + max(self._interval * spread, self._min_interval)
+        self._next_probe = now + max(self._interval * spread, self._at_least())
         return self._become(ConnectivityStatus.ONLINE, now)
 
     def on_authorized(self) -> None:
@@ -78,8 +83,9 @@ class Connectivity:
         """No usable answer came."""
         if now >= self._next_probe or self.status is not ConnectivityStatus.OFFLINE:
             self._failures += 1
-            delay = full_jitter(self._failures, self._rng, base=_FIRST_PROBE, cap=max(self._interval, _FIRST_PROBE))
-            self._next_probe = now + max(delay, self._min_interval)
+            ceiling = max(_OUTAGE_FACTOR * self._interval, _FIRST_PROBE)
+            delay = full_jitter(self._failures, self._rng, base=_FIRST_PROBE, cap=ceiling)
+            self._next_probe = now + max(delay, self._at_least())
         if self._offline_since is None:
             self._offline_since = now
         self.message = f"offline: {why}"
@@ -101,15 +107,23 @@ class Connectivity:
         """Seconds without contact, 0.0 while online or unknown."""
         return 0.0 if self._offline_since is None else max(0.0, now - self._offline_since)
 
+    def _at_least(self) -> float:
+        """What the backend asked for, and a random part on top: nobody comes back on the second."""
+        if self._min_interval == 0.0:
+            return 0.0
+        return self._min_interval + self._rng.uniform(
+            0.0, max(RETURN_SPREAD * self._min_interval, self._reconnect_spread)
+        )
+
     def _become(self, status: ConnectivityStatus, now: float) -> Transition | None:
         if status is ConnectivityStatus.ONLINE:
             self.message = f"online, but unauthorized: {self._refusal}" if self._refusal else "online"
         before = self.status
         if status is before:
             return None
+        lasted, self.since = now - self.since, now
         self.status = status
-        self.since = now
-        return Transition(before, status)
+        return Transition(before, status, lasted)
 
 
 class ConnectivitySummary(StatusModel):

@@ -1,5 +1,6 @@
 """What follows for an item of the outbox when its attempt failed."""
 
+from collections import Counter
 from dataclasses import dataclass
 from random import Random
 
@@ -10,8 +11,8 @@ from sentinel_sync.base.errors import (
     CloudError,
     CredentialError,
     HeldError,
-    NotNowError,
     RejectedError,
+    UnacknowledgedError,
     UnreachableError,
 )
 from sentinel_sync.base.payloads import StatusModel
@@ -49,18 +50,35 @@ class SetAside:
 RetryDecision = Release | Defer | SetAside
 
 
-def retry_decision(error: CloudError, attempts: int, rng: Random) -> RetryDecision:
-    """Decide what becomes of an item whose attempt number `attempts` ended in `error`."""
-    match error:
-        case HeldError() | CredentialError():
-            return Release()
-        case RejectedError():
-            return SetAside(str(error))
-        case NotNowError():
-            return Defer(full_jitter(attempts, rng), str(error), connectivity=False)
-        case UnreachableError():
-            return Defer(full_jitter(attempts, rng), str(error), connectivity=True)
-    return Defer(full_jitter(attempts, rng), str(error), connectivity=False)
+#: An item whose acknowledgement was contradicted so many times is set aside (wire contract, Acknowledgement).
+MOST_CONTRADICTIONS = 10
+
+
+class RetryPolicy:
+    """Decides what becomes of an item whose attempt failed.
+
+    How often the answer to an item contradicted is counted here, until the next start: its attempts count outages too.
+    """
+
+    def __init__(self, rng: Random) -> None:
+        self._rng = rng
+        self._contradictions: Counter[str] = Counter()
+
+    def decision(self, key: str, error: CloudError, attempts: int) -> RetryDecision:
+        """What follows for the item with this key, whose attempt number `attempts` ended in `error`."""
+        match error:
+            case HeldError() | CredentialError():
+                return Release()
+            case RejectedError():
+                return SetAside(str(error))
+            case UnreachableError():
+                return Defer(full_jitter(attempts, self._rng), str(error), connectivity=True)
+            case UnacknowledgedError(contradicts=True):
+                self._contradictions[key] += 1
+                if self._contradictions[key] >= MOST_CONTRADICTIONS:
+                    del self._contradictions[key]
+                    return SetAside(str(error))
+        return Defer(full_jitter(attempts, self._rng), str(error), connectivity=False)
 
 
 @dataclass(frozen=True, slots=True)

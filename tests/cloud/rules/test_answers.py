@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 
 from sentinel_sync.cloud.rules.answers import (
     Meaning,
+    acknowledges_unread,
+    contradiction,
     http_date,
     may_lack_a_body,
     meaning_of,
@@ -58,22 +60,81 @@ def test_every_status_has_a_meaning_and_nothing_but_2xx_409_is_done(status: int,
 
 
 @pytest.mark.parametrize(
-    ("status", "method", "length", "may"),
+    ("status", "method", "may"),
     [
-        (204, "POST", None, True),
-        (205, "POST", None, True),
-        (201, "POST", "0", True),
-        (201, "POST", None, True),
-        (201, "POST", "5", False),
-        (200, "POST", "0", False),
-        (200, "GET", None, False),
-        (202, "POST", "0", False),
-        (200, "HEAD", "500", True),
-        (200, "OPTIONS", "0", True),
+        (204, "POST", True),
+        (205, "GET", True),
+        (201, "POST", True),
+        (200, "POST", True),
+        (202, "PUT", True),
+        (200, "DELETE", True),
+        (200, "GET", False),
+        (201, "GET", False),
+        (200, "HEAD", True),
+        (200, "OPTIONS", True),
     ],
 )
-def test_where_an_empty_body_is_a_whole_answer(status: int, method: str, length: str | None, may: bool) -> None:
-    assert may_lack_a_body(status, method, length) is may
+def test_where_an_empty_body_is_a_whole_answer(status: int, method: str, may: bool) -> None:
+    assert may_lack_a_body(status, method) is may
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "acknowledges"),
+    [
+        (201, b"Created", True),
+        (204, b"done", True),
+        (201, b"\x00\x01\xff", True),
+        (201, b"<id>17</id>", True),
+        (200, b"OK", False),
+        (202, b"accepted", False),
+        (201, b"<!DOCTYPE html><title>Login</title>", False),
+        (201, b"  \r\n<HTML><body>", False),
+        (201, b'<?xml version="1.0"?><html xmlns="http://www.w3.org/1999/xhtml">', False),
+        (204, b"<!-- portal --><html>", False),
+    ],
+)
+def test_a_body_that_is_no_json_acknowledges_only_what_was_created(
+    status: int, body: bytes, acknowledges: bool
+) -> None:
+    assert acknowledges_unread(status, body) is acknowledges
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        None,
+        {},
+        {"trip_id": "trip_0", "status": "uploaded"},
+        {"trip_id": None, "status": None, "error": None},
+        {"status": "accepted", "error": False},
+        {"status": 201, "more": ["failed"]},
+        {"scenario_id": "another kind of name"},
+    ],
+)
+def test_what_does_not_contradict_acknowledges(answer: object) -> None:
+    assert contradiction(answer, {"trip_id": "trip_0"}) is None
+
+
+@pytest.mark.parametrize(
+    ("answer", "why"),
+    [
+        ({"error": {"code": 503, "message": "not stored"}}, "an error"),
+        ({"trip_id": "trip_0", "error": "disk full"}, "an error"),
+        ({"status": "error"}, "says error"),
+        ({"status": "FAILED"}, "says failed"),
+        ({"status": " rejected "}, "says rejected"),
+        ({"trip_id": "trip_0", "status": "invalid"}, "says invalid"),
+        ({"trip_id": "trip_1"}, "another trip_id"),
+        ({"trip_id": 17}, "another trip_id"),
+        ([], "no object"),
+        (["trip_0"], "no object"),
+        ("ok", "no object"),
+        (True, "no object"),
+        (0, "no object"),
+    ],
+)
+def test_what_contradicts_is_no_acknowledgement(answer: object, why: str) -> None:
+    assert why in str(contradiction(answer, {"trip_id": "trip_0"}))
 
 
 class TestRetryAfter:

@@ -66,12 +66,26 @@ class TestPause:
 
 
 class TestRetryAfter:
-    def test_holds_everybody_for_as_long_as_was_asked(self, gate: Gate) -> None:
+    def test_holds_everybody_for_as_long_as_was_asked_and_a_part_more(self, gate: Gate) -> None:
         gate.on_not_now("answered 429", 0.0, 600.0)
         for passage in (gate.passage(599.0), gate.probe_passage(599.0)):
-            assert (passage.state, passage.wait, passage.why) == (GateState.PAUSED, 1.0, "answered 429")
-        assert gate.passage(600.0).open
-        assert gate.probe_passage(600.0).open
+            assert (passage.state, passage.why) == (GateState.PAUSED, "answered 429")
+            assert 1.0 <= (passage.wait or 0.0) <= 61.0
+        assert gate.passage(660.0).open
+        assert gate.probe_passage(660.0).open
+
+    @pytest.mark.parametrize(("asked", "within"), [(600.0, 60.0), (5.0, 3.0), (1e-3, 3.0)])
+    def test_a_fleet_that_was_told_the_same_does_not_come_back_as_one(self, asked: float, within: float) -> None:
+        """Seen: 300 of 300 vehicles within one second of the same `Retry-After`."""
+        waits: list[float] = []
+        for vehicle in range(300):
+            gate = Gate(Random(vehicle), reconnect_spread=3.0)
+            gate.on_not_now("answered 503", 0.0, asked)
+            waits.append(gate.probe_passage(0.0).wait or 0.0)
+        assert min(waits) >= asked
+        assert asked + within * 0.9 < max(waits) <= asked + within
+        tenth = within / 10.0
+        assert all(sum(asked + tenth * n <= wait < asked + tenth * (n + 1) for wait in waits) >= 10 for n in range(10))
 
     def test_neither_success_nor_probe_lifts_it(self, gate: Gate) -> None:
         gate.on_not_now("x", 0.0, 600.0)
@@ -84,7 +98,7 @@ class TestRetryAfter:
         gate.on_not_now("x", 1.0, 5.0)
         gate.on_not_now("x", 2.0, None)
         gate.on_unreachable("x", 3.0)
-        assert gate.passage(4.0).wait == 596.0
+        assert 596.0 <= (gate.passage(4.0).wait or 0.0) <= 656.0
 
 
 class TestRefusal:
