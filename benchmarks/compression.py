@@ -11,7 +11,7 @@ from benchmarks.report import Figure, spread
 from sentinel_sync.base.clock import SystemClock
 from sentinel_sync.scenarios.preparation import annotations_file
 from sentinel_sync.scenarios.rules.plan import Part, PartKind
-from sentinel_sync.scenarios.transcoder import Compressed, Transcoder
+from sentinel_sync.scenarios.transcoder import MadeVideo, Transcoder
 from sentinel_sync.settings import CloudSettings
 
 RECORDINGS = Path(__file__).parents[1] / "tests" / "fixtures" / "scenarios"
@@ -74,7 +74,7 @@ async def _compress(transcoder: Transcoder, video: Path, target: Path) -> tuple[
         began = time.perf_counter()
         result = await transcoder.compress(source, size, target, _ignore)
         taken = time.perf_counter() - began
-    return (result.size_bytes if isinstance(result, Compressed) else size), taken
+    return (result.size_bytes if isinstance(result, MadeVideo) else size), taken
 
 
 def _size(video: Path) -> int:

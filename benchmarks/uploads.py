@@ -5,6 +5,7 @@ backend, tus to tus's own server. Rounds alternate with curl's, so that whatever
 """
 
 import asyncio
+import hashlib
 import json
 import os
 import subprocess
@@ -27,9 +28,8 @@ from benchmarks.report import Figure, percentile, spread
 from benchmarks.sleeper import sleeper
 from sentinel_sync.base.errors import HeldError, NotNowError, UnreachableError
 from sentinel_sync.cloud.client import CloudAPIClient
-from sentinel_sync.scenarios.preparation import original_file
 from sentinel_sync.scenarios.records import QueuedScenario
-from sentinel_sync.scenarios.rules.plan import Consent, Part, PartKind, Priority, ScenarioPlan
+from sentinel_sync.scenarios.rules.plan import Consent, Part, PartFile, PartKind, Priority, ScenarioPlan
 from sentinel_sync.scenarios.upload import PartSender
 from tests.fakes.fault_proxy import fault_proxy
 from tests.servers.node_tus import NodeTus, installed, missing
@@ -265,9 +265,15 @@ class Upload:
 async def _upload(video: Path, scenario: str) -> Upload:
     status = await asyncio.to_thread(video.stat)
     part = Part(PartKind.VIDEO, video.name, status.st_size, status.st_mtime_ns)
-    part = replace(part, file=await original_file(video.parent, part, None))
+    digest = await asyncio.to_thread(_sha256, video)
+    part = replace(part, file=PartFile(video.name, status.st_size, digest))
     announced = Part(PartKind.METADATA, "metadata.json", 1, 1)
     return Upload(ScenarioPlan(scenario, str(video.parent), Priority.HIGH, 0.0, (announced, part)), part)
+
+
+def _sha256(video: Path) -> str:
+    with video.open("rb") as file:
+        return str(hashlib.file_digest(file, "sha256").hexdigest())
 
 
 async def _send(parts: PartSender, upload: Upload) -> None:

@@ -94,7 +94,7 @@ def coarsen(value: Any, *, place: bool = False) -> Any:
         case str():
             return _coarse_text(value, _FINE_NUMBER) if place else value
         case Mapping():
-            return {key: coarsen(inner, place=place or _names_a_place(str(key))) for key, inner in value.items()}
+            return {key: coarsen(inner, place=place or names_a_place(str(key))) for key, inner in value.items()}
         case bytes() | bytearray():
             return value
         case Sequence():
@@ -111,7 +111,8 @@ def _coarse_text(text: str, number: re.Pattern[str]) -> str:
     return number.sub(lambda match: repr(coarse_degrees(float(match[0]))), text)
 
 
-def _names_a_place(key: str) -> bool:
+def names_a_place(key: str) -> bool:
+    """Whether what stands under a key is a place, or part of one."""
     lowered = key.lower()
     if any(word in lowered for word in _PLACE_WORDS) or lowered == "long":
         return True

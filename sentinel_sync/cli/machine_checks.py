@@ -240,7 +240,7 @@ def check_ffmpeg(cloud: CloudSettings) -> Finding:
     if found is None:
         return warn(
             "ffmpeg",
-            "not found: scenario videos are sent as they were recorded, which costs data",
+            "not found: recordings wait, because nothing goes with what a recorder wrote into it",
             "install it (apt install ffmpeg), or the extra: pip install 'sentinel-sync[video]'",
         )
     return ok("ffmpeg", found)

@@ -14,7 +14,7 @@ from sentinel_sync.demo.processes import DemoError
 from sentinel_sync.demo.witness import Witness
 from sentinel_sync.scenarios.ffmpeg import Ffmpeg, TranscodeError
 
-_NAME, _VIDEO = "demo_recording", "front_left.mp4"
+_NAME, _VIDEO = "2026-11-23_08-00-00", "front_left.mp4"
 #: Where the recorder says that it was made, and the two decimals of it that may leave.
 _PLACE, _COARSE = "37.774929,-122.419416", "37.77,-122.42"
 _SECONDS, _FRAMES_PER_SECOND = 3, 15

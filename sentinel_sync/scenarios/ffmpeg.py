@@ -57,7 +57,15 @@ _READ_BYTES = 64 << 10
 
 
 class TranscodeError(Exception):
-    """A video is not compressed, for the reason said. Does not leave `Transcoder.compress`."""
+    """A video is not made, for the reason said. Does not leave `Transcoder`.
+
+    Attributes:
+        is_recordings_fault: Whether it would be the same another time.
+    """
+
+    def __init__(self, reason: str, *, is_recordings_fault: bool = False) -> None:
+        super().__init__(reason)
+        self.is_recordings_fault = is_recordings_fault
 
 
 @dataclass(frozen=True, slots=True)

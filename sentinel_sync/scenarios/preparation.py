@@ -1,4 +1,4 @@
-"""Makes the file that goes for a part, once: compressed, packed, or the original with the reason why."""
+"""Makes the file that goes for a part, once: compressed, copied without what else is in it, or filtered and packed."""
 
 import contextlib
 import hashlib
@@ -14,11 +14,10 @@ from sentinel_sync.base.errors import NotNowError, ScenarioError, StoreError
 from sentinel_sync.base.files import sync_folder
 from sentinel_sync.base.tasks import run_to_end
 from sentinel_sync.base.transfer import ActiveTransfer
-from sentinel_sync.cloud.upload import OpenFile
 from sentinel_sync.scenarios.recordings import absolute, open_part
-from sentinel_sync.scenarios.rules.metadata import AnnotationFilter
+from sentinel_sync.scenarios.rules.annotations import AnnotationFilter
 from sentinel_sync.scenarios.rules.plan import Part, PartFile, PartKind, ScenarioPlan
-from sentinel_sync.scenarios.transcoder import Compressed, KeptOriginal, Transcoder
+from sentinel_sync.scenarios.transcoder import MadeVideo, NotMade, Transcoder
 from sentinel_sync.settings import CloudSettings
 
 #: So much of the disk is left to others, whatever the budget says: the outbox and the recorder come first.
@@ -27,8 +26,6 @@ DISK_RESERVE = 64 << 20
 _NAME_DIGITS = 32
 #: Read and packed at once.
 BLOCK_BYTES = 256 << 10
-#: Hashed in one go off the loop: a cancelled caller waits for no more.
-_HASH_BYTES = 8 << 20
 #: zlib's window bits for "with a gzip header"; the header holds no time, so the same file is the same bytes.
 _GZIP_WINDOW = 16 + zlib.MAX_WBITS
 _GZIP_LEVEL = 6
@@ -161,8 +158,8 @@ class Preparation:
         file = part.file
         if file is None:
             return False
-        if file.derived_name is None:  # the recording's own: it is looked at when it is opened
-            return True
+        if file.derived_name is None:  # an earlier version let the recording's own file go
+            return False
         path = self._derived.path(file.derived_name)
         return await run_to_end(_has_size, path, file.size_bytes)
 
@@ -170,46 +167,53 @@ class Preparation:
         """Make what goes for a video or for the annotations.
 
         Raises:
-            ScenarioError: The recording is not what was queued, or its annotations never fit the budget.
-            CloudError: There is no room for the annotations now, or the backend does not say how it takes them.
+            ScenarioError: The recording is not what was queued, never fits the budget, or cannot be made fit to leave.
+            CloudError: There is no room for it now, no ffmpeg, or the backend does not say how it takes annotations.
             StoreError: The disk that holds the state folder is full.
         """
         transfer.begin(UploadPhase.PREPARING, part.name, part.size_bytes)
-        folder = Path(plan.folder)
         if part.kind is PartKind.ANNOTATIONS:
             return await self._annotations(plan, part)
-        if not self._settings.compress_videos:
-            return await original_file(folder, part, None)
-        if not await run_to_end(self._derived.room_for, part.size_bytes):
-            return await original_file(folder, part, _NO_ROOM)
-        return await self._compressed(plan, part, transfer)
+        return await self._video(plan, part, transfer)
 
     async def forget(self, part: Part) -> None:
         """Delete what was made for a part."""
         if part.file is not None and part.file.derived_name is not None:
             await run_to_end(self._derived.path(part.file.derived_name).unlink, missing_ok=True)
 
-    async def _compressed(self, plan: ScenarioPlan, part: Part, transfer: ActiveTransfer) -> PartFile:
-        folder = Path(plan.folder)
+    async def _video(self, plan: ScenarioPlan, part: Part, transfer: ActiveTransfer) -> PartFile:
+        """Nothing goes as the recorder wrote it: what else a container holds may say who or where."""
+        await self._make_sure_of_room(part)
         name = self._derived.name_for(plan.scenario_id, part.name, ".mp4")
         target = await run_to_end(absolute, self._derived.path(name))
-        source = await run_to_end(open_part, folder, part)
-        transfer.begin(UploadPhase.COMPRESSING, part.name, part.size_bytes)
+        drop_audio = self._settings.drops_audio_of(part.outgoing_name.removesuffix(".mp4"))
+        source = await run_to_end(open_part, Path(plan.folder), part)
+        note: str | None = None
         try:
-            made = await self._transcoder.compress(source, part.size_bytes, target, transfer.moved_share)
+            if self._settings.compress_videos:
+                transfer.begin(UploadPhase.COMPRESSING, part.name, part.size_bytes)
+                match await self._transcoder.compress(
+                    source, part.size_bytes, target, transfer.moved_share, drop_audio=drop_audio
+                ):
+                    case MadeVideo(size_bytes, sha256, note):
+                        return PartFile(name, size_bytes, sha256, note=note)
+                    case NotMade(reason):
+                        note = reason
+                transfer.begin(UploadPhase.PREPARING, part.name, part.size_bytes)
+            match await self._transcoder.remux(
+                source, part.size_bytes, target, transfer.moved_share, drop_audio=drop_audio
+            ):
+                case MadeVideo(size_bytes, sha256):
+                    return PartFile(name, size_bytes, sha256, note=note)
+                case NotMade(reason, is_recordings_fault):
+                    raise _not_stripped(part, reason, lasting=is_recordings_fault)
         finally:
             await run_to_end(source.close)
-        match made:
-            case Compressed(size_bytes, sha256, note):
-                return PartFile(name, size_bytes, sha256, note=note)
-            case KeptOriginal(reason):
-                transfer.begin(UploadPhase.PREPARING, part.name, part.size_bytes)
-                return await original_file(folder, part, reason)
 
     async def _annotations(self, plan: ScenarioPlan, part: Part) -> PartFile:
         await self._make_sure_of_room(part)
         path = self._derived.path(self._derived.name_for(plan.scenario_id, part.name, ".json"))
-        packed = await self._packs_annotations(plan.scenario_id)
+        packed = await self._packs_annotations(plan.known_as)
         try:
             return await annotations_file(Path(plan.folder), part, path, packed=packed)
         except OSError as error:
@@ -218,10 +222,10 @@ class Preparation:
     async def _make_sure_of_room(self, part: Part) -> None:
         if part.size_bytes > self._settings.derived_max_bytes:
             raise ScenarioError(
-                f"packing {part.name} may take {part.size_bytes} bytes, more than cloud.derived_max_bytes: raise it"
+                f"{part.name} may take {part.size_bytes} bytes, more than cloud.derived_max_bytes: raise it"
             )
         if not await run_to_end(self._derived.room_for, part.size_bytes):
-            raise NotNowError(f"{part.name} waits to be packed: {_NO_ROOM}")
+            raise NotNowError(f"{part.name} waits to be made ready: {_NO_ROOM}")
 
 
 def _has_size(path: Path, size: int) -> bool:
@@ -231,24 +235,9 @@ def _has_size(path: Path, size: int) -> bool:
         return False
 
 
-async def original_file(folder: Path, part: Part, note: str | None) -> PartFile:
-    """Make a video ready to go as it was recorded.
-
-    Args:
-        folder: The recording.
-        part: The video.
-        note: Why it goes so, although it was to be compressed; or None.
-
-    Raises:
-        ScenarioError: The file is not what was queued.
-    """
-    file = await run_to_end(open_part, folder, part)
-    source = OpenFile(file, part.name, part.size_bytes, error=ScenarioError)
-    async with source:
-        digest = hashlib.sha256()
-        for begin in range(0, part.size_bytes, _HASH_BYTES):
-            await run_to_end(source.feed, digest, begin, min(part.size_bytes, begin + _HASH_BYTES))
-    return PartFile(None, part.size_bytes, digest.hexdigest(), note=note)
+def _not_stripped(part: Part, reason: str, *, lasting: bool) -> ScenarioError | NotNowError:
+    why = f"{part.name} does not go: what may be private in it cannot be taken out ({reason})"
+    return ScenarioError(why) if lasting else NotNowError(why)
 
 
 async def annotations_file(folder: Path, part: Part, path: Path, *, packed: bool = True) -> PartFile:

@@ -3,14 +3,14 @@
 import os
 import stat
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
 from pydantic import JsonValue
 
 from sentinel_sync.base.errors import ScenarioError
-from sentinel_sync.scenarios.rules.metadata import LARGEST_METADATA, outgoing_metadata, read_metadata, video_names
+from sentinel_sync.scenarios.rules.metadata import LARGEST_METADATA, outgoing_metadata, read_metadata, videos
 from sentinel_sync.scenarios.rules.plan import ANNOTATIONS_NAME, METADATA_NAME, Part, PartKind, check_name
 
 #: No link is followed (it could lead out of the folder), and a pipe does not make us wait for its writer.
@@ -63,9 +63,9 @@ def read_recording(folder: Path) -> Recording:
             raise ScenarioError(f"{METADATA_NAME} is larger than {LARGEST_METADATA} bytes")
         metadata = read_metadata(file.read(LARGEST_METADATA + 1))
     parts = [metadata_part]
-    for name in video_names(metadata):
+    for name, outgoing_name in videos(metadata).items():
         with open_file(folder, name) as file:
-            part = _part(PartKind.VIDEO, name, file)
+            part = replace(_part(PartKind.VIDEO, name, file), sent_as=outgoing_name)
             fault = mp4_fault(file, part.size_bytes)
         if fault is not None:
             raise ScenarioError(f"{name} {fault}")

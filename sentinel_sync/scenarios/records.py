@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import secrets
 from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -36,6 +37,9 @@ _ALL = 1_000_000
 _TWIN = "another folder of this name was found and not sent: give it a name of its own"
 
 _PLAN = TypeAdapter(ScenarioPlan)
+_TEXT = TypeAdapter(str)
+#: Kind and key of the document that has the key of scenarios' names.
+_SECRETS, _ID_SECRET = "secret", "scenario_ids"
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,6 +236,14 @@ class ScenarioRecords:
     async def drop(self, scenario_id: str, *, reason: str) -> bool:
         """Take one out of the queue; False where it was not there, or is being sent."""
         return await self._outbox.drop([key_of(scenario_id)], reason=reason) > 0
+
+    async def id_secret(self) -> bytes:
+        """A random key of this state folder, made at first use: for names where the fleet has no pseudonym key."""
+        secret = await self._documents.load(_SECRETS, _ID_SECRET, _TEXT)
+        if secret is None:
+            secret = secrets.token_hex(32)
+            await self._documents.save(_SECRETS, _ID_SECRET, secret, _TEXT)
+        return bytes.fromhex(secret)
 
     async def derived_names(self) -> Collection[str]:
         """Files made of recordings that are still to be sent."""

@@ -29,7 +29,7 @@ from sentinel_sync.scenarios.rules.lifecycle import (
     made_while_withdrawn,
     priority_of,
 )
-from sentinel_sync.scenarios.rules.metadata import LARGEST_METADATA, read_metadata, video_names
+from sentinel_sync.scenarios.rules.metadata import LARGEST_METADATA, read_metadata, videos
 from sentinel_sync.scenarios.rules.plan import (
     ANNOTATIONS_NAME,
     METADATA_NAME,
@@ -104,7 +104,7 @@ def own_files(folder: Path) -> tuple[Part, ...]:
     """The files of a recording that are there, whole or not; nothing else in the folder is the recorder's."""
     names = [(PartKind.METADATA, METADATA_NAME), (PartKind.ANNOTATIONS, ANNOTATIONS_NAME)]
     with contextlib.suppress(ScenarioError), open_file(folder, METADATA_NAME) as file:
-        names += [(PartKind.VIDEO, name) for name in video_names(read_metadata(file.read(LARGEST_METADATA + 1)))]
+        names += [(PartKind.VIDEO, name) for name in videos(read_metadata(file.read(LARGEST_METADATA + 1)))]
     found: list[Part] = []
     for kind, name in names:
         with contextlib.suppress(OSError):

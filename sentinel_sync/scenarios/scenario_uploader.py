@@ -14,6 +14,7 @@ from sentinel_sync.base.tasks import PeriodicTask, run_to_end
 from sentinel_sync.base.timekeeping import moment
 from sentinel_sync.base.transfer import TransferStatus
 from sentinel_sync.cloud.client import CloudAPIClient
+from sentinel_sync.cloud.http import read_pseudonym_key
 from sentinel_sync.network.foundation import Foundation, Lifecycle
 from sentinel_sync.scenarios.consent import ConsentRecord, UploadPermission
 from sentinel_sync.scenarios.preparation import DerivedFiles, Preparation
@@ -177,7 +178,7 @@ class ScenarioUploader:
         self._derived = DerivedFiles(derived_dir, settings.derived_max_bytes)
         sender = PartSender(api_client, derived_dir, clock=clock)
         preparation = Preparation(settings, self._derived, Transcoder(settings, clock), sender.packs_annotations)
-        context = UploadContext(records, self._permission, preparation, sender, clock)
+        context = UploadContext(records, self._permission, preparation, sender, clock, self._id_key)
         self._events = EventPublisher[TransferStatus]("scenario.progress")
         self._worker = UploadWorker(api_client, store.outbox, context, self._events, rng=foundation.rng)
         self._intake = ScenarioIntake(records, self._record, settings.policy_version)
@@ -398,6 +399,13 @@ class ScenarioUploader:
         withdrawn = decided is not None and not decided.granted
         if self._vouched and not withdrawn and missing_consent(decided, self._settings.policy_version):
             await self._record.record(granted=True, policy_version=self._settings.policy_version)
+
+    async def _id_key(self) -> bytes:
+        """The fleet's pseudonym key, so that the vehicles' names do not differ; else one of this state folder."""
+        value = self._settings.pseudonym_key
+        text = None if value is None else value.get_secret_value()
+        key = await read_pseudonym_key(text, self._settings.pseudonym_key_file)
+        return key or await self._records.id_secret()
 
     async def _may_send(self) -> bool:
         return self._client.gate.passage(self._clock.monotonic()).open and await self.blocked_reason() is None

@@ -6,7 +6,7 @@ import hashlib
 import logging
 import os
 import secrets
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -16,20 +16,26 @@ from sentinel_sync.base.files import sync_folder
 from sentinel_sync.base.tasks import run_to_end
 from sentinel_sync.scenarios.ffmpeg import Ffmpeg, RunResult, TranscodeError
 from sentinel_sync.scenarios.rules.compression import (
+    COPYING_PACE,
     DECODING_PACE,
     ENCODERS,
     Codec,
     ProgressReader,
     TimesReader,
     VideoInfo,
+    audio_codecs,
     choose_codec,
+    codec_named,
     encode_arguments,
     failure,
     fault_of_recording,
     fault_of_result,
+    is_full_disk,
     look_arguments,
     measured,
     no_gain,
+    remux_arguments,
+    streams_arguments,
     time_limit,
 )
 from sentinel_sync.settings import CloudSettings
@@ -43,8 +49,8 @@ _HASH_BYTES = 4 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class Compressed:
-    """The target has the video, smaller.
+class MadeVideo:
+    """The target has the video.
 
     Attributes:
         size_bytes: What it has.
@@ -58,14 +64,16 @@ class Compressed:
 
 
 @dataclass(frozen=True, slots=True)
-class KeptOriginal:
-    """There is no target: the recording's own file goes.
+class NotMade:
+    """There is no target.
 
     Attributes:
         reason: Why, in words that hold no path.
+        is_recordings_fault: Whether it would be the same another time: not the machine's state, but the recording's.
     """
 
     reason: str
+    is_recordings_fault: bool = False
 
 
 class Transcoder:
@@ -84,8 +92,14 @@ class Transcoder:
         self._told_of_codec = False
 
     async def compress(
-        self, source: BinaryIO, size_bytes: int, target: Path, on_progress: Callable[[float], None]
-    ) -> Compressed | KeptOriginal:
+        self,
+        source: BinaryIO,
+        size_bytes: int,
+        target: Path,
+        on_progress: Callable[[float], None],
+        *,
+        drop_audio: bool = False,
+    ) -> MadeVideo | NotMade:
         """Compress an open recording into `target`, which appears whole or not at all.
 
         Whatever ends this, also a cancellation, ffmpeg is gone and nothing is left beside `target` afterwards; what a
@@ -96,20 +110,72 @@ class Transcoder:
             size_bytes: What it has.
             target: In a folder of the agent's own, which is made where it is missing.
             on_progress: Told how much is done, 0 to 1, never less than before; 1 once the result was accepted.
+            drop_audio: Whether the result has no sound.
         """
+        work = _Work(source.fileno(), size_bytes, target, _growing(on_progress), drop_audio=drop_audio)
+        return await self._done(work, self._compress, "video.not_compressed")
+
+    async def remux(
+        self,
+        source: BinaryIO,
+        size_bytes: int,
+        target: Path,
+        on_progress: Callable[[float], None],
+        *,
+        drop_audio: bool = False,
+    ) -> MadeVideo | NotMade:
+        """Copy the pictures and the sound of an open recording into `target`, nothing else; otherwise as `compress`.
+
+        Nothing is decoded: a damaged recording keeps what is in it.
+        """
+        work = _Work(source.fileno(), size_bytes, target, _growing(on_progress), drop_audio=drop_audio)
+        return await self._done(work, self._remux, "video.not_copied")
+
+    async def _done(
+        self, work: "_Work", make: "Callable[[_Work], Awaitable[MadeVideo]]", otherwise: str
+    ) -> MadeVideo | NotMade:
         async with self._turn:
-            work = _Work(source.fileno(), size_bytes, target, _growing(on_progress))
             try:
-                result = await self._make(work)
+                result = await make(work)
             except TranscodeError as error:
-                logger.info("video.original_goes: %d bytes: %s", size_bytes, error)
-                return KeptOriginal(str(error))
+                logger.info("%s: %d bytes: %s", otherwise, work.size_bytes, error)
+                return NotMade(str(error), error.is_recordings_fault)
             finally:
                 await run_to_end(_remove, work.unfinished)
-        on_progress(1.0)
+        work.reached(1.0)
         return result
 
-    async def _make(self, work: "_Work") -> Compressed:
+    async def _remux(self, work: "_Work") -> MadeVideo:
+        await self._ffmpeg.program()
+        limit = time_limit(COPYING_PACE, None, work.size_bytes)
+        said = await self._ffmpeg.run(streams_arguments(work.video), limit, lambda _: True, work.video_file)
+        codec = codec_named(said.words)
+        if codec is None:
+            raise work.fault(said, "there is no video in it that can be read")
+        await run_to_end(_create, work.unfinished)
+        reader = ProgressReader()
+
+        def on_output(piece: bytes) -> bool:
+            events = reader.feed(piece)
+            for progress in events:
+                work.reached(_ENCODED * min(1.0, progress.size_bytes / work.size_bytes))
+            return bool(events)
+
+        arguments = remux_arguments(
+            work.video, str(work.unfinished), codec, audio_codecs(said.words), drop_audio=work.drop_audio
+        )
+        ending = await self._ffmpeg.run(arguments, limit, on_output, work.video_file)
+        if ending.exit_code != 0 or not reader.last.ended:
+            raise work.fault(ending, "it cannot be copied")
+        if reader.last.frames == 0:
+            raise TranscodeError("there is no picture in it", is_recordings_fault=True)
+        size = await asyncio.to_thread(_durable_size, work.unfinished)
+        sha256 = await _sha256(work.unfinished)
+        await run_to_end(_put_in_place, work.unfinished, work.target)
+        logger.info("video.copied: %d bytes of %d, %d frames", size, work.size_bytes, reader.last.frames)
+        return MadeVideo(size, sha256)
+
+    async def _compress(self, work: "_Work") -> MadeVideo:
         codec = await self._usable_codec()
         recording = await self._look(work, work.video, work.video_file, None)
         if fault := fault_of_recording(recording):
@@ -133,7 +199,7 @@ class Transcoder:
             result.seconds,
             codec,
         )
-        return Compressed(size, sha256, None if codec == self._codec else f"{_without(self._codec)}: it is {codec}")
+        return MadeVideo(size, sha256, None if codec == self._codec else f"{_without(self._codec)}: it is {codec}")
 
     async def _usable_codec(self) -> Codec:
         codec = choose_codec(self._codec, (await self._ffmpeg.program()).encoders)
@@ -166,7 +232,9 @@ class Transcoder:
             return bool(events)
 
         limit = time_limit(ENCODERS[codec].pace, recording.seconds, work.size_bytes)
-        arguments = encode_arguments(work.video, str(work.unfinished), codec, self._quality, recording.audio_codecs)
+        arguments = encode_arguments(
+            work.video, str(work.unfinished), codec, self._quality, recording.audio_codecs, drop_audio=work.drop_audio
+        )
         ending = await self._ffmpeg.run(arguments, limit, on_output, work.video_file)
         if ending.exit_code != 0 or not reader.last.ended:
             raise TranscodeError(f"it cannot be compressed: {work.failure(ending)}")
@@ -181,15 +249,30 @@ class _Work:
         size_bytes: What the recording has.
         target: Where the result is to be.
         unfinished: Where it is until it is whole and checked.
+        drop_audio: Whether the result has no sound.
     """
 
-    def __init__(self, video_file: int, size_bytes: int, target: Path, reached: Callable[[float], None]) -> None:
+    def __init__(
+        self,
+        video_file: int,
+        size_bytes: int,
+        target: Path,
+        reached: Callable[[float], None],
+        *,
+        drop_audio: bool,
+    ) -> None:
+        self.drop_audio = drop_audio
         self.video = f"/proc/self/fd/{video_file}"
         self.video_file = video_file
         self.size_bytes = size_bytes
         self.target = target
         self.unfinished = self.target.with_name(f".{target.name}.{secrets.token_hex(4)}.new")
         self.reached = reached
+
+    def fault(self, ending: RunResult, what: str) -> TranscodeError:
+        """The error of a run of ffmpeg that went wrong: the recording's where the machine had all that it takes."""
+        is_recordings = ending.exit_code >= 0 and not is_full_disk(ending.words)
+        return TranscodeError(f"{what}: {self.failure(ending)}", is_recordings_fault=is_recordings)
 
     def failure(self, ending: RunResult) -> str:
         """Why ffmpeg has not done what it was asked for, without this vehicle's paths."""

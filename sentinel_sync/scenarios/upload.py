@@ -23,9 +23,16 @@ from sentinel_sync.cloud.tus import TusUploads
 from sentinel_sync.cloud.upload import BandwidthLimit, FileUpload, OpenFile, SingleRequest, Uploads
 from sentinel_sync.scenarios.consent import UploadPermission
 from sentinel_sync.scenarios.preparation import Preparation, UploadPhase
-from sentinel_sync.scenarios.recordings import open_part
 from sentinel_sync.scenarios.records import KIND, QueuedScenario, ScenarioRecords, queued_of
-from sentinel_sync.scenarios.rules.plan import Consent, Part, PartKind, ScenarioPlan, part_key
+from sentinel_sync.scenarios.rules.metadata import outgoing_metadata
+from sentinel_sync.scenarios.rules.plan import (
+    Consent,
+    Part,
+    PartKind,
+    ScenarioPlan,
+    outgoing_scenario_id,
+    part_key,
+)
 from sentinel_sync.store.outbox import Outbox, OutboxItem
 from sentinel_sync.store.rules.outbox import Release, RetryDecision, RetryPolicy, SetAside
 
@@ -91,12 +98,12 @@ class PartSender:
         if part.file is None:
             raise ValueError(f"{part.name} was not made ready")
         is_video = part.kind is PartKind.VIDEO
-        async with await open_what_goes(Path(plan.folder), part, self._derived_dir) as source:
+        async with await open_what_goes(part, self._derived_dir) as source:
             upload = FileUpload(
-                path=_path(plan.scenario_id, part.kind),
+                path=_path(plan.known_as, part.kind),
                 key=key,
                 source=source,
-                name=part.name,
+                name=part.outgoing_name,
                 content_type="video/mp4" if is_video else "application/json",
                 sha256=part.file.sha256,
                 encoding=part.file.encoding,
@@ -110,8 +117,9 @@ class PartSender:
 
     async def _announce(self, plan: ScenarioPlan, queued: QueuedScenario, consent: Consent, key: str) -> None:
         announcement = ScenarioAnnouncement(
-            scenario_id=plan.scenario_id,
-            metadata=queued.metadata,
+            scenario_id=plan.known_as,
+            # Once more: what an earlier version queued was made fit by that version's filter.
+            metadata=outgoing_metadata(queued.metadata),
             priority=plan.priority.value,
             consent=ConsentGiven(granted_at=moment(consent.at), policy_version=consent.policy_version),
         )
@@ -120,7 +128,7 @@ class PartSender:
             "/scenarios",
             content=announcement,
             idempotency_key=key,
-            names={"scenario_id": plan.scenario_id},
+            names={"scenario_id": plan.known_as},
         )
 
 
@@ -128,20 +136,16 @@ def _path(scenario_id: str, kind: PartKind) -> str:
     return f"/scenarios/{quote_id(scenario_id)}/{_WHERE[kind]}"
 
 
-async def open_what_goes(folder: Path, part: Part, derived_dir: Path) -> OpenFile:
-    """Open what goes for a part: the recording's own file, or what was made of it.
+async def open_what_goes(part: Part, derived_dir: Path) -> OpenFile:
+    """Open what was made of a part.
 
     Raises:
-        ScenarioError: The recording's file is not what was queued.
         StoreError: What was made of it is gone or changed; it has to be made again.
         ValueError: Nothing was made ready for it.
     """
-    if part.file is None:
+    if part.file is None or part.file.derived_name is None:
         raise ValueError(f"{part.name} was not made ready")
-    if part.file.derived_name is None:
-        file = await run_to_end(open_part, folder, part)
-    else:
-        file = await run_to_end(_open_derived, derived_dir / part.file.derived_name, part.file.size_bytes, part.name)
+    file = await run_to_end(_open_derived, derived_dir / part.file.derived_name, part.file.size_bytes, part.name)
     return OpenFile(file, part.name, part.file.size_bytes, error=ScenarioError)
 
 
@@ -165,6 +169,7 @@ class UploadContext:
         permission: Asked before each step.
         preparation: Makes what goes.
         sender: Sends it.
+        id_key: The key of names that the backend knows scenarios by.
     """
 
     records: ScenarioRecords
@@ -172,6 +177,7 @@ class UploadContext:
     preparation: Preparation
     sender: PartSender
     clock: Clock
+    id_key: Callable[[], Awaitable[bytes]]
 
 
 class ScenarioUpload:
@@ -211,6 +217,9 @@ class ScenarioUpload:
             ScenarioError: The recording is not what was queued.
             StoreError: The disk that holds the state folder is full.
         """
+        if self._plan.outgoing_id is None:
+            outgoing_id = outgoing_scenario_id(self._plan.scenario_id, await self._context.id_key())
+            await self._save(replace(self._plan, outgoing_id=outgoing_id))
         while (part := self._plan.next_part()) is not None:
             await self._ask()
             await self._send(await self._prepared(part))

@@ -164,6 +164,7 @@ class CloudSettings(BaseModel):
 
     # Recorded scenarios.
     compress_videos: bool = True
+    drop_audio: bool | dict[str, bool] = Field(default_factory=lambda: {"interior": True})
     video_codec: Literal["h264", "hevc", "av1"] = "h264"
     ffmpeg_path: Path | None = None
     derived_max_bytes: Annotated[int, Field(ge=0)] = 2 << 30
@@ -222,6 +223,18 @@ class CloudSettings(BaseModel):
     def _command_in_a_text(cls, command: Any) -> Any:
         """Read a text as a command line; no shell is involved."""
         return shlex.split(command) if isinstance(command, str) else command
+
+    @field_validator("drop_audio", mode="before")
+    @classmethod
+    def _cameras_in_a_list(cls, cameras: Any) -> Any:
+        """Read a list of cameras, or a text with commas between them, as those whose sound is dropped."""
+        if isinstance(cameras, str) and cameras.strip().lower() not in {"true", "false", "yes", "no", "on", "off"}:
+            cameras = cameras.replace(",", " ").split()
+        return dict.fromkeys(map(str, cameras), True) if isinstance(cameras, list | tuple) else cameras
+
+    def drops_audio_of(self, camera: str) -> bool:
+        """Whether a camera's videos go without their sound."""
+        return self.drop_audio if isinstance(self.drop_audio, bool) else self.drop_audio.get(camera, False)
 
     @field_validator("api_url")
     @classmethod

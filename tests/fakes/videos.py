@@ -5,6 +5,7 @@ import shutil
 import subprocess
 from importlib import import_module
 from pathlib import Path
+from random import Random
 
 import pytest
 
@@ -23,6 +24,29 @@ def ffmpeg_of(source: str) -> str:
         return str(import_module("imageio_ffmpeg").get_ffmpeg_exe())
     except ImportError:
         pytest.skip("no imageio-ffmpeg: pip install 'sentinel-sync[video]'")
+
+
+def any_ffmpeg() -> str:
+    """The ffmpeg of the machine, else the wheel's."""
+    return shutil.which("ffmpeg") or ffmpeg_of("wheel")
+
+
+def noisy_video(path: Path, size_bytes: int) -> bytes:
+    """Make a whole MP4 of at least so many bytes (and some 55 kB more at most) that cannot be packed any smaller."""
+    width, height, per_frame = 320, 240, 54_000
+    pixels = Random(1).randbytes(width * height * (size_bytes // per_frame + 1))
+    source = ("-f", "rawvideo", "-pix_fmt", "gray", "-s", f"{width}x{height}", "-r", "30", "-i", "-")
+    made = ("-c:v", "mjpeg", "-q:v", "2", "-pix_fmt", "yuvj420p", "-f", "mp4", str(path))
+    subprocess.run([any_ffmpeg(), "-loglevel", "error", "-y", *source, *made], input=pixels, check=True)
+    return path.read_bytes()
+
+
+def packets(video: Path) -> str:
+    """A digest of a video's pictures and sound as they are coded."""
+    command = [any_ffmpeg(), "-nostdin", "-loglevel", "error", "-i", str(video), "-map", "0:V", "-map", "0:a?"]
+    return subprocess.run(
+        [*command, "-c", "copy", "-f", "streamhash", "-"], check=True, capture_output=True, text=True
+    ).stdout
 
 
 class VideoMaker:

@@ -1,5 +1,6 @@
 """One part of a recording on disk, and all that the scenario's own side keeps of it while it is sent."""
 
+import hashlib
 import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Self
 from pydantic import JsonValue
 
 from sentinel_sync.base.errors import HeldError
-from sentinel_sync.scenarios.preparation import annotations_file, original_file
+from sentinel_sync.scenarios.preparation import annotations_file
 from sentinel_sync.scenarios.records import QueuedScenario
 from sentinel_sync.scenarios.rules.plan import Consent, Part, PartFile, PartKind, Priority, ScenarioPlan
 from sentinel_sync.scenarios.upload import PartSender
@@ -59,12 +60,13 @@ class RecordedPart:
 
     @classmethod
     async def video(cls, folder: Path, content: bytes, name: str = "bev.mp4") -> Self:
+        """A video of which these bytes were made to go."""
         path = folder / "recording" / name
-        path.parent.mkdir()
-        path.write_bytes(content)
-        part = part_of(path)
-        file = await original_file(path.parent, part, None)
-        return cls(path.parent, folder / "derived", replace(part, file=file), content)
+        for made in (path, folder / "derived" / name):
+            made.parent.mkdir()
+            made.write_bytes(content)
+        file = PartFile(name, len(content), hashlib.sha256(content).hexdigest())
+        return cls(path.parent, folder / "derived", replace(part_of(path), file=file), content)
 
     @classmethod
     async def annotations(cls, folder: Path, content: bytes, *, packed: bool = True) -> Self:
@@ -78,9 +80,8 @@ class RecordedPart:
 
     def grow(self, size: int) -> None:
         """Make it so large, without any content that counts."""
-        path = self.folder / self.part.name
-        os.truncate(path, size)
-        self.part = replace(part_of(path), file=PartFile(None, size, "0" * 64))
+        os.truncate(self.derived / self.part.name, size)
+        self.part = replace(self.part, file=PartFile(self.part.name, size, "0" * 64))
 
     @property
     def plan(self) -> ScenarioPlan:

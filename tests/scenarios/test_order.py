@@ -17,13 +17,13 @@ pytestmark = pytest.mark.usefixtures("no_blocking")
 
 
 async def test_more_important_ones_go_first(cloud: FakeCloud, recordings: Path, build: Build) -> None:
-    shutil.copytree(recordings / FIRST, recordings / "third")
+    shutil.copytree(recordings / FIRST, recordings / "20241118_000000")
     uploader = build()
     await uploader.queue_scenario(recordings / FIRST, priority="low")
     await uploader.queue_scenario(recordings / SECOND)
-    await uploader.queue_scenario(recordings / "third", priority="high")
+    await uploader.queue_scenario(recordings / "20241118_000000", priority="high")
     assert await uploader.sync_now() == 3
-    assert announced(cloud) == ["third", SECOND, FIRST]
+    assert announced(cloud) == ["20241118_000000", SECOND, FIRST]
 
 
 async def test_low_does_not_starve(cloud: FakeCloud, recordings: Path, build: Build, clock: FakeClock) -> None:

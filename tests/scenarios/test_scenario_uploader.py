@@ -4,6 +4,7 @@ import asyncio
 import gzip
 import hashlib
 import json
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -16,7 +17,8 @@ from sentinel_sync.backend import BackendSettings, Fault, FaultPlan, running_ser
 from sentinel_sync.store.store import Store
 from tests.fakes.clock import FakeClock
 from tests.fakes.cloud import API_KEY, FLEET, VEHICLE, Answer, FakeCloud, problem
-from tests.scenarios.service import FIRST, SECOND, VIDEOS, Build, fail_once, is_video, paths, store_of
+from tests.fakes.videos import packets
+from tests.scenarios.service import FIRST, SECOND, VIDEOS, Build, announced, fail_once, is_video, paths, store_of
 
 pytestmark = pytest.mark.usefixtures("no_blocking")
 
@@ -37,6 +39,7 @@ class TestWithTheReferenceBackend:
                 await uploader.sync_now()
                 await store_of(uploader).outbox.make_due()
                 uploader._client.gate.on_reachable()
+            sent = {(part.scenario_id, part.part): part for part in await uploader.get_uploads()}
             for name in (FIRST, SECOND):
                 assert (await uploader.get_upload_status(name))["status"] == "uploaded"
                 shown = (await reader.get(f"/scenarios/{name}")).json()
@@ -44,8 +47,10 @@ class TestWithTheReferenceBackend:
                 assert shown["consent"]["policy_version"] == "1"
                 assert "774929" not in json.dumps(shown["metadata"])
                 sums = {part["name"]: part["sha256"] for part in shown["parts"]}
-                for file in (*VIDEOS, "annotations.json"):
-                    assert sums[file] == hashlib.sha256((recordings / name / file).read_bytes()).hexdigest()
+                for file in VIDEOS:
+                    assert sums[file] == sent[name, file].sha256
+                annotations = (recordings / name / "annotations.json").read_bytes()
+                assert sums["annotations.json"] == hashlib.sha256(annotations).hexdigest()
             assert faults.strikes["lose"] == 3
             assert (await uploader.get_statistics())["uploaded"] == 2
 
@@ -70,7 +75,7 @@ class TestWithTheReferenceBackend:
 
 class TestTheWire:
     async def test_steps_go_in_the_contracts_order_and_form(
-        self, cloud: FakeCloud, recordings: Path, build: Build
+        self, tmp_path: Path, cloud: FakeCloud, recordings: Path, build: Build
     ) -> None:
         uploader = build()
         assert await uploader.queue_scenario(recordings / FIRST) == FIRST
@@ -87,29 +92,37 @@ class TestTheWire:
             assert seen.headers["content-type"].startswith("multipart/form-data; boundary=")
             assert "transfer-encoding" not in seen.headers
             assert f'name="{name}"; filename="{name}"'.encode() in seen.body
-            assert (recordings / FIRST / name).read_bytes() in seen.body
+            video = tmp_path / name
+            video.write_bytes(seen.body.partition(b"\r\n\r\n")[2].rpartition(b"\r\n--")[0])
+            assert packets(video) == packets(recordings / FIRST / name), "the pictures and the sound, as they were"
         assert annotations.headers["content-encoding"] == "gzip"
         assert gzip.decompress(annotations.body) == (recordings / FIRST / "annotations.json").read_bytes()
         assert len({seen.key for seen in cloud.to("POST")}) == 6
         assert not list((store_of(uploader).state_dir / "derived").glob("*"))
 
-    async def test_a_folder_with_odd_characters_is_one_segment_of_the_path(
+    async def test_a_folder_with_odd_characters_goes_by_another_name(
         self, cloud: FakeCloud, recordings: Path, build: Build
     ) -> None:
         odd = recordings / "50% & so?"
         (recordings / FIRST).rename(odd)
         await (uploader := build()).queue_scenario(odd)
         assert await uploader.sync_now() == 1
-        assert set(paths(cloud)[1:]) == {f"/scenarios/50%25%20%26%20so%3F/{part}" for part in ("videos", "annotations")}
+        (scenario_id,) = announced(cloud)
+        assert re.fullmatch(r"s_[0-9a-f]{32}", scenario_id), "its name may say who or where"
+        assert set(paths(cloud)[1:]) == {f"/scenarios/{scenario_id}/{part}" for part in ("videos", "annotations")}
 
     async def test_more_important_ones_go_first(self, cloud: FakeCloud, recordings: Path, build: Build) -> None:
-        shutil.copytree(recordings / FIRST, recordings / "third")
+        shutil.copytree(recordings / FIRST, recordings / "20241118_000000")
         uploader = build()
         await uploader.queue_scenario(recordings / FIRST, priority="low")
         await uploader.queue_scenario(recordings / SECOND)
-        await uploader.queue_scenario(recordings / "third", priority="high")
+        await uploader.queue_scenario(recordings / "20241118_000000", priority="high")
         assert await uploader.sync_now() == 3
-        assert [seen.json["scenario_id"] for seen in cloud.to("POST", "/scenarios")] == ["third", SECOND, FIRST]
+        assert [seen.json["scenario_id"] for seen in cloud.to("POST", "/scenarios")] == [
+            "20241118_000000",
+            SECOND,
+            FIRST,
+        ]
 
 
 class TestAgainAndAgain:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from sentinel_sync.scenarios.transcoder import Compressed
+from sentinel_sync.scenarios.transcoder import MadeVideo
 from tests.conftest import FIXTURES
 from tests.fakes.clock import FakeClock
 from tests.fakes.videos import VideoMaker
@@ -189,7 +189,7 @@ async def test_a_folder_that_vanishes_does_no_harm(videos: VideoMaker, bench: Be
         size = len(content_of(recording))
         shutil.rmtree(folder)
         result = await bench.transcoder.compress(source, size, bench.target, bench.shares.append)
-    assert isinstance(result, Compressed)
+    assert isinstance(result, MadeVideo)
 
 
 def _options(ffmpeg: str) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from sentinel_sync.scenarios import transcoder as transcoder_module
-from sentinel_sync.scenarios.transcoder import Compressed, KeptOriginal
+from sentinel_sync.scenarios.transcoder import MadeVideo, NotMade
 from tests.fakes.clock import FakeClock
 from tests.fakes.ffmpeg import FOR_EVER, LOOK, stand_in
 from tests.fakes.patience import until
@@ -118,7 +118,7 @@ async def test_one_that_waits_for_its_turn_may_be_cancelled(videos: VideoMaker, 
     first, second = (asyncio.create_task(bench.compress(recording)) for _ in range(2))
     await until(lambda: bool(children_of()), "the first ffmpeg")
     second.cancel()
-    assert isinstance(await first, Compressed)
+    assert isinstance(await first, MadeVideo)
     with pytest.raises(asyncio.CancelledError):
         await second
 
@@ -131,7 +131,7 @@ async def test_one_ffmpeg_runs_at_a_time(videos: VideoMaker, tmp_path: Path, clo
     alone.chmod(0o755)
     bench = Bench(alone, tmp_path, clock)
     results = await asyncio.gather(*(bench.compress(videos.pattern("plain.mp4")) for _ in range(3)))
-    assert all(isinstance(result, Compressed) for result in results)
+    assert all(isinstance(result, MadeVideo) for result in results)
 
 
 async def test_a_full_disk_is_said_and_leaves_nothing(videos: VideoMaker, tmp_path: Path, clock: FakeClock) -> None:
@@ -248,7 +248,7 @@ async def test_a_folder_that_cannot_be_written_keeps_the_original(
     bench = Bench(stand_in(tmp_path), tmp_path, clock)
     bench.folder.write_bytes(b"a file, where the folder should be")
     result = await bench.compress(any_video)
-    assert result == KeptOriginal("no result can be written (File exists)")
+    assert result == NotMade("no result can be written (File exists)")
 
 
 async def test_a_result_whose_folder_is_swept_meanwhile_is_none(

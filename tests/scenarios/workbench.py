@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from sentinel_sync.scenarios.transcoder import Compressed, KeptOriginal, Transcoder
+from sentinel_sync.scenarios.transcoder import MadeVideo, NotMade, Transcoder
 from sentinel_sync.settings import CloudSettings
 from tests.fakes.clock import FakeClock
 from tests.fakes.patience import until
@@ -23,17 +23,35 @@ class Bench:
         self.note: str | None = None
         self.transcoder = Transcoder(CloudSettings(ffmpeg_path=Path(ffmpeg), **settings), clock)
 
-    async def compress(
-        self, video: Path, on_progress: Callable[[float], None] | None = None
-    ) -> Compressed | KeptOriginal:
+    async def compress(self, video: Path, on_progress: Callable[[float], None] | None = None) -> MadeVideo | NotMade:
         with opened(video) as source:
             size = os.fstat(source.fileno()).st_size
             return await self.transcoder.compress(source, size, self.target, on_progress or self.shares.append)
 
+    async def copied(self, video: Path, *, drop_audio: bool = False) -> Path:
+        """Copy a video; the result is what it is said to be, and alone in its folder."""
+        with opened(video) as source:
+            size = os.fstat(source.fileno()).st_size
+            result = await self.transcoder.remux(source, size, self.target, self.shares.append, drop_audio=drop_audio)
+        assert isinstance(result, MadeVideo), result
+        content = content_of(self.target)
+        assert (result.size_bytes, result.sha256) == (len(content), hashlib.sha256(content).hexdigest())
+        assert self.left == [self.target.name]
+        return self.target
+
+    async def not_copied(self, video: Path) -> NotMade:
+        """Why a video is not copied; there is nothing in the folder."""
+        with opened(video) as source:
+            size = os.fstat(source.fileno()).st_size
+            result = await self.transcoder.remux(source, size, self.target, self.shares.append)
+        assert isinstance(result, NotMade), result
+        assert self.left == []
+        return result
+
     async def compressed(self, video: Path) -> Path:
         """Compress a video that can be; the result is what it is said to be, and alone in its folder."""
         result = await self.compress(video)
-        assert isinstance(result, Compressed), result
+        assert isinstance(result, MadeVideo), result
         content = content_of(self.target)
         assert (result.size_bytes, result.sha256) == (len(content), hashlib.sha256(content).hexdigest())
         self.note = result.note
@@ -44,7 +62,7 @@ class Bench:
     async def kept(self, video: Path) -> str:
         """Why a video is kept as it is; there is nothing in the folder."""
         result = await self.compress(video)
-        assert isinstance(result, KeptOriginal), result
+        assert isinstance(result, NotMade), result
         assert self.left == []
         return result.reason
 

@@ -20,6 +20,7 @@ _TAIL_BYTES = 8 << 10
 _LONGEST_REASON = 160
 
 _DURATION = re.compile(r"Duration: (\d+):(\d\d):(\d\d(?:\.\d+)?)")
+_VIDEO = re.compile(r"Stream #0:\d+.*?: Video: (\w+)(?!.*attached pic)")
 _AUDIO = re.compile(r"Stream #0:\d+.*?: Audio: (\w+)")
 _ENCODER = re.compile(r"^ V\S{5} (\w\S*)", re.MULTILINE)
 _ERROR = re.compile(r"\[(?:error|fatal|panic)\] (.*)")
@@ -73,6 +74,9 @@ _MIDDLE = ENCODERS[Codec.H264].middle_crf
 _CONTAINERS = "mov,matroska,avi,mpegts"
 #: Audio that MP4 takes as it is (ISO/IEC 14496-12 registrations that players know); anything else becomes AAC.
 _MP4_AUDIO = frozenset({"aac", "ac3", "alac", "eac3", "mp3", "opus"})
+#: What stands between the pictures and may be anything, as types of the codec's units: H.264's SEI (6), HEVC's (39 and
+#: 40), AV1's metadata (5), MPEG-2's user data (178). Nothing of it is needed to decode them.
+_NOTES = {"h264": "6", "hevc": "39-40", "av1": "5", "mpeg2video": "178"}
 #: Ticks per second of the result: MPEG's own, fine enough for any frame rate, so that none is rounded to another.
 _TIME_BASE = "1:90000"
 #: Seconds between two reports: often enough for a person who watches, and to stop soon where it is no gain.
@@ -82,6 +86,8 @@ _REPORT_EVERY = "0.5"
 _LEAST_LIMIT = 60.0
 #: Seconds that decoding a second of video may take.
 DECODING_PACE = 10.0
+#: And that copying it may take: as long as a slow disk needs to read and write it.
+COPYING_PACE = 2.0
 #: Bytes per second of the leanest recorder (1 Mbit/s): what a video's length is guessed by where it does not say it.
 _LEANEST_RECORDER = 125_000
 #: A header may say more than there is by so many seconds: audio runs on, times are rounded.
@@ -143,7 +149,53 @@ def look_arguments(video: str) -> list[str]:
     ]
 
 
-def encode_arguments(video: str, result: str, codec: Codec, quality: int, audio_codecs: Sequence[str]) -> list[str]:
+def remux_arguments(video: str, result: str, codec: str, audio_codecs: Sequence[str], *, drop_audio: bool) -> list[str]:
+    """Copy the pictures of a video as they are into an MP4 that has nothing else in it.
+
+    What the container, its streams or its chapters say does not go along, nor subtitles, data streams (a camera's GPS
+    track), attachments and cover pictures; nor, where the codec is one of `_NOTES`, what stands between the pictures.
+
+    Args:
+        video: Path of the recording.
+        result: Path; what is there is written over.
+        codec: Of its pictures, by ffmpeg's name.
+        audio_codecs: Those in the recording.
+        drop_audio: Whether it goes without its sound.
+    """
+    notes = _NOTES.get(codec)
+    return [
+        *_reading(video, "error"),
+        *("-progress", "pipe:1", "-nostats", "-stats_period", _REPORT_EVERY),
+        *("-y", "-map", "0:V", *_sound(audio_codecs, drop_audio=drop_audio)),
+        *("-sn", "-dn", "-map_metadata", "-1", "-map_chapters", "-1", "-c:v", "copy"),
+        *(() if notes is None else ("-bsf:v", f"filter_units=remove_types={notes}")),
+        *(("-tag:v", "hvc1") if codec == "hevc" else ()),
+        *("-fflags", "+bitexact", "-movflags", "+faststart", "-f", "mp4", f"file:{result}"),
+    ]
+
+
+def _sound(audio_codecs: Sequence[str], *, drop_audio: bool) -> tuple[str, ...]:
+    if drop_audio:
+        return ("-an",)
+    if _MP4_AUDIO.issuperset(audio_codecs):
+        return ("-map", "0:a?", "-c:a", "copy")
+    return ("-map", "0:a?", "-c:a", "aac", "-b:a", "128k")
+
+
+def streams_arguments(video: str) -> list[str]:
+    """Have ffmpeg say what streams a video has, without decoding it."""
+    return [*_reading(video, "info"), "-map", "0:V:0", "-c", "copy", "-t", "0", "-f", "null", "-"]
+
+
+def codec_named(words: str) -> str | None:
+    """The codec of the first picture stream that ffmpeg names (`streams_arguments`), or None where it names none."""
+    found = _VIDEO.search(words)
+    return None if found is None else found[1]
+
+
+def encode_arguments(
+    video: str, result: str, codec: Codec, quality: int, audio_codecs: Sequence[str], *, drop_audio: bool = False
+) -> list[str]:
     """Compress a video.
 
     All pictures are kept with their times (no rate is forced on a recording of variable rate), and turned the way
@@ -157,16 +209,27 @@ def encode_arguments(video: str, result: str, codec: Codec, quality: int, audio_
         codec: What to make.
         quality: `compression_quality`.
         audio_codecs: Those in the recording.
+        drop_audio: Whether it goes without its sound.
     """
     encoder = ENCODERS[codec]
     return [
         *_reading(video, "error"),
         *("-progress", "pipe:1", "-nostats", "-stats_period", _REPORT_EVERY),
-        *("-y", "-map", "0:V", "-map", "0:a?", "-sn", "-dn", "-map_metadata", "-1", "-map_chapters", "-1"),
+        *(
+            "-y",
+            "-map",
+            "0:V",
+            *_sound(audio_codecs, drop_audio=drop_audio),
+            "-sn",
+            "-dn",
+            "-map_metadata",
+            "-1",
+            "-map_chapters",
+            "-1",
+        ),
         *("-vf", "pad=ceil(iw/2)*2:ceil(ih/2)*2,format=yuv420p,sidedata=mode=delete"),
         *("-fps_mode", "passthrough", "-enc_time_base", _TIME_BASE),
         *("-c:v", encoder.name, "-crf", str(crf_for(codec, quality)), *encoder.options),
-        *(("-c:a", "copy") if _MP4_AUDIO.issuperset(audio_codecs) else ("-c:a", "aac", "-b:a", "128k")),
         # No encoder's name and version either; the index first, so that a receiver can look before all is there.
         *("-fflags", "+bitexact", "-flags:v", "+bitexact", "-movflags", "+faststart", "-f", "mp4", f"file:{result}"),
     ]
@@ -347,7 +410,17 @@ def measured(times: TimesReader, words: str) -> VideoInfo:
     """What a video is, once it was decoded to its end."""
     header = _DURATION.search(words)
     promised = None if header is None else int(header[1]) * 3600 + int(header[2]) * 60 + float(header[3])
-    return VideoInfo(times.frames, times.seconds, promised, tuple(_AUDIO.findall(words)))
+    return VideoInfo(times.frames, times.seconds, promised, audio_codecs(words))
+
+
+def audio_codecs(words: str) -> tuple[str, ...]:
+    """The codecs of the audio streams that ffmpeg names."""
+    return tuple(_AUDIO.findall(words))
+
+
+def is_full_disk(words: str) -> bool:
+    """Whether ffmpeg failed because there was no room for its result."""
+    return _FULL_DISK in words
 
 
 def video_encoders(listing: str) -> frozenset[str]:

@@ -1,5 +1,8 @@
 """What a recorded scenario consists of, which part goes next, and under which consent."""
 
+import hashlib
+import hmac
+import re
 import uuid
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -11,6 +14,8 @@ METADATA_NAME = "metadata.json"
 ANNOTATIONS_NAME = "annotations.json"
 #: Longer names fit no file system that a recorder writes to (255 bytes with what is put around them).
 LONGEST_NAME = 200
+#: A folder's name that is a time stamp, and says nothing else.
+_TIME_STAMP = re.compile(r"[0-9_TZ-]+")
 #: Namespace of the keys below: a random UUID, fixed for ever, because the same work must have the same key for ever.
 _KEYS = uuid.UUID("6f0c2f4e-53a4-4c39-9d0b-3d1c1d1c7e55")
 
@@ -81,6 +86,7 @@ class Part:
         consent: The consent that it was sent under, set before its first byte goes; None where none has gone.
         file: What goes for it, once that was made; None for metadata, and before.
         upload_url: Where a resumable upload of `file` goes on, or None.
+        sent_as: What a video is called when it goes: by its camera. None for the other parts, which have their names.
     """
 
     kind: PartKind
@@ -92,6 +98,12 @@ class Part:
     file: PartFile | None = None
     upload_url: str | None = None
     began_at: float | None = None
+    sent_as: str | None = None
+
+    @property
+    def outgoing_name(self) -> str:
+        """What the backend knows the file by."""
+        return self.sent_as or self.name
 
     def is_same_file(self, other: "Part") -> bool:
         """Whether both were queued of the same file, unchanged."""
@@ -118,6 +130,7 @@ class ScenarioPlan:
         dropped: Why it was taken out of the queue, or was never to be in it, or None.
         warning: What else a person should know, or None.
         deleted_at: When the retention setting deleted the recording, or began to, or None.
+        outgoing_id: What the backend knows it by, set when the first of it goes; it stays when the key changes.
     """
 
     scenario_id: str
@@ -132,6 +145,7 @@ class ScenarioPlan:
     dropped: str | None = None
     warning: str | None = None
     deleted_at: float | None = None
+    outgoing_id: str | None = None
 
     def next_part(self) -> Part | None:
         """The part that goes next, or None where all have arrived."""
@@ -174,6 +188,17 @@ class ScenarioPlan:
         )
 
     @property
+    def known_as(self) -> str:
+        """What the backend knows it by.
+
+        Raises:
+            ValueError: That was not decided yet, and the folder's name may say who or where.
+        """
+        if self.outgoing_id is None and not _TIME_STAMP.fullmatch(self.scenario_id):
+            raise ValueError("the scenario has no name to go by yet")
+        return self.outgoing_id or self.scenario_id
+
+    @property
     def derived_names(self) -> frozenset[str]:
         """Files in the derived folder that are still to be sent."""
         return frozenset(
@@ -197,6 +222,16 @@ class ScenarioPlan:
     def arrived_bytes(self) -> int:
         """What of it the backend has."""
         return sum(part.size_bytes for part in self.parts if part.acknowledged_at is not None)
+
+
+def outgoing_scenario_id(name: str, key: bytes) -> str:
+    """What the backend knows a scenario by (wire contract, Scenarios): the folder's name where it is a time stamp.
+
+    Any other name may say who or where: then `s_` + 32 hex digits of HMAC-SHA256 over it.
+    """
+    if _TIME_STAMP.fullmatch(name):
+        return name
+    return "s_" + hmac.new(key, name.encode(), hashlib.sha256).hexdigest()[:32]
 
 
 def part_key(vehicle_id: str, scenario_id: str, part: Part) -> str:

@@ -1,18 +1,15 @@
 """Rules for scenarios: names, plans, keys, what may leave of metadata and annotations."""
 
-import json
+import hashlib
+import hmac
 import re
-from collections.abc import Iterator
-from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from pydantic import JsonValue
 
 from sentinel_sync.base.errors import ScenarioError
-from sentinel_sync.scenarios.rules.metadata import AnnotationFilter, outgoing_metadata, read_metadata, video_names
+from sentinel_sync.scenarios.rules.metadata import outgoing_metadata, read_metadata, videos
 from sentinel_sync.scenarios.rules.plan import (
     Consent,
     Part,
@@ -21,6 +18,7 @@ from sentinel_sync.scenarios.rules.plan import (
     ScenarioPlan,
     check_name,
     missing_consent,
+    outgoing_scenario_id,
     part_key,
 )
 from tests.conftest import FIXTURES
@@ -32,12 +30,6 @@ CONSENT = Consent(granted=True, at=1_780_000_000.0, policy_version="1")
 def plan(*names: str) -> ScenarioPlan:
     parts = tuple(Part(PartKind.VIDEO, name, 100, 1) for name in names)
     return ScenarioPlan("s1", "/recordings/s1", Priority.NORMAL, 0.0, parts)
-
-
-def filtered(text: bytes, *cuts: int) -> bytes:
-    annotations = AnnotationFilter()
-    edges = [0, *sorted(cuts), len(text)]
-    return b"".join(annotations.feed(text[start:end]) for start, end in pairwise(edges)) + annotations.finish()
 
 
 class TestNames:
@@ -100,7 +92,8 @@ class TestMetadata:
         sent = outgoing_metadata(metadata)
         assert {**sent, "location": None} == {**metadata, "location": None}
         assert sent.get("location") in {None, "37.77,-122.42"}
-        assert video_names(metadata) == ("interior.mp4", "front_left.mp4", "front_right.mp4", "bev.mp4")
+        names = ("interior.mp4", "front_left.mp4", "front_right.mp4", "bev.mp4")
+        assert videos(metadata) == dict(zip(names, names, strict=True))
 
     @pytest.mark.parametrize(
         ("recorded", "sent"),
@@ -118,7 +111,7 @@ class TestMetadata:
             ),
             ({"note": "37.774929°N / 122.419416°W"}, {"note": "37.77°N / 122.42°W"}),
             ({"location": "37°46'29.7\"N 122°25'9.9\"W"}, {"location": "37°N 122°W"}),
-            ({"note": "near 37° 46.495' N"}, {"note": "near 37° N"}),
+            ({"note": "near 37° 46.495' N"}, {"note": "near [place]"}),
             (
                 {"lat_e7": 377749290, "lonE7": -1224194160, "gps_latitude": "4807.038"},
                 {"lat_e7": None, "lonE7": None, "gps_latitude": None},
@@ -150,15 +143,17 @@ class TestMetadata:
     def test_no_person_leaves(self) -> None:
         recorded: dict[str, JsonValue] = {
             "driver_id": "anna",
-            "Driver": {"name": "Anna"},
+            "Driver": "Anna",
+            "owner": {"name": "Anna"},
             "face_embedding": [0.1],
             "emergency_contacts": ["112"],
             "time_to_contact": 0.8,
             "phone_detected": True,
         }
-        assert outgoing_metadata(recorded) == {"time_to_contact": 0.8, "phone_detected": True}
+        sent: dict[str, JsonValue] = {"Driver": None, "owner": {}, "time_to_contact": 0.8, "phone_detected": True}
+        assert outgoing_metadata(recorded) == sent
 
-    @pytest.mark.parametrize("text", [b"", b"{", b"[]", b"\xff", b'{"a": NaN}', b'{"a":' * 60 + b"1" + b"}" * 60])
+    @pytest.mark.parametrize("text", [b"", b"{", b"[]", b"\xff", b'{"a":' * 60 + b"1" + b"}" * 60])
     def test_what_is_no_json_object_is_refused(self, text: bytes) -> None:
         with pytest.raises(ScenarioError):
             read_metadata(text)
@@ -168,83 +163,36 @@ class TestMetadata:
     )
     def test_files_that_are_no_plain_names_are_refused(self, files: JsonValue) -> None:
         with pytest.raises(ScenarioError):
-            video_names({"files": files})
+            videos({"files": files})
 
+    def test_a_video_goes_by_its_camera_whatever_the_recorder_called_it(self) -> None:
+        metadata: dict[str, JsonValue] = {
+            "files": {
+                "front_left": "A_Driver_37.774929.avi",
+                "bev": None,
+                "+37.7749-122.4194/": "b",
+                "2nd": "b",
+            }
+        }
+        assert videos(metadata) == {"A_Driver_37.774929.avi": "front_left.mp4", "b": "camera_3.mp4"}
+        assert outgoing_metadata(metadata) == {
+            "files": {
+                "front_left": "front_left.mp4",
+                "bev": None,
+                "camera_3": "camera_3.mp4",
+                "camera_4": "camera_3.mp4",
+            }
+        }
 
-class TestAnnotations:
-    @pytest.mark.parametrize("recording", RECORDINGS, ids=lambda path: path.name)
-    def test_a_file_without_places_leaves_byte_for_byte(self, recording: Path) -> None:
-        text = (recording / "annotations.json").read_bytes()
-        assert filtered(text, *range(0, len(text), 4096)) == text
+    @pytest.mark.parametrize("name", ["20241117_103045", "2026-11-23_09-10-11", "20261123T091011Z"])
+    def test_a_folder_called_by_its_time_keeps_its_name(self, name: str) -> None:
+        assert outgoing_scenario_id(name, b"key") == name
 
     @pytest.mark.parametrize(
-        ("recorded", "sent"),
-        [
-            ('{"lat": 37.774929, "x": 37.774929}', '{"lat": 37.77, "x": 37.774929}'),
-            ('{"location" :\n "37.774929,-122.419416"}', '{"location" :\n "37.77,-122.42"}'),
-            (
-                '{"gps": {"a": [1.23456, {"b": 2.34567}]}, "c": 3.45678}',
-                '{"gps": {"a": [1.23, {"b": 2.35}]}, "c": 3.45678}',
-            ),
-            ('{"lat": 37.7700, "lon": 1, "lng": 1.50}', '{"lat": 37.77, "lon": 1, "lng": 1.50}'),
-            ('{"lat": 3.7774929e1}', '{"lat": 37.77}'),
-            (
-                '{"driver_id": "anna", "driver_state": {"gaze": 0.12345}}',
-                '{"driver_id": null, "driver_state": {"gaze": 0.12345}}',
-            ),
-            ('{"objects": [{"name": "car", "id": 7}]}', '{"objects": [{"name": "car", "id": 7}]}'),
-            ('{"face_embedding": [0.1, [0.2, "]"]], "n": 1}', '{"face_embedding": null, "n": 1}'),
-            (
-                '{"translation": [1.23456], "s": "\\"lat\\": 37.774929"}',
-                '{"translation": [1.23456], "s": "\\"lat\\": 37.774929"}',
-            ),
-            ('{"location": null, "v": NaN, "lat": NaN}', '{"location": null, "v": NaN, "lat": NaN}'),
-        ],
+        "name", ["A_Driver_37.774929_-122.419416", "s1", "2026-11-23 home", "20241117_103045_anna"]
     )
-    def test_places_are_coarsened_and_persons_dropped_wherever_the_blocks_end(self, recorded: str, sent: str) -> None:
-        text = recorded.encode()
-        for cut in range(len(text) + 1):
-            assert filtered(text, cut).decode() == sent
-        assert filtered(text, *range(len(text))).decode() == sent
-
-    def test_a_value_that_never_ends_is_refused(self) -> None:
-        with pytest.raises(ScenarioError):
-            filtered(b'{"lat": "37.7')
-
-    @given(
-        st.recursive(
-            st.none() | st.booleans() | st.integers() | st.floats(-180, 180) | st.text(max_size=8),
-            lambda inner: (
-                st.lists(inner, max_size=4)
-                | st.dictionaries(
-                    st.sampled_from(["lat", "lon", "gps", "a", "bbox", "location", "x\\"]), inner, max_size=4
-                )
-            ),
-            max_leaves=12,
-        ),
-        st.lists(st.integers(0, 400), max_size=5),
-        st.sampled_from([None, 2]),
-    )
-    def test_it_stays_json_and_no_fine_coordinate_passes(
-        self, value: JsonValue, cuts: list[int], indent: int | None
-    ) -> None:
-        text = json.dumps({"frames": value}, indent=indent).encode()
-        sent = filtered(text, *(cut for cut in cuts if cut <= len(text)))
-        for number in fine_numbers(json.loads(sent), place=False):
-            pytest.fail(f"{number} passed")
-        if not re.search(rb'"(lat|lon|gps|location)"', text):
-            assert sent == text
-
-
-def fine_numbers(value: JsonValue, *, place: bool) -> Iterator[float]:
-    """Numbers finer than two decimals at a place."""
-    match value:
-        case float():
-            if place and round(value, 2) != value:
-                yield value
-        case list():
-            for inner in value:
-                yield from fine_numbers(inner, place=place)
-        case dict():
-            for key, inner in value.items():
-                yield from fine_numbers(inner, place=place or key in {"lat", "lon", "gps", "location"})
+    def test_any_other_name_goes_as_a_pseudonym(self, name: str) -> None:
+        sent = outgoing_scenario_id(name, b"key")
+        assert re.fullmatch(r"s_[0-9a-f]{32}", sent)
+        assert sent == "s_" + hmac.new(b"key", name.encode(), hashlib.sha256).hexdigest()[:32]
+        assert outgoing_scenario_id(name, b"another key") != sent
