@@ -4,8 +4,11 @@ import asyncio
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from random import Random
+from typing import Self
 
+from sentinel_sync.base.backoff import RETURN_SPREAD
 from sentinel_sync.base.clock import Clock, wait_first
 from sentinel_sync.base.errors import HeldError, StoreError
 from sentinel_sync.base.events import EventPublisher
@@ -51,6 +54,90 @@ class TransferStatus(StatusModel):
     def version(self) -> str:
         """Of a model, the part."""
         return self.part
+
+
+#: After an attempt that won nothing the next waits for a random time between half of this and all of it, seconds, and
+#: after each further one for twice as long, up to the second.
+PATIENCE_SECONDS, LONGEST_PATIENCE_SECONDS = 30.0, 3600.0
+#: So many bytes won are worth another attempt at once; after fewer it waits as after the first that won nothing: a host
+#: that gives a byte with each answer does not keep anybody busy.
+WORTHWHILE_BYTES = 16 << 10
+#: So many bytes a day may be spent on one transfer for nothing.
+WASTE_BYTES_PER_DAY = 20_000_000
+_DAY_SECONDS = 86_400.0
+#: More would only overflow.
+_MOST_DOUBLINGS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class TransferAttempts:
+    """What the attempts at one transfer have come to, and when the next may follow (wire contract, Progress).
+
+    Whoever owns the transfer keeps it, across restarts.
+
+    Attributes:
+        host: Whom the last attempt was made at: another one is met without prejudice.
+        furthest_bytes: The furthest point ever reached: confirmed by the other side, or, of a download, on disk.
+        fruitless: Attempts in a row that got no further.
+        next_at: When the next may be made, seconds since the epoch.
+        reason: What the last one ended with.
+        wasted_bytes: What was spent for nothing on the day `wasted_on` (days since the epoch, UTC).
+    """
+
+    host: str = ""
+    furthest_bytes: int = 0
+    fruitless: int = 0
+    next_at: float = 0.0
+    reason: str = ""
+    wasted_bytes: int = 0
+    wasted_on: int = 0
+
+    def wait(self, now: float) -> float:
+        """Seconds until the next may be made; a clock that was set back keeps nobody waiting for longer than a day."""
+        return min(max(0.0, self.next_at - now), _DAY_SECONDS)
+
+    def ended(
+        self,
+        reason: str,
+        *,
+        host: str,
+        furthest_bytes: int,
+        spent_bytes: int,
+        now: float,
+        rng: Random,
+        retry_after: float | None = None,
+    ) -> Self:
+        """Take in how an attempt ended that did not finish.
+
+        Args:
+            reason: In words.
+            host: Whom it was made at.
+            furthest_bytes: The furthest point reached now.
+            spent_bytes: What travelled in it.
+            now: Seconds since the epoch.
+            retry_after: Seconds that the host asked for, or None.
+        """
+        won = max(0, furthest_bytes - self.furthest_bytes)
+        fruitless = 0 if won else (self.fruitless if host == self.host else 0) + 1
+        today = int(now // _DAY_SECONDS)
+        wasted = max(0, spent_bytes - won) + (self.wasted_bytes if self.wasted_on == today else 0)
+        doublings = min(max(fruitless - 1, 0), _MOST_DOUBLINGS)
+        ceiling = min(LONGEST_PATIENCE_SECONDS, PATIENCE_SECONDS * 2.0**doublings)
+        wait = 0.0 if won >= WORTHWHILE_BYTES else rng.uniform(ceiling / 2, ceiling)
+        if not won and wasted >= WASTE_BYTES_PER_DAY:
+            wait = max(wait, (today + 1) * _DAY_SECONDS - now + rng.uniform(0.0, LONGEST_PATIENCE_SECONDS))
+        if retry_after is not None:
+            wait = max(wait, retry_after * (1.0 + rng.uniform(0.0, RETURN_SPREAD)))
+        return replace(
+            self,
+            host=host,
+            furthest_bytes=max(self.furthest_bytes, furthest_bytes),
+            fruitless=fruitless,
+            next_at=now + wait,
+            reason=reason,
+            wasted_bytes=wasted,
+            wasted_on=today,
+        )
 
 
 @dataclass(frozen=True, slots=True)

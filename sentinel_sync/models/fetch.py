@@ -7,8 +7,12 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from random import Random
 from threading import Event
 from typing import Self
+from urllib.parse import urlsplit
+
+from pydantic import TypeAdapter
 
 from sentinel_sync.base.clock import Clock
 from sentinel_sync.base.errors import (
@@ -16,15 +20,15 @@ from sentinel_sync.base.errors import (
     RejectedError,
     StoreError,
     StoreFullError,
-    UnreachableError,
     VerificationError,
 )
 from sentinel_sync.base.files import file_error
 from sentinel_sync.base.payloads import DeltaOffer, ModelRelease
 from sentinel_sync.base.tasks import run_to_end
-from sentinel_sync.base.transfer import TransferGuard
+from sentinel_sync.base.timekeeping import moment
+from sentinel_sync.base.transfer import TransferAttempts, TransferGuard
 from sentinel_sync.cloud.client import CloudAPIClient
-from sentinel_sync.cloud.download import PART_ENDING, FileDownload, StaleAddressError, Target, discard
+from sentinel_sync.cloud.download import PART_ENDING, FileDownload, FileHostError, StaleAddressError, Target, discard
 from sentinel_sync.models.delta_file import apply_delta, load_zstd
 from sentinel_sync.models.files import RESERVE_BYTES, ModelFiles, checksum_of
 from sentinel_sync.models.rules.delta import why_not
@@ -32,6 +36,7 @@ from sentinel_sync.models.rules.installed import KeptVersion
 from sentinel_sync.models.sources import ReleaseSource
 from sentinel_sync.network.policy import TransferPolicy
 from sentinel_sync.network.rules.traffic import TrafficClass
+from sentinel_sync.store.documents import Documents
 
 logger: logging.Logger = logging.getLogger(__name__)
 
@@ -39,6 +44,11 @@ logger: logging.Logger = logging.getLogger(__name__)
 PATIENCE = 900.0
 #: During a download it is asked so often whether it may go on, seconds.
 ASK_AGAIN = 0.5
+#: What a host says of a delta that it has not: then the whole file is asked for at once.
+_NO_DELTA = frozenset(range(400, 500)) - {403, 408, 410, 425, 429}
+#: Kind of the documents that say what attempts at a release's file came to; their key is its checksum.
+_KIND = "model.attempts"
+_ATTEMPTS = TypeAdapter(TransferAttempts)
 #: An address may expire while it is used; a backend that gives out only expired ones is given up.
 _MOST_ADDRESSES = 3
 
@@ -100,8 +110,8 @@ async def fetch_by_delta(
         fetched; why is logged, and nothing of the delta is left (but what may still be of use after an outage).
 
     Raises:
-        UnreachableError: The network failed, or the address has expired half-way (StaleAddressError: ask for a new
-            one); what has come is gone on from at the next call.
+        FileHostError: The host failed, or the address has expired half-way (StaleAddressError: ask for a new one); what
+            has come is gone on from at the next call.
         HeldError: Not sent: the gate is closed.
     """
     files = DeltaFiles.beside(target.staging)
@@ -112,8 +122,10 @@ async def fetch_by_delta(
         await run_to_end(_check, offer, old, old_checksum, target, files)
         await _fetch(client, offer, files.delta, target.size, clock, on_progress)
         await _apply(files, old, target)
-    except UnreachableError as error:
-        if await run_to_end(files.came_lately, clock.now()):
+    except FileHostError as error:
+        if error.status in _NO_DELTA:
+            await run_to_end(files.discard)
+        elif error.status not in {200, 206} and await run_to_end(files.came_lately, clock.now()):
             raise
         _say(target, error)
         return False
@@ -208,6 +220,7 @@ class ReleaseFetch:
         source: Says where files are.
         files: The models folder.
         policy: Whether models may be fetched now.
+        documents: Where it is kept what attempts came to.
         deltas: Whether to fetch only what changed, where that is offered.
     """
 
@@ -217,19 +230,30 @@ class ReleaseFetch:
         source: ReleaseSource,
         files: ModelFiles,
         policy: TransferPolicy,
+        documents: Documents,
         *,
         deltas: bool,
         clock: Clock,
+        rng: Random,
     ) -> None:
+        self._documents = documents
+        self._rng = rng
         self._client = client
         self._source = source
         self._files = files
         self._policy = policy
         self._deltas = deltas
         self._clock = clock
+        self._host = ""
 
     async def fetch(
-        self, release: ModelRelease, staging: Path, base: KeptVersion | None, on_progress: Callable[[int], None]
+        self,
+        release: ModelRelease,
+        staging: Path,
+        base: KeptVersion | None,
+        on_progress: Callable[[int], None],
+        *,
+        is_asked_for: bool = False,
     ) -> None:
         """Put a release's file into its staging file: whole, and of the signed checksum.
 
@@ -238,9 +262,11 @@ class ReleaseFetch:
             staging: Where it is put together; what is there is gone on from.
             base: What is installed of the same model, or None.
             on_progress: Told how many bytes are there.
+            is_asked_for: A person asks: earlier attempts that won nothing do not keep it waiting.
 
         Raises:
-            HeldError: It may not be fetched now: the network's price, the budget or a trip forbids it; what came stays.
+            HeldError: It may not be fetched now: the network's price, the budget or a trip forbids it, or earlier
+                attempts won nothing; what came stays.
             CloudError: The network, the backend or the file's host failed.
             VerificationError: What came is not what was signed; nothing of it stays.
             StoreError: The models folder has no room or cannot be written.
@@ -249,21 +275,60 @@ class ReleaseFetch:
         if why is not None:
             raise HeldError(f"{release.name} {release.version} is not fetched: {why}")
         on_progress(min(release.size, await run_to_end(self._files.make_room, staging, release.size)))
+        attempts = await self._documents.load(_KIND, release.checksum, _ATTEMPTS) or TransferAttempts()
+        if not is_asked_for and attempts.wait(self._clock.now()) > 0.0:
+            until = moment(attempts.next_at).strftime("%Y-%m-%dT%H:%M:%SZ")
+            raise HeldError(f"{release.name} {release.version} is not fetched before {until}: {attempts.reason}")
         guard = TransferGuard(f"{release.name} {release.version}", self._blocked_reason, clock=self._clock)
         async with guard.watching():
-            await self._fetch(release, staging, base, on_progress)
+            await self._fetch_on(attempts, release, staging, base, on_progress)
+        await self._documents.delete(_KIND, release.checksum)
+
+    async def _fetch_on(
+        self,
+        attempts: TransferAttempts,
+        release: ModelRelease,
+        staging: Path,
+        base: KeptVersion | None,
+        on_progress: Callable[[int], None],
+    ) -> None:
+        """Go on at once after each attempt that got further; the first that did not ends it."""
+        while True:
+            target = Target(staging, release.size, release.checksum)
+            download = FileDownload(self._client, target, clock=self._clock, on_progress=on_progress)
+            try:
+                await self._fetch(release, base, download, target, on_progress)
+            except FileHostError as error:
+                attempts = attempts.ended(
+                    str(error),
+                    host=self._host,
+                    furthest_bytes=download.size_bytes,
+                    spent_bytes=download.received_bytes,
+                    now=self._clock.now(),
+                    rng=self._rng,
+                    retry_after=error.retry_after,
+                )
+                await self._documents.save(_KIND, release.checksum, attempts, _ATTEMPTS)
+                if attempts.wait(self._clock.now()) > 0.0:
+                    raise
+            else:
+                return
 
     async def _blocked_reason(self) -> str | None:
         return await self._policy.blocked_reason(TrafficClass.MODELS)
 
     async def _fetch(
-        self, release: ModelRelease, staging: Path, base: KeptVersion | None, on_progress: Callable[[int], None]
+        self,
+        release: ModelRelease,
+        base: KeptVersion | None,
+        download: FileDownload,
+        target: Target,
+        on_progress: Callable[[int], None],
     ) -> None:
-        target = Target(staging, release.size, release.checksum)
-        download = FileDownload(self._client, target, clock=self._clock, on_progress=on_progress)
         have = base.checksum if base is not None and self._deltas else None
         for attempt in range(1, _MOST_ADDRESSES + 1):
             address = await self._source.address(release, have)
+            self._host = urlsplit(address.url).netloc
             try:
                 if base is not None and have is not None:
                     await fetch_by_delta(

@@ -20,7 +20,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from sentinel_sync.base.errors import StoreFullError
 from sentinel_sync.base.files import file_error, replace_file, sync_folder
-from sentinel_sync.cloud.download import ETAG_ENDING, PART_ENDING, discard
+from sentinel_sync.cloud.download import PART_ENDING, discard, owner_of
 from sentinel_sync.models.rules.installed import BadVersion
 
 VERSIONS_NAME = "versions"
@@ -164,7 +164,7 @@ class ModelFiles:
                 if leftover.name.endswith(_SWITCH_ENDING):
                     leftover.unlink(missing_ok=True)
             for path in self._folder.glob(f"{VERSIONS_NAME}/*/*"):
-                owner = path.with_name(path.name.removesuffix(".etag")) if path.name.endswith(ETAG_ENDING) else path
+                owner = owner_of(path)
                 if owner not in wanted and not path.is_dir():  # a folder is none of ours
                     path.unlink(missing_ok=True)
             for folder in self._folder.glob(f"{VERSIONS_NAME}/*/"):

@@ -192,8 +192,12 @@ class ModelInstaller:
 
     # --- onto the vehicle ---
 
-    async def stage(self, release: ModelRelease) -> None:
+    async def stage(self, release: ModelRelease, *, is_asked_for: bool = False) -> None:
         """Get a release's file, and stage it. One at a time.
+
+        Args:
+            release: Which.
+            is_asked_for: A person asks: earlier attempts that won nothing do not keep it waiting.
 
         Raises:
             CloudError: The network failed, or a download may not be now (HeldError); what came stays.
@@ -211,7 +215,7 @@ class ModelInstaller:
                 # It may be here already: a switch that failed, or a version that was rolled back from.
                 if not await run_to_end(files.holds, kept, release.size, release.checksum):
                     base = self._installed.record(release.name).installed
-                    await self._fetch.fetch(release, staging, base, transfer.moved)
+                    await self._fetch.fetch(release, staging, base, transfer.moved, is_asked_for=is_asked_for)
                     await run_to_end(files.keep, staging, kept)
                 staged = StagedVersion(release, live)
                 await self._installed.change(release.name, lambda record: replace(record, staged=staged, failure=None))

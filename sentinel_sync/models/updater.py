@@ -20,6 +20,7 @@ from sentinel_sync.base.errors import (
 )
 from sentinel_sync.base.payloads import ModelRelease
 from sentinel_sync.base.tasks import run_to_end
+from sentinel_sync.cloud.download import FileHostError
 from sentinel_sync.models.installed import InstalledModels
 from sentinel_sync.models.installer import HealthCheck, ModelInstaller
 from sentinel_sync.models.releases import ReleaseSelector
@@ -255,7 +256,13 @@ class ModelUpdater:
         self._held = {name: why for name, why in self._held.items() if name in wanted}
 
     async def install(
-        self, name: str, version: str, expected_checksum: str | None, signature: str | None
+        self,
+        name: str,
+        version: str,
+        expected_checksum: str | None,
+        signature: str | None,
+        *,
+        is_asked_for: bool = True,
     ) -> InstallResult:
         """Find a release, fetch it and let the runtime open it, as far as that may be now.
 
@@ -268,7 +275,7 @@ class ModelUpdater:
             release = await self._releases.find(name, version, expected_checksum, signature)
             checksum = release.checksum
             if self._installed.record(name).standing.installed != version:
-                await self._installer.stage(release)
+                await self._installer.stage(release, is_asked_for=is_asked_for)
                 self._held.pop(name, None)
                 if (why := await self._activate(name)) is not None:
                     return InstallResult(False, name, version, why, waiting=True)
@@ -297,9 +304,11 @@ class ModelUpdater:
             if is_ready or record.is_given_up(release.checksum, now, LEAST_SHARE * self._interval):
                 self._held.pop(release.name, None)
                 continue
-            error = (await self.install(release.name, release.version, release.checksum, None)).error
+            result = await self.install(release.name, release.version, release.checksum, None, is_asked_for=False)
+            # A file's host has a pace of its own: a listing that comes well says nothing about it, nor it about that.
+            error = None if isinstance(result.error, HeldError | FileHostError) else result.error
             if passing is None and error is not None and is_passing(error):
-                passing = None if isinstance(error, HeldError) else error
+                passing = error
         return len(self._in_use() - before), passing
 
     async def maintain(self) -> float:
@@ -340,6 +349,14 @@ class ModelUpdater:
             if self._held.get(name) != str(error):  # once, not at each look
                 logger.info("model.held: %s %s: %s", *what)
                 self._held[name] = str(error)
+            return
+        if isinstance(error, FileHostError):
+            logger.warning("model.failed: %s %s: %s", *what)
+            self._held[name] = str(error)
+            if name in self._installed.records:
+                await self._installed.change(name, lambda record: replace(record, failure=str(error)))
+            else:
+                self._releases.refuse(name, str(error))
             return
         level = logging.ERROR if isinstance(error, VerificationError) else logging.WARNING
         logger.log(level, "model.failed: %s %s: %s", *what)

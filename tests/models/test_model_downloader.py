@@ -4,6 +4,7 @@ import base64
 import hashlib
 import json
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -519,16 +520,26 @@ class TestByItself:
         self, cloud: FakeCloud, host: ModelHost, models: Path, build: Build, clock: FakeClock
     ) -> None:
         host.entries = [listed("v2.1.0")]
-        host.spoil = lambda seen: Answer(503) if "/files/" in seen.path else None
+        asked: list[float] = []
+
+        def down(seen: Seen) -> Answer | None:
+            if "/files/" not in seen.path:
+                return None
+            asked.append(clock.monotonic())
+            return Answer(503)
+
+        host.spoil = down
         downloader = build(auto_install=True)
-        waits = []
-        for _ in range(20):
-            waits.append(await downloader.step())
-            clock.tick(waits[-1])
-        assert waits[0] <= 30.0
-        assert 600.0 < max(waits) <= 3600.0
+        while len(asked) < 12:
+            clock.tick(await downloader.step())
+        pauses = [after - before for before, after in pairwise(asked)]
+        assert pauses[0] <= 60.0
+        assert 1800.0 <= pauses[-1] <= 3700.0
+        status = await downloader.get_download_status(NAME)
+        assert "its host answered 503" in str(status["reason"])
         host.spoil = lambda _: None
-        assert await downloader.step() > 70_000.0
+        clock.tick(3600.0)
+        await downloader.step()
         assert live(models) == content_of("v2.1.0")
 
     async def test_a_refused_release_is_not_asked_for_again_before_the_next_check(

@@ -199,14 +199,19 @@ class TestTrips:
 
 class TestGoingOn:
     async def test_a_download_goes_on_after_a_restart_although_no_check_is_due(
-        self, cloud: FakeCloud, host: ModelHost, models: Path, build: Build
+        self, cloud: FakeCloud, host: ModelHost, models: Path, build: Build, clock: FakeClock
     ) -> None:
         host.entries = [listed("v2.1.0")]
         half = content_of("v2.1.0")[:150_000]
         head = b"HTTP/1.1 200 OK\r\nContent-Length: 300000\r\n\r\n"
-        host.spoil = lambda seen: Answer(raw=head + half) if "/files/" in seen.path else None
+        cuts = [Answer(raw=head + half), Answer(503)]
+        host.spoil = lambda seen: cuts.pop(0) if "/files/" in seen.path else None
         await build(auto_install=True).step()
+        assert not cuts, "after the cut it was gone on with at once"
         host.spoil = lambda _: None
+        await build(auto_install=True).step()
+        assert live(models) != content_of("v2.1.0"), "the next attempt has its time, also after a restart"
+        clock.tick(30.0)
         await build(auto_install=True).step()
         assert live(models) == content_of("v2.1.0")
         assert cloud.requests[-1].headers["range"] == "bytes=150000-"

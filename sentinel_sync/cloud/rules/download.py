@@ -1,4 +1,6 @@
-"""What an answer to a download says: go on, begin again, ask for another address, come back later, or give up.
+"""What an answer to a download says: go on, begin again, ask for another address, or come back later.
+
+None is final: only the whole bytes say whether this is the file that was signed.
 
 `If-Range` alone is not relied upon: servers are known to answer 206 although it did not match, so the ETag and the
 range of every answer are compared here (RFC 9110 sections 13.1.5, 14.4).
@@ -37,7 +39,7 @@ class TakeBody:
 
 @dataclass(frozen=True, slots=True)
 class AskForAll:
-    """What is on disk is of another file: forget it and ask again, for the whole."""
+    """What is on disk may be of another file: ask again, for the whole."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,19 +61,12 @@ class RetryLater:
 
 @dataclass(frozen=True, slots=True)
 class NotFound:
-    """There is no file at this address."""
+    """There is no file at this address, or not yet: a CDN may not have it."""
 
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Refuse:
-    """This is not the file that was signed."""
-
-    reason: str
-
-
-Step = TakeBody | AskForAll | AskForAddress | IsWhole | RetryLater | NotFound | Refuse
+Step = TakeBody | AskForAll | AskForAddress | IsWhole | RetryLater | NotFound
 
 
 def range_headers(progress: PartialFile) -> dict[str, str]:
@@ -114,7 +109,7 @@ def next_step(status: int, headers: Mapping[str, str], progress: PartialFile, si
 def _whole(headers: Mapping[str, str], size: int) -> Step:
     length = headers.get("Content-Length")
     if length is not None and (not length.isdecimal() or int(length) != size):
-        return Refuse(f"offers {length[:20]} bytes, where {size} are signed")
+        return RetryLater(f"offers {length[:20]} bytes, where {size} are signed")
     return TakeBody(0, headers.get("ETag"))
 
 
@@ -125,7 +120,7 @@ def _partial(headers: Mapping[str, str], progress: PartialFile, size: int) -> St
     first, last, total = match.groups()
     if total != "*" and int(total) != size:
         # Of another file, or of this one changed: asked for the whole it says so, or mends itself.
-        return AskForAll() if progress.offset else Refuse(f"offers {total} bytes, where {size} are signed")
+        return AskForAll() if progress.offset else RetryLater(f"offers {total} bytes, where {size} are signed")
     if int(first) != progress.offset or not int(first) <= int(last) < size:
         return AskForAll() if progress.offset else RetryLater("answered with a part that was not asked for")
     etag = headers.get("ETag")

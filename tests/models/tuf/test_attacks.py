@@ -12,6 +12,7 @@ import pytest
 from securesystemslib.signer._crypto_signer import CryptoSigner
 
 from sentinel_sync.base.errors import UnreachableError, VerificationError
+from sentinel_sync.cloud.download import FileHostError
 from tests.fakes.clock import FakeClock
 from tests.fakes.cloud import Answer, FakeCloud
 from tests.fakes.tuf_repository import TufRepository
@@ -181,7 +182,7 @@ class TestEndlessData:
         (release,) = (await offers.ask()).releases
         for answer in (Answer(endless=content_of("v1")), Answer(200, content_of("v1") * 2)):
             repository.attack = only_targets(answer)
-            with pytest.raises(VerificationError, match=r"10000 (signed bytes|are signed)"):
+            with pytest.raises(FileHostError, match=r"10000 (signed bytes|are signed)"):
                 await vehicle.fetch(offers, release)
             assert not vehicle.staging.exists()
         assert stranger.pushed < MOST_PUSHED

@@ -7,6 +7,7 @@ import pytest
 from securesystemslib.signer._crypto_signer import CryptoSigner
 
 from sentinel_sync import CloudError, UnreachableError, VerificationError
+from sentinel_sync.cloud.download import FileHostError
 from tests.fakes.clock import FakeClock
 from tests.fakes.cloud import Answer, FakeCloud, portal, redirect
 from tests.fakes.tuf_repository import DAY, TufRepository
@@ -155,7 +156,8 @@ async def test_a_file_that_is_not_the_signed_one_touches_nothing(
     (update,) = await vehicle.downloader.check_for_updates()
     repository.attack = only("/targets/", answer)
     result = await vehicle.downloader.download_and_install_model(NAME, update["version"])
-    assert isinstance(result.error, VerificationError)
+    whole = answer.body and len(answer.body) == 300_000
+    assert isinstance(result.error, VerificationError if whole else FileHostError)
     await vehicle.untouched()
     repository.attack = lambda _: None
     assert await vehicle.downloader.download_and_install_model(NAME, "v10")
@@ -176,6 +178,8 @@ async def test_a_file_that_was_cut_off_is_gone_on_from_by_the_next_process(
             head = b'HTTP/1.1 200 OK\r\nContent-Length: 300000\r\nETag: "one"\r\n\r\n'
             return Answer(raw=head + content[:100_000])
         ranges.append(wanted)
+        if len(ranges) == 1:
+            return Answer(503)
         start = int(wanted.removeprefix("bytes=").removesuffix("-"))
         assert seen.headers["if-range"] == '"one"'
         return Answer(206, content[start:], {"Content-Range": f"bytes {start}-299999/300000", "ETag": '"one"'})
@@ -186,7 +190,7 @@ async def test_a_file_that_was_cut_off_is_gone_on_from_by_the_next_process(
     assert await asyncio.to_thread(vehicle.live) == content_of("v9")
     assert await vehicle.build().download_and_install_model(NAME, "v10")
     assert await asyncio.to_thread(vehicle.live) == content
-    assert ranges == ["bytes=100000-"]
+    assert ranges == ["bytes=100000-"] * 2
 
 
 @pytest.mark.parametrize(
