@@ -289,7 +289,14 @@ async def _send(parts: PartSender, upload: Upload) -> None:
     consent = Consent(granted=True, at=1_795_000_000.0, policy_version="1")
     for part in (upload.plan.parts[0], upload.part):
         await parts.send(
-            upload.plan, part, queued, consent, may_send=ask, remember=remember, on_progress=lambda _: None
+            upload.plan,
+            part,
+            queued,
+            consent,
+            may_send=ask,
+            remember=remember,
+            on_progress=lambda _: None,
+            confirmed=lambda _: None,
         )
 
 

@@ -16,6 +16,7 @@ _NAMES = {
         "ConfigurationError",
         "ConsentError",
         "CredentialError",
+        "CutError",
         "FileError",
         "HeldError",
         "NotNowError",

@@ -4,6 +4,7 @@ SentinelSyncError
 ├── ConfigurationError        the settings cannot be used
 ├── CloudError                a request ended without what was asked
 │   ├── UnreachableError      no usable answer: unknown whether the work was done
+│   │   └── CutError          … while a file was sent
 │   ├── UnacknowledgedError   answered 2xx, with a body that acknowledges nothing
 │   ├── NotNowError           408, 425, 429, 5xx
 │   ├── CredentialError       401, 403
@@ -46,6 +47,10 @@ class CloudError(SentinelSyncError):
 
 class UnreachableError(CloudError):
     """No usable answer came: connection error, time-out, truncated or unparsable body. The work may have been done."""
+
+
+class CutError(UnreachableError):
+    """The connection broke while a file was on its way: some of it may have arrived, and the backend may be there."""
 
 
 class UnacknowledgedError(CloudError):

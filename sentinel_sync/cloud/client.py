@@ -23,6 +23,7 @@ from sentinel_sync.base.errors import (
     CloudError,
     ConfigurationError,
     CredentialError,
+    CutError,
     HeldError,
     NotNowError,
     UnacknowledgedError,
@@ -42,7 +43,7 @@ from sentinel_sync.cloud.request import (
     quote_id,
     target_of,
 )
-from sentinel_sync.cloud.response import Download, Exchange, Response
+from sentinel_sync.cloud.response import Download, ElsewhereError, Exchange, Response
 from sentinel_sync.cloud.response_policy import APIResponse, AttemptOutcome, Listener, Probe, ResponsePolicy
 from sentinel_sync.cloud.rules.answers import Gate, GateState, RetryBudget
 from sentinel_sync.cloud.transport import TrafficListener, TrafficMeter, mute
@@ -388,6 +389,9 @@ class CloudAPIClient:
                 why = f"{asked.what}: no whole answer within {timeouts.deadline:g} s"
                 error = UnreachableError(why, request_id=request_id)
             logger.log(level, "cloud.attempt: %s (request %s)", error, request_id, extra=facts)
+            if asked.has_begun and not isinstance(error, ElsewhereError):
+                # The link let something through: whoever asks next how much arrived sees whether that is over.
+                raise CutError(str(error), request_id=request_id) from None
             raise self._policy.unreachable(error) from None
         logger.log(
             logging.DEBUG if reply.status < 400 else level,

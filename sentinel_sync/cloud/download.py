@@ -235,6 +235,7 @@ class _GrowingFile:
         self._descriptor = os.open(path, flags, 0o600)
         self.digest = hashlib.sha256()
         self.size = 0
+        self._state: tuple[int, int, int] | None = None
 
     def read_through(self) -> None:
         """Hash what it holds."""
@@ -245,6 +246,18 @@ class _GrowingFile:
     def length(self) -> int:
         """Bytes on disk."""
         return os.fstat(self._descriptor).st_size
+
+    def go_on(self, opened: "_GrowingFile") -> bool:
+        """Have the same file, opened again, go on with the hash that is known; False where it has changed since."""
+        same = self._state == opened.state()
+        if same:
+            opened.cut(self.size, self.digest)
+        return same
+
+    def state(self) -> tuple[int, int, int]:
+        """What tells whether a file is still what it was."""
+        status = os.fstat(self._descriptor)
+        return status.st_ino, status.st_size, status.st_mtime_ns
 
     def append(self, piece: bytes) -> None:
         """Write the next bytes."""
@@ -263,6 +276,7 @@ class _GrowingFile:
 
     def close(self) -> None:
         """Close it; what it holds stays."""
+        self._state = self.state()
         os.close(self._descriptor)
 
 
@@ -277,6 +291,7 @@ class _Staging:
         self._etag_path = path.with_name(path.name.removesuffix(PART_ENDING) + ETAG_ENDING)
         self._restart_path = path.with_name(path.name.removesuffix(PART_ENDING) + RESTART_ENDING)
         self._kept: _GrowingFile | None = None
+        self._closed: _GrowingFile | None = None
         self._restart: _GrowingFile | None = None
         self._restart_etag: str | None = None
         self._before: tuple[int, hashlib._Hash] = (0, hashlib.sha256())
@@ -291,6 +306,8 @@ class _Staging:
     def open(self, limit: int) -> None:
         """Open it and hash what it holds; a file larger than `limit` is not what is wanted."""
         self._kept = _GrowingFile(self._path)
+        if self._closed is not None and self._closed.go_on(self._kept):
+            return
         if self._kept.length() > limit:
             self.empty()
             return
@@ -350,7 +367,7 @@ class _Staging:
         """Close it; what it holds stays."""
         if self._kept is not None:
             self._kept.close()
-            self._kept = None
+            self._kept, self._closed = None, self._kept
 
     @property
     def _file(self) -> _GrowingFile:

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from http import HTTPMethod
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 from urllib.parse import parse_qsl, quote
 
 import httpx
@@ -53,6 +53,17 @@ _SPELLING = {
 
 #: Methods that only read.
 _READING = frozenset({HTTPMethod.GET, HTTPMethod.HEAD, HTTPMethod.OPTIONS})
+
+
+@runtime_checkable
+class FileContent(Protocol):
+    """A file, or a piece of one, as a request's body."""
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether some of it has been handed to the network."""
+        ...
+
 
 Content = bytes | AsyncIterable[bytes] | None
 
@@ -246,6 +257,11 @@ class Request:
     def is_conditional(self) -> bool:
         """Whether a 304 is an answer to it."""
         return "If-None-Match" in self.headers
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether a part of a file has been handed to the network."""
+        return isinstance(self.content, FileContent) and self.content.has_begun
 
     @property
     def is_work(self) -> bool:

@@ -7,12 +7,13 @@ from typing import Self
 from uuid import UUID, uuid5
 
 from sentinel_sync.base.clock import Clock
-from sentinel_sync.base.errors import NotNowError, PreconditionError, RejectedError
+from sentinel_sync.base.errors import CutError, NotNowError, PreconditionError, RejectedError
 from sentinel_sync.cloud.client import CloudAPIClient
 from sentinel_sync.cloud.request import Request
 from sentinel_sync.cloud.response import ElsewhereError
 from sentinel_sync.cloud.rules.tus import (
     ABOUT_THE_UPLOAD,
+    HEAD_REFUSED,
     NOT_OFFERED,
     VERSION,
     Arrived,
@@ -23,8 +24,10 @@ from sentinel_sync.cloud.rules.tus import (
     GiveUp,
     PatchSize,
     SendFrom,
+    TooLarge,
     TusOffer,
     TusState,
+    WaitForLock,
     creation_headers,
     offer_of,
     patch_headers,
@@ -140,8 +143,11 @@ class TusUploads:
                             return
                     case AskOffset():
                         await self._ask(state, upload)
+                    case WaitForLock(seconds):
+                        await self._clock.sleep(seconds)
+                        state.waited()
                     case SendFrom(offset):
-                        await self._send_from(state, offset, upload, checksums)
+                        await self._send_on(state, offset, upload, checksums)
                     case Arrived():
                         return
                     case GiveUp(reason):
@@ -176,7 +182,7 @@ class TusUploads:
             address,
             _ASK,
             headers=headers,
-            takes=ABOUT_THE_UPLOAD,
+            takes=ABOUT_THE_UPLOAD | HEAD_REFUSED,
             proof=("Upload-Offset",),
             bulk=True,
         )
@@ -184,13 +190,28 @@ class TusUploads:
         _end_where_said(state.asked(reply.status, reply.headers), _ASK, reply.request_id)
         match state.next_step():
             case SendFrom(offset):
-                upload.on_progress(offset)
+                upload.confirmed(offset)
             case Arrived():
                 offset = upload.source.size_bytes
-                upload.on_progress(offset)
+                upload.confirmed(offset)
             case _:
                 offset = 0
         self._learn_from_cut(address, offset)
+
+    async def _send_on(self, state: TusState, offset: int, upload: FileUpload, checksums: "_Checksums") -> None:
+        try:
+            await self._send_from(state, offset, upload, checksums)
+        except CutError:
+            if not await self._has_arrived(state, offset, upload):
+                raise
+
+    async def _has_arrived(self, state: TusState, offset: int, upload: FileUpload) -> bool:
+        """Whether some of a piece has arrived although it was cut: then this attempt goes on at once."""
+        state.cut()
+        await upload.may_send()
+        await self._ask(state, upload)
+        step = state.next_step()
+        return not isinstance(step, SendFrom) or step.offset > offset
 
     async def _send_from(self, state: TusState, offset: int, upload: FileUpload, checksums: "_Checksums") -> None:
         end = checksums.planned_end(offset) or self._end_of(offset, upload.source)
@@ -217,9 +238,17 @@ class TusUploads:
                 raise UnworkableError(f"the address that it gave cannot be reached: {error}") from None
             raise
         self._cut = None
+        step = state.patched(end - offset, reply.status, reply.headers)
         if reply.status in _DONE:
             self._patch_size.went_through(end - offset, reply.received - reply.sent)
-        _end_where_said(state.patched(end - offset, reply.status, reply.headers), _SEND, reply.request_id)
+            if isinstance(arrived := state.next_step(), SendFrom):
+                upload.confirmed(arrived.offset)
+        if isinstance(step, TooLarge):
+            await checksums.forget()
+            if not self._patch_size.was_too_large(end - offset):
+                raise RejectedError(f"{_SEND}: answered 413 to {end - offset} bytes", status=413)
+            return
+        _end_where_said(step, _SEND, reply.request_id)
 
     def _end_of(self, offset: int, source: OpenFile) -> int:
         return min(source.size_bytes, offset + self._patch_size.next_bytes())
@@ -228,6 +257,8 @@ class TusUploads:
         cut, self._cut = self._cut, None
         if cut is not None and cut[0] == address:
             self._patch_size.was_cut(max(0, cut[1].reached - offset))
+            if offset <= cut[1].begin < cut[1].reached:
+                self._patch_size.won_nothing(cut[1].size_bytes)
 
     def _know(self, kind: str, offer: TusOffer | None) -> None:
         lifetime = NO_OFFER_LIFETIME if offer is None else OFFER_LIFETIME
@@ -272,6 +303,10 @@ class _Checksums:
         await self._drop()
         return self._algorithm, digest
 
+    async def forget(self) -> None:
+        """Ranges will be others than was planned."""
+        await self._drop()
+
     async def _drop(self) -> None:
         ahead, self._ahead, self._planned = self._ahead, None, None
         if ahead is not None:
@@ -279,7 +314,7 @@ class _Checksums:
             await asyncio.gather(ahead, return_exceptions=True)
 
 
-def _end_where_said(step: AskAgainLater | Damaged | None, what: str, request_id: str) -> None:
+def _end_where_said(step: AskAgainLater | Damaged | TooLarge | None, what: str, request_id: str) -> None:
     match step:
         case AskAgainLater(reason):
             raise NotNowError(f"{what}: {reason}", request_id=request_id)

@@ -159,6 +159,7 @@ class FileBody:
 
     Attributes:
         size_bytes: Of the whole body.
+        begin: The file's first byte in it.
         reached: Up to where the file's bytes were taken out of it.
     """
 
@@ -174,7 +175,7 @@ class FileBody:
         on_progress: Callable[[int], None],
     ) -> None:
         self._source = source
-        self._begin = begin
+        self.begin = begin
         self._end = end
         self._before = before
         self._after = after
@@ -182,6 +183,11 @@ class FileBody:
         self._on_progress = on_progress
         self.size_bytes: int = len(before) + end - begin + len(after)
         self.reached = begin
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether some of the file was taken out of it."""
+        return self.reached > self.begin
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         """Give the body in pieces.
@@ -191,7 +197,7 @@ class FileBody:
         """
         if self._before:
             yield self._before
-        async for block in self._source.pieces(self._begin, self._end):
+        async for block in self._source.pieces(self.begin, self._end):
             for piece in self._bandwidth.cut(block):
                 await self._bandwidth.wait(len(piece))
                 self.reached += len(piece)
@@ -225,6 +231,7 @@ class FileUpload:
         remember: Keeps the URL of an upload that can be resumed, or None for "there is none"; awaited before the first
             byte goes there.
         on_progress: Told how many of the file's bytes have arrived or were handed to the network.
+        confirmed: Told how many of them the other side says that it has.
     """
 
     path: str
@@ -239,6 +246,7 @@ class FileUpload:
     may_send: Callable[[], Awaitable[object]]
     remember: Callable[[str | None], Awaitable[None]]
     on_progress: Callable[[int], None]
+    confirmed: Callable[[int], None]
 
 
 class UploadProtocol(Protocol):

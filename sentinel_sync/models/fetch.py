@@ -293,9 +293,10 @@ class ReleaseFetch:
         on_progress: Callable[[int], None],
     ) -> None:
         """Go on at once after each attempt that got further; the first that did not ends it."""
+        target = Target(staging, release.size, release.checksum)
+        download = FileDownload(self._client, target, clock=self._clock, on_progress=on_progress)
         while True:
-            target = Target(staging, release.size, release.checksum)
-            download = FileDownload(self._client, target, clock=self._clock, on_progress=on_progress)
+            received_before = download.received_bytes
             try:
                 await self._fetch(release, base, download, target, on_progress)
             except FileHostError as error:
@@ -303,7 +304,7 @@ class ReleaseFetch:
                     str(error),
                     host=self._host,
                     furthest_bytes=download.size_bytes,
-                    spent_bytes=download.received_bytes,
+                    spent_bytes=download.received_bytes - received_before,
                     now=self._clock.now(),
                     rng=self._rng,
                     retry_after=error.retry_after,

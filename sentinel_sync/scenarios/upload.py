@@ -9,9 +9,10 @@ from http import HTTPMethod
 from pathlib import Path
 from random import Random
 from typing import BinaryIO
+from urllib.parse import urlsplit
 
 from sentinel_sync.base.clock import Clock, SystemClock
-from sentinel_sync.base.errors import CloudError, HeldError, ScenarioError, StoreError
+from sentinel_sync.base.errors import CloudError, HeldError, NotNowError, ScenarioError, StoreError
 from sentinel_sync.base.events import EventPublisher
 from sentinel_sync.base.payloads import ConsentGiven, ScenarioAnnouncement
 from sentinel_sync.base.tasks import run_to_end
@@ -34,7 +35,7 @@ from sentinel_sync.scenarios.rules.plan import (
     part_key,
 )
 from sentinel_sync.store.outbox import Outbox, OutboxItem
-from sentinel_sync.store.rules.outbox import Release, RetryDecision, RetryPolicy, SetAside
+from sentinel_sync.store.rules.outbox import Defer, Release, RetryDecision, RetryPolicy, SetAside
 
 logger: logging.Logger = logging.getLogger(__name__)
 
@@ -73,6 +74,7 @@ class PartSender:
         may_send: Callable[[], Awaitable[object]],
         remember: Callable[[str | None], Awaitable[None]],
         on_progress: Callable[[int], None],
+        confirmed: Callable[[int], None],
     ) -> None:
         """Send one part, or what the backend has not got of it; returns once the backend has acknowledged it.
 
@@ -85,6 +87,7 @@ class PartSender:
             remember: Keeps the URL of a resumable upload, or None where there is none any more; awaited before the
                 first byte goes there.
             on_progress: Told how many of the file's bytes have arrived or were handed to the network.
+            confirmed: Told how many of them the backend says that it has.
 
         Raises:
             CloudError: It has not.
@@ -112,6 +115,7 @@ class PartSender:
                 may_send=may_send,
                 remember=remember,
                 on_progress=on_progress,
+                confirmed=confirmed,
             )
             await self._uploads.send(upload)
 
@@ -207,6 +211,7 @@ class ScenarioUpload:
         self._item = item
         self._queued = queued
         self._transfer = transfer
+        self._spent_bytes = self._at_bytes = self._confirmed_bytes = 0
         self.got_further: bool = False
 
     async def run(self) -> bool:
@@ -255,21 +260,52 @@ class ScenarioUpload:
             nonlocal part
             part = await self._note(replace(part, upload_url=upload_url))
 
-        began_from: int | None = None
-
         def moved(done_bytes: int) -> None:
-            nonlocal began_from
-            began_from = done_bytes if began_from is None else began_from
-            # Only a resumable upload keeps what was sent when it is cut.
-            self.got_further = self.got_further or (done_bytes > began_from and part.upload_url is not None)
+            self._spent_bytes += max(0, done_bytes - self._at_bytes)
+            self._at_bytes = done_bytes
             transfer.moved(done_bytes)
 
+        def confirmed(arrived_bytes: int) -> None:
+            # What was handed to a socket is no progress: only what the backend says that it has.
+            self._confirmed_bytes = max(self._confirmed_bytes, arrived_bytes)
+            self.got_further = self.got_further or arrived_bytes > part.attempts.furthest_bytes
+            self._at_bytes = arrived_bytes
+            transfer.moved(arrived_bytes)
+
+        self._spent_bytes = self._at_bytes = self._confirmed_bytes = 0
         await context.sender.send(
-            self._plan, part, self._queued, consent, may_send=self._ask, remember=remember, on_progress=moved
+            self._plan,
+            part,
+            self._queued,
+            consent,
+            may_send=self._ask,
+            remember=remember,
+            on_progress=moved,
+            confirmed=confirmed,
         )
+        self._spent_bytes = 0
         await self._save(self._plan.acknowledged(part, context.clock.now(), consent))
         logger.info("scenario.part: %s %s, %d bytes", self._plan.scenario_id, part.name, transfer.total_bytes)
         await context.preparation.forget(part)
+
+    async def cut(self, error: CloudError, rng: Random) -> Defer | None:
+        """Take in how sending a part ended: when it is worth trying again; None where nothing had left yet."""
+        part = self._plan.next_part()
+        if part is None or self._spent_bytes == 0:
+            return None
+        now = self._context.clock.now()
+        attempts = part.attempts.ended(
+            str(error),
+            host=urlsplit(part.upload_url or "").netloc,
+            furthest_bytes=self._confirmed_bytes,
+            spent_bytes=self._spent_bytes,
+            now=now,
+            rng=rng,
+            retry_after=error.retry_after if isinstance(error, NotNowError) else None,
+        )
+        await self._note(replace(part, attempts=attempts))
+        won = self._confirmed_bytes > part.attempts.furthest_bytes
+        return Defer(attempts.wait(now), str(error), connectivity=won)
 
     async def _note(self, part: Part) -> Part:
         """Write down what is known of a part now."""
@@ -307,6 +343,7 @@ class UploadWorker:
         self._outbox = outbox
         self._context = context
         self._events = events
+        self._rng = rng
         self._retry = RetryPolicy(rng)
         self._transfer: ActiveTransfer | None = None
         self._guard: TransferGuard | None = None
@@ -364,7 +401,10 @@ class UploadWorker:
         except CloudError as error:
             # Whoever got further begins to count anew: a long upload over a bad network is cut often.
             further = delivery is not None and delivery.got_further
-            return self._retry.decision(item.key, error, 1 if further else item.attempts)
+            decision = self._retry.decision(item.key, error, 1 if further else item.attempts)
+            if delivery is not None and isinstance(decision, Defer):
+                decision = await delivery.cut(error, self._rng) or decision
+            return decision
         except ScenarioError as error:
             return SetAside(str(error))
         finally:

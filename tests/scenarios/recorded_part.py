@@ -111,5 +111,12 @@ class RecordedPart:
 
         queued = QueuedScenario(SCENARIO, dict(METADATA))
         await sender.send(
-            self.plan, part, queued, CONSENT, may_send=ask, remember=remember, on_progress=self.progress.append
+            self.plan,
+            part,
+            queued,
+            CONSENT,
+            may_send=ask,
+            remember=remember,
+            on_progress=self.progress.append,
+            confirmed=self.progress.append,
         )

@@ -1,5 +1,6 @@
 """A vehicle that sends recorded parts to a server at some address, again and again until they are there."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -45,6 +46,16 @@ class Sender:
             await recorded.send(self.parts)
         finally:
             self.starts += recorded.progress[before : before + 1]
+
+    async def send_over_time(self, recorded: RecordedPart) -> float:
+        """Make one attempt while time passes; returns the seconds that it took, by the vehicle's clock."""
+        begun = self.clock.monotonic()
+        sending = asyncio.create_task(self.send(recorded))
+        while not sending.done():
+            await self.clock.advance(0.5)
+            await asyncio.wait({sending}, timeout=0.01)
+        await sending
+        return self.clock.monotonic() - begun
 
     async def send_until_there(
         self, recorded: RecordedPart, *, between: Callable[[], None] = lambda: None

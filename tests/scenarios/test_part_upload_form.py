@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from sentinel_sync.base.errors import CredentialError, RejectedError, UnreachableError
+from sentinel_sync.base.errors import CredentialError, CutError, RejectedError
 from sentinel_sync.cloud.request import DEADLINE_FACTOR
 from tests.fakes.cloud import Answer, FakeCloud, problem
 from tests.scenarios.recorded_part import VIDEOS, RecordedPart, noise
@@ -59,7 +59,7 @@ async def test_one_that_is_cut_goes_again_whole_under_the_same_key(cloud: FakeCl
     recorded = await RecordedPart.video(tmp_path, VIDEO)
     async with vehicle(cloud.url, tmp_path) as sender:
         faults = await sender.send_until_there(recorded)
-    assert [type(fault) for fault in faults] == [UnreachableError]
+    assert [type(fault) for fault in faults] == [CutError]
     first, second = cloud.to("POST", VIDEOS)
     assert first.key == second.key
     assert VIDEO in second.body

@@ -100,12 +100,12 @@ async def test_the_same_file_makes_the_same_bytes(bench: Bench) -> None:
 
 
 async def test_sound_is_dropped_where_it_is_to_be(videos: VideoMaker, bench: Bench) -> None:
-    recording = videos.with_sound("sound.mp4", "aac")
+    recording = videos.with_sound("heard.mp4", "aac")
     assert [stream[:5] for stream in videos.streams(await bench.copied(recording, drop_audio=True))] == ["Video"]
 
 
 async def test_sound_that_mp4_does_not_take_is_coded_anew(videos: VideoMaker, bench: Bench) -> None:
-    recording = videos.with_sound("sound.mkv", "pcm_s16le")
+    recording = videos.with_sound("heard.mkv", "pcm_s16le")
     streams = videos.streams(await bench.copied(recording))
     assert [stream.split()[1].rstrip(",") for stream in streams] == ["mpeg4", "aac"]
 

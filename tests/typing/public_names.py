@@ -16,6 +16,7 @@ from sentinel_sync import (
     ConnectivityStatus,
     ConsentError,
     CredentialError,
+    CutError,
     FileError,
     FleetManager,
     HeldError,
@@ -137,6 +138,7 @@ def errors(error: SentinelSyncError) -> str:
             | RejectedError()
             | CredentialError()
             | HeldError()
+            | CutError()
             | UnacknowledgedError()
             | UnreachableError()
         ):

@@ -11,8 +11,11 @@ from dataclasses import dataclass
 VERSION = "1.0.0"
 PATCH_TYPE = "application/offset+octet-stream"
 #: Statuses of HEAD and PATCH that are about this upload, not about us or everybody (wire contract, "Scenarios"). 401
-#: counts only where another host says it; 423 is a server that has not noticed yet that an older connection is dead.
-ABOUT_THE_UPLOAD = frozenset({401, 403, 404, 409, 410, 423, 460})
+#: counts only where another host says it; 423 is a server that has not noticed yet that an older connection is dead;
+#: 413 is about the piece.
+ABOUT_THE_UPLOAD = frozenset({401, 403, 404, 409, 410, 413, 423, 460})
+#: A HEAD that is refused so tells nothing of the upload: some gateway does not pass it.
+HEAD_REFUSED = frozenset({405, 501})
 #: Statuses of OPTIONS that say that there is nothing of the kind: all of 4xx that are not "not now", and "no such
 #: method" (RFC 9110 section 15.6.2), which a server may well answer that never heard of OPTIONS.
 NOT_OFFERED = frozenset(range(400, 500)) - {408, 425, 429} | {501}
@@ -24,6 +27,9 @@ _GONE = frozenset({401, 403, 404, 410})
 _MOST_CREATIONS = 3
 #: So often in a row an answer may leave the offset where it was.
 _MOST_FRUITLESS = 4
+#: A server that still holds an upload for a connection that is gone is waited for, seconds: so long at first, twice as
+#: long each time, and so long in all before another upload is begun.
+_FIRST_LOCK_WAIT, _LONGEST_LOCK_WAIT, _LOCK_PATIENCE = 1.0, 30.0, 120.0
 #: So often in a row a piece may arrive damaged: by then it is no bad luck.
 _MOST_DAMAGED = 3
 #: More than so many times its length is not sent for one part in one attempt.
@@ -117,6 +123,18 @@ class Arrived:
 
 
 @dataclass(frozen=True, slots=True)
+class WaitForLock:
+    """The server still holds the upload for a connection that is gone: wait for so many seconds, then ask again."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class TooLarge:
+    """The piece was, not the file: send a smaller one."""
+
+
+@dataclass(frozen=True, slots=True)
 class AskAgainLater:
     """Not now; what has arrived stays."""
 
@@ -157,14 +175,20 @@ class TusState:
         self._damaged = 0
         self._sent = 0
         self._why = ""
+        #: The offset at which a piece was refused, until the server has said again where it stands.
+        self._refused_at: int | None = None
+        self._lock_wait = 0.0
+        self._waited = 0.0
 
     @property
     def is_new(self) -> bool:
         """Whether it was created within this attempt."""
         return self._creations > 0
 
-    def next_step(self) -> Create | AskOffset | SendFrom | Arrived | GiveUp:
+    def next_step(self) -> Create | AskOffset | SendFrom | WaitForLock | Arrived | GiveUp:
         """What goes next."""
+        if self._lock_wait > 0.0:
+            return WaitForLock(self._lock_wait)
         if self.address is None:
             if self._creations >= _MOST_CREATIONS:
                 return GiveUp(self._why)
@@ -187,9 +211,21 @@ class TusState:
         self.address, self._offset = address, 0
         self._farthest = 0
 
+    def cut(self) -> None:
+        """The connection broke while a piece was sent: some of it may have arrived."""
+        self._offset = None
+
+    def waited(self) -> None:
+        """The wait for the lock is over."""
+        self._waited += self._lock_wait
+        self._lock_wait = 0.0
+
     def asked(self, status: int, headers: Mapping[str, str]) -> AskAgainLater | None:
         """Read the answer to HEAD; what ends this attempt, if it does."""
-        if status in _GONE:
+        if status == 423:
+            self._locked()
+            return None
+        if status in _GONE or status in HEAD_REFUSED:
             self._abandon(f"the upload is gone (answered {status})")
             return None
         if not 200 <= status < 300:
@@ -200,13 +236,30 @@ class TusState:
             self._abandon(f"it says that {headers.get('Upload-Offset', '')[:20]!a} of {self._length} bytes are there")
         elif length is not None and _number(length) != self._length:
             self._abandon(f"it takes the part for {length[:20]!a} bytes long, not {self._length}")
+        elif offset == self._refused_at:
+            self._offset = offset
+            self._locked()
         else:
+            self._refused_at = None
             self._stands_at(offset)
         return None
 
-    def patched(self, sent_bytes: int, status: int, headers: Mapping[str, str]) -> AskAgainLater | Damaged | None:
+    def _locked(self) -> None:
+        """The offset is what it was, and yet the server does not take what comes there."""
+        self._refused_at = None
+        if self._waited >= _LOCK_PATIENCE:
+            self._abandon("an earlier request still holds the upload")
+            return
+        doubled = max(_FIRST_LOCK_WAIT, self._waited)
+        self._lock_wait = min(doubled, _LONGEST_LOCK_WAIT, _LOCK_PATIENCE - self._waited)
+
+    def patched(
+        self, sent_bytes: int, status: int, headers: Mapping[str, str]
+    ) -> AskAgainLater | Damaged | TooLarge | None:
         """Read the answer to a PATCH of so many bytes; what ends this attempt, if it does."""
         begin = self._offset or 0
+        if status == 413:
+            return TooLarge()
         self._sent += sent_bytes
         if status in _GONE:
             self._abandon(f"the upload is gone (answered {status})")
@@ -216,8 +269,9 @@ class TusState:
             if self._damaged > _MOST_DAMAGED:
                 return Damaged(f"bytes {begin} to {begin + sent_bytes} do not arrive as they were sent (answered 460)")
             return None
-        if status == 409:
-            self._ask_again("the backend stands at another offset than it said (answered 409)")
+        if status in {409, 423}:
+            # It stands elsewhere, or still holds the upload: the offset tells.
+            self._offset, self._refused_at = None, begin
             return None
         if not 200 <= status < 300:
             return _come_back(status)
@@ -233,7 +287,7 @@ class TusState:
     def _stands_at(self, offset: int) -> None:
         self._offset = offset
         if offset > self._farthest:
-            self._farthest, self._fruitless = offset, 0
+            self._farthest, self._fruitless, self._waited = offset, 0, 0.0
         else:
             self._count_fruitless(f"it stays at {self._farthest} of {self._length} bytes")
 
@@ -253,10 +307,11 @@ class TusState:
         self._why = why
         self.address = self._offset = None
         self._farthest, self._fruitless, self._damaged = -1, 0, 0
+        self._refused_at, self._lock_wait, self._waited = None, 0.0, 0.0
 
 
 def _come_back(status: int) -> AskAgainLater:
-    return AskAgainLater("an earlier request still holds the upload" if status == 423 else f"answered {status}")
+    return AskAgainLater(f"answered {status}")
 
 
 def _words(header: str | None) -> frozenset[str]:
@@ -270,7 +325,9 @@ def _number(header: str | None) -> int | None:
 
 #: The first one: small, because nothing is known yet.
 FIRST_BYTES = 1 << 20
-SMALLEST_BYTES = 256 << 10
+SMALLEST_BYTES = 64 << 10
+#: A piece that went through says something about the rate if it had so many bytes: less is a file's rest.
+_TELLING_BYTES = 256 << 10
 #: More gains nothing even on loopback.
 LARGEST_BYTES = 64 << 20
 #: A PATCH takes about so long, seconds: a round trip is little beside it, and losing it would be too.
@@ -292,20 +349,33 @@ class PatchSize:
         self._last = FIRST_BYTES // _GROWTH
         self._rate = float("inf")
         self._limit = LARGEST_BYTES
+        self._ceiling = LARGEST_BYTES
         self._through = 0
 
     def next_bytes(self) -> int:
         """How much goes in the next one, where there is as much."""
-        wanted = min(self._rate * _SECONDS, self._last * _GROWTH, self._limit)
+        wanted = min(self._rate * _SECONDS, self._last * _GROWTH, self._limit, self._ceiling)
         return int(max(wanted, SMALLEST_BYTES))
 
     def went_through(self, size_bytes: int, seconds: float) -> None:
         """One was answered, after so long."""
-        if size_bytes >= SMALLEST_BYTES:  # the rest at a file's end says nothing about the rate
+        if size_bytes >= min(
+            _TELLING_BYTES, self._last * _GROWTH
+        ):  # the rest at a file's end says nothing about the rate
             self._last, self._rate = size_bytes, size_bytes / max(seconds, 1e-6)
         self._through += size_bytes
         if self._through >= _TRUST_BYTES and self._limit < LARGEST_BYTES:
             self._limit, self._through = min(2 * self._limit, LARGEST_BYTES), 0
+
+    def was_too_large(self, size_bytes: int) -> bool:
+        """The server refused a piece for its size (413): half as much at most from now on; False where none is."""
+        self._ceiling = max(SMALLEST_BYTES, size_bytes // 2)
+        return size_bytes > SMALLEST_BYTES
+
+    def won_nothing(self, size_bytes: int) -> None:
+        """One of so many bytes was sent, and none of them arrived: half as much next time."""
+        self._last = max(SMALLEST_BYTES, size_bytes // 2) // _GROWTH
+        self._through = 0
 
     def was_cut(self, lost_bytes: int) -> None:
         """One was cut, and so much of it goes again."""

@@ -4,11 +4,12 @@ import hashlib
 import hmac
 import re
 import uuid
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Self
 
 from sentinel_sync.base.errors import ScenarioError
+from sentinel_sync.base.transfer import TransferAttempts
 
 METADATA_NAME = "metadata.json"
 ANNOTATIONS_NAME = "annotations.json"
@@ -87,6 +88,7 @@ class Part:
         file: What goes for it, once that was made; None for metadata, and before.
         upload_url: Where a resumable upload of `file` goes on, or None.
         sent_as: What a video is called when it goes: by its camera. None for the other parts, which have their names.
+        attempts: What attempts at it have come to.
     """
 
     kind: PartKind
@@ -99,6 +101,7 @@ class Part:
     upload_url: str | None = None
     began_at: float | None = None
     sent_as: str | None = None
+    attempts: TransferAttempts = field(default_factory=TransferAttempts)
 
     @property
     def outgoing_name(self) -> str:

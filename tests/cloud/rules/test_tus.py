@@ -11,14 +11,16 @@ from sentinel_sync.cloud.rules.tus import (
     ABOUT_THE_UPLOAD,
     NOT_OFFERED,
     Arrived,
-    AskAgainLater,
     AskOffset,
     Create,
     Damaged,
     GiveUp,
+    PatchSize,
     SendFrom,
+    TooLarge,
     TusOffer,
     TusState,
+    WaitForLock,
     creation_headers,
     offer_of,
     patch_headers,
@@ -248,6 +250,9 @@ def test_no_server_keeps_it_busy_for_ever(answer: Callable[[TusState], None]) ->
                 upload.asked(200, {"Upload-Offset": "0"})
             case SendFrom():
                 answer(upload)
+            case WaitForLock(seconds):
+                assert 1.0 <= seconds <= 30.0
+                upload.waited()
             case GiveUp(reason):
                 assert reason
                 return
@@ -301,11 +306,54 @@ class TestDamage:
 
 
 @pytest.mark.parametrize("ask", [True, False])
-def test_an_upload_that_is_still_held_is_for_later(ask: bool) -> None:
+def test_an_upload_that_is_still_held_is_waited_for_two_minutes_in_all(ask: bool) -> None:
+    upload, waited, sent = TusState(LENGTH, "u1"), 0.0, 0
+    for _ in range(60):
+        match upload.next_step():
+            case AskOffset():
+                assert upload.asked(423 if ask else 200, at(5)) is None
+            case SendFrom(offset):
+                assert offset == 5
+                sent += 1
+                assert upload.patched(10, 423, {}) is None
+            case WaitForLock(seconds):
+                waited += seconds
+                upload.waited()
+            case Create():
+                break
+    assert waited == 120.0
+    assert sent <= 10
+
+
+def test_a_conflict_that_the_offset_explains_is_no_lock() -> None:
     upload = TusState(LENGTH, "u1")
-    if ask:
-        assert upload.asked(423, {}) == AskAgainLater("an earlier request still holds the upload")
-        return
     upload.asked(200, at(5))
-    assert upload.patched(10, 423, {}) == AskAgainLater("an earlier request still holds the upload")
+    upload.patched(10, 409, {})
+    assert upload.next_step() == AskOffset()
+    upload.asked(200, at(8))
+    assert upload.next_step() == SendFrom(8)
+
+
+def test_a_piece_that_is_too_large_is_no_fault_of_the_upload() -> None:
+    upload, size = TusState(LENGTH, "u1"), PatchSize()
+    upload.asked(200, at(5))
+    assert upload.patched(10, 413, {}) == TooLarge()
     assert upload.next_step() == SendFrom(5)
+    sizes = []
+    while size.was_too_large(size.next_bytes()):
+        sizes.append(size.next_bytes())
+    assert sizes == [1 << n for n in range(19, 15, -1)]
+    size.went_through(sizes[-1], 0.001)
+    assert size.next_bytes() == sizes[-1], "what passed is remembered"
+
+
+def test_pieces_shrink_while_nothing_arrives_and_grow_again() -> None:
+    size, sent = PatchSize(), 0
+    for _ in range(12):
+        sent += size.next_bytes()
+        size.won_nothing(size.next_bytes())
+    assert sent <= 2 * (1 << 20) + 8 * (64 << 10)
+    assert size.next_bytes() == 64 << 10
+    for _ in range(6):
+        size.went_through(size.next_bytes(), 0.001)
+    assert size.next_bytes() > 1 << 20
