@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
+from cryptography.fernet import Fernet
 from pydantic import ValidationError
 
 from sentinel_sync.base.errors import ConfigurationError
@@ -141,7 +142,8 @@ class TestUnknownKeys:
     )
     def test_name_the_nearest_known_one(self, config: Path, key: str, nearest: str) -> None:
         message = refusal(config, yaml.safe_dump({"cloud": {key: 1}}))
-        assert message == f"{config} cannot be used: cloud.{key}: unknown key; the nearest known one is `{nearest}`"
+        said = f"{config} cannot be used: cloud.{key}: unknown key; the nearest known one is `{nearest}` (line 2)"
+        assert message == said
 
     def test_all_are_named_at_once(self, config: Path) -> None:
         message = refusal(config, "cloud: {one: 1, timeout: -1, two: 2}")
@@ -375,3 +377,88 @@ class TestBrokenFiles:
 
     def test_yaml_runs_no_code(self, config: Path) -> None:
         assert "not YAML" in refusal(config, "cloud: !!python/object/apply:os.system ['true']")
+
+
+class TestWhereItComesFrom:
+    @pytest.mark.parametrize(
+        ("text", "said"),
+        [
+            ("cloud:\n  timeout: 1\nother: 1\ncloud:\n  timeout: 2\n", ("`cloud` is there twice, in lines 1 and 4",)),
+            ("cloud:\n  timeout: 1\n  enabled: no\n  timeout: 3\n", ("`cloud.timeout` is there", "lines 2 and 4")),
+            ("cloud:\n  models:\n    source: api\n    source: tuf\n", ("`cloud.models.source` is", "lines 3 and 4")),
+            ("clud:\n  vehicle_id: a\n", ("no block `cloud:`, but `clud:` in line 1",)),
+            ("x: 1\nCloud:\n  vehicle_id: a\n", ("no block `cloud:`, but `Cloud:` in line 2",)),
+            ("cloud:\n  enabled: false\n  timout: 3\n", ("cloud.timout: unknown key", "`timeout` (line 3)")),
+            ("cloud:\n  timeout: -1\n", ("cloud.timeout: ", "(line 2)")),
+            ("cloud:\n  models:\n    source: nowhere\n", ("cloud.models.source: ", "(line 3)")),
+            ("cloud:\n  proxy: proxy.example.com:3128\n", ("cloud.proxy: ", "(line 2)")),
+            ("cloud:\n  proxy: 'http://'\n", ("cloud.proxy: ", "(line 2)")),
+            ("cloud:\n  api_url: 'https://a.example?'\n", ("cloud.api_url: ", "(line 2)")),
+            ("cloud:\n  api_url: 'https://a.example#'\n", ("cloud.api_url: ", "(line 2)")),
+        ],
+    )
+    def test_each_error_names_its_key_and_line(self, config: Path, text: str, said: tuple[str, ...]) -> None:
+        message = refusal(config, text)
+        assert all(words in message for words in said), message
+
+    def test_all_errors_are_said_at_once(self, config: Path) -> None:
+        said = refusal(config, "cloud:\n  timeout: -1\n  fleet_id: ''\n  rate_limit: x\n")
+        assert all(f"(line {line})" in said for line in (2, 3, 4))
+
+    def test_other_blocks_may_be_as_they_like(self, config: Path) -> None:
+        cloud = load(config, "radio:\n  a: 1\n  a: 2\ncloud:\n  vehicle_id: truck\n")
+        assert cloud.vehicle_id == "truck"
+
+    @pytest.mark.parametrize(
+        ("key", "text", "value"),
+        [
+            ("MODEL_TRUSTED_KEYS", "a,b", ("a", "b")),
+            ("MODEL_TRUSTED_KEYS", '["a", "b"]', ("a", "b")),
+            ("MODEL_REVOKED_KEYS", "a, b", ("a", "b")),
+            ("PROFILE_LEGACY_VEHICLE_IDS", "v1,v2", ("v1", "v2")),
+            ("PROFILE_KEYS_COMMAND", "pass show 'the key'", ("pass", "show", "the key")),
+            ("MODEL_VALIDATOR_COMMAND", '["check", "--fast"]', ("check", "--fast")),
+            ("MODELS__SOURCE", "api", None),
+            ("TIMEOUT", "12", 12.0),
+            ("ENABLED", "false", False),
+            ("DROP_AUDIO", "interior,bev", {"interior": True, "bev": True}),
+            ("DROP_AUDIO", "false", False),
+            ("DATA_BUDGET", '{"any": {"day": 5}}', None),
+        ],
+    )
+    def test_lists_have_commas_or_are_json(
+        self, monkeypatch: pytest.MonkeyPatch, key: str, text: str, value: object
+    ) -> None:
+        monkeypatch.setenv(f"SENTINEL_CLOUD__{key}", text)
+        cloud = Settings.load().cloud
+        if value is not None:
+            assert getattr(cloud, key.lower()) == value
+
+    def test_fernet_keys_with_a_comma_between_them(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        keys = [Fernet.generate_key().decode() for _ in range(2)]
+        monkeypatch.setenv("SENTINEL_CLOUD__PROFILE_KEYS", ",".join(keys))
+        assert [key.get_secret_value() for key in Settings.load().cloud.profile_keys] == keys
+
+    @pytest.mark.parametrize(
+        ("name", "text"),
+        [
+            ("SENTINEL_CLOUD__PROFILE_KEYS", "a,b"),
+            ("SENTINEL_CLOUD__PROFILE_KEYS", '["a'),
+            ("SENTINEL_CLOUD__TIMEOUT", "soon"),
+            ("SENTINEL_CLOUD__MODELS__SOURCE", "nowhere"),
+            ("SENTINEL_CLOUD__TIMOUT", "3"),
+            ("SENTINEL_CLOUD", "[1]"),
+        ],
+    )
+    def test_an_error_names_its_variable_and_no_value(
+        self, monkeypatch: pytest.MonkeyPatch, name: str, text: str
+    ) -> None:
+        monkeypatch.setenv(name, text)
+        with pytest.raises(ConfigurationError, match=name) as caught:
+            Settings.load()
+        assert text not in str(caught.value)
+
+    def test_a_home_folder_is_expanded(self, config: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        monkeypatch.setenv("HOME", str(tmp_path))
+        cloud = load(config, "cloud:\n  state_dir: ~/state\n  api_key_file: ~/key\n")
+        assert (cloud.state_dir, cloud.api_key_file) == (tmp_path / "state", tmp_path / "key")

@@ -18,6 +18,7 @@ Identifier = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[!-~]
 Bytes = Annotated[int, Field(ge=0)]
 #: Classes of link that a budget may be set for: what carries the data, or `any`, for all together.
 LinkName = Literal["wifi", "cellular", "ethernet", "other", "any"]
+_PROXY_SCHEMES = frozenset({"http", "https", "socks5", "socks5h"})
 #: AES-128 and HMAC-SHA256 keys of 16 bytes each (the Fernet specification).
 _FERNET_KEY_BYTES = 32
 
@@ -200,7 +201,9 @@ class CloudSettings(BaseModel):
             raise ValueError("api_key must be visible ASCII without spaces")
         return SecretStr(text)
 
-    @field_validator("profile_keys", "model_trusted_keys", "model_revoked_keys", mode="before")
+    @field_validator(
+        "profile_keys", "profile_legacy_vehicle_ids", "model_trusted_keys", "model_revoked_keys", mode="before"
+    )
     @classmethod
     def _keys_in_a_text(cls, keys: Any) -> Any:
         """Read a text as keys with commas or white space between them, as an environment variable holds them."""
@@ -236,6 +239,31 @@ class CloudSettings(BaseModel):
         """Whether a camera's videos go without their sound."""
         return self.drop_audio if isinstance(self.drop_audio, bool) else self.drop_audio.get(camera, False)
 
+    @field_validator("*")
+    @classmethod
+    def _home(cls, value: Any) -> Any:
+        """Read `~` as the home folder, as a shell would."""
+        if not isinstance(value, Path):
+            return value
+        try:
+            return value.expanduser()
+        except RuntimeError:
+            raise ValueError("it begins with ~, and there is no such home folder") from None
+
+    @field_validator("proxy")
+    @classmethod
+    def _with_a_scheme(cls, proxy: SecretStr | None) -> SecretStr | None:
+        if proxy is None:
+            return None
+        try:
+            parts = urlsplit(proxy.get_secret_value())
+            usable = parts.scheme in _PROXY_SCHEMES and bool(parts.hostname) and parts.port != 0
+        except ValueError:
+            usable = False
+        if not usable:
+            raise ValueError("proxy must be a URL such as http://proxy.example.com:3128")
+        return proxy
+
     @field_validator("api_url")
     @classmethod
     def _https_unless_loopback(cls, url: str) -> str:
@@ -248,7 +276,7 @@ class CloudSettings(BaseModel):
             raise ValueError("api_url must hold no user or password; put the credential into api_key or api_key_file")
         if not usable or not url.isprintable() or " " in url:
             raise ValueError("api_url must be like https://api.example.com")
-        if parts.query or parts.fragment:
+        if "?" in url or "#" in url:
             raise ValueError("api_url must have no query and no fragment")
         if parts.scheme == "http" and not is_loopback(parts.hostname or ""):
             raise ValueError(

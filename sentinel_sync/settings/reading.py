@@ -1,15 +1,55 @@
-"""Reading the settings: one YAML file, overridden by the environment."""
+"""Reading the settings: one YAML file, overridden by the environment; each error says where it comes from."""
 
 import difflib
+import json
+import logging
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
-from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict, SettingsError
+from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from sentinel_sync.base.errors import ConfigurationError
 from sentinel_sync.settings.cloud import CloudSettings
+
+if TYPE_CHECKING:
+    import yaml
+
+logger: logging.Logger = logging.getLogger(__name__)
+
+_PREFIX = "SENTINEL_CLOUD"
+_NESTED = "__"
+#: So alike has another block's name to be to be taken for ours, misspelled.
+_ALIKE = 0.7
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """Where each value comes from.
+
+    Attributes:
+        name: Of the file, for people.
+        lines: Of each key in the file, counted from 1, by its path below `cloud`.
+        variables: The environment's variable for a key, by its path below `cloud`.
+    """
+
+    name: str
+    lines: Mapping[tuple[str, ...], int] = field(default_factory=dict)
+    variables: Mapping[tuple[str, ...], str] = field(default_factory=dict)
+
+    def of(self, place: tuple[str, ...]) -> str:
+        """Where a key was set; of one that was not set, where it belongs. Empty where nobody knows."""
+        for length in range(len(place), -1, -1):
+            if (variable := self.variables.get(place[:length])) is not None:
+                return f" ({variable})"
+        for length in range(len(place), -1, -1):
+            if (line := self.lines.get(place[:length])) is not None:
+                return f" (line {line})"
+        return ""
 
 
 class Settings(BaseSettings):
@@ -19,7 +59,7 @@ class Settings(BaseSettings):
         frozen=True,
         extra="ignore",
         env_prefix="SENTINEL_",
-        env_nested_delimiter="__",
+        env_nested_delimiter=_NESTED,
         env_ignore_empty=True,  # an empty variable is how container tools spell one that is not set
         hide_input_in_errors=True,
     )
@@ -33,54 +73,118 @@ class Settings(BaseSettings):
         Blocks: reads a file.
 
         Raises:
-            ConfigurationError: Missing file, broken YAML, unknown or unusable keys; the message names each, and holds
-                no value of any.
+            ConfigurationError: Missing file, broken YAML, a key that is there twice, unknown or unusable keys; the
+                message names each with its line or variable, and holds no value of any.
         """
-        document = {} if path is None else _read_yaml(Path(path))
+        document, lines = ({}, {}) if path is None else _read_yaml(Path(path))
         cloud = document.get("cloud") or {}
         if not isinstance(cloud, dict):
             raise ConfigurationError(f"{path}: `cloud:` must be a block of keys")
+        values, variables = _environment()
+        source = _Source("the settings" if path is None else str(path), lines, variables)
         try:
-            return cls(cloud=CloudSettings.model_validate({**cloud, **_environment(), **overrides}))
+            # Not built by its constructor: that would read the environment once more, in its own way.
+            read = CloudSettings.model_validate(_joined({**cloud}, values) | overrides)
+            return cast("Self", cls.model_construct(cloud=read))
         except ValidationError as error:
-            lines = "; ".join(explain(detail) for detail in error.errors(include_input=False, include_url=False))
-            source = "the settings" if path is None else str(path)
-            raise ConfigurationError(f"{source} cannot be used: {lines}") from None
+            details = error.errors(include_input=False, include_url=False)
+            explained = "; ".join(explain(detail, source) for detail in details)
+            raise ConfigurationError(f"{source.name} cannot be used: {explained}") from None
 
 
-def explain(detail: ErrorDetails) -> str:
+def explain(detail: ErrorDetails, source: _Source | None = None) -> str:
     """Put one validation error into words: the key, what is wrong, and the nearest known key for an unknown one."""
-    place = ".".join(("cloud", *(str(part) for part in detail["loc"]))) if detail["loc"] else "cloud"
+    place = tuple(str(part) for part in detail["loc"])
+    key, where = ".".join(("cloud", *place)), (source or _Source("")).of(place)
     if detail["type"] != "extra_forbidden":
-        return f"{place}: {detail['msg']}"
-    key = str(detail["loc"][-1])
+        return f"{key}: {detail['msg']}{where}"
     known = [*CloudSettings.model_fields, "trip_upload_interval"]
-    nearest = difflib.get_close_matches(key.lower(), known, n=1, cutoff=0.0)
-    return f"{place}: unknown key; the nearest known one is `{nearest[0]}`"
+    nearest = difflib.get_close_matches(place[-1].lower(), known, n=1, cutoff=0.0)
+    return f"{key}: unknown key; the nearest known one is `{nearest[0]}`{where}"
 
 
-def _environment() -> dict[str, Any]:
-    """What SENTINEL_CLOUD__… variables say, by key."""
-    try:
-        cloud = EnvSettingsSource(Settings)().get("cloud", {})
-    except SettingsError:  # its text would repeat the value
-        raise ConfigurationError("a SENTINEL_CLOUD variable holds JSON that cannot be read") from None
-    return cloud if isinstance(cloud, dict) else {}
+def _environment() -> tuple[dict[str, Any], dict[tuple[str, ...], str]]:
+    """What SENTINEL_CLOUD__… variables say, by key, and which variable says it.
+
+    A value that begins like JSON is JSON; any other is a text, in which lists have commas.
+    """
+    values: dict[str, Any] = {}
+    variables: dict[tuple[str, ...], str] = {}
+    for name, text in sorted(os.environ.items()):
+        upper = name.upper()
+        if not text or (upper != _PREFIX and not upper.startswith(_PREFIX + _NESTED)):
+            continue
+        place = tuple(part.lower() for part in name[len(_PREFIX) :].split(_NESTED)[1:])
+        value: Any = text
+        if text.lstrip()[:1] in {"{", "["}:
+            try:
+                value = json.loads(text)
+            except ValueError:  # its text would repeat the value
+                raise ConfigurationError(f"{name} holds JSON that cannot be read") from None
+        nested = value
+        for part in reversed(place):
+            nested = {part: nested}
+        if not isinstance(nested, dict):
+            raise ConfigurationError(f"{name} must be a JSON object of keys")
+        values = _joined(values, nested)
+        variables[place] = name
+    return values, variables
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def _joined(values: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """Values with others over them, block by block."""
+    joined = dict(values)
+    for key, value in over.items():
+        before = joined.get(key)
+        joined[key] = _joined(before, value) if isinstance(before, dict) and isinstance(value, dict) else value
+    return joined
+
+
+def _read_yaml(path: Path) -> tuple[dict[str, Any], dict[tuple[str, ...], int]]:
+    """A settings file's blocks, and the line of each key of ours."""
     import yaml  # noqa: PLC0415 - almost 1 MB, for nothing where the host gives the settings
 
     try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        document = yaml.safe_load(text)
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
     except OSError as error:
         raise ConfigurationError(f"cannot read the settings file {path}: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, ValueError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         place = f" in line {mark.line + 1}" if mark else ""
         raise ConfigurationError(f"the settings file {path} is not YAML{place}") from None
     if document is None:
-        return {}
+        return {}, {}
     if not isinstance(document, dict):
         raise ConfigurationError(f"the settings file {path} must hold blocks such as `cloud:`")
-    return document
+    lines: dict[tuple[str, ...], int] = {}
+    _note_lines(root, (), lines, path)
+    if "cloud" not in document:
+        _look_for_ours(document, lines, path)
+    return document, {place[1:]: line for place, line in lines.items() if place[:1] == ("cloud",)}
+
+
+def _note_lines(
+    node: "yaml.Node | None", place: tuple[str, ...], lines: dict[tuple[str, ...], int], path: Path
+) -> None:
+    """Note down the line of each key; one that is there twice would silently hide the other."""
+    if node is None or not node.tag.endswith(":map"):
+        return
+    for key, value in node.value:
+        name = (*place, str(key.value))
+        line = key.start_mark.line + 1
+        if name in lines:
+            raise ConfigurationError(f"{path}: `{'.'.join(name)}` is there twice, in lines {lines[name]} and {line}")
+        lines[name] = line
+        if name[0] == "cloud":
+            _note_lines(value, name, lines, path)
+
+
+def _look_for_ours(document: dict[str, Any], lines: Mapping[tuple[str, ...], int], path: Path) -> None:
+    nearest = difflib.get_close_matches("cloud", [str(key).lower() for key in document], n=1, cutoff=_ALIKE)
+    if nearest:
+        name = next(str(key) for key in document if str(key).lower() == nearest[0])
+        line = lines.get((name,), 0)
+        raise ConfigurationError(f"{path} has no block `cloud:`, but `{name}:` in line {line}: is that meant?")
+    logger.warning("settings.no_block: %s has no block `cloud:`: the defaults count", path)
