@@ -52,6 +52,36 @@ def coarse_place(location: object) -> Place:
     return Place(coarse_degrees(lat), coarse_degrees(lon))
 
 
+def place_or_none(location: object) -> Place | None:
+    """Read a place likewise; None where a receiver has no fix yet, which it says with null or nothing at all.
+
+    Raises:
+        ValueError: It says something, and that is no place.
+    """
+    return None if _has_no_fix(location) else coarse_place(location)
+
+
+def _has_no_fix(location: object) -> bool:
+    match location:
+        case None:
+            return True
+        case str():
+            parts: Sequence[object] = [part.strip().lower() or None for part in location.split(",")]
+        case Mapping():
+            keys = {str(key).lower(): value for key, value in location.items()}
+            known = [keys[name] for name in ("lat", "latitude", "lon", "lng", "long", "longitude") if name in keys]
+            parts = known or ([None] if not keys else [keys])
+        case Sequence():
+            parts = location
+        case _:
+            parts = [getattr(location, "lat", location), getattr(location, "lon", location)]
+    return any(_is_nothing(part) for part in parts)
+
+
+def _is_nothing(value: object) -> bool:
+    return value is None or (isinstance(value, str) and value in {"null", "none"})
+
+
 def _coordinates(location: object) -> tuple[float, float]:
     try:
         match location:

@@ -20,6 +20,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from sentinel_sync.base.errors import StoreFullError
 from sentinel_sync.base.files import file_error, replace_file, sync_folder
+from sentinel_sync.base.payloads import read_json
 from sentinel_sync.cloud.download import PART_ENDING, discard, owner_of
 from sentinel_sync.models.rules.installed import BadVersion
 
@@ -292,13 +293,17 @@ class Registry:
             raise file_error(error, path) from None
 
 
+#: No time that anything was installed at is later, seconds since the epoch (the year 5138).
+_LATEST = 1e11
+
+
 def _set_aside(path: Path) -> None:
     with suppress(OSError):  # a folder that cannot be written is said when something is to be installed
         path.replace(path.with_name(f"{path.name}.damaged"))
 
 
 def _raw_registry(path: Path) -> dict[str, Any]:
-    document = json.loads(path.read_bytes())
+    document = read_json(path.read_bytes())
     if not isinstance(document, dict):
         raise ValueError("not an object")
     return document
@@ -307,7 +312,8 @@ def _raw_registry(path: Path) -> dict[str, Any]:
 def _entry(raw: Any) -> RegistryEntry | None:
     match raw:
         case {"version": str(version), "installed_at": float() | int() as installed_at, "path": str(path)}:
-            return RegistryEntry(version, float(installed_at), path)
+            plausible = 0.0 <= installed_at < _LATEST
+            return RegistryEntry(version, float(installed_at) if plausible else 0.0, path)
         case {"version": str(version)}:
             return RegistryEntry(version, 0.0, "")
     return None

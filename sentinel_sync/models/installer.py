@@ -42,6 +42,7 @@ Validator = Callable[[Path, str, str], Awaitable[bool]]
 _OURS = "SENTINEL_"
 #: Asked whether a release is genuine and allowed now: keys are revoked, and operators speak, while one waits.
 Check = Callable[[ModelRelease], Awaitable[None]]
+WithdrawnReason = Callable[[StagedVersion], str | None]
 
 
 class InstallPhase(StrEnum):
@@ -142,6 +143,7 @@ class ModelInstaller:
         health_check: Tries models.
         policy: Knows of trips.
         check: Raises VerificationError where a release is not to be used.
+        withdrawn_reason: Says why the last good listing does not offer what is staged, or None; asked last.
         probation: Seconds that a new model is on probation; only where there is somebody to try it.
     """
 
@@ -153,6 +155,7 @@ class ModelInstaller:
         policy: TransferPolicy,
         *,
         check: Check,
+        withdrawn_reason: WithdrawnReason,
         probation: float,
         clock: Clock,
     ) -> None:
@@ -161,6 +164,7 @@ class ModelInstaller:
         self._validation = health_check
         self._policy = policy
         self._check = check
+        self._withdrawn_reason = withdrawn_reason
         self._probation = probation
         self._clock = clock
         self._fetching = asyncio.Lock()
@@ -181,7 +185,11 @@ class ModelInstaller:
     def waiting_reason(self, name: str) -> str | None:
         """Why what is staged is not switched to now, or None."""
         staged = self._installed.record(name).staged
-        if staged is None or not self._policy.trip_under_way:
+        if staged is None:
+            return None
+        if (why := self._withdrawn_reason(staged)) is not None:
+            return f"{name} {staged.release.version} is ready, but not switched to: {why}"
+        if not self._policy.trip_under_way:
             return None
         return f"{name} {staged.release.version} is ready: it is switched to when the trip under way has ended"
 
@@ -217,7 +225,7 @@ class ModelInstaller:
                     base = self._installed.record(release.name).installed
                     await self._fetch.fetch(release, staging, base, transfer.moved, is_asked_for=is_asked_for)
                     await run_to_end(files.keep, staging, kept)
-                staged = StagedVersion(release, live)
+                staged = StagedVersion(release, live, asked_for=is_asked_for)
                 await self._installed.change(release.name, lambda record: replace(record, staged=staged, failure=None))
                 self._fresh.add(release.checksum)
 

@@ -127,6 +127,7 @@ class ModelDownloader:
             health_check,
             self._policy,
             check=self._releases.check,
+            withdrawn_reason=self._releases.withdrawn_reason,
             probation=settings.model_probation,
             clock=self._clock,
         )

@@ -13,7 +13,7 @@ from sentinel_sync.base.payloads import ModelRelease
 from sentinel_sync.base.tasks import run_to_end
 from sentinel_sync.models.fetch import leftovers_of
 from sentinel_sync.models.installed import InstalledModels
-from sentinel_sync.models.rules.installed import ModelRecord
+from sentinel_sync.models.rules.installed import ModelRecord, StagedVersion
 from sentinel_sync.models.rules.releases import (
     ReleaseChoice,
     Trust,
@@ -23,6 +23,7 @@ from sentinel_sync.models.rules.releases import (
     check_version,
     check_version_allowed,
     choose_each,
+    in_rollout,
     is_history,
     live_name,
     newest,
@@ -258,6 +259,19 @@ class ReleaseSelector:
         standing = replace(self._installed.record(release.name).standing, newest_seen=None)
         check_not_bad(release, standing)
         check_version_allowed(release.name, release.version, standing)
+
+    def withdrawn_reason(self, staged: StagedVersion) -> str | None:
+        """Why the last good listing does not offer this vehicle what is staged, or None where it does."""
+        release, name = staged.release, staged.release.name
+        if self._source.last is None or self._source.vouches:  # where it vouches, `check` asks
+            return None
+        offered = self.listed(name, release.version, release.checksum)
+        if offered is None or offered.checksum != release.checksum:
+            return "it is not offered any more"
+        is_wanted = staged.asked_for or self._installed.record(name).pinned == release.version
+        if is_wanted or in_rollout(offered, self._settings.vehicle_id):
+            return None
+        return "its rollout does not reach this vehicle any more"
 
     def listed(self, name: str, version: str, checksum: str | None = None) -> ModelRelease | None:
         """What the last listing says of a version, verified or not; of several entries the one with this checksum."""

@@ -138,8 +138,8 @@ def _copy(reply: Response, driver_id: str, etag: str | None) -> RemoteProfile:
 def _on_condition(former: RemoteProfile) -> dict[str, str]:
     if former.etag is None:
         return {}
-    # If-Match compares strongly (RFC 9110 section 13.1.1): an ETag that a proxy made weak would never match.
-    return {"If-Match": former.etag.removeprefix("W/")}
+    # Exactly what was given, a weak one's W/ included: some backends compare it as a text (wire contract).
+    return {"If-Match": former.etag}
 
 
 def _path(driver_id: str) -> str:

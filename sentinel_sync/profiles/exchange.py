@@ -8,8 +8,9 @@ and what many ask of the store at once shares one fsync.
 """
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http import HTTPStatus
 from typing import Any
 
@@ -27,6 +28,8 @@ from sentinel_sync.profiles.files import SerialExecutor
 from sentinel_sync.profiles.keys import Keyring, ProfileCipher
 from sentinel_sync.profiles.merge_session import ClockReading, Forgotten, MergeResult, MergeSession, MissingInput
 from sentinel_sync.profiles.records import ProfileRecord, ProfileRecords
+
+logger: logging.Logger = logging.getLogger(__name__)
 
 #: Other vehicles may be faster so many times in a row before the profile waits for the next turn.
 MAX_ROUNDS = 6
@@ -50,6 +53,7 @@ class ProfileSync:
         merged_result: What came of merging in this round; None where another round is needed.
         etag: The version that the backend holds now, or None.
         needs_whole: Whether the copy is needed even where it has not changed.
+        refused_etag: What the backend has just refused as another vehicle's, or None.
     """
 
     driver_id: str
@@ -63,6 +67,7 @@ class ProfileSync:
     merged_result: MergeResult | None = None
     etag: str | None = None
     needs_whole: bool = False
+    refused_etag: str | None = None
 
     @property
     def is_open(self) -> bool:
@@ -226,9 +231,13 @@ class ProfileExchange:
         merged_result = sync.merged_result
         if merged_result is None or merged_result.body is None:
             return
+        # Refused with the ETag that the backend itself has just given: nobody was faster, it cannot be met so.
+        cannot_be_met = sync.copy.etag is not None and sync.copy.etag == sync.refused_etag
+        former = replace(sync.copy, etag=None) if cannot_be_met else sync.copy
         try:
-            sync.etag = await self._cloud.replace(merged_result.body, sync.copy)
+            sync.etag = await self._cloud.replace(merged_result.body, former)
         except PreconditionError:
+            sync.refused_etag = former.etag
             sync.merged_result = None  # another vehicle was faster: fetch, merge, put again
             return
         except RejectedError as error:
@@ -236,7 +245,7 @@ class ProfileExchange:
                 raise
             sync.merged_result = None  # the driver was forgotten since: look again
             return
-        if sync.copy.etag is None and sync.etag is None:
+        if cannot_be_met or (sync.copy.etag is None and sync.etag is None):
             # A backend that knows no conditions: somebody may have written in between.
             copy = await self._cloud.fetch(sync.driver_id, None)
             session = MergeSession(sync.driver_id, self._vehicle, keyring)
@@ -286,3 +295,7 @@ async def _attempt(step: Step, keyring: Keyring, sync: ProfileSync) -> None:
         await step(keyring, sync)
     except SentinelSyncError as error:
         sync.error = error
+    except (ValueError, ArithmeticError, TypeError, RecursionError) as error:
+        # What somebody wrote into one profile must not stop the others.
+        logger.exception("profile.fault: one could not be synced")
+        sync.error = ProfileError(f"it cannot be synced as it is ({type(error).__name__})")

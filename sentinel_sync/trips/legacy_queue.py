@@ -138,13 +138,17 @@ class _Reader:
 
 
 def _entries(text: str) -> Iterator[object]:
-    """Decode a JSON list entry by entry."""
+    """Decode a JSON list entry by entry; or objects one after the other, as loggers write them, a line each."""
     decoder = json.JSONDecoder(parse_int=_integer)
     at = _skip_space(text, 0)
+    if text[at : at + 1] == "{":
+        yield from _objects(decoder, text, at)
+        return
     if text[at : at + 1] != "[":
         raise ValueError("not a list of trips")
     at = _skip_space(text, at + 1)
     if text[at : at + 1] == "]":
+        _refuse_more(text, at + 1)
         return
     while True:
         entry, at = decoder.raw_decode(text, at)
@@ -154,9 +158,31 @@ def _entries(text: str) -> Iterator[object]:
             case ",":
                 at = _skip_space(text, at + 1)
             case "]":
+                _refuse_more(text, at + 1)
                 return
             case _:
                 raise json.JSONDecodeError("Expecting ',' or ']'", text, at)
+
+
+def _objects(decoder: json.JSONDecoder, text: str, at: int) -> Iterator[object]:
+    """Objects with white space or commas between them; a line that cannot be read costs only itself."""
+    while at < len(text):
+        try:
+            entry, at = decoder.raw_decode(text, at)
+        except json.JSONDecodeError:
+            entry = None
+            at = text.find("\n", at) % (len(text) + 1)
+        yield entry
+        at = _skip_space(text, at)
+        if text[at : at + 1] == ",":
+            at = _skip_space(text, at + 1)
+
+
+def _refuse_more(text: str, at: int) -> None:
+    """Say that something follows the list: what is in the list is taken all the same."""
+    at = _skip_space(text, at)
+    if at < len(text):
+        raise json.JSONDecodeError("something follows the list", text, at)
 
 
 def _skip_space(text: str, at: int) -> int:

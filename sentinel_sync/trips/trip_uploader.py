@@ -13,7 +13,7 @@ from pydantic import TypeAdapter
 from sentinel_sync.base.clock import Clock
 from sentinel_sync.base.errors import CloudError, StoreFullError, TripStateError
 from sentinel_sync.base.payloads import TripSummary
-from sentinel_sync.base.privacy import Place, coarse_place, pseudonym
+from sentinel_sync.base.privacy import Place, place_or_none, pseudonym
 from sentinel_sync.base.tasks import PeriodicTask, Supervisor
 from sentinel_sync.base.timekeeping import moment
 from sentinel_sync.cloud.client import CloudAPIClient
@@ -187,14 +187,15 @@ class TripUploader:
 
         Args:
             driver_id: The vehicle's own id of the driver; only its pseudonym is kept.
-            location: `{"lat": degrees, "lon": degrees}` (or a pair, or "lat,lon"); kept to two decimals.
+            location: `{"lat": degrees, "lon": degrees}` (or a pair, or "lat,lon"); kept to two decimals. Null in
+                it is a receiver without a fix: no place.
 
         Raises:
             TripStateError: A trip is under way.
             ValueError: The location is not a place on Earth.
             StoreError: It cannot be written.
         """
-        place = None if location is None else coarse_place(location)
+        place = place_or_none(location)
         await self.prepare()
         pseudonymous = self.pseudonym_of(driver_id)
         async with self._turning:
@@ -232,6 +233,8 @@ class TripUploader:
         risk_score: float = 0.0,
         alert_urgency: str | None = None,
         location: object = None,
+        *,
+        ignore_bad_location: bool = False,
     ) -> None:
         """Add one reading to the trip under way; a plain call, made at sensor rate. Between trips it does nothing.
 
@@ -241,6 +244,7 @@ class TripUploader:
             risk_score: 0 … 1.
             alert_urgency: "info", "warning", "critical", or None where there was no alert.
             location: Where the vehicle is, as in `start_trip`; the last one becomes the trip's end.
+            ignore_bad_location: Count the rest of the reading also where the location is no place on Earth.
 
         Raises:
             ValueError: A value is NaN, infinite, negative, out of range or unknown; the trip is as it was.
@@ -249,7 +253,12 @@ class TripUploader:
         if trip is None:
             self._ignored_updates += 1
             return
-        place = None if location is None else coarse_place(location)
+        try:
+            place = place_or_none(location)
+        except ValueError:
+            if not ignore_bad_location:
+                raise
+            place = None
         try:
             # float(): a sensor's numpy.float32 would be summed in single precision, and could not be written.
             trip.update(float(distance_delta), float(speed), float(risk_score), alert_urgency)
@@ -271,7 +280,7 @@ class TripUploader:
             ValueError: The location is not a place on Earth; the trip goes on.
             StoreError: It cannot be written (a full disk); the trip goes on, call again.
         """
-        place = None if location is None else coarse_place(location)
+        place = place_or_none(location)
         # Shielded: a caller who is cancelled leaves a trip that has ended durably or goes on, never something between.
         return await asyncio.shield(asyncio.ensure_future(self._end(place)))
 

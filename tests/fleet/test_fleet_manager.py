@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 
@@ -326,3 +327,27 @@ async def test_on_a_metered_network_people_are_answered(store: Store, clock: Fak
     async with budgeted(store, clock, rng) as (fleet, policy, _):
         await policy.set_network("metered")
         assert not (await fleet.get_fleet_statistics()).stale
+
+
+@pytest.mark.parametrize(
+    ("body", "ids", "left_out"),
+    [
+        ({"rankings": [{"vehicle_id": None, "x": 1}, {"vehicle_id": "b"}, 5, {}, {"vehicle_id": "c"}]}, ["b", "c"], 3),
+        ({"rankings": None}, [], 0),
+        ({}, [], 0),
+        ({"rankings": []}, [], 0),
+    ],
+)
+async def test_what_cannot_be_read_of_a_listing_is_left_out_and_counted(
+    store: Store,
+    clock: FakeClock,
+    rng: Random,
+    caplog: pytest.LogCaptureFixture,
+    body: dict[str, Any],
+    ids: list[str],
+    left_out: int,
+) -> None:
+    async with asking(lambda _: Said.json(body), store, clock, rng) as (fleet, _):
+        found = await fleet.get_vehicle_rankings()
+    assert [entry["vehicle_id"] for entry in found] == ids
+    assert (f"{left_out} of 5 entries" in caplog.text) is bool(left_out)

@@ -429,3 +429,33 @@ class TestOrders:
         await downloader.upkeep_step()
         versions = [outcome.order.version for outcome in await commands.outcomes()]
         assert versions == [f"v{number}" for number in range(5, 25)]
+
+
+class TestWithdrawn:
+    @pytest.mark.parametrize("change", ["withdrawn", "rollout 0", "other bytes"])
+    async def test_what_is_not_offered_any_more_is_not_switched_to(
+        self, host: ModelHost, models: Path, build: Build, policy: TransferPolicy, clock: FakeClock, change: str
+    ) -> None:
+        """v2 is staged and waits for a trip's end; the operator takes it back; the trip ends."""
+        driving = True
+        policy.follow_trips(lambda: driving)
+        host.entries = [listed("v2.1.0")]
+        downloader = build(auto_install=True, traffic=policy)
+        await downloader.step()
+        assert "when the trip under way has ended" in str((await downloader.get_download_status(NAME))["reason"])
+        host.entries = {
+            "withdrawn": [listed("v2.0.0")],
+            "rollout 0": [listed("v2.1.0", rollout=0.0)],
+            "other bytes": [listed("v2.1.0") | {"checksum": "0" * 64}],
+        }[change]
+        clock.tick(2 * 86_400.0)
+        await downloader.step()
+        driving = False
+        await downloader.upkeep_step()
+        assert live(models) == OLD
+        assert "not switched to" in str((await downloader.get_download_status(NAME))["reason"])
+        host.entries = [listed("v2.1.0")]
+        clock.tick(2 * 86_400.0)
+        await downloader.step()
+        await downloader.upkeep_step()
+        assert live(models) == content_of("v2.1.0"), "offered again"

@@ -259,6 +259,28 @@ async def test_foreign_tampered_and_truncated_copies_change_nothing(tmp_path: Pa
         assert (vehicle.folder / "d.json").read_bytes() == original
 
 
+@pytest.mark.parametrize(
+    "odd",
+    [
+        '{"total_distance": 10, "seat": 1E400}',
+        '{"total_distance": ' + "9" * 400 + "}",
+        '{"seat": NaN}',
+        '{"seat": -Infinity}',
+        '{"total_distance": 10, "prefs": {"a": [' + "9" * 4000 + "]}}",
+        "{",
+        "[1]",
+        '{"total_distance": ' + "[" * 300 + "}",
+    ],
+)
+async def test_one_odd_profile_costs_only_itself(fleet: Fleet, odd: str) -> None:
+    vehicle = await fleet.vehicle("vehicle_001")
+    (vehicle.folder / "odd.json").write_text(odd)
+    vehicle.put("good", {"total_distance": 1000})
+    assert await vehicle.profiles.sync_all_profiles() == 1
+    assert (await vehicle.profiles.download_profile("good") or {})["total_distance"] == 1000
+    assert (vehicle.folder / "odd.json").read_text() == odd
+
+
 async def test_unusable_local_profiles_are_left_alone_and_cost_only_themselves(fleet: Fleet) -> None:
     vehicle = await fleet.vehicle("vehicle_001")
     vehicle.put("good", {"driver_id": "good", "total_distance": 1})
@@ -321,13 +343,13 @@ async def test_switched_off_nothing_is_sent(tmp_path: Path) -> None:
 
 
 def _shelf(
-    answer_after: Callable[[Asked], Said | None] = lambda _: None, *, etags: bool = True
+    answer_after: Callable[[Asked], Said | None] = lambda _: None, *, etags: bool = True, mark: str = ""
 ) -> tuple[dict[str, Any], Callable[[Asked], Said]]:
     """A backend of one profile; `answer_after(asked)` may answer otherwise once the work is done."""
     shelf: dict[str, Any] = {"body": None, "version": 0}
 
     def tag() -> str:
-        return f'"{shelf["version"]}"'
+        return f'{mark}"{shelf["version"]}"'
 
     def done(asked: Asked) -> Said:
         exists = shelf["body"] is not None
@@ -376,6 +398,37 @@ async def test_an_unchanged_profile_costs_one_conditional_request(tmp_path: Path
         assert server.asked[2].headers["if-none-match"] == '"1"'
         assert await vehicle.profiles.sync_now() == 0
         assert len(server.asked) == 3
+
+
+async def test_a_weak_etag_is_given_back_as_it_was(tmp_path: Path) -> None:
+    """Seen: `W/` was stripped, and a backend that compares texts answered 412 for ever."""
+    _, answer = _shelf(mark="W/")
+    async with scripted(answer) as server, fleet_at(server.url, tmp_path) as fleet:
+        vehicle = await fleet.vehicle("vehicle_001")
+        await vehicle.profiles.sync_profile("d", {"total_distance": 10})
+        await vehicle.profiles.sync_profile("d", {"total_distance": 20})
+        puts = [asked for asked in server.asked if asked.method == "PUT"]
+        assert [asked.headers.get("if-match") for asked in puts] == [None, 'W/"1"']
+
+
+async def test_where_a_condition_cannot_be_met_it_is_put_without_one_and_read_back(tmp_path: Path) -> None:
+    """A backend that compares strongly, and gives weak ETags: nobody was faster."""
+    shelf, answer = _shelf(lambda asked: None, mark="W/")
+
+    def strong(asked: Asked) -> Said:
+        if asked.method == "PUT" and "if-match" in asked.headers:
+            return Said(412)
+        if asked.method == "PUT" and shelf["body"] is not None:
+            asked.headers["if-match"] = f'W/"{shelf["version"]}"'  # as a backend that takes it without a condition
+        return answer(asked)
+
+    async with scripted(strong) as server, fleet_at(server.url, tmp_path) as fleet:
+        vehicle = await fleet.vehicle("vehicle_001")
+        await vehicle.profiles.sync_profile("d", {"total_distance": 10})
+        merged = await vehicle.profiles.sync_profile("d", {"total_distance": 20})
+        assert merged["total_distance"] == 20
+        methods = [asked.method for asked in server.asked][2:]
+        assert methods == ["GET", "PUT", "GET", "PUT", "GET"]
 
 
 async def test_a_backend_on_which_others_are_always_faster_is_given_up_for_now(tmp_path: Path) -> None:

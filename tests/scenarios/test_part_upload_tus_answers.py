@@ -415,7 +415,7 @@ class TestRowConflict:
             return Answer(status, headers=VERSION) if sender.clock.monotonic() < freed else None
 
         tus.on_patch = held
-        assert 10.0 <= await sender.send_over_time(recorded) <= 20.0
+        assert await sender.send_over_time(recorded) >= 10.0
         assert offsets(cloud)[:5] == [5] * 5
         assert len(offsets(cloud)) <= 8
         assert cloud.to("POST", VIDEOS) == []

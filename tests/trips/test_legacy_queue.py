@@ -171,7 +171,6 @@ async def test_a_time_with_an_offset_keeps_it(
     "content",
     [
         b"",
-        b"{}",
         b"null",
         b"not json",
         b"\xff\xfe\x00binary",
@@ -179,7 +178,7 @@ async def test_a_time_with_an_offset_keeps_it(
         b'"a string"',
         b"[,]",
     ],
-    ids=["empty", "object", "null", "text", "binary", "deep", "string", "comma"],
+    ids=["empty", "null", "text", "binary", "deep", "string", "comma"],
 )
 async def test_a_broken_file_is_set_aside_with_a_message(
     content: bytes, queue_file: Path, store: Store, clock: FakeClock, caplog: pytest.LogCaptureFixture
@@ -219,12 +218,12 @@ BAD_ENTRIES: list[object] = [
     {"distance": "far"},
     {"distance": float("nan")},
     {"distance": float("inf")},
+    {"start_location": {"lat": 91.0, "lon": 0.0}},
+    {"end_location": "nowhere"},
     {"average_risk_score": 7},
     {"info_alert_count": -3},
     {"info_alert_count": 1.5},
     {"info_alert_count": True},
-    {"start_location": {"lat": 91.0, "lon": 0.0}},
-    {"end_location": "nowhere"},
     {"driver_id": "\ud800"},
     {"trip_id": "\ud800"},
 ]
@@ -242,6 +241,52 @@ async def test_a_broken_entry_costs_only_itself(
     assert result.moved_to.name.startswith("trip_queue.json.imported-")
     assert "entry 1 is no trip" in caplog.text
     assert "driver_" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"start_location": {"lat": None, "lon": None}},
+        {"start_location": {"lat": None, "lon": 1.0}, "end_location": None},
+        {"end_location": {}},
+        {"average_risk_score": None, "max_risk_score": float("nan")},
+    ],
+    ids=repr,
+)
+async def test_an_entry_without_a_place_or_a_measure_is_a_trip(
+    odd: dict[str, object], queue_file: Path, store: Store, clock: FakeClock
+) -> None:
+    write(queue_file, json.dumps([old_entries()[0] | odd]))
+    result = await take(queue_file, store, clock)
+    assert result is not None
+    assert (result.taken, result.unreadable) == (1, 0)
+
+
+@pytest.mark.parametrize(
+    ("shape", "taken", "unreadable"),
+    [
+        (lambda entries: "\n".join(map(json.dumps, entries)), 3, 0),
+        (lambda entries: "\n".join([json.dumps(entries[0]), '{"trip_id": ', json.dumps(entries[2])]), 2, 1),
+        (lambda entries: json.dumps(entries[0]), 1, 0),
+        (lambda entries: json.dumps(entries[0], indent=2) + "\n" + json.dumps(entries[1], indent=2), 2, 0),
+        (lambda entries: json.dumps(entries) + "\x00\x00 garbage", 3, 0),
+        (lambda entries: json.dumps(entries) + json.dumps(entries), 3, 0),
+    ],
+    ids=["a line each", "a broken line", "a single object", "indented", "garbage after the list", "two lists"],
+)
+async def test_whatever_its_shape_what_can_be_read_is_taken(
+    shape: Callable[[list[dict[str, object]]], str],
+    taken: int,
+    unreadable: int,
+    queue_file: Path,
+    store: Store,
+    clock: FakeClock,
+) -> None:
+    write(queue_file, shape(old_entries()[:3]))
+    result = await take(queue_file, store, clock)
+    assert result is not None
+    assert (result.taken, result.unreadable) == (taken, unreadable)
+    assert len(await trips(store)) == taken
 
 
 async def test_strange_but_harmless_entries_are_taken(queue_file: Path, store: Store, clock: FakeClock) -> None:

@@ -343,3 +343,38 @@ async def test_sensor_loops_update_while_the_trip_is_checkpointed(tmp_path: Path
         summary = await car.trips.end_trip()
         assert summary is not None
         assert summary.distance == 1_000.0
+
+
+class NoFix:
+    """As a receiver's own object is while it has none."""
+
+    lat = None
+    lon = None
+
+
+@pytest.mark.parametrize(
+    "location",
+    [{"lat": None, "lon": None}, {"latitude": None, "longitude": 1.0}, {}, NoFix(), (None, None), [None, 1.0],
+     "null, null", ""],
+)  # fmt: skip
+async def test_no_fix_is_no_place(tmp_path: Path, clock: FakeClock, location: object) -> None:
+    async with vehicle(tmp_path, clock) as car:
+        await car.trips.start_trip(location=location)
+        clock.tick(10.0)
+        car.trips.update_trip(100.0, 10.0, 0.5, "critical", location=location)
+        summary = await car.trips.end_trip(location=location)
+        assert summary is not None
+        assert (summary.distance, summary.critical_alert_count) == (100.0, 1)
+        assert (summary.start_location, summary.end_location) == (None, None)
+
+
+async def test_nonsense_is_an_error_or_only_left_out_as_the_host_likes(tmp_path: Path, clock: FakeClock) -> None:
+    async with vehicle(tmp_path, clock) as car:
+        await car.trips.start_trip(location=FINE)
+        nonsense = {"lat": 237.0, "lon": 1.0}
+        with pytest.raises(ValueError, match="not on Earth"):
+            car.trips.update_trip(100.0, location=nonsense)
+        car.trips.update_trip(100.0, location=nonsense, ignore_bad_location=True)
+        summary = await car.trips.end_trip()
+        assert summary is not None
+        assert summary.distance == 100.0

@@ -1,14 +1,17 @@
 """What may be asked about the fleet, and what follows from its statistics."""
 
+import logging
 import re
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
 
 from sentinel_sync.base.payloads import Answer, NonNegative
+
+logger: logging.Logger = logging.getLogger(__name__)
 
 #: A count or a measure; None where the backend left it out.
 Figure = int | Annotated[float, Field(allow_inf_nan=False)] | None
@@ -73,6 +76,26 @@ class FleetAnswer(Entry):
     age: NonNegative = 0.0
 
 
+def _readable(value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
+    """Read a list entry by entry: null is an empty one, and what cannot be read is left out and counted (contract)."""
+    if value is None:
+        return ()
+    if not isinstance(value, list | dict):
+        return validate(value)
+    kept: list[Any] = []
+    for entry in value.items() if isinstance(value, dict) else value:
+        try:
+            kept.extend(validate(dict([entry])).items() if isinstance(value, dict) else validate([entry]))
+        except ValidationError:
+            continue
+    if left_out := len(value) - len(kept):
+        logger.warning("fleet.entry: %d of %d entries cannot be read and are left out", left_out, len(value))
+    return dict(kept) if isinstance(value, dict) else tuple(kept)
+
+
+_READABLE = WrapValidator(_readable)
+
+
 class FleetListing(FleetAnswer):
     """An answer that is a list: it iterates, counts and indexes as one, and gives its fields by name."""
 
@@ -115,7 +138,7 @@ class RankedVehicle(Entry):
 class VehicleRankings(FleetListing):
     """Answer to `GET /fleet/{id}/rankings`, best first."""
 
-    rankings: tuple[RankedVehicle, ...]
+    rankings: Annotated[tuple[RankedVehicle, ...], _READABLE] = ()
 
     def entries(self) -> Sequence[Entry]:
         """The vehicles, best first."""
@@ -134,7 +157,7 @@ class FleetTrend(FleetListing):
 
     metric: str | None = None
     days: int | None = None
-    trend: tuple[TrendPoint, ...]
+    trend: Annotated[tuple[TrendPoint, ...], _READABLE] = ()
 
     def entries(self) -> Sequence[Entry]:
         """The days, oldest first."""
@@ -144,7 +167,7 @@ class FleetTrend(FleetListing):
 class VehicleComparison(FleetAnswer):
     """Answer to `GET /fleet/{id}/comparison`: metrics by vehicle."""
 
-    vehicles: dict[str, dict[str, Any]]
+    vehicles: Annotated[dict[str, dict[str, Any]], _READABLE] = Field(default_factory=dict)
 
 
 class FleetAlert(Entry):
@@ -159,7 +182,7 @@ class FleetAlert(Entry):
 class FleetAlerts(FleetListing):
     """Answer to `GET /fleet/{id}/alerts`, newest first."""
 
-    alerts: tuple[FleetAlert, ...]
+    alerts: Annotated[tuple[FleetAlert, ...], _READABLE] = ()
 
     def entries(self) -> Sequence[Entry]:
         """The alerts, newest first."""
@@ -175,7 +198,7 @@ class RankedDriver(Entry):
 class DriverLeaderboard(FleetListing):
     """Answer to `GET /fleet/{id}/drivers/leaderboard`, best first."""
 
-    leaderboard: tuple[RankedDriver, ...]
+    leaderboard: Annotated[tuple[RankedDriver, ...], _READABLE] = ()
 
     def entries(self) -> Sequence[Entry]:
         """The drivers, best first."""

@@ -134,11 +134,13 @@ class StagedVersion:
         release: As it was listed: it is verified again when it is switched to.
         live_name: What the runtime is to open it as.
         tried: Whether the validator has passed it.
+        asked_for: Whether a person asked for just this version: a rollout counts for what comes by itself.
     """
 
     release: ModelRelease
     live_name: str
     tried: bool = False
+    asked_for: bool = False
 
     @property
     def kept(self) -> KeptVersion:

@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-import pydantic_core
 from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 
 from sentinel_sync.base.errors import ProfileError
+from sentinel_sync.base.payloads import MalformedJSONError, read_json
 from sentinel_sync.base.timekeeping import EARLIEST_PLAUSIBLE
 from sentinel_sync.profiles.rules.history import Cloud, Known, plain_cloud
 from sentinel_sync.profiles.rules.merge import Ancestor, ProfileState, ProfileTime, canonical, digest, render
@@ -104,9 +104,10 @@ def parse_profile(content: bytes | str) -> dict[str, Any]:
         ProfileError: It is not, or holds a number that JSON does not know.
     """
     try:
-        body = pydantic_core.from_json(content, allow_inf_nan=False)
-    except ValueError:
-        raise ProfileError("the profile is not JSON") from None
+        # It is written back: null in the place of an odd number would be a change that nobody made.
+        body = read_json(content, refuse_odd_numbers=True)
+    except MalformedJSONError as error:
+        raise ProfileError(f"the profile is not JSON: {error}") from None
     if not isinstance(body, dict):
         raise ProfileError("the profile is JSON, but no object")
     return body

@@ -1,6 +1,7 @@
 """The trip under way: start, update at sensor rate, close, recover. Arithmetic only."""
 
 import hashlib
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -9,7 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from sentinel_sync.base.payloads import Location, TripSummary
-from sentinel_sync.base.privacy import Place, coarse_place
+from sentinel_sync.base.privacy import Place, place_or_none
 from sentinel_sync.base.timekeeping import ClockStamp, moment
 
 #: No update covers more metres than a quarter of the Earth's circumference: it is a broken sensor.
@@ -182,14 +183,21 @@ def adopt(old: object, vehicle_id: str, pseudonym_of: Callable[[str | None], str
             alert_count=sum(counts.values()),
             interrupted=False,
             **counts,
-            **{name: old.get(name) for name in _MEASURES},
+            **{name: 0.0 if name in _SCORES and _is_missing(old.get(name)) else old.get(name) for name in _MEASURES},
         )
     except ValidationError as error:
         names = sorted({str(detail["loc"][0]) if detail["loc"] else "the counts" for detail in error.errors()})
         raise ValueError(f"unusable: {', '.join(names)}") from None
 
 
+#: Where the older module had no score it wrote null or NaN.
+_SCORES = frozenset({"average_risk_score", "max_risk_score"})
 _MEASURES = ("duration", "distance", "average_speed", "max_speed", "average_risk_score", "max_risk_score")
+
+
+def _is_missing(value: object) -> bool:
+    """Whether something was not measured: null, or NaN as Python's own writer puts it."""
+    return value is None or (isinstance(value, float) and math.isnan(value))
 
 
 def _moment(old: Mapping[str, Any], name: str) -> datetime:
@@ -209,7 +217,5 @@ def _count(old: Mapping[str, Any], name: str) -> int:
 
 
 def _place(value: object) -> Location | None:
-    if value is None:
-        return None
-    place = coarse_place(value)
-    return Location(lat=place.lat, lon=place.lon)
+    place = place_or_none(value)
+    return None if place is None else Location(lat=place.lat, lon=place.lon)
