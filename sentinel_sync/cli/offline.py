@@ -20,7 +20,7 @@ from sentinel_sync.profiles.keys import LegacyKeys, ProfileCipher, key_provider
 from sentinel_sync.profiles.merge_session import ClockReading
 from sentinel_sync.profiles.profile_synchronizer import ProfileSynchronizer
 from sentinel_sync.profiles.records import ProfileOverview, ProfileRecords
-from sentinel_sync.scenarios.consent import ConsentRecord
+from sentinel_sync.scenarios.consent import ConsentRecord, WithdrawalMark
 from sentinel_sync.scenarios.records import ScenarioRecords
 from sentinel_sync.scenarios.rules.plan import missing_consent
 from sentinel_sync.scenarios.rules.status import UploadConditions
@@ -103,11 +103,16 @@ class Books:
     overview: ScenarioOverview
 
     @classmethod
-    def of(cls, outbox: Outbox, documents: Documents) -> "Books":
+    def of(cls, settings: CloudSettings, outbox: Outbox, documents: Documents) -> "Books":
         """Open them over a store."""
         clock = SystemClock()
         records = ScenarioRecords(documents, outbox, clock)
-        return cls(outbox, records, ConsentRecord(documents, clock), ScenarioOverview(records))
+        return cls(
+            outbox,
+            records,
+            ConsentRecord(documents, clock, WithdrawalMark(settings.scenarios_dir)),
+            ScenarioOverview(records),
+        )
 
 
 @asynccontextmanager
@@ -118,14 +123,14 @@ async def read(settings: CloudSettings) -> AsyncIterator[Books]:
         CommandError: No agent has ever run there.
     """
     async with opened(settings, writable=False) as folder:
-        yield Books.of(folder.outbox, folder.documents)
+        yield Books.of(settings, folder.outbox, folder.documents)
 
 
 @asynccontextmanager
 async def changed(settings: CloudSettings) -> AsyncIterator[Books]:
     """Open them for a change, beside a running agent or before the first one."""
     async with Store(settings.state_dir, max_bytes=settings.outbox_max_bytes, exclusive=False) as store:
-        yield Books.of(store.outbox, store.documents)
+        yield Books.of(settings, store.outbox, store.documents)
 
 
 async def conditions(settings: CloudSettings, books: Books) -> UploadConditions:

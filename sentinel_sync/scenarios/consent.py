@@ -1,13 +1,18 @@
 """The driver's decisions about sending recordings: on disk, each with its time and the policy that it was about."""
 
 import asyncio
+import json
 import logging
 import secrets
+from dataclasses import replace
+from pathlib import Path
 
 from pydantic import TypeAdapter
 
 from sentinel_sync.base.clock import Clock
 from sentinel_sync.base.errors import StoreFullError
+from sentinel_sync.base.files import file_error, replace_file
+from sentinel_sync.base.tasks import run_to_end
 from sentinel_sync.network.policy import TransferPolicy
 from sentinel_sync.network.rules.traffic import TrafficClass
 from sentinel_sync.scenarios.rules.plan import Consent, missing_consent
@@ -21,17 +26,79 @@ _KEY = "scenarios"
 #: Every decision by itself; keys sort by the order in which they were made.
 _HISTORY_KIND = "consent.scenarios"
 _SHAPE = TypeAdapter(Consent)
+_MARK = TypeAdapter(dict[str, float])
+
+
+class WithdrawalMark:
+    """A withdrawal outside the state folder: one that was put back from a backup brings no consent back with it.
+
+    It lies with the recordings that it is about. Blocks: call it off the loop.
+
+    Args:
+        scenarios_dir: The folder of recordings.
+    """
+
+    def __init__(self, scenarios_dir: Path) -> None:
+        self._path = scenarios_dir / ".consent-withdrawn.json"
+
+    def read(self) -> float | None:
+        """When consent was last withdrawn, seconds since the epoch; None where no withdrawal stands.
+
+        One that cannot be read counts as newer than any consent: in doubt there is none.
+        """
+        try:
+            return _MARK.validate_json(self._path.read_bytes())["at"]
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError):
+            return float("inf")
+
+    def write(self, at: float) -> None:
+        """Note a withdrawal; one that cannot be noted stands in the state folder all the same."""
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            replace_file(self._path, json.dumps({"at": at}).encode(), durable=True)
+        except OSError as error:
+            logger.warning("consent.mark: the withdrawal cannot be noted beside the recordings (%s)", error.strerror)
+
+    def clear(self) -> None:
+        """A consent was given.
+
+        Raises:
+            FileError: The mark cannot be taken away; the consent would not count.
+        """
+        try:
+            self._path.unlink(missing_ok=True)
+        except NotADirectoryError:
+            return
+        except OSError as error:
+            raise file_error(error, self._path) from None
 
 
 class ConsentRecord:
-    """Reads the decision from disk each time: another process (the CLI) may have written it."""
+    """Reads the decision from disk each time: another process (the CLI) may have written it.
 
-    def __init__(self, documents: Documents, clock: Clock) -> None:
+    Args:
+        documents: Where decisions are kept.
+        mark: Where a withdrawal is kept besides; None for nowhere.
+    """
+
+    def __init__(self, documents: Documents, clock: Clock, mark: WithdrawalMark | None = None) -> None:
         self._documents = documents
         self._clock = clock
+        self._mark = mark
 
     async def load(self) -> Consent | None:
         """The decision in force, or None where none was ever made."""
+        decided = await self._stored()
+        if decided is None or not decided.granted or self._mark is None:
+            return decided
+        withdrawn_at = await run_to_end(self._mark.read)
+        if withdrawn_at is None or withdrawn_at < decided.at:
+            return decided
+        return replace(decided, granted=False)
+
+    async def _stored(self) -> Consent | None:
         decided = await self._documents.load(_KIND, _KEY, _SHAPE)
         if decided is not None:
             return decided
@@ -56,7 +123,9 @@ class ConsentRecord:
             StoreFullError: A consent cannot be written. A withdrawal can always: it takes the consent away.
         """
         consent = Consent(granted, self._clock.now(), policy_version)
-        past, before = await self._past(), await self.load()
+        if self._mark is not None:
+            await run_to_end(self._mark.clear) if granted else await run_to_end(self._mark.write, consent.at)
+        past, before = await self._past(), await self._stored()
         events = [consent] if before is None or before in past else [before, consent]
         # Submitted within one turn of the loop, so they share a transaction.
         outcomes = await asyncio.gather(

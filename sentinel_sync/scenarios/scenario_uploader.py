@@ -16,7 +16,7 @@ from sentinel_sync.base.transfer import TransferStatus
 from sentinel_sync.cloud.client import CloudAPIClient
 from sentinel_sync.cloud.http import read_pseudonym_key
 from sentinel_sync.network.foundation import Foundation, Lifecycle
-from sentinel_sync.scenarios.consent import ConsentRecord, UploadPermission
+from sentinel_sync.scenarios.consent import ConsentRecord, UploadPermission, WithdrawalMark
 from sentinel_sync.scenarios.preparation import DerivedFiles, Preparation
 from sentinel_sync.scenarios.recordings import absolute, read_recording
 from sentinel_sync.scenarios.records import DERIVED_NAME, KIND, REPLACED, ScenarioRecords
@@ -171,7 +171,7 @@ class ScenarioUploader:
         foundation = foundation or Foundation.of(api_client, store, clock=clock, rng=rng)
         self._clock = clock = foundation.clock
         self._store = store = foundation.store
-        self._record = ConsentRecord(store.documents, clock)
+        self._record = ConsentRecord(store.documents, clock, WithdrawalMark(settings.scenarios_dir))
         self._records = records = ScenarioRecords(store.documents, store.outbox, clock)
         self._permission = UploadPermission(settings, self._record, foundation.policy)
         derived_dir = store.state_dir / DERIVED_NAME

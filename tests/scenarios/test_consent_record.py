@@ -1,11 +1,12 @@
 """Decisions are kept, all of them, whoever makes them and however full the disk is."""
 
+import shutil
 from pathlib import Path
 
 import pytest
 
 from sentinel_sync.base.errors import StoreFullError
-from sentinel_sync.scenarios.consent import ConsentRecord
+from sentinel_sync.scenarios.consent import ConsentRecord, WithdrawalMark
 from sentinel_sync.scenarios.rules.plan import Consent
 from sentinel_sync.store.store import Store
 from tests.fakes.clock import FakeClock
@@ -77,3 +78,45 @@ async def free(store: Store) -> None:
     await store.documents._database.run(
         lambda connection: connection.execute("PRAGMA max_page_count = 1000000").fetchone(), writes=False
     )
+
+
+async def test_a_withdrawal_survives_a_state_folder_put_back_from_a_backup(tmp_path: Path, clock: FakeClock) -> None:
+    mark = WithdrawalMark(tmp_path / "scenarios")
+    async with Store(tmp_path / "state", clock=clock) as store:
+        await ConsentRecord(store.documents, clock, mark).record(granted=True, policy_version="1")
+    shutil.copytree(tmp_path / "state", tmp_path / "backup")
+    clock.tick(60.0)
+    async with Store(tmp_path / "state", clock=clock) as store:
+        await ConsentRecord(store.documents, clock, mark).record(granted=False, policy_version="1")
+    async with Store(tmp_path / "backup", clock=clock) as store:
+        record = ConsentRecord(store.documents, clock, mark)
+        restored = await record.load()
+        assert restored is not None
+        assert not restored.granted
+        clock.tick(60.0)
+        await record.record(granted=True, policy_version="1")
+        given = await record.load()
+        assert given is not None
+        assert given.granted, "asked again, and given again"
+
+
+@pytest.mark.parametrize("spoilt", [b"", b"{}", b'{"at": "now"}', b"\xff"])
+async def test_in_doubt_there_is_no_consent(tmp_path: Path, store: Store, clock: FakeClock, spoilt: bytes) -> None:
+    mark = WithdrawalMark(tmp_path)
+    record = ConsentRecord(store.documents, clock, mark)
+    await record.record(granted=True, policy_version="1")
+    (tmp_path / ".consent-withdrawn.json").write_bytes(spoilt)
+    decided = await record.load()
+    assert decided is not None
+    assert not decided.granted
+
+
+async def test_a_withdrawal_that_cannot_be_noted_beside_the_recordings_stands_all_the_same(
+    tmp_path: Path, store: Store, clock: FakeClock
+) -> None:
+    (tmp_path / "file").write_text("")
+    record = ConsentRecord(store.documents, clock, WithdrawalMark(tmp_path / "file"))
+    await record.record(granted=False, policy_version="1")
+    decided = await record.load()
+    assert decided is not None
+    assert not decided.granted

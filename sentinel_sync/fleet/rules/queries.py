@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
-from pydantic import ConfigDict, Field, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
+from pydantic import BeforeValidator, ConfigDict, Field, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
 
 from sentinel_sync.base.payloads import Answer, NonNegative
 
@@ -80,17 +80,17 @@ def _readable(value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
     """Read a list entry by entry: null is an empty one, and what cannot be read is left out and counted (contract)."""
     if value is None:
         return ()
-    if not isinstance(value, list | dict):
+    if not isinstance(value, list):
         return validate(value)
     kept: list[Any] = []
-    for entry in value.items() if isinstance(value, dict) else value:
+    for entry in value:
         try:
-            kept.extend(validate(dict([entry])).items() if isinstance(value, dict) else validate([entry]))
+            kept.extend(validate([entry]))
         except ValidationError:
             continue
     if left_out := len(value) - len(kept):
         logger.warning("fleet.entry: %d of %d entries cannot be read and are left out", left_out, len(value))
-    return dict(kept) if isinstance(value, dict) else tuple(kept)
+    return tuple(kept)
 
 
 _READABLE = WrapValidator(_readable)
@@ -164,10 +164,17 @@ class FleetTrend(FleetListing):
         return self.trend
 
 
+def _by_vehicle(value: Any) -> Any:
+    """Null is nothing, and what is no vehicle's metrics is left out."""
+    if not isinstance(value, dict):
+        return {} if value is None else value
+    return {vehicle: metrics for vehicle, metrics in value.items() if isinstance(metrics, dict)}
+
+
 class VehicleComparison(FleetAnswer):
     """Answer to `GET /fleet/{id}/comparison`: metrics by vehicle."""
 
-    vehicles: Annotated[dict[str, dict[str, Any]], _READABLE] = Field(default_factory=dict)
+    vehicles: Annotated[dict[str, dict[str, Any]], BeforeValidator(_by_vehicle)] = Field(default_factory=dict)
 
 
 class FleetAlert(Entry):
