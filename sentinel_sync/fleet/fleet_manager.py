@@ -23,6 +23,7 @@ from sentinel_sync.fleet.rules.queries import (
     DriverLeaderboard,
     FleetAlerts,
     FleetAnswer,
+    FleetListing,
     FleetStatistics,
     FleetTrend,
     VehicleComparison,
@@ -388,10 +389,14 @@ def _validated(shape: type[Answered], body: Any) -> Answered:
     if not isinstance(body, dict):
         return shape.model_validate(body)
     # How old an answer is, is ours to say. More than anybody can ask for would only hold the loop up.
-    return shape.model_validate(
-        {
-            name: value[:_MOST_ENTRIES] if isinstance(value, list) else value
-            for name, value in body.items()
-            if name not in FleetAnswer.model_fields
-        }
-    )
+    bounded = {
+        name: value[:_MOST_ENTRIES] if isinstance(value, list) else value
+        for name, value in body.items()
+        if name not in FleetAnswer.model_fields
+    }
+    answer = shape.model_validate(bounded)
+    if isinstance(answer, FleetListing):
+        listed = max((len(value) for name, value in bounded.items() if isinstance(value, list)), default=0)
+        if left_out := listed - len(answer):
+            logger.warning("fleet.entry: %d of %d entries cannot be read and are left out", left_out, listed)
+    return answer

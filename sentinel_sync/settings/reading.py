@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
+from typing import Any, ClassVar, Self, cast
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
@@ -15,9 +15,6 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from sentinel_sync.base.errors import ConfigurationError
 from sentinel_sync.settings.cloud import CloudSettings
-
-if TYPE_CHECKING:
-    import yaml
 
 logger: logging.Logger = logging.getLogger(__name__)
 
@@ -165,10 +162,8 @@ def _read_yaml(path: Path) -> tuple[dict[str, Any], dict[tuple[str, ...], int]]:
     return document, {place[1:]: line for place, line in lines.items() if place[:1] == ("cloud",)}
 
 
-def _note_lines(
-    node: "yaml.Node | None", place: tuple[str, ...], lines: dict[tuple[str, ...], int], path: Path
-) -> None:
-    """Note down the line of each key; one that is there twice would silently hide the other."""
+def _note_lines(node: Any, place: tuple[str, ...], lines: dict[tuple[str, ...], int], path: Path) -> None:
+    """Note down the line of each key of a YAML node; one that is there twice would silently hide the other."""
     if node is None or not node.tag.endswith(":map"):
         return
     for key, value in node.value:

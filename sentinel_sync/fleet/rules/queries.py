@@ -1,6 +1,5 @@
 """What may be asked about the fleet, and what follows from its statistics."""
 
-import logging
 import re
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
@@ -10,8 +9,6 @@ from typing import Annotated, Any, ClassVar
 from pydantic import BeforeValidator, ConfigDict, Field, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
 
 from sentinel_sync.base.payloads import Answer, NonNegative
-
-logger: logging.Logger = logging.getLogger(__name__)
 
 #: A count or a measure; None where the backend left it out.
 Figure = int | Annotated[float, Field(allow_inf_nan=False)] | None
@@ -77,7 +74,7 @@ class FleetAnswer(Entry):
 
 
 def _readable(value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
-    """Read a list entry by entry: null is an empty one, and what cannot be read is left out and counted (contract)."""
+    """Read a list entry by entry: null is an empty one, and what cannot be read is left out (wire contract)."""
     if value is None:
         return ()
     if not isinstance(value, list):
@@ -88,8 +85,6 @@ def _readable(value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
             kept.extend(validate([entry]))
         except ValidationError:
             continue
-    if left_out := len(value) - len(kept):
-        logger.warning("fleet.entry: %d of %d entries cannot be read and are left out", left_out, len(value))
     return tuple(kept)
 
 
