@@ -17,6 +17,7 @@ SUBJECTS = (
     "compression",
     "uploads",
     "models",
+    "resets",
     "deltas",
     "profiles",
     "console",

@@ -268,7 +268,8 @@ async def _upload(video: Path, scenario: str) -> Upload:
     digest = await asyncio.to_thread(_sha256, video)
     part = replace(part, file=PartFile(video.name, status.st_size, digest))
     announced = Part(PartKind.METADATA, "metadata.json", 1, 1)
-    return Upload(ScenarioPlan(scenario, str(video.parent), Priority.HIGH, 0.0, (announced, part)), part)
+    plan = ScenarioPlan(scenario, str(video.parent), Priority.HIGH, 0.0, (announced, part), outgoing_id=scenario)
+    return Upload(plan, part)
 
 
 def _sha256(video: Path) -> str:

@@ -309,8 +309,9 @@ class ReleaseFetch:
                     rng=self._rng,
                     retry_after=error.retry_after,
                 )
-                await self._documents.save(_KIND, release.checksum, attempts, _ATTEMPTS)
                 if attempts.wait(self._clock.now()) > 0.0:
+                    # Not after each cut that won something: what is on disk says that already.
+                    await self._documents.save(_KIND, release.checksum, attempts, _ATTEMPTS)
                     raise
             else:
                 return

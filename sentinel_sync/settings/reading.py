@@ -42,10 +42,10 @@ class _Source:
         """Where a key was set; of one that was not set, where it belongs. Empty where nobody knows."""
         for length in range(len(place), -1, -1):
             if (variable := self.variables.get(place[:length])) is not None:
-                return f" ({variable})"
+                return f"{variable}: "
         for length in range(len(place), -1, -1):
             if (line := self.lines.get(place[:length])) is not None:
-                return f" (line {line})"
+                return f"line {line}: "
         return ""
 
 
@@ -94,10 +94,10 @@ def explain(detail: ErrorDetails, source: _Source | None = None) -> str:
     place = tuple(str(part) for part in detail["loc"])
     key, where = ".".join(("cloud", *place)), (source or _Source("")).of(place)
     if detail["type"] != "extra_forbidden":
-        return f"{key}: {detail['msg']}{where}"
+        return f"{where}{key}: {detail['msg']}"
     known = [*CloudSettings.model_fields, "trip_upload_interval"]
     nearest = difflib.get_close_matches(place[-1].lower(), known, n=1, cutoff=0.0)
-    return f"{key}: unknown key; the nearest known one is `{nearest[0]}`{where}"
+    return f"{where}{key}: unknown key; the nearest known one is `{nearest[0]}`"
 
 
 def _environment() -> tuple[dict[str, Any], dict[tuple[str, ...], str]]:
