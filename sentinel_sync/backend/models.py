@@ -174,7 +174,7 @@ async def send_model(
     summary="Publish a model",
     description=REFERENCE_ONLY
     + "The body is the file. A version never changes its bytes: other ones are refused with 409. The same ones "
-    "again (200) change the signatures, the rollout and the date. `signature` may be repeated, each with the "
+    "again (200) change the signatures, the date, and what else is given. `signature` may be repeated, each with the "
     "`key_id` at the same position.",
     dependencies=[Depends(authorize_publisher)],
     **operation(
@@ -193,7 +193,7 @@ async def publish(
     signature: Annotated[list[str], Query(description="Base64 of the Ed25519 signature.")] = [],  # noqa: B006  # FastAPI copies it
     key_id: Annotated[list[str], Query(description="The key of the signature at this position.")] = [],  # noqa: B006
     filename: str | None = None,
-    rollout: float = 1.0,
+    rollout: Annotated[float | None, Query(description="0 to 1; left out: all, or as it was.")] = None,
     released_at: str | None = None,
     checksum: Annotated[str | None, Query(description="SHA-256 in hex that the body must have.")] = None,
 ) -> Response:

@@ -72,8 +72,8 @@ class ModelRelease:
     """None: the name with the ending that the contract gives where the listing has none."""
     signatures: Sequence[ModelSignature] = ()
     """None at all is stored as it is: vehicles refuse it, which a bench may want to see."""
-    rollout: float = 1.0
-    """The share of vehicles, 0…1, that should take it."""
+    rollout: float | None = None
+    """The share of vehicles, 0…1, that should take it; None: all, but of what is published already as it is."""
     released_at: str | None = None
     """RFC 3339; None: now."""
 
@@ -85,7 +85,7 @@ class ModelRelease:
         filename = self.file_name()
         if not _NAME.fullmatch(filename) or not filename.endswith(EXTENSIONS):
             raise ValueError("a model's file name must end with one of " + " ".join(EXTENSIONS))
-        if not 0 <= self.rollout <= 1:
+        if self.rollout is not None and not 0 <= self.rollout <= 1:
             raise ValueError("a rollout must be a share from 0 to 1")
         if self.released_at is not None and datetime.fromisoformat(self.released_at).tzinfo is None:
             raise ValueError("released_at must have an offset")
@@ -98,8 +98,8 @@ class ModelRelease:
 def publish_model(folder: Path, file: Path, release: ModelRelease) -> str:
     """Copies a model file into a backend's folder and lists it; returns its SHA-256 in hex.
 
-    Publishing the same bytes again changes the signatures, the rollout and the date. Blocks; takes about as
-    long as copying the file.
+    Publishing the same bytes again changes the signatures and the date, and the rollout and the file name where they
+    are given. Blocks; takes about as long as copying the file.
 
     Args:
         folder: The backend's folder; it is made if missing.
@@ -149,7 +149,7 @@ def record_model(connection: Connection, release: ModelRelease, file: ReceivedFi
                 file.size,
                 file.sha256,
                 signatures,
-                release.rollout,
+                1.0 if release.rollout is None else release.rollout,
                 released_at,
                 now,
             ),
@@ -158,8 +158,10 @@ def record_model(connection: Connection, release: ModelRelease, file: ReceivedFi
     if before["checksum"] != file.sha256:
         raise ModelExistsError(f"{release.name} {release.version} is published with other bytes: take a new version")
     connection.execute(
-        "UPDATE models SET filename = ?, signatures = ?, rollout = ?, released_at = ? WHERE name = ? AND version = ?",
-        (release.file_name(), signatures, release.rollout, released_at, release.name, release.version),
+        # What is not named stays: a release at a tenth of the fleet must not go to all because its date was corrected.
+        "UPDATE models SET filename = ifnull(?, filename), signatures = ?, rollout = ifnull(?, rollout),"
+        " released_at = ? WHERE name = ? AND version = ?",
+        (release.filename, signatures, release.rollout, released_at, release.name, release.version),
     )
     return False
 

@@ -307,7 +307,7 @@ def add_publish(actions: Subparsers) -> None:
         help="put a signed model into the reference backend",
         description="Put a model with its manifest into the reference backend: from then on vehicles are offered it.",
         epilog=(
-            "Again with the same file, it changes the signatures, the rollout and the date.\n"
+            "Again with the same file, it changes the signatures, the date, and the rollout where one is named.\n"
             "A key on the command line can be seen by other users of this machine:\n"
             f"{KEY_VARIABLE} or --api-key-file is safer."
         ),
@@ -317,7 +317,9 @@ def add_publish(actions: Subparsers) -> None:
     parser.add_argument("--url", required=True, help="of the backend; https, but for a loopback address")
     parser.add_argument("--api-key", metavar="KEY", help="one that may publish")
     parser.add_argument("--api-key-file", type=Path, metavar="FILE", help="a file that holds it")
-    parser.add_argument("--rollout", type=_share, default=1.0, metavar="SHARE", help="of vehicles, 0 to 1 (default: 1)")
+    parser.add_argument(
+        "--rollout", type=_share, metavar="SHARE", help="of vehicles, 0 to 1 (default: as it was, else 1)"
+    )
     parser.add_argument("--ca-file", type=Path, metavar="FILE", help="PEM of the authority behind the backend's https")
     parser.set_defaults(execute=_publish)
 
@@ -332,24 +334,29 @@ def _publish(arguments: argparse.Namespace) -> int:
         raise CommandError(f"cannot read {arguments.file}: {error.strerror or error}", ExitCode.USAGE) from None
     if not answer.is_success:
         raise CommandError(f"the backend did not take {release.name} {release.version}: {_why(answer)}")
+    is_new = answer.status_code == 201
+    rollout = 1.0 if is_new and arguments.rollout is None else arguments.rollout
     facts = {
         "name": release.name,
         "version": release.version,
         "checksum": release.checksum,
-        "new": answer.status_code == 201,
-        "rollout": arguments.rollout,
+        "new": is_new,
+        "rollout": rollout,
     }
     if arguments.json:
         sys.stdout.write(json.dumps(facts, indent=2) + "\n")
     else:
-        done = "published" if facts["new"] else "was published before; its signatures, rollout and date are changed"
-        sys.stdout.write(f"{release.name} {release.version} {done} ({arguments.rollout:.0%} of vehicles)\n")
+        done = "published" if facts["new"] else "was published before; its signatures and date are changed"
+        share = " (its rollout as it was)" if rollout is None else f" ({rollout:.0%} of vehicles)"
+        sys.stdout.write(f"{release.name} {release.version} {done}{share}\n")
     return ExitCode.DONE
 
 
 def _put(url: str, key: str, arguments: argparse.Namespace, release: ModelRelease) -> httpx.Response:
     path = f"/models/{quote(release.name, safe='')}/versions/{quote(release.version, safe='')}"
-    query: dict[str, Any] = {"rollout": arguments.rollout, "checksum": release.checksum}
+    query: dict[str, Any] = {"checksum": release.checksum}
+    if arguments.rollout is not None:
+        query["rollout"] = arguments.rollout
     if release.filename is not None:
         query["filename"] = release.filename
     signatures = [(signature.signature, signature.key_id) for signature in release.signatures]

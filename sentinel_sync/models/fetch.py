@@ -49,6 +49,10 @@ _NO_DELTA = frozenset(range(400, 500)) - {403, 408, 410, 425, 429}
 #: Kind of the documents that say what attempts at a release's file came to; their key is its checksum.
 _KIND = "model.attempts"
 _ATTEMPTS = TypeAdapter(TransferAttempts)
+#: Kind of the documents that say until when a host is not to be asked; what lies further off was a wrong clock's.
+_HELD_HOST_KIND = "model.held_host"
+_HELD_AT_MOST = 1.2
+_TIME = TypeAdapter(float)
 #: An address may expire while it is used; a backend that gives out only expired ones is given up.
 _MOST_ADDRESSES = 3
 
@@ -309,6 +313,8 @@ class ReleaseFetch:
                     rng=self._rng,
                     retry_after=error.retry_after,
                 )
+                if error.retry_after:
+                    await self._documents.save(_HELD_HOST_KIND, self._host, attempts.next_at, _TIME)
                 if attempts.wait(self._clock.now()) > 0.0:
                     # Not after each cut that won something: what is on disk says that already.
                     await self._documents.save(_KIND, release.checksum, attempts, _ATTEMPTS)
@@ -318,6 +324,16 @@ class ReleaseFetch:
 
     async def _blocked_reason(self) -> str | None:
         return await self._policy.blocked_reason(TrafficClass.MODELS)
+
+    async def _refuse_if_held(self, release: ModelRelease, host: str) -> None:
+        """A host that asked to come back later is not asked for another of its files either."""
+        until = await self._documents.load(_HELD_HOST_KIND, host, _TIME)
+        if (
+            until is not None
+            and 0.0 < until - self._clock.now() <= self._client.settings.max_retry_after * _HELD_AT_MOST
+        ):
+            at = moment(until).strftime("%Y-%m-%dT%H:%M:%SZ")
+            raise HeldError(f"{release.name} {release.version} is not fetched before {at}: its host asked for that")
 
     async def _fetch(
         self,
@@ -331,6 +347,7 @@ class ReleaseFetch:
         for attempt in range(1, _MOST_ADDRESSES + 1):
             address = await self._source.address(release, have)
             self._host = urlsplit(address.url).netloc
+            await self._refuse_if_held(release, self._host)
             try:
                 if base is not None and have is not None:
                     await fetch_by_delta(

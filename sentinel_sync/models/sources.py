@@ -20,8 +20,6 @@ logger: logging.Logger = logging.getLogger(__name__)
 
 _KIND = "models"
 _KEY = "catalogue"
-#: More releases than this are no fleet's; they would only fill the store.
-_MOST_RELEASES = 1000
 #: So many entries that cannot be read are remembered, by so much of their names.
 _MOST_LEFT_OUT = 20
 _LONGEST_NAME = 80
@@ -178,7 +176,7 @@ def _read(data: object, request_id: str) -> tuple[tuple[ModelRelease, ...], dict
         raise UnreachableError("GET /models: the answer is no listing", request_id=request_id) from None
     releases: list[ModelRelease] = []
     left_out: dict[str, str] = {}
-    for entry in catalogue.models[:_MOST_RELEASES]:
+    for entry in catalogue.models:
         try:
             releases.append(ModelRelease.model_validate(entry))
         except ValidationError as error:

@@ -229,17 +229,23 @@ class ProfileCommandRunner:
 
     async def look(self) -> None:
         """Take in what was ordered, also by other processes, and see that it is done on this vehicle."""
+        before = self.forgetting
         if not await self._forget_orders.any():
-            self.forgetting, self.unreadable, self.reason = frozenset(), 0, None
+            self.forgetting, self.unreadable, self.reason = self.forgetting - before, 0, None
             return
         keyring = await self._cipher.keyring()
         orders, self.unreadable = await self._forget_orders.all(keyring)
-        self.forgetting = frozenset(order.driver_id for order in orders)
+        # With those that were placed while this was read, and are not all on disk yet.
+        self.forgetting = frozenset(order.driver_id for order in orders) | (self.forgetting - before)
         if self.unreadable:
             self.reason = _UNREADABLE.format("an order" if self.unreadable == 1 else f"{self.unreadable} orders")
         for order in orders:
             async with self._lock(order.driver_id):
                 await self._forgetter.go_on_here(keyring, order, self._clock_reading())
+
+    async def is_forgotten_everywhere(self, driver_id: str) -> bool:
+        """Whether nothing is left to be told about a driver, by what is on disk."""
+        return not await self._forget_orders.find(await self._cipher.keyring(), driver_id)
 
     async def tell(self) -> None:
         """Tell the backend whom to forget.

@@ -236,7 +236,7 @@ class ProfileSynchronizer:
         await self._commands.forget(driver_id)
         if await self._held_reason() is None:
             await self._commands.tell()
-        return driver_id not in self._commands.forgetting
+        return await self._commands.is_forgotten_everywhere(driver_id)
 
     # --- for the agent, and for one component alone ---
 

@@ -89,6 +89,8 @@ async def test_a_version_never_changes_its_bytes(vehicle: Vehicle, backend_setti
     problem(await publish(vehicle, content=b"other"), 409, "model-exists")
     assert (await publish(vehicle, rollout=0.1)).status_code == 200
     assert (await vehicle.get("/models")).json()["models"][0]["rollout"] == 0.1
+    assert (await publish(vehicle)).status_code == 200, "what is not named stays"
+    assert (await vehicle.get("/models")).json()["models"][0]["rollout"] == 0.1
     assert len(list((backend_settings.folder / "models").iterdir())) == 1
 
 

@@ -346,6 +346,10 @@ class TestTheWayBack:
         host.entries = [listed("v2.2.0", rollout=0.0), listed("v2.1.0", rollout=1.0)]
         assert [update["version"] for update in await build().check_for_updates()] == ["v2.1.0"]
 
+    async def test_a_long_listing_oldest_first_is_taken_whole(self, host: ModelHost, build: Build) -> None:
+        host.entries = [listed(f"v1.0.{number}") for number in range(1200)] + [listed("v2.3.0")]
+        assert [update["version"] for update in await build().check_for_updates()] == ["v2.3.0"]
+
 
 class TestTheNetwork:
     async def test_the_file_comes_from_another_host_that_sees_no_credential(

@@ -431,6 +431,26 @@ class TestOrders:
         assert versions == [f"v{number}" for number in range(5, 25)]
 
 
+class TestTheFilesHost:
+    async def test_its_retry_after_holds_for_it_alone_and_for_all_of_its_files(
+        self, cloud: FakeCloud, host: ModelHost, stranger: FakeCloud, build: Build, clock: FakeClock
+    ) -> None:
+        other = listed("v1.0.0", name="another")
+        host.entries, host.base = [listed("v2.1.0"), other], stranger.url
+        stranger.handler = lambda _: Answer(503, headers={"Retry-After": "600"})
+        downloader = build(auto_install=True)
+        await downloader.step()
+        await downloader.download_and_install_model("another", "v1.0.0")
+        assert len(stranger.requests) == 1
+        assert len(cloud.to("GET", "/models")) == 1
+        clock.tick(590.0)
+        await downloader.step()
+        assert len(stranger.requests) == 1
+        clock.tick(80.0)
+        await build(auto_install=True).step()
+        assert len(stranger.requests) >= 2, "also after a restart"
+
+
 class TestWithdrawn:
     @pytest.mark.parametrize("change", ["withdrawn", "rollout 0", "other bytes"])
     async def test_what_is_not_offered_any_more_is_not_switched_to(

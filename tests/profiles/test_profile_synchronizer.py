@@ -400,6 +400,28 @@ async def test_an_unchanged_profile_costs_one_conditional_request(tmp_path: Path
         assert len(server.asked) == 3
 
 
+@pytest.mark.parametrize("turns", range(0, 40, 3))
+async def test_a_driver_forgotten_while_orders_are_looked_for_is_not_said_to_be_forgotten_everywhere(
+    tmp_path: Path, turns: int
+) -> None:
+    """Seen right after the start: True, while the backend was never told."""
+    _, answer = _shelf()
+    async with (
+        scripted(lambda asked: Said(503) if asked.method in {"DELETE", "PUT"} else answer(asked)) as server,
+        fleet_at(server.url, tmp_path) as fleet,
+    ):
+        vehicle = await fleet.vehicle("vehicle_001")
+        vehicle.put("d", {"total_distance": 10})
+        looking = asyncio.create_task(vehicle.profiles.step())
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        forgotten = await vehicle.profiles.forget_profile("d")
+        await asyncio.gather(looking, return_exceptions=True)
+        told = any(asked.method == "DELETE" for asked in server.asked)
+        assert forgotten is False
+        assert told or await vehicle.profiles.forget_profile("d") is False
+
+
 async def test_a_weak_etag_is_given_back_as_it_was(tmp_path: Path) -> None:
     """Seen: `W/` was stripped, and a backend that compares texts answered 412 for ever."""
     _, answer = _shelf(mark="W/")
