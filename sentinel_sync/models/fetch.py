@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 from pydantic import TypeAdapter
 
+from sentinel_sync.base.backoff import RETURN_SPREAD
 from sentinel_sync.base.clock import Clock
 from sentinel_sync.base.errors import (
     HeldError,
@@ -314,7 +315,8 @@ class ReleaseFetch:
                     retry_after=error.retry_after,
                 )
                 if error.retry_after:
-                    await self._documents.save(_HELD_HOST_KIND, self._host, attempts.next_at, _TIME)
+                    asked = error.retry_after * (1.0 + self._rng.uniform(0.0, RETURN_SPREAD))
+                    await self._documents.save(_HELD_HOST_KIND, self._host, self._clock.now() + asked, _TIME)
                 if attempts.wait(self._clock.now()) > 0.0:
                     # Not after each cut that won something: what is on disk says that already.
                     await self._documents.save(_KIND, release.checksum, attempts, _ATTEMPTS)
@@ -328,12 +330,13 @@ class ReleaseFetch:
     async def _refuse_if_held(self, release: ModelRelease, host: str) -> None:
         """A host that asked to come back later is not asked for another of its files either."""
         until = await self._documents.load(_HELD_HOST_KIND, host, _TIME)
-        if (
-            until is not None
-            and 0.0 < until - self._clock.now() <= self._client.settings.max_retry_after * _HELD_AT_MOST
-        ):
+        if until is None:
+            return
+        longest = self._client.settings.max_retry_after * _HELD_AT_MOST
+        if 0.0 < until - self._clock.now() <= longest:
             at = moment(until).strftime("%Y-%m-%dT%H:%M:%SZ")
             raise HeldError(f"{release.name} {release.version} is not fetched before {at}: its host asked for that")
+        await self._documents.delete(_HELD_HOST_KIND, host)
 
     async def _fetch(
         self,

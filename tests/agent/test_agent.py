@@ -282,7 +282,7 @@ async def test_a_low_battery_stops_all_sending_at_once_also_what_is_in_flight(tm
         await drive(agent)
         assert (await agent.flush(timeout=20)).waiting == 21, "recorded all the same"
         agent.connectivity.network_changed()
-        await asyncio.sleep(0.1)
+        await agent.connectivity.probe_now()
         assert len(cloud.requests) == asked
         status = await agent.status()
         assert (status.power, status.connectivity.gate) == ("low", "halted")

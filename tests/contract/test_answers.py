@@ -438,12 +438,12 @@ class TestAcknowledgement:
         assert not told
         assert client.gate.passage(ticking.monotonic()).open
 
-    @pytest.mark.parametrize("answer", UNACKNOWLEDGED.values(), ids=UNACKNOWLEDGED)
+    # The face does not know what an answer names the work by.
+    @pytest.mark.parametrize("name", [name for name in UNACKNOWLEDGED if name != "another trip"])
     async def test_it_is_tried_again_under_the_same_key(
-        self, client: CloudAPIClient, cloud: FakeCloud, answer: Answer
+        self, client: CloudAPIClient, cloud: FakeCloud, name: str
     ) -> None:
-        if answer.body.startswith(b'{"trip_id"'):
-            pytest.skip("the face does not know what the answer names the work by")
+        answer = UNACKNOWLEDGED[name]
         cloud.script("POST", "/trips", answer, answer)
         assert (await client.post("/trips", {"trip_id": "trip_0"})).success
         assert len({(seen.key, seen.body) for seen in cloud.requests}) == 1

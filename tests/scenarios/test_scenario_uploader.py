@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -14,6 +15,7 @@ import pytest
 
 from sentinel_sync import CloudAPIClient, ScenarioUploader
 from sentinel_sync.backend import BackendSettings, Fault, FaultPlan, running_server
+from sentinel_sync.store.outbox import NewItem
 from sentinel_sync.store.store import Store
 from tests.fakes.clock import FakeClock
 from tests.fakes.cloud import API_KEY, FLEET, VEHICLE, Answer, FakeCloud, problem
@@ -110,6 +112,28 @@ class TestTheWire:
         (scenario_id,) = announced(cloud)
         assert re.fullmatch(r"s_[0-9a-f]{32}", scenario_id), "its name may say who or where"
         assert set(paths(cloud)[1:]) == {f"/scenarios/{scenario_id}/{part}" for part in ("videos", "annotations")}
+
+    async def test_what_an_earlier_version_queued_goes_by_its_cameras_too(
+        self, cloud: FakeCloud, recordings: Path, build: Build
+    ) -> None:
+        folder = recordings / FIRST
+        (folder / "bev.mp4").rename(folder / "A_Driver_37.774929.mp4")
+        metadata = json.loads((folder / "metadata.json").read_text())
+        metadata["files"]["bev"] = "A_Driver_37.774929.mp4"
+        (folder / "metadata.json").write_text(json.dumps(metadata))
+        uploader = build()
+        await uploader.queue_scenario(folder)
+        records, store = uploader._records, store_of(uploader)
+        plan, item = await records.plan(FIRST), await records.item(FIRST)
+        assert plan is not None
+        assert item is not None
+        await records.save(replace(plan, parts=tuple(replace(part, sent_as=None) for part in plan.parts)))
+        await store.outbox.drop([item.key], reason="replaced")
+        body = json.dumps({"scenario_id": FIRST, "metadata": metadata}).encode()
+        await store.outbox.put(NewItem("scenario", item.key, body))
+        assert await uploader.sync_now() == 1
+        assert not [seen for seen in cloud.requests if b"A_Driver" in seen.body or "A_Driver" in seen.target]
+        assert b'filename="bev.mp4"' in b"".join(seen.body for seen in cloud.to("POST"))
 
     async def test_more_important_ones_go_first(self, cloud: FakeCloud, recordings: Path, build: Build) -> None:
         shutil.copytree(recordings / FIRST, recordings / "20241118_000000")

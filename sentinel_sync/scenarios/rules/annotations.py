@@ -13,7 +13,7 @@ from sentinel_sync.base.errors import ScenarioError
 from sentinel_sync.base.payloads import MalformedJSONError, read_json
 from sentinel_sync.scenarios.rules.private_data import Context, outgoing, outgoing_key, outgoing_text
 
-#: Read whole: a frame with a hundred detections has some 30 kB.
+#: Read whole: a frame of the recorder's with five detections has 2 kB.
 _WINDOW = 256 << 10
 #: A text or number longer than this is no annotation; to hold it whole could exhaust the memory.
 _LONGEST_SCALAR = 1 << 20
