@@ -14,7 +14,7 @@ from sentinel_sync.cli.actions import add_action, add_command, print_lines
 from sentinel_sync.cli.arguments import Subparsers
 from sentinel_sync.cli.exit_codes import CommandError, ExitCode
 from sentinel_sync.cli.models_release import add_keygen, add_publish, add_sign, add_verify
-from sentinel_sync.cli.offline import last_said, opened, runs
+from sentinel_sync.cli.offline import held_by_agent, last_said, opened, runs
 from sentinel_sync.cli.ui.text import moment, printable, size, table, width
 from sentinel_sync.cloud.client import CloudAPIClient
 from sentinel_sync.models.commands import CommandAction, CommandOutcome, ModelCommand, ModelCommands
@@ -36,6 +36,8 @@ _LOOK = 0.2
 #: Seconds that `--wait` waits where it does not say.
 _WAIT = 600.0
 _LONGEST_WAIT = 86_400.0
+#: Another command that holds the state folder is waited for so many seconds.
+_OTHERS_WAIT = 60.0
 _EPILOG = """\
 Works while the agent runs: then an order is left for it, and `--wait` waits for what becomes of that. Without an agent
 the command does it by itself.
@@ -138,7 +140,7 @@ def _facts(record: ModelRecord, shown: ModelStatus | None) -> dict[str, Any]:
         "previous": None if previous is None else previous.version,
         "pinned": record.pinned,
         "bad_versions": [bad.version for bad in record.bad],
-        "reason": record.failure,
+        "reason": "; ".join(filter(None, (record.damage, record.failure))) or None,
     }
 
 
@@ -182,28 +184,35 @@ async def _carry_out(settings: CloudSettings, arguments: argparse.Namespace) -> 
 
 
 async def _leave(settings: CloudSettings, order: ModelCommand, wait: float | None) -> Outcome:
-    """Place an order for the running agent."""
+    """Leave an order for the running agent; where another command holds the folder, wait for it and do it then."""
+    is_agent = await asyncio.to_thread(held_by_agent, settings)
     async with opened(settings, writable=True) as folder:
         orders = ModelCommands(folder.documents)
         key = await orders.place(order)
-        if wait is None:
+        if wait is None and is_agent:
             return Outcome(None, "the running agent will do it", ExitCode.DONE)
+        wait = _OTHERS_WAIT if wait is None else wait
         found = await _awaited(settings, orders, key, wait)
-    if found is None:
-        return Outcome(None, f"the running agent has not done it within {wait:g} s, and will", ExitCode.LEFT)
-    return Outcome(found.done, found.message, ExitCode.DONE if found.done else ExitCode.FAILED)
+        if found is not None:
+            return Outcome(found.done, found.message, ExitCode.DONE if found.done else ExitCode.FAILED)
+        if await asyncio.to_thread(runs, settings):
+            who = "the running agent" if is_agent else "the command that holds the state folder"
+            return Outcome(None, f"{who} has not done it within {wait:g} s; an agent will", ExitCode.LEFT)
+        if is_agent or not await orders.withdraw(key):
+            raise CommandError("the agent has ended; the next one does it", ExitCode.LEFT)
+    return await _do(settings, order)
 
 
 async def _awaited(settings: CloudSettings, orders: ModelCommands, key: str, wait: float) -> CommandOutcome | None:
-    try:
+    """What became of an order; None where nobody works on the folder any more, or the time is over."""
+    with suppress(TimeoutError):
         async with asyncio.timeout(wait):
             while (found := await orders.outcome(key)) is None:
                 if not await asyncio.to_thread(runs, settings):
-                    raise CommandError("the agent has ended; the next one does it", ExitCode.LEFT)
+                    return await orders.outcome(key)  # it may have come with the last breath of whoever held it
                 await asyncio.sleep(_LOOK)
             return found
-    except TimeoutError:
-        return None
+    return None
 
 
 async def _do(settings: CloudSettings, order: ModelCommand) -> Outcome:

@@ -9,6 +9,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from sentinel_sync.base.clock import SystemClock
+from sentinel_sync.base.payloads import MalformedJSONError, read_json
 from sentinel_sync.cli.arguments import program
 from sentinel_sync.cli.exit_codes import CommandError, ExitCode
 from sentinel_sync.cloud.client import CloudAPIClient
@@ -30,7 +31,7 @@ from sentinel_sync.status import STATUS_NAME, AgentStatus
 from sentinel_sync.store.database import Database
 from sentinel_sync.store.documents import Documents
 from sentinel_sync.store.outbox import Outbox
-from sentinel_sync.store.store import DATABASE_NAME, Store, is_locked
+from sentinel_sync.store.store import DATABASE_NAME, Store, is_locked, lock_owner
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +77,15 @@ def nothing_there(state_dir: Path) -> str:
 def runs(settings: CloudSettings) -> bool:
     """Whether an agent runs on the folder now. Blocks shortly, creates nothing."""
     return is_locked(settings.state_dir)
+
+
+def held_by_agent(settings: CloudSettings) -> bool:
+    """Whether whoever holds the folder is an agent, and not another command. Blocks shortly."""
+    try:
+        said = read_json((settings.state_dir / STATUS_NAME).read_bytes())
+    except (OSError, MalformedJSONError):
+        return False
+    return isinstance(said, dict) and said.get("process_id") == lock_owner(settings.state_dir)
 
 
 def last_said(settings: CloudSettings) -> AgentStatus | None:

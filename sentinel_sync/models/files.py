@@ -10,6 +10,7 @@ import json
 import os
 import re
 import shutil
+import stat
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -39,6 +40,15 @@ BAD_NAME = ".bad_versions.json"
 #: What `replace_file` leaves of either when it is killed.
 _LEFTOVER = re.compile(rf"\.({re.escape(REGISTRY_NAME)}|{re.escape(BAD_NAME)})\.[0-9a-f]{{8}}\.new")
 _BAD = TypeAdapter(dict[str, tuple[BadVersion, ...]])
+
+
+@dataclass(frozen=True, slots=True)
+class FileStamp:
+    """What changes when somebody writes a file: bytes, time in nanoseconds, and which file it is."""
+
+    size: int
+    modified_ns: int
+    inode: int
 
 
 class ModelFiles:
@@ -73,21 +83,29 @@ class ModelFiles:
 
     def holds(self, path: Path, size: int, checksum: str) -> bool:
         """Whether a file is there with just these bytes; reads all of it."""
-        try:
-            return path.stat().st_size == size and checksum_of(path) == checksum
-        except FileNotFoundError:
-            return False
-        except OSError as error:
-            raise file_error(error, path) from None
+        stamp = self.stamp(path)
+        return stamp is not None and stamp.size == size and self.checksum(path) == (size, checksum)
 
     def checksum(self, path: Path) -> tuple[int, str] | None:
-        """Size and SHA-256 of a file, or None where it is missing; reads all of it."""
+        """Size and SHA-256 of a file, or None where none is there; reads all of it."""
         try:
-            return path.stat().st_size, checksum_of(path)
+            if (stamp := self.stamp(path)) is None:
+                return None
+            return stamp.size, checksum_of(path)
         except FileNotFoundError:
             return None
         except OSError as error:
             raise file_error(error, path) from None
+
+    def stamp(self, path: Path) -> FileStamp | None:
+        """What the file system says of a file, or None where none is there: a folder or a pipe is no file."""
+        try:
+            found = path.stat()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise file_error(error, path) from None
+        return FileStamp(found.st_size, found.st_mtime_ns, found.st_ino) if stat.S_ISREG(found.st_mode) else None
 
     # --- changing it ---
 
@@ -125,9 +143,9 @@ class ModelFiles:
             raise file_error(error, kept) from None
 
     def keep_live(self, live: Path, kept: Path) -> None:
-        """Keep what the runtime opens now as a version, where it is not kept already."""
+        """Keep what the runtime opens now as a version, in the place of what is kept as it."""
         try:
-            if live.exists() and not kept.exists():
+            if live.exists():
                 kept.parent.mkdir(parents=True, exist_ok=True)
                 _link_or_copy(live, kept.with_name(f".{kept.name}{_SWITCH_ENDING}"), kept)
         except OSError as error:
@@ -188,11 +206,14 @@ def _link_or_copy(source: Path, beside: Path, target: Path) -> None:
     """Give `source`'s bytes the name `target`, durably and in one step."""
     beside.unlink(missing_ok=True)
     try:
+        # What a symbolic link leads to is somebody else's, and a link to a link holds no bytes.
+        if source.is_symlink():
+            raise OSError(errno.EXDEV, "leads elsewhere")
         os.link(source, beside)
     except OSError as error:
         if error.errno not in _NO_LINKS:
             raise
-        # A file system without hard links (FAT on an SD card).
+        # Or a file system without hard links (FAT on an SD card).
         shutil.copyfile(source, beside)
         with beside.open("rb") as file:
             os.fchmod(file.fileno(), MODEL_MODE)

@@ -18,7 +18,7 @@ from pydantic import TypeAdapter
 from sentinel_sync.base.clock import Clock
 from sentinel_sync.base.errors import FileError, StoreFullError, VerificationError
 from sentinel_sync.base.tasks import run_to_end
-from sentinel_sync.models.files import ModelFiles, Registry, RegistryEntry
+from sentinel_sync.models.files import FileStamp, ModelFiles, Registry, RegistryEntry
 from sentinel_sync.models.rules.installed import BadVersion, CommitSchedule, KeptVersion, ModelRecord
 from sentinel_sync.models.rules.releases import UNKNOWN_VERSION, check_name, check_version, live_name
 from sentinel_sync.store.documents import Documents
@@ -92,7 +92,11 @@ async def take_over(registry: Registry, records: ModelRecords, files: ModelFiles
         except VerificationError as error:
             logger.warning("models.registry: an entry is left alone: %s", error)
             continue
-        there = await found(files, live, clock)
+        try:
+            there = await found(files, live, clock)
+        except FileError as error:  # the others are none the worse
+            logger.error("models.registry: %s: %s", name, error)
+            continue
         if there is None:
             continue
         installed = replace(there, version=entry.version, installed_at=entry.installed_at)
@@ -145,6 +149,8 @@ class InstalledModels:
         self._records = ModelRecords(documents)
         self._registry = Registry(folder)
         self._switching = asyncio.Lock()
+        #: What a live file was when it was read whole last, by model: it is not read again before it changes.
+        self._inspected: dict[str, tuple[KeptVersion, FileStamp]] = {}
         self.files: ModelFiles = ModelFiles(folder)
 
     @property
@@ -241,7 +247,38 @@ class InstalledModels:
         """Finish switches that were cut off or failed half-way, put back a live file that is gone."""
         async with self._switching:
             for record in self.records.values():
-                await self._recover(record)
+                try:
+                    await self._recover(record)
+                except FileError as error:  # the others are none the worse, and it is looked at again
+                    logger.error("model.repair: %s: %s", record.name, error)
+
+    async def inspect(self, *, is_idle: bool) -> set[str]:
+        """Look whether the runtime still opens what was installed, and put a whole copy back where one is kept.
+
+        A file whose size is right is read when it is new to us or was written since, and only when `is_idle`: a
+        hundred megabytes take the disk for a second.
+
+        Returns:
+            Names of models whose damage was found just now: they are to be fetched again.
+
+        Raises:
+            StoreError: The result cannot be written down.
+        """
+        damaged: set[str] = set()
+        for name, record in self.records.items():
+            if record.installed is None or record.installed.checksum is None or record.switching_to is not None:
+                continue
+            try:
+                if await self._is_damaged(record, record.installed, is_idle=is_idle):
+                    damaged.add(name)
+            except FileError as error:
+                logger.error("model.inspect: %s: %s", name, error)
+        return damaged
+
+    @property
+    def damaged(self) -> set[str]:
+        """Names of models that the runtime opens damaged."""
+        return {name for name, record in self.records.items() if record.damage is not None}
 
     @property
     def needs_repair(self) -> bool:
@@ -333,16 +370,20 @@ class InstalledModels:
         if intent.probation is not None and intent.previous is not None and intent.previous.version != target.version:
             # What is not proven is nothing to go back to, where something is.
             return intent.previous
-        kept = self.files.version(intent.name, old.version, old.live_name)
-        await run_to_end(self.files.keep_live, self.files.live(old.live_name), kept)
-        # Of what is kept, not of the live file: after a cut in the middle that may be the new one already.
-        measured = await run_to_end(self.files.checksum, kept)
-        if measured is None:
-            return None
-        size, checksum = measured
-        if old.checksum not in {None, checksum}:
-            logger.warning("model.altered: %s %s was changed on this vehicle", intent.name, old.version)
-        return replace(old, size=size, checksum=checksum)
+        return await run_to_end(self._kept_whole, intent.name, old) or intent.previous
+
+    def _kept_whole(self, name: str, old: KeptVersion) -> KeptVersion | None:
+        """Keep a version that is in use; None where no whole copy of it is left. Blocks."""
+        live, kept = self.files.live(old.live_name), self.files.version(name, old.version, old.live_name)
+        # The one that is kept comes first: after a cut in the middle the live file may be the new one already.
+        for is_kept in (True, False):
+            measured = self.files.checksum(kept if is_kept else live)
+            if measured is not None and old.checksum in {None, measured[1]}:
+                if not is_kept:
+                    self.files.keep_live(live, kept)
+                return replace(old, size=measured[0], checksum=measured[1])
+        logger.error("model.damaged: %s %s was changed on this vehicle: nothing to go back to", name, old.version)
+        return None
 
     async def _take_away_superseded(self, name: str) -> None:
         """Take away live files of other names: the model's one live file is the one that the registry names."""
@@ -368,13 +409,45 @@ class InstalledModels:
         installed = record.installed
         if installed is None or await run_to_end(self.files.is_there, self.files.live(installed.live_name)):
             return
-        if await self.is_kept(record.name, installed):
-            logger.warning("model.restored: %s %s was missing", record.name, installed.version)
-            kept = self.files.version(record.name, installed.version, installed.live_name)
+        await self._put_back(record.name, installed)
+
+    async def _is_damaged(self, record: ModelRecord, installed: KeptVersion, *, is_idle: bool) -> bool:
+        name, live = record.name, self.files.live(installed.live_name)
+        stamp = await run_to_end(self.files.stamp, live)
+        if stamp is not None:
+            if self._inspected.get(name) == (installed, stamp):
+                return False
+            has_size = stamp.size == installed.size
+            if has_size and not is_idle:
+                return False
+            if has_size and await run_to_end(self.files.holds, live, installed.size, installed.checksum or ""):
+                self._inspected[name] = (installed, stamp)
+                if record.damage is not None:
+                    await self.change(name, lambda record: replace(record, damage=None))
+                return False
+        async with self._switching:
+            if self.record(name) != record:
+                return False  # somebody was faster
+            if stamp is None or await self.is_kept(name, installed):
+                await self._put_back(name, installed)
+                return False
+            damage = f"{name} {installed.version} was changed on this vehicle since it was installed"
+            self._inspected[name] = (installed, stamp)
+            if record.damage is None:
+                logger.error("model.damaged: %s: it is fetched again", damage)
+            await self.change(name, lambda record: replace(record, damage=damage))
+            return True
+
+    async def _put_back(self, name: str, installed: KeptVersion) -> None:
+        """Let the runtime open the copy that is kept of what is installed; without one nothing is installed."""
+        if await self.is_kept(name, installed):
+            logger.warning("model.restored: %s %s was missing or damaged", name, installed.version)
+            kept = self.files.version(name, installed.version, installed.live_name)
             await run_to_end(self.files.switch, kept, self.files.live(installed.live_name))
+            await self.change(name, lambda record: replace(record, damage=None))
         else:
-            logger.error("model.missing: %s %s is gone", record.name, installed.version)
-            await self.change(record.name, lambda record: replace(record, installed=None, probation=None))
+            logger.error("model.missing: %s %s is gone", name, installed.version)
+            await self.change(name, lambda record: replace(record, installed=None, probation=None, damage=None))
 
     async def _write_registry(self, *newer: ModelRecord) -> None:
         """Make registry.json say what is installed, where it does not; `newer` are records about to be kept."""

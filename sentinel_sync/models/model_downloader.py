@@ -327,6 +327,9 @@ class ModelDownloader:
         done = await self._commands.carry_out(SHORT_COMMANDS, self._carry_out)
         if await self._commands.waiting(LONG_COMMANDS):
             self.check.wake.set()
+        if await self._updater.inspect():
+            self._resuming = True
+            self.check.wake.set()
         wait = await self._updater.maintain()
         return max(_SHORTEST_WAIT, wait if done else min(wait, _COMMANDS_AGAIN_SECONDS))
 
@@ -370,12 +373,14 @@ class ModelDownloader:
 
     async def _take(self, releases: Sequence[ModelRelease]) -> int:
         self._resuming = False
-        if not self._auto_install:
+        failure = await self._updater.fetch_damaged()
+        installed = 0
+        if self._auto_install:
+            installed, passing = await self._updater.take(releases)
+            failure = failure or passing
+        else:
             # Whoever asked for what was held asks again, now that it may be.
-            self._updater.release_held()
-            self._checks.succeeded()
-            return 0
-        installed, failure = await self._updater.take(releases)
+            self._updater.release_held(self._installed.damaged)
         if failure is None:
             self._checks.succeeded()
         else:

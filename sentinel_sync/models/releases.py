@@ -237,10 +237,9 @@ class ReleaseSelector:
             logger.critical("model.unsigned: %s %s is taken although nobody signed it", name, version)
         record = self._installed.record(name)
         check_not_bad(release, record.standing)
-        installed = record.installed
-        if installed is None or (installed.version, installed.checksum) != (version, release.checksum):
+        if not record.is_installed(version, release.checksum):
             check_version_allowed(name, version, record.standing)
-            if installed is not None and installed.version == version:
+            if version == record.standing.installed:
                 raise VerificationError(
                     f"{name} {version} is refused: it is installed with other bytes, and a version never changes them"
                 )
@@ -256,9 +255,11 @@ class ReleaseSelector:
             ConfigurationError: A trusted key cannot be read.
         """
         await self._check_genuine(release)
-        standing = replace(self._installed.record(release.name).standing, newest_seen=None)
+        record = self._installed.record(release.name)
+        standing = replace(record.standing, newest_seen=None)
         check_not_bad(release, standing)
-        check_version_allowed(release.name, release.version, standing)
+        if not _mends(release, record):
+            check_version_allowed(release.name, release.version, standing)
 
     def withdrawn_reason(self, staged: StagedVersion) -> str | None:
         """Why the last good listing does not offer this vehicle what is staged, or None where it does."""
@@ -268,7 +269,8 @@ class ReleaseSelector:
         offered = self.listed(name, release.version, release.checksum)
         if offered is None or offered.checksum != release.checksum:
             return "it is not offered any more"
-        is_wanted = staged.asked_for or self._installed.record(name).pinned == release.version
+        record = self._installed.record(name)
+        is_wanted = staged.asked_for or record.pinned == release.version or _mends(release, record)
         if is_wanted or in_rollout(offered, self._settings.vehicle_id):
             return None
         return "its rollout does not reach this vehicle any more"
@@ -316,13 +318,19 @@ class ReleaseSelector:
             if record.is_bad(release.checksum):
                 continue
             try:
-                if release.version == record.pinned or not is_history(release.version, record.standing.installed):
+                is_past = is_history(release.version, record.standing.installed) and not _mends(release, record)
+                if release.version == record.pinned or not is_past:
                     live = live_name(release.name, release.filename)
                     check_version(release.version)
                     paths += leftovers_of(self._installed.files.staging(release.name, release.version, live))
             except VerificationError:
                 continue  # it was refused, and said so, when it was listed
         return paths
+
+
+def _mends(release: ModelRelease, record: ModelRecord) -> bool:
+    """Whether a release is just what is installed, and damaged: the fleet has nothing new to say of it."""
+    return record.damage is not None and record.is_installed(release.version, release.checksum)
 
 
 def _noting(choice: ReleaseChoice, record: ModelRecord) -> ModelRecord:

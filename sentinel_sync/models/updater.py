@@ -274,7 +274,8 @@ class ModelUpdater:
         try:
             release = await self._releases.find(name, version, expected_checksum, signature)
             checksum = release.checksum
-            if self._installed.record(name).standing.installed != version:
+            record = self._installed.record(name)
+            if record.standing.installed != version or record.damage is not None:
                 await self._installer.stage(release, is_asked_for=is_asked_for)
                 self._held.pop(name, None)
                 if (why := await self._activate(name)) is not None:
@@ -296,7 +297,7 @@ class ModelUpdater:
         """
         before, now = self._in_use(), self._clock.now()
         await self._switch_to_what_is_ready()
-        self.release_held({release.name for release in releases})
+        self.release_held({release.name for release in releases} | self._installed.damaged)
         passing: SentinelSyncError | None = None
         for release in releases:
             record = self._installed.record(release.name)
@@ -310,6 +311,29 @@ class ModelUpdater:
             if passing is None and error is not None and is_passing(error):
                 passing = error
         return len(self._in_use() - before), passing
+
+    async def fetch_damaged(self) -> SentinelSyncError | None:
+        """Fetch again what was damaged on this vehicle; returns an error for whose sake to try again soon.
+
+        Raises:
+            ConfigurationError: A trusted key cannot be read.
+            StoreError: The state folder cannot be used.
+        """
+        passing: SentinelSyncError | None = None
+        for name, record in self._installed.records.items():
+            installed = record.installed
+            if record.damage is None or installed is None or installed.checksum is None:
+                continue
+            if record.is_given_up(installed.checksum, self._clock.now(), LEAST_SHARE * self._interval):
+                continue
+            result = await self.install(name, installed.version, installed.checksum, None, is_asked_for=False)
+            if result.error is not None and not isinstance(result.error, HeldError | FileHostError):
+                passing = result.error if is_passing(result.error) else passing
+        return passing
+
+    async def inspect(self) -> bool:
+        """Look whether what is in use is whole; True where something is to be fetched again that was not before."""
+        return bool(await self._installed.inspect(is_idle=not self._policy.trip_under_way))
 
     async def maintain(self) -> float:
         """Finish, switch to what is ready, try what is on probation; returns the seconds until the next look.

@@ -102,6 +102,15 @@ def is_locked(state_dir: Path) -> bool:
     return False
 
 
+def lock_owner(state_dir: Path) -> int | None:
+    """Process id of whoever took the folder's lock last, or None where nobody has said. Blocks shortly."""
+    try:
+        with (state_dir / LOCK_NAME).open(encoding="ascii", errors="replace") as file:
+            return int(file.read(20))
+    except (OSError, ValueError):
+        return None
+
+
 def _try_lock(descriptor: int) -> bool:
     for look in range(_LOOKS):
         if look:

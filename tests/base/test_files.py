@@ -1,6 +1,6 @@
 """A reader of a replaced file sees the old whole or the new whole, also where the writer is killed."""
 
-import os
+import re
 import stat
 import threading
 from pathlib import Path
@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from sentinel_sync.base.files import LEFTOVERS, replace_file
+from tests.fakes.disk_journal import keep_journal
 
 
 @pytest.mark.parametrize("durable", [True, False])
@@ -52,21 +53,11 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_beside_it(tmp_path: Path
 def test_a_durable_file_is_on_disk_before_its_name_and_the_name_after(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    steps: list[str] = []
-    fsync, replace = os.fsync, Path.replace
-
-    def note_fsync(descriptor: int) -> None:
-        steps.append("folder" if stat.S_ISDIR(os.fstat(descriptor).st_mode) else "file")
-        fsync(descriptor)
-
-    def note_replace(self: Path, target: Path) -> Path:
-        steps.append("rename")
-        return replace(self, target)
-
-    monkeypatch.setattr(os, "fsync", note_fsync)
-    monkeypatch.setattr(Path, "replace", note_replace)
+    journal = keep_journal(monkeypatch)
     replace_file(tmp_path / "a", b"content", durable=True)
-    assert steps == ["file", "rename", "folder"]
+    file, *after = journal.steps
+    assert re.fullmatch(r"sync \.a\.[0-9a-f]{8}\.new", file)
+    assert after == ["rename a", f"sync {tmp_path.name}"]
 
 
 def test_what_a_killed_writer_leaves_is_known_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

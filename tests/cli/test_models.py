@@ -1,6 +1,8 @@
 """`models`: a release engineer's whole way to a vehicle, and the operator's word, with and without a running agent."""
 
 import asyncio
+import json
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +16,7 @@ from sentinel_sync.backend.server import running_server
 from sentinel_sync.backend.settings import BackendSettings
 from sentinel_sync.cli.exit_codes import ExitCode
 from sentinel_sync.models.commands import ModelCommand, ModelCommands, PlacedCommand
+from sentinel_sync.status import STATUS_NAME
 from sentinel_sync.store.store import StateLock, Store
 from tests.cli.backend import KEY
 from tests.cli.vehicle import PATIENCE, Said, Vehicle
@@ -209,8 +212,9 @@ class TestWithoutAnAgent:
 class TestWithAnAgent:
     @pytest.fixture(autouse=True)
     def _agent(self, car: Vehicle) -> Iterator[None]:
-        """As far as others can tell: the state folder is locked."""
+        """As far as others can tell: the state folder is locked, and the status is of whoever locked it."""
         car.queue_trips(1)
+        (car.state / STATUS_NAME).write_text(json.dumps({"process_id": os.getpid()}))
         lock = StateLock(car.state)
         lock.acquire()
         try:
@@ -258,6 +262,51 @@ class TestWithAnAgent:
         for words in ("0", "nan", "inf", "soon"):
             said = car.run("models", "rollback", NAME, "--wait", words)
             assert (said.code, "a number of seconds" in said.err) == (ExitCode.USAGE, True)
+
+
+class TestBesideAnotherCommand:
+    """E7: the folder is held, and nobody who holds it carries orders out."""
+
+    @pytest.fixture
+    def holder(self, car: Vehicle) -> Iterator[StateLock]:
+        car.queue_trips(1)
+        lock = StateLock(car.state)
+        lock.acquire()
+        try:
+            yield lock
+        finally:
+            lock.release()
+
+    def test_it_is_done_once_the_folder_is_free(
+        self, car: Vehicle, fleet: Fleet, holder: StateLock, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        placed, place = threading.Event(), ModelCommands.place
+
+        async def observed(orders: ModelCommands, order: ModelCommand) -> str:
+            key = await place(orders, order)
+            placed.set()
+            return key
+
+        def other_command() -> None:
+            assert placed.wait(PATIENCE)
+            holder.release()
+
+        release(car, fleet, "v1.0.0", FIRST)
+        monkeypatch.setattr(ModelCommands, "place", observed)
+        thread = threading.Thread(target=other_command)
+        thread.start()
+        said = car.run("models", "install", NAME, "v1.0.0")
+        thread.join(PATIENCE)
+        assert (said.code, said.out) == (0, f"{NAME} v1.0.0 is installed\n")
+        assert orders_at(car) == []
+
+    @pytest.mark.usefixtures("holder")
+    def test_or_it_is_said_that_it_is_not_done(self, car: Vehicle, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("sentinel_sync.cli.models._OTHERS_WAIT", 0.3)
+        for stale in ("", '{"process_id": 1}', "[]"):
+            (car.state / STATUS_NAME).write_text(stale)
+            said = car.run("models", "rollback", NAME)
+            assert (said.code, "has not done it within 0.3 s" in said.out) == (ExitCode.LEFT, True)
 
 
 def orders_at(car: Vehicle) -> list[PlacedCommand]:

@@ -19,6 +19,7 @@ from sentinel_sync.models.releases import read_trust
 from sentinel_sync.models.rules.installed import KeptVersion
 from sentinel_sync.store.store import Store
 from tests.fakes.clock import FakeClock
+from tests.fakes.disk_journal import keep_journal
 
 OLD, NEW = b"old" * 1000, b"new" * 1000
 NAME, LIVE = "gaze", "gaze.onnx"
@@ -209,3 +210,153 @@ class TestKeys:
         (tmp_path / "key.pem").write_text("-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n")
         with pytest.raises(ConfigurationError, match="PEM"):
             read_trust([], tmp_path, ())
+
+
+class TestOnDisk:
+    """What the power cut of the next instant would leave."""
+
+    def test_a_version_is_on_disk_before_it_has_its_name(
+        self, files: ModelFiles, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        journal = keep_journal(monkeypatch)
+        put(files, "v1", OLD)
+        assert journal.steps == ["sync .v1.onnx.part", "rename v1.onnx", f"sync {NAME}", "sync versions"]
+
+    async def test_a_switch_is_on_disk_before_the_records_know_of_it(
+        self, folder: Path, installed: InstalledModels, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        journal = keep_journal(monkeypatch)
+        await installed.install(NAME, version("v2", NEW))
+        wanted = journal.order(f"rename {LIVE}", f"sync {folder.name}", "rename registry.json")
+        assert wanted == [
+            f"rename {LIVE}",
+            f"sync {folder.name}",
+            "rename registry.json",
+            f"sync {folder.name}",
+        ]
+
+    async def test_without_hard_links_the_copy_is_on_disk_before_its_name(
+        self, folder: Path, installed: InstalledModels, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def no_links(*_: object) -> None:
+            raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+
+        journal = keep_journal(monkeypatch)
+        monkeypatch.setattr(os, "link", no_links)
+        await installed.install(NAME, version("v2", NEW))
+        wanted = (f"sync .{LIVE}.switch", f"rename {LIVE}", f"sync {folder.name}")
+        assert journal.order(*wanted)[:3] == list(wanted)
+
+    @pytest.mark.parametrize("at", [0, 1, len(NEW) // 2, len(NEW) - 2, len(NEW) - 1])
+    def test_one_flipped_bit_anywhere_is_another_file(self, files: ModelFiles, at: int) -> None:
+        flipped = bytearray(NEW)
+        flipped[at] ^= 1
+        put(files, "v2", bytes(flipped))
+        whole = version("v2", NEW)
+        assert not files.holds(files.version(NAME, "v2", LIVE), whole.size, whole.checksum or "")
+        put(files, "v2", NEW)
+        assert files.holds(files.version(NAME, "v2", LIVE), whole.size, whole.checksum or "")
+
+    @pytest.mark.parametrize("other", ["0" * 64, "first half", "last half"])
+    def test_a_checksum_counts_with_all_of_its_digits(self, files: ModelFiles, other: str) -> None:
+        put(files, "v2", NEW)
+        right = version("v2", NEW).checksum or ""
+        other = {"first half": right[:32] + "0" * 32, "last half": "0" * 32 + right[32:]}.get(other, other)
+        assert not files.holds(files.version(NAME, "v2", LIVE), len(NEW), other)
+
+
+class TestDamage:
+    """E3: only whole bytes are switched to, the last whole version stays, and damage is found."""
+
+    @staticmethod
+    def damage(path: Path, how: str) -> None:
+        match how:
+            case "cut off":
+                os.truncate(path, 1000)
+            case "one bit":
+                with path.open("r+b") as file:
+                    file.write(b"O")
+            case "longer":
+                with path.open("ab") as file:
+                    file.write(b"!")
+            case "another file":
+                path.unlink()
+                path.write_bytes(b"x" * len(NEW))
+            case "empty":
+                os.truncate(path, 0)
+
+    @pytest.mark.parametrize("how", ["cut off", "one bit", "longer", "empty"])
+    async def test_a_rollback_leads_to_the_last_whole_version(
+        self, folder: Path, files: ModelFiles, installed: InstalledModels, how: str
+    ) -> None:
+        await installed.install(NAME, version("v2", NEW))
+        self.damage(folder / LIVE, how)  # and with it the version that is kept: they are one file
+        third = b"third" * 700
+        put(files, "v3", third)
+        await installed.install(NAME, version("v3", third))
+        await installed.clean([])
+        assert (await installed.roll_back(NAME)).version == "v1"
+        assert (folder / LIVE).read_bytes() == OLD
+
+    @pytest.mark.parametrize("how", ["cut off", "one bit", "longer", "empty", "another file"])
+    async def test_it_is_found_and_said(
+        self, folder: Path, files: ModelFiles, installed: InstalledModels, how: str
+    ) -> None:
+        await installed.install(NAME, version("v2", NEW))
+        assert await installed.inspect(is_idle=True) == set()
+        self.damage(folder / LIVE, how)
+        if how == "another file":
+            files.version(NAME, "v2", LIVE).write_bytes(b"rotten as well")
+        assert await installed.inspect(is_idle=True) == {NAME}
+        assert "v2 was changed on this vehicle" in str(installed.record(NAME).damage)
+        assert await installed.inspect(is_idle=True) == set(), "said once"
+
+    async def test_a_whole_copy_is_put_back(self, folder: Path, files: ModelFiles, installed: InstalledModels) -> None:
+        (folder / LIVE).unlink()
+        (folder / LIVE).write_bytes(b"x" * len(OLD))
+        assert await installed.inspect(is_idle=True) == set()
+        assert (folder / LIVE).read_bytes() == OLD
+        assert installed.record(NAME).damage is None
+
+    async def test_a_file_that_is_gone_is_put_back_too(self, folder: Path, installed: InstalledModels) -> None:
+        (folder / LIVE).unlink()
+        assert await installed.inspect(is_idle=False) == set()
+        assert (folder / LIVE).read_bytes() == OLD
+
+    async def test_what_has_the_right_size_is_read_only_at_idle_and_once(
+        self, folder: Path, installed: InstalledModels, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        read: list[Path] = []
+        holds = ModelFiles.holds
+
+        def noted(files: ModelFiles, path: Path, size: int, checksum: str) -> bool:
+            read.append(path)
+            return holds(files, path, size, checksum)
+
+        monkeypatch.setattr(ModelFiles, "holds", noted)
+        await installed.inspect(is_idle=False)
+        assert read == []
+        for _ in range(3):
+            await installed.inspect(is_idle=True)
+        assert read == [folder / LIVE]
+        os.utime(folder / LIVE, (1.0, 1.0))
+        for _ in range(3):
+            await installed.inspect(is_idle=True)
+        assert read == [folder / LIVE] * 2
+
+    async def test_one_odd_file_costs_only_itself(
+        self, folder: Path, files: ModelFiles, store: Store, clock: FakeClock, installed: InstalledModels
+    ) -> None:
+        """A folder and a pipe where models belong: neither is waited for, and the others are served."""
+        (folder / LIVE).unlink()
+        (folder / LIVE).mkdir()
+        os.mkfifo(folder / "pipe.onnx")
+        registry = json.loads((folder / "registry.json").read_text())
+        registry["pipe"] = {"version": "v9", "installed_at": 1.0, "path": str(folder / "pipe.onnx")}
+        registry["good"] = {"version": "v1", "installed_at": 1.0, "path": str(folder / "good.onnx")}
+        (folder / "good.onnx").write_bytes(NEW)
+        (folder / "registry.json").write_text(json.dumps(registry))
+        again = await started(folder, store, clock)
+        assert again.record("good").standing.installed == "v1"
+        assert again.record("pipe").installed is None
+        assert await again.inspect(is_idle=True) == set()

@@ -498,3 +498,36 @@ class TestTheCommand:
         assert isinstance(await HealthCheck(examiner, command("1"), 20.0).of(path, NAME, "v1"), Failed)
         examiner.bad = {b"model"}
         assert isinstance(await HealthCheck(examiner, command("0"), 20.0).of(path, NAME, "v1"), Failed)
+
+
+class TestWhatTheValidatorLeaves:
+    @pytest.mark.parametrize("how", ["appends", "overwrites a byte", "cuts off", "deletes"])
+    async def test_a_model_that_it_changed_is_not_switched_to(
+        self, host: ModelHost, models: Path, build: Build, how: str
+    ) -> None:
+        """E4: it says yes, and leaves bytes that nobody signed."""
+        host.entries = [listed("v2.1.0")]
+
+        def change(path: Path) -> None:
+            match how:
+                case "appends":
+                    with path.open("ab") as file:
+                        file.write(b"calibrated")
+                case "overwrites a byte":
+                    with path.open("r+b") as file:
+                        file.write(bytes([content_of("v2.1.0")[0] ^ 1]))
+                case "cuts off":
+                    os.truncate(path, 10)
+                case "deletes":
+                    path.unlink()
+
+        async def meddler(path: Path, name: str, version: str) -> bool:
+            await asyncio.to_thread(change, path)
+            return True
+
+        result = await build(validator=meddler).download_and_install_model(NAME, "v2.1.0")
+        assert isinstance(result.error, VerificationError)
+        assert "missing or damaged" in str(result.reason)
+        assert live(models) == OLD
+        assert await build().download_and_install_model(NAME, "v2.1.0"), "fetched again, and whole"
+        assert live(models) == content_of("v2.1.0")

@@ -119,6 +119,24 @@ class TestInstalling:
         assert await downloader.download_and_install_model("gaze", "v1")
         assert (tmp_path / "none" / "yet" / "gaze.pth").read_bytes() == content_of("v1")
 
+    @pytest.mark.parametrize("link", ["hand/v2.pt", "../elsewhere.pt"])
+    async def test_of_a_symbolic_link_the_bytes_are_kept(
+        self, host: ModelHost, models: Path, build: Build, link: str
+    ) -> None:
+        """E5: installed by hand, and linked to; a link that is kept elsewhere would lead nowhere."""
+        installed_by_hand = models / link
+        installed_by_hand.parent.mkdir(exist_ok=True)
+        (models / f"{NAME}.pt").rename(installed_by_hand)
+        (models / f"{NAME}.pt").symlink_to(link)
+        host.entries = [listed("v2.1.0")]
+        downloader = build()
+        assert await downloader.download_and_install_model(NAME, "v2.1.0")
+        assert (models / f"{NAME}.pt").read_bytes() == content_of("v2.1.0")
+        assert installed_by_hand.read_bytes() == OLD
+        installed_by_hand.write_bytes(b"edited in place")
+        assert await downloader.rollback(NAME)
+        assert (live(models), (models / f"{NAME}.pt").is_symlink()) == (OLD, False)
+
     async def test_a_file_that_nobody_registered_is_kept_as_well(
         self, host: ModelHost, models: Path, build: Build
     ) -> None:

@@ -479,3 +479,45 @@ class TestWithdrawn:
         await downloader.step()
         await downloader.upkeep_step()
         assert live(models) == content_of("v2.1.0"), "offered again"
+
+
+class TestDamaged:
+    @pytest.mark.parametrize("auto_install", [True, False])
+    async def test_it_is_shown_and_fetched_again(
+        self, host: ModelHost, models: Path, build: Build, clock: FakeClock, auto_install: bool
+    ) -> None:
+        host.entries = [listed("v2.1.0", rollout=0.0)]  # it is in use already: nothing new comes to this vehicle
+        downloader = build(auto_install=auto_install)
+        assert await downloader.download_and_install_model(NAME, "v2.1.0")
+        await downloader.step()
+        await downloader.upkeep_step()
+        (models / f"{NAME}.pt").write_bytes(b"cut off")
+        await downloader.upkeep_step()
+        status = await downloader.get_download_status(NAME)
+        assert (status["status"], "was changed on this vehicle" in str(status["reason"])) == ("damaged", True)
+        assert downloader.check.wake.is_set()
+        await downloader.step()
+        assert live(models) == content_of("v2.1.0")
+        assert (await downloader.get_download_status(NAME))["status"] == "installed"
+        assert await downloader.rollback(NAME)
+        assert live(models) == OLD
+
+    async def test_one_that_is_withdrawn_is_not_fetched_again(
+        self, host: ModelHost, models: Path, build: Build, cloud: FakeCloud, clock: FakeClock
+    ) -> None:
+        host.entries = [listed("v2.1.0")]
+        downloader = build(auto_install=True)
+        await downloader.step()
+        host.entries = [listed("v2.0.0")]
+        clock.tick(2 * 86_400.0)
+        await downloader.step()
+        (models / f"{NAME}.pt").write_bytes(b"cut off")
+        await downloader.upkeep_step()
+        count = len(fetched(cloud))
+        for _ in range(5):
+            await downloader.step()
+        assert len(fetched(cloud)) == count
+        reason = str((await downloader.get_download_status(NAME))["reason"])
+        assert ("was changed" in reason, "not in the backend's listing" in reason) == (True, True)
+        assert await downloader.rollback(NAME), "the last whole version was kept"
+        assert live(models) == OLD

@@ -5,7 +5,6 @@ import os
 import re
 import shutil
 import signal
-import stat
 from pathlib import Path
 
 import pytest
@@ -13,6 +12,7 @@ import pytest
 from sentinel_sync.scenarios import transcoder as transcoder_module
 from sentinel_sync.scenarios.transcoder import MadeVideo, NotMade
 from tests.fakes.clock import FakeClock
+from tests.fakes.disk_journal import keep_journal
 from tests.fakes.ffmpeg import FOR_EVER, LOOK, stand_in
 from tests.fakes.patience import until
 from tests.fakes.processes import children_of
@@ -281,18 +281,6 @@ async def test_what_is_acknowledged_is_on_disk(
     tmp_path: Path, clock: FakeClock, any_video: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The file first, then its name, then the folder."""
-    order: list[str] = []
-    fsync, replace = os.fsync, Path.replace
-
-    def noted_fsync(descriptor: int) -> None:
-        order.append("folder" if stat.S_ISDIR(os.fstat(descriptor).st_mode) else "file")
-        fsync(descriptor)
-
-    def noted_replace(path: Path, target: Path) -> Path:
-        order.append("rename")
-        return replace(path, target)
-
-    monkeypatch.setattr(os, "fsync", noted_fsync)
-    monkeypatch.setattr(Path, "replace", noted_replace)
+    journal = keep_journal(monkeypatch)
     await Bench(stand_in(tmp_path, f"{LAST}; printf small >$result; {DONE}"), tmp_path, clock).compressed(any_video)
-    assert order == ["file", "rename", "folder"]
+    assert [step.split()[0] for step in journal.steps if not step.startswith("unlink")] == ["sync", "rename", "sync"]

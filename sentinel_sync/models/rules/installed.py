@@ -184,6 +184,7 @@ class ModelRecord:
         given_up: Checksum of the release that came to nothing last, or None …
         given_up_at: … and when, seconds since the epoch.
         last_order: Key of the operator's last order that switched, so that none is carried out twice.
+        damage: What is wrong with the bytes that the runtime opens, or None: they are to be fetched again.
     """
 
     name: str
@@ -202,6 +203,7 @@ class ModelRecord:
     given_up: str | None = None
     given_up_at: float = 0.0
     last_order: str | None = None
+    damage: str | None = None
 
     def pinned_to(self, version: str | None) -> Self:
         """The record once the operator wants just this version, also one that was rolled back from; None is any."""
@@ -227,7 +229,8 @@ class ModelRecord:
         return replace(
             self,
             installed=now,
-            previous=None if previous is None or self.is_bad(previous.checksum) else previous,
+            damage=None,
+            previous=None if previous is None or previous == now or self.is_bad(previous.checksum) else previous,
             switching_to=None,
             staged=None if is_staged else self.staged,
             probation=self.next_probation,
@@ -244,6 +247,11 @@ class ModelRecord:
         A clock that was set back says nothing about when that was.
         """
         return self.given_up == checksum and 0.0 <= now - self.given_up_at < interval
+
+    def is_installed(self, version: str, checksum: str) -> bool:
+        """Whether the runtime opens just this, whole or not."""
+        installed = self.installed
+        return installed is not None and (installed.version, installed.checksum) == (version, checksum)
 
     def is_bad(self, checksum: str | None) -> bool:
         """Whether these bytes have failed here."""

@@ -44,8 +44,9 @@ class DownloadStatus(TypedDict):
     """What `get_download_status` answers.
 
     `status` is "unknown", "idle", "downloading", "validating", "installing", "held" (something forbids going on now),
-    "installed" or "failed"; `reason` says why it is held or failed. `rate` is in bytes per second, `time_left` in
-    seconds; None where nothing can be said yet. `bad_versions` failed on this vehicle: version, and why.
+    "installed", "damaged" (what is in use is not what was installed) or "failed"; `reason` says why it is held,
+    damaged or failed. `rate` is in bytes per second, `time_left` in seconds; None where nothing can be said yet.
+    `bad_versions` failed on this vehicle: version, and why.
     """
 
     name: str
@@ -134,6 +135,9 @@ def download_status(
         status, reason = "failed", failure
     else:
         status, reason = ("unknown" if record is None else "installed" if installed else "idle"), None
+    if record is not None and record.damage is not None:
+        status = "damaged" if status == "installed" else status
+        reason = record.damage if reason is None else f"{record.damage}; {reason}"
     return DownloadStatus(
         name=name,
         status=status,
