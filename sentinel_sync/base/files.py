@@ -1,5 +1,6 @@
 """Files that must be whole whenever somebody reads them, also after a power cut. Blocks: call it off the loop."""
 
+import contextlib
 import errno
 import os
 import secrets
@@ -38,6 +39,29 @@ def replace_file(path: Path, content: bytes, *, durable: bool, mode: int = 0o600
         raise
     if durable:
         sync_folder(path.parent)
+
+
+def make_folder(folder: Path, mode: int = 0o777) -> None:
+    """Make a folder, and those above it, where they are missing; what is made is on disk when this returns.
+
+    Raises:
+        OSError: It cannot be made.
+    """
+    missing: list[Path] = []
+    while not folder.is_dir():
+        missing.append(folder)
+        folder = folder.parent
+    for path in reversed(missing):
+        path.mkdir(mode=mode, exist_ok=True)
+        # A folder whose name is not on disk takes with it all that is fsync'd in it.
+        sync_folder(path.parent)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what killed writers left in a folder; what is no file, or cannot be removed, is not in anybody's way."""
+    for leftover in folder.glob(LEFTOVERS):
+        with contextlib.suppress(OSError):
+            leftover.unlink()
 
 
 def sync_folder(folder: Path) -> None:

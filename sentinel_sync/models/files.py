@@ -20,7 +20,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from sentinel_sync.base.errors import StoreFullError
-from sentinel_sync.base.files import file_error, replace_file, sync_folder
+from sentinel_sync.base.files import file_error, make_folder, replace_file, sync_folder
 from sentinel_sync.base.payloads import read_json
 from sentinel_sync.cloud.download import PART_ENDING, discard, owner_of
 from sentinel_sync.models.rules.installed import BadVersion
@@ -116,7 +116,7 @@ class ModelFiles:
             How many bytes are there already.
         """
         try:
-            staging.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(staging.parent)
             there = staging.stat().st_size if staging.exists() else 0
             free = shutil.disk_usage(staging.parent).free
         except OSError as error:
@@ -138,7 +138,6 @@ class ModelFiles:
             staging.replace(kept)
             discard(staging)
             sync_folder(kept.parent)
-            sync_folder(kept.parent.parent)
         except OSError as error:
             raise file_error(error, kept) from None
 
@@ -146,7 +145,7 @@ class ModelFiles:
         """Keep what the runtime opens now as a version, in the place of what is kept as it."""
         try:
             if live.exists():
-                kept.parent.mkdir(parents=True, exist_ok=True)
+                make_folder(kept.parent)
                 _link_or_copy(live, kept.with_name(f".{kept.name}{_SWITCH_ENDING}"), kept)
         except OSError as error:
             raise file_error(error, kept) from None
@@ -308,7 +307,7 @@ class Registry:
 
     def _replace(self, path: Path, content: bytes) -> None:
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(path.parent)
             replace_file(path, content, durable=True, mode=MODEL_MODE)
         except OSError as error:
             raise file_error(error, path) from None

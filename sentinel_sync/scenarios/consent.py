@@ -11,7 +11,7 @@ from pydantic import TypeAdapter
 
 from sentinel_sync.base.clock import Clock
 from sentinel_sync.base.errors import StoreFullError
-from sentinel_sync.base.files import file_error, replace_file
+from sentinel_sync.base.files import file_error, make_folder, replace_file
 from sentinel_sync.base.tasks import run_to_end
 from sentinel_sync.network.policy import TransferPolicy
 from sentinel_sync.network.rules.traffic import TrafficClass
@@ -56,7 +56,7 @@ class WithdrawalMark:
     def write(self, at: float) -> None:
         """Note a withdrawal; one that cannot be noted stands in the state folder all the same."""
         try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(self._path.parent)
             replace_file(self._path, json.dumps({"at": at}).encode(), durable=True)
         except OSError as error:
             logger.warning("consent.mark: the withdrawal cannot be noted beside the recordings (%s)", error.strerror)

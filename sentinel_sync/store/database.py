@@ -18,102 +18,21 @@ from typing import Any, NamedTuple, TypeVar
 from sentinel_sync.base.errors import StoreError, StoreFullError
 from sentinel_sync.base.tasks import run_to_end
 from sentinel_sync.store.headroom import Headroom
+from sentinel_sync.store.schema import BUSY_TIMEOUT, connect, is_busy, migrate
 
 logger: logging.Logger = logging.getLogger(__name__)
 
-_MIGRATIONS: tuple[tuple[str, ...], ...] = (
-    (
-        # One row per piece of outgoing work. Times are wall time in seconds since the epoch; `boot_id` and
-        # `clock_offset` say by which clocks, so that they can be put right later (base/timekeeping.py). `offline`
-        # marks an item that only the network held up. Acknowledged work has no row: `counter` keeps the totals.
-        """
-        CREATE TABLE item (
-            seq        INTEGER PRIMARY KEY,
-            kind       TEXT    NOT NULL,
-            key        TEXT    NOT NULL,
-            priority   INTEGER NOT NULL,
-            state      TEXT    NOT NULL DEFAULT 'waiting' CHECK (state IN ('waiting', 'sending', 'set_aside')),
-            created_at REAL    NOT NULL,
-            due_at     REAL    NOT NULL,
-            attempts   INTEGER NOT NULL DEFAULT 0,
-            offline    INTEGER NOT NULL DEFAULT 0,
-            reason     TEXT,
-            body       BLOB    NOT NULL,
-            boot_id    TEXT,
-            clock_offset REAL,
-            UNIQUE (key, kind)
-        )
-        """,
-        # Every question that is asked while much is queued is a range of this index, one priority at a time.
-        "CREATE INDEX item_due ON item (state, kind, priority, due_at)",
-        # Holds only the few that were tried and found the network gone, so putting an item does not pay for it.
-        "CREATE INDEX item_offline ON item (due_at) WHERE offline = 1",
-        """
-        CREATE TABLE document (
-            kind       TEXT NOT NULL,
-            key        TEXT NOT NULL,
-            body       BLOB NOT NULL,
-            updated_at REAL NOT NULL,
-            PRIMARY KEY (kind, key)
-        ) WITHOUT ROWID
-        """,
-        """
-        CREATE TABLE counter (
-            name  TEXT PRIMARY KEY,
-            value INTEGER NOT NULL
-        ) WITHOUT ROWID
-        """,
-    ),
-    # CRC-32 of an item's kind, key and body, checked before it is sent: a flipped bit on disk must not travel.
-    ("ALTER TABLE item ADD COLUMN checksum INTEGER",),
-)
-#: Columns that older files do not have; NULL there.
-ADDED_COLUMNS = frozenset({"checksum"})
-
-VERSION = len(_MIGRATIONS)
 Result = TypeVar("Result")
 Operation = Callable[[sqlite3.Connection], Result]
 
 #: Once so many operations are gathered they are committed: bounds how long the first of them waits.
 MAX_GROUP = 256
-#: Another process (the CLI) may hold the write lock for a moment, seconds.
-BUSY_TIMEOUT = 5.0
-#: So often within it the switch of a new file to WAL is tried.
-_WAL_TRIES = 100
 
 
 #: A disk with less than this counts as full, bytes.
 _FULL_BELOW_BYTES = 256 << 10
 #: How SQLite names a disk without space: ENOSPC in the file, in a quota, or in the log's index.
 _FULL = frozenset({"SQLITE_FULL", "SQLITE_IOERR_WRITE", "SQLITE_IOERR_SHMSIZE", "SQLITE_IOERR_SHMOPEN"})
-
-
-def migrate(connection: sqlite3.Connection) -> None:
-    """Bring the file's schema up to date.
-
-    Raises:
-        StoreError: The file was written by a newer version; it is left as it is.
-    """
-    (found,) = connection.execute("PRAGMA user_version").fetchone()
-    if found > VERSION:
-        raise StoreError(
-            f"the store has schema {found}, written by a newer sentinel_sync; this one knows up to {VERSION}: "
-            "install the newer version again, or give this one another state_dir"
-        )
-    for version in range(found, VERSION):
-        connection.execute("BEGIN IMMEDIATE")
-        try:
-            # Another process may have been faster.
-            (now,) = connection.execute("PRAGMA user_version").fetchone()
-            if now == version:
-                for statement in _MIGRATIONS[version]:
-                    connection.execute(statement)
-                connection.execute(f"PRAGMA user_version = {version + 1}")
-            connection.execute("COMMIT")
-        except BaseException:
-            if connection.in_transaction:
-                connection.execute("ROLLBACK")
-            raise
 
 
 class _Operation(NamedTuple):
@@ -142,7 +61,8 @@ class Database:
         path: The database file; its folder exists.
         writable: False for a look from outside: nothing is migrated or created.
         headroom: The reserve for a full disk; by default a file beside the database.
-        rebuild: Writes an open database whose file is gone to its place again, and closes the connection.
+        rebuild: Writes an open database to its place again, and closes the connection; True where what lies there is
+            its own file, and not to be kept.
     """
 
     def __init__(
@@ -151,7 +71,7 @@ class Database:
         *,
         writable: bool = True,
         headroom: Headroom | None = None,
-        rebuild: Callable[[sqlite3.Connection, Path], None] | None = None,
+        rebuild: Callable[[sqlite3.Connection, Path, bool], None] | None = None,
     ) -> None:
         self._path = path
         self._writable = writable
@@ -161,6 +81,9 @@ class Database:
         self._gathered: list[_Operation] = []
         self._thread: threading.Thread | None = None
         self._connection: sqlite3.Connection | None = None
+        #: An fsync has failed: what the system says it holds may never have reached the disk (Rebello et al., "Can
+        #: Applications Recover from fsync Failures?", USENIX ATC 2020), so all of it is written anew.
+        self._is_doubtful = False
         #: Device and inode of the file and of its log, as they were opened.
         self._opened: dict[str, tuple[int, int]] = {}
 
@@ -278,9 +201,10 @@ class Database:
                 try:
                     connection = self._present(connection)
                 except (OSError, sqlite3.Error) as error:
+                    why = "has lost a write" if self._is_doubtful else "was deleted or replaced under the running agent"
                     gone = StoreError(
-                        f"{self._path.name} was deleted or replaced under the running agent, and cannot be written "
-                        f"again ({error}): nothing is acknowledged until it can be"
+                        f"{self._path.name} {why}, and cannot be written again ({error}): nothing is acknowledged "
+                        "until it can be"
                     )
                     _report([(request.future, None, gone) for request in group])
                 else:
@@ -305,11 +229,15 @@ class Database:
         found = self._identities()
         if all(found.get(suffix) == identity for suffix, identity in self._opened.items()):
             self._opened = found | self._opened
-            return connection
-        logger.error("store.replaced: %s was deleted or replaced under the running agent: written again", self._path)
-        self._rebuild(connection, self._path)
+            if not self._is_doubtful:
+                return connection
+            logger.error("store.doubtful: %s: an fsync has failed: all of it is written again", self._path)
+        else:
+            logger.error("store.replaced: %s was deleted or replaced under the agent: written again", self._path)
+        self._rebuild(connection, self._path, self._is_doubtful)
         self._connection = connect(self._path)
         self._opened = self._identities()
+        self._is_doubtful = False
         return self._connection
 
     def _commit_group(self, connection: sqlite3.Connection, group: list[_Operation]) -> list[_Outcome]:
@@ -327,7 +255,8 @@ class Database:
                 begun = connection.in_transaction
                 _roll_back(connection)
                 if isinstance(error, sqlite3.Error):
-                    if not begun and _is_busy(error):
+                    self._doubt(error)
+                    if self._is_doubtful or (not begun and is_busy(error)):
                         # Somebody else holds the lock: having each wait for it in turn would take minutes.
                         return outcomes + [self._turned_away(connection, request, error) for request in group]
                     return outcomes + [self._alone(connection, request) for request in group]
@@ -373,6 +302,7 @@ class Database:
             connection.execute("COMMIT")
         except BaseException as error:  # handed to the caller, who waits for it
             _roll_back(connection)
+            self._doubt(error)
             return request.future, None, self._told(error)
         return request.future, result, None
 
@@ -382,50 +312,13 @@ class Database:
         except BaseException as error:  # handed to the caller, who waits for it
             return request.future, None, self._told(error)
 
+    def _doubt(self, error: BaseException) -> None:
+        name = getattr(error, "sqlite_errorname", "")
+        self._is_doubtful = self._is_doubtful or name.startswith(("SQLITE_IOERR_FSYNC", "SQLITE_IOERR_DIR_FSYNC"))
+
     def _told(self, error: BaseException) -> BaseException:
         """Put SQLite's errors into ours; any other is the caller's own."""
         return translated(error, self._path) if isinstance(error, sqlite3.Error) else error
-
-
-def connect(path: Path, *, writable: bool = True) -> sqlite3.Connection:
-    """Open the file so that a commit survives a power cut.
-
-    WAL with `synchronous=FULL`: NORMAL may lose the last commits when the power goes (sqlite.org/wal.html, section 2).
-    """
-    mode = "rwc" if writable else "ro"
-    connection = sqlite3.connect(
-        f"{path.absolute().as_uri()}?mode={mode}",
-        uri=True,
-        timeout=BUSY_TIMEOUT,
-        isolation_level=None,
-        check_same_thread=False,
-        cached_statements=256,
-    )
-    try:
-        if writable:
-            _keep_a_log(connection)
-        connection.execute("PRAGMA synchronous=FULL")
-        connection.execute("PRAGMA foreign_keys=ON")
-        # 1 MiB of page cache: an item is small, and the host's memory is not ours.
-        connection.execute("PRAGMA cache_size=-1024")
-    except sqlite3.Error:
-        connection.close()
-        raise
-    return connection
-
-
-def _keep_a_log(connection: sqlite3.Connection) -> None:
-    """Switch a new file to WAL. Of several that do so at once SQLite turns all but one away without waiting for it."""
-    pause = threading.Event()
-    for left in reversed(range(_WAL_TRIES)):
-        try:
-            connection.execute("PRAGMA journal_mode=WAL")
-        except sqlite3.OperationalError as error:
-            if left == 0 or not _is_busy(error):
-                raise
-            pause.wait(BUSY_TIMEOUT / _WAL_TRIES)
-        else:
-            return
 
 
 def translated(error: sqlite3.Error, path: Path) -> StoreError:
@@ -436,9 +329,11 @@ def translated(error: sqlite3.Error, path: Path) -> StoreError:
             f"the disk that holds {path.name} is full or cannot be written ({name}); nothing was written: "
             "free some space"
         )
+    if "decode to UTF-8" in str(error) or "JSON cannot hold BLOB" in str(error):  # neither has a code of its own
+        return UnreadableError(f"a row of {path.name} cannot be read: {error}")
     if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
         return DamagedError(f"{path.name} is damaged ({name}): it is set aside and saved from at the next start")
-    if _is_busy(error):
+    if is_busy(error):
         return StoreError(f"{path.name} is held by another process for longer than {BUSY_TIMEOUT:.0f} s ({name})")
     if name.startswith(("SQLITE_CANTOPEN", "SQLITE_READONLY", "SQLITE_PERM")):
         return StoreError(
@@ -462,16 +357,16 @@ def _has_space(path: Path) -> bool:
     return disk.f_bavail * disk.f_frsize > _FULL_BELOW_BYTES
 
 
+class UnreadableError(StoreError):
+    """A row holds text that is none, or what no version ever wrote there."""
+
+
 class DamagedError(StoreError):
     """The file is not, or no longer, a whole database."""
 
 
-def _refuse(_: sqlite3.Connection, path: Path) -> None:
+def _refuse(_: sqlite3.Connection, path: Path, __: bool) -> None:
     raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path.name)
-
-
-def _is_busy(error: sqlite3.Error) -> bool:
-    return getattr(error, "sqlite_errorname", "").startswith(("SQLITE_BUSY", "SQLITE_LOCKED"))
 
 
 def _roll_back(connection: sqlite3.Connection) -> None:

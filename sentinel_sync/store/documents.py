@@ -2,6 +2,7 @@
 
 import logging
 import sqlite3
+from functools import partial
 from typing import TypeVar
 
 from pydantic import TypeAdapter, ValidationError
@@ -41,7 +42,7 @@ class Documents:
 
     async def set_aside(self, kind: str, key: str) -> None:
         """Keep a fact that is of no use where nobody stumbles over it again: under the kind `unreadable.{kind}`."""
-        await self._database.run(lambda connection: _move_aside(connection, kind, key), frees=True)
+        await self._database.run(partial(_move_aside, kind=kind, key=key.encode()), frees=True)
 
     async def save(self, kind: str, key: str, fact: Fact, shape: TypeAdapter[Fact]) -> None:
         """Write one fact; returns when it is on disk."""
@@ -54,11 +55,15 @@ class Documents:
 
     async def keys(self, kind: str) -> list[str]:
         """List the keys of a kind, sorted."""
-        query = "SELECT key FROM document WHERE kind = ? ORDER BY key"
-        return await self._database.run(
-            lambda connection: [key for (key,) in connection.execute(query, (kind,))],
-            writes=False,
-        )
+        raw = await self._database.run(lambda connection: _keys(connection, kind), writes=False)
+        keys: list[str] = []
+        for key in raw:
+            try:
+                keys.append(key.decode())
+            except UnicodeDecodeError:
+                logger.error("store.unreadable: a key of %s cannot be read: %r", kind, key)
+                await self._database.run(partial(_move_aside, kind=kind, key=key), frees=True)
+        return keys
 
 
 def write_document(connection: sqlite3.Connection, kind: str, key: str, body: bytes, now: float) -> None:
@@ -82,8 +87,13 @@ def _read(connection: sqlite3.Connection, kind: str, key: str) -> bytes | None:
     return None if row is None else bytes(row[0])
 
 
-def _move_aside(connection: sqlite3.Connection, kind: str, key: str) -> None:
+def _keys(connection: sqlite3.Connection, kind: str) -> list[bytes]:
+    query = "SELECT CAST(key AS BLOB) FROM document WHERE kind = ? ORDER BY key"
+    return [key for (key,) in connection.execute(query, (kind,))]
+
+
+def _move_aside(connection: sqlite3.Connection, kind: str, key: bytes) -> None:
     connection.execute(
-        "UPDATE OR REPLACE document SET kind = ? WHERE kind = ? AND key = ?",
+        "UPDATE OR REPLACE document SET kind = ? WHERE kind = ? AND CAST(key AS BLOB) = ?",
         (f"unreadable.{kind}", kind, key),
     )

@@ -13,7 +13,7 @@ from functools import partial
 from sentinel_sync.base.backoff import CAP
 from sentinel_sync.base.clock import Clock
 from sentinel_sync.base.timekeeping import ClockObservation, ClockStamp
-from sentinel_sync.store.database import Database
+from sentinel_sync.store.database import Database, Operation, Result, UnreadableError
 from sentinel_sync.store.documents import delete_document
 from sentinel_sync.store.outbox_items import (
     COLUMNS,
@@ -33,6 +33,7 @@ from sentinel_sync.store.outbox_items import (
     next_due_in,
     read_counts,
     report,
+    set_aside_unreadable,
     used_bytes,
 )
 from sentinel_sync.store.rules.outbox import Defer, OutboxStatus, Release, RetryDecision, SetAside
@@ -100,7 +101,7 @@ class Outbox:
 
         for start in range(0, len(items), _CHUNK):
             chunk = items[start : start + _CHUNK]
-            new, dropped = await self._database.run(partial(operation, chunk=chunk))
+            new, dropped = await self._run(partial(operation, chunk=chunk))
             report(dropped)
             taken += new
         return taken
@@ -108,7 +109,7 @@ class Outbox:
     async def claim(self, kind: str, limit: int) -> list[OutboxItem]:
         """Mark up to `limit` due items as being sent, most important and longest due first; counts their attempt."""
         now = self._clock.now()
-        return await self._database.run(lambda connection: claim_due(connection, kind, now, limit), frees=True)
+        return await self._run(lambda connection: claim_due(connection, kind, now, limit), frees=True)
 
     async def claim_in_turn(self, kind: str, head_start: float) -> OutboxItem | None:
         """Mark the due item whose turn it is as being sent; counts its attempt.
@@ -116,14 +117,12 @@ class Outbox:
         Oldest first, but each priority is ahead of the next by `head_start` seconds: none waits for ever.
         """
         now = self._clock.now()
-        return await self._database.run(lambda connection: claim_in_turn(connection, kind, now, head_start), frees=True)
+        return await self._run(lambda connection: claim_in_turn(connection, kind, now, head_start), frees=True)
 
     async def first_in_turn(self, kind: str, head_start: float) -> OutboxItem | None:
         """Show the item that `claim_in_turn` would claim now, or None."""
         now = self._clock.now()
-        return await self._database.run(
-            lambda connection: first_in_turn(connection, kind, now, head_start), writes=False
-        )
+        return await self._run(lambda connection: first_in_turn(connection, kind, now, head_start), writes=False)
 
     async def acknowledge(self, kind: str, seqs: Sequence[int]) -> None:
         """Forget items that the backend has taken; returns when that is on disk."""
@@ -137,7 +136,7 @@ class Outbox:
             count(connection, f"acknowledged.{kind}", gone)
 
         if seqs:
-            await self._database.run(operation, frees=True)
+            await self._run(operation, frees=True)
 
     async def defer(self, seq: int, seconds: float, reason: str, *, connectivity: bool) -> None:
         """Let an item wait for so many seconds, at most `CAP`; `connectivity` where only the network was in its way."""
@@ -159,7 +158,7 @@ class Outbox:
             )
 
         if rows:
-            await self._database.run(operation, frees=True)
+            await self._run(operation, frees=True)
 
     async def set_aside(self, seq: int, reason: str) -> None:
         """Keep an item that can't succeed, with its reason, until somebody decides."""
@@ -204,7 +203,7 @@ class Outbox:
                 return connection.execute(update, (now,)).rowcount
             return sum(connection.execute(f"{update} AND key = ?", (now, key)).rowcount for key in keys)
 
-        return await self._database.run(operation, frees=True)
+        return await self._run(operation, frees=True)
 
     async def drop(self, keys: Sequence[str], *, reason: str = "operator") -> int:
         """Delete items by somebody's will (`reason` says whose); what is being sent stays. Returns how many it were."""
@@ -220,7 +219,7 @@ class Outbox:
                     dropped += 1
             return dropped
 
-        return await self._database.run(operation, frees=True)
+        return await self._run(operation, frees=True)
 
     async def drop_too_old(self, max_age: float, seen: dict[str, ClockObservation], current: ClockStamp) -> int:
         """Drop what is older than `max_age` seconds; call it only while the wall clock is trusted."""
@@ -231,7 +230,7 @@ class Outbox:
 
         more: int | None = 0
         while more is not None:
-            more, drops = await self._database.run(partial(operation, start=more), frees=True)
+            more, drops = await self._run(partial(operation, start=more), frees=True)
             report(drops)
             dropped += sum(number for *_, number in drops)
         return dropped
@@ -239,7 +238,7 @@ class Outbox:
     async def next_due(self, kind: str) -> float | None:
         """Seconds until the next item of a kind is due (0.0 where one is), or None where none waits."""
         now = self._clock.now()
-        return await self._database.run(lambda connection: next_due_in(connection, kind, now), writes=False)
+        return await self._run(lambda connection: next_due_in(connection, kind, now), writes=False)
 
     async def items(
         self, *, state: ItemState | None = None, kind: str | None = None, limit: int = 1000
@@ -250,7 +249,7 @@ class Outbox:
             " WHERE (? IS NULL OR state = ?) AND (? IS NULL OR kind = ?) ORDER BY seq LIMIT ?"
         )
         parameters = (state, state, kind, kind, limit)
-        return await self._database.run(
+        return await self._run(
             lambda connection: [item_of(row) for row in connection.execute(query, parameters)],
             writes=False,
         )
@@ -258,16 +257,16 @@ class Outbox:
     async def find(self, key: str) -> OutboxItem | None:
         """Show one item by its key, or None."""
         query = f"SELECT {COLUMNS} FROM item WHERE key = ?"
-        row = await self._database.run(lambda connection: connection.execute(query, (key,)).fetchone(), writes=False)
+        row = await self._run(lambda connection: connection.execute(query, (key,)).fetchone(), writes=False)
         return None if row is None else item_of(row)
 
     async def counts(self, kind: str | None = None) -> OutboxStatus:
         """Count what there is, of one kind or of all."""
-        return await self._database.run(lambda connection: self._count(connection, kind), writes=False)
+        return await self._run(lambda connection: self._count(connection, kind), writes=False)
 
     async def data_version(self) -> int:
         """A number that changes when another process has written."""
-        return await self._database.run(_data_version, writes=False)
+        return await self._run(_data_version, writes=False)
 
     async def verify(self) -> list[str]:
         """Check the whole file; returns what is wrong with it, empty where nothing is."""
@@ -296,9 +295,17 @@ class Outbox:
         self._unmeasured = 0.0
         return drop_for_size(connection, self._max_bytes)
 
+    async def _run(self, operation: Operation[Result], *, writes: bool = True, frees: bool = False) -> Result:
+        try:
+            return await self._database.run(operation, writes=writes, frees=frees)
+        except UnreadableError:
+            # One row that the disk has altered must not keep the others, nor a new one, waiting.
+            await self._database.run(set_aside_unreadable, frees=True)
+            return await self._database.run(operation, writes=writes, frees=frees)
+
     async def _change(self, statement: str, parameters: tuple[float | str | int, ...]) -> int:
         # Changing a state never adds a row, and must work on a full disk too: it may use the headroom.
-        return await self._database.run(
+        return await self._run(
             lambda connection: connection.execute(statement, parameters).rowcount,
             frees=True,
         )

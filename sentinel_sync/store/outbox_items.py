@@ -10,6 +10,7 @@ from enum import StrEnum
 
 from sentinel_sync.base.backoff import CAP
 from sentinel_sync.base.timekeeping import ClockObservation, ClockStamp
+from sentinel_sync.store.database import UnreadableError
 from sentinel_sync.store.rules.outbox import EvictionGroup, OutboxStatus, eviction_order, is_too_old
 
 logger: logging.Logger = logging.getLogger(__name__)
@@ -39,12 +40,14 @@ WHERE state = 'waiting' AND kind = ? AND (due_at <= ? OR due_at > ?)
 ORDER BY created_at + priority * ?, seq LIMIT 1
 """  # noqa: S608 # the columns are a constant
 
+_UNREADABLE = "it cannot be read any more: the disk may be failing"
 _ALTERED = "its content was altered on disk (its checksum does not fit): the disk may be failing"
 
 #: Below SQLite's smallest integer but one.
 _BELOW_ALL = -(1 << 63)
 
 _Row = tuple[int, str, str, int, str, float, float, int, str | None, bytes, str | None, float | None]
+_TYPES = (int, str, str, int, str, float, float, int, str | None, bytes, str | None, float | None)
 #: What was dropped, as (kind, reason, how many).
 Drops = list[tuple[str, str, int]]
 
@@ -102,10 +105,57 @@ class OutboxItem:
 
 
 def item_of(row: _Row) -> OutboxItem:
-    """Read a row of `COLUMNS`."""
+    """Read a row of `COLUMNS`.
+
+    Raises:
+        UnreadableError: It holds what nobody ever wrote: the disk has altered it.
+    """
+    if not all(map(isinstance, row, _TYPES)):
+        raise UnreadableError(f"row {row[0]} of the outbox cannot be read")
     seq, kind, key, priority, state, created_at, due_at, attempts, reason, body, boot_id, offset = row
     stamp = None if boot_id is None or offset is None else ClockStamp(boot_id, offset)
     return OutboxItem(seq, kind, key, priority, ItemState(state), created_at, due_at, attempts, reason, body, stamp)
+
+
+def set_aside_unreadable(connection: sqlite3.Connection) -> None:
+    """Set aside, as such, each row that cannot be decoded, so that those beside it go on. Reads all rows."""
+    text = connection.text_factory
+    connection.text_factory = bytes
+    try:
+        rows = connection.execute(
+            "SELECT seq, kind, key, priority, state, created_at, due_at, attempts, reason,"
+            " CASE typeof(body) WHEN 'blob' THEN x'' END, boot_id, clock_offset,"
+            " 'blob' IN (typeof(kind), typeof(key), typeof(state), typeof(reason), typeof(boot_id)) FROM item"
+        ).fetchall()
+    finally:
+        connection.text_factory = text
+    for *row, is_altered in rows:
+        try:
+            if is_altered:
+                raise UnreadableError("bytes in the place of text")
+            item_of(tuple(value.decode() if isinstance(value, bytes) and value else value for value in row))  # type: ignore[arg-type]
+        except (UnreadableError, UnicodeDecodeError):
+            _set_aside_unreadable(connection, *row[:6])
+
+
+def _set_aside_unreadable(
+    connection: sqlite3.Connection, seq: int, kind: object, key: object, priority: object, _: object, created: object
+) -> None:
+    kind, key = (
+        value.decode(errors="backslashreplace") if isinstance(value, bytes) else str(value) for value in (kind, key)
+    )
+    logger.error("outbox.unreadable: row %d (%s %s): %s", seq, ascii(kind), ascii(key), _UNREADABLE)
+    priority = priority if isinstance(priority, int) else 0
+    created = created if isinstance(created, float) else 0.0
+    for name in (key, f"{key}-{seq}"):  # what is left of a key may be another one's
+        changed = connection.execute(
+            "UPDATE OR IGNORE item SET kind = ?, key = ?, priority = ?, state = 'set_aside', created_at = ?,"
+            " due_at = 0.0, attempts = 0, offline = 0, reason = ?, body = CAST(body AS BLOB), boot_id = NULL,"
+            " clock_offset = NULL WHERE seq = ?",
+            (kind, name, priority, created, _UNREADABLE, seq),
+        ).rowcount
+        if changed:
+            return
 
 
 def insert(connection: sqlite3.Connection, item: NewItem, now: float) -> bool:
@@ -230,7 +280,9 @@ def read_counts(connection: sqlite3.Connection, kind: str | None, size_bytes: in
     else:
         rows = connection.execute("SELECT state, count(*) FROM item WHERE kind = ? GROUP BY state", (kind,))
     states = dict(rows.fetchall())
-    totals = [(*name.split(".", 1), value) for name, value in connection.execute("SELECT name, value FROM counter")]
+    # CAST: what the disk has altered is no reason not to tell the rest.
+    counters = connection.execute("SELECT CAST(name AS BLOB), value FROM counter WHERE typeof(value) = 'integer'")
+    totals = [(*name.decode(errors="backslashreplace").partition(".")[::2], value) for name, value in counters]
     dropped = {of: value for what, of, value in totals if what == "dropped"}
     return OutboxStatus(
         waiting=states.get("waiting", 0),

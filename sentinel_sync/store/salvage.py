@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from sentinel_sync.base.files import sync_folder
-from sentinel_sync.store.database import ADDED_COLUMNS, BUSY_TIMEOUT, VERSION, connect, migrate
+from sentinel_sync.store.schema import ADDED_COLUMNS, BUSY_TIMEOUT, VERSION, connect, migrate
 
 logger: logging.Logger = logging.getLogger(__name__)
 
@@ -158,10 +158,11 @@ def _has_our_tables(connection: sqlite3.Connection) -> bool:
     return True
 
 
-def rebuild(connection: sqlite3.Connection, path: Path, now: float) -> None:
+def rebuild(connection: sqlite3.Connection, path: Path, now: float, *, keep_other: bool = True) -> None:
     """Give an open database its file again, after somebody deleted or replaced it under us: nothing of it is lost.
 
-    What lies in its place is kept under a dated name. The connection is closed; the file is to be opened anew.
+    What lies in its place is kept under a dated name where it is another's. The connection is closed; the file is to
+    be opened anew.
 
     Raises:
         OSError, sqlite3.Error: It cannot be written.
@@ -173,7 +174,7 @@ def rebuild(connection: sqlite3.Connection, path: Path, now: float) -> None:
         connection.backup(target)
     building.replace(_beside(path, ".salvaged"))
     connection.close()
-    if path.exists():
+    if keep_other and path.exists():
         aside = _free_name(path.with_name(f"{path.name}.replaced-{_stamp(now)}"))
         for suffix in ("", "-wal"):
             if _beside(path, suffix).exists():
@@ -218,7 +219,9 @@ def finish(path: Path) -> None:
     salvaged = _beside(path, ".salvaged")
     if not salvaged.exists():
         return
-    # The old log first: SQLite would play it into the new file.
+    # Durable are: the new name (and the damaged file's other one), then that the old log is gone (SQLite would play it
+    # into the new file), then that the new file has the place. A disk may keep any of them first that is not asked for.
+    sync_folder(path.parent)
     for suffix in _COMPANIONS:
         _beside(path, suffix).unlink(missing_ok=True)
     sync_folder(path.parent)
@@ -240,6 +243,8 @@ def _keep(source: Path, target: Path) -> None:
         os.link(source, target)
     except OSError:
         shutil.copyfile(source, target)
+        with target.open("rb") as copy:
+            os.fsync(copy.fileno())
 
 
 def _free_name(path: Path) -> Path:

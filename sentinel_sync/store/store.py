@@ -12,7 +12,7 @@ from typing import IO, Self
 
 from sentinel_sync.base.clock import Clock, SystemClock
 from sentinel_sync.base.errors import StateLockedError, StoreError, StoreFullError
-from sentinel_sync.base.files import LEFTOVERS
+from sentinel_sync.base.files import make_folder, remove_leftovers
 from sentinel_sync.base.tasks import run_to_end
 from sentinel_sync.store.database import Database, translated
 from sentinel_sync.store.documents import Documents
@@ -154,7 +154,9 @@ class Store:
         self._database = Database(
             state_dir / DATABASE_NAME,
             headroom=self._headroom,
-            rebuild=lambda connection, path: rebuild(connection, path, self._clock.now()),
+            rebuild=lambda connection, path, is_ours: rebuild(
+                connection, path, self._clock.now(), keep_other=not is_ours
+            ),
         )
         self._opening = asyncio.Lock()
         self._is_open = False
@@ -211,7 +213,7 @@ class Store:
     def _prepare(self) -> None:
         path = self._state_dir / DATABASE_NAME
         try:
-            self._state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_folder(self._state_dir, 0o700)
             if self._exclusive:
                 for name in (LOCK_NAME, HEADROOM_NAME):
                     put_aside_if_no_file(self._state_dir / name, self._clock.now())
@@ -229,8 +231,7 @@ class Store:
 
     def _repair(self, path: Path) -> None:
         """End what a power cut interrupted, and save what can be saved of a damaged file."""
-        for leftover in self._state_dir.glob(LEFTOVERS):
-            leftover.unlink(missing_ok=True)
+        remove_leftovers(self._state_dir)
         # The headroom is made once the first file is whole.
         is_new = not (self._state_dir / HEADROOM_NAME).exists()
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sentinel_sync.base.files import LEFTOVERS, replace_file
+from sentinel_sync.base.files import LEFTOVERS, make_folder, remove_leftovers, replace_file
 from tests.fakes.disk_journal import keep_journal
 
 
@@ -70,3 +70,20 @@ def test_what_a_killed_writer_leaves_is_known_by_its_name(tmp_path: Path, monkey
     monkeypatch.setattr(Path, "replace", note)
     replace_file(tmp_path / "status.json", b"content", durable=False)
     assert len(names) == 1
+
+
+def test_each_folder_that_is_made_is_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A11: on a file system that keeps only what was fsync'd, a folder is lost with its parent's entry."""
+    journal = keep_journal(monkeypatch)
+    make_folder(tmp_path / "a" / "b" / "c", 0o700)
+    assert journal.steps == [f"sync {tmp_path.name}", "sync a", "sync b"]
+    assert (tmp_path / "a" / "b" / "c").stat().st_mode & 0o777 == 0o700
+    make_folder(tmp_path / "a" / "b" / "c")
+    assert len(journal.steps) == 3
+
+
+def test_a_folder_named_like_a_leftover_is_in_nobodys_way(tmp_path: Path) -> None:
+    (tmp_path / ".status.json.0123abcd.new").mkdir()
+    (tmp_path / ".status.json.00000000.new").touch()
+    remove_leftovers(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [".status.json.0123abcd.new"]

@@ -220,7 +220,7 @@ class TestOnDisk:
     ) -> None:
         journal = keep_journal(monkeypatch)
         put(files, "v1", OLD)
-        assert journal.steps == ["sync .v1.onnx.part", "rename v1.onnx", f"sync {NAME}", "sync versions"]
+        assert journal.steps == ["sync .v1.onnx.part", "rename v1.onnx", f"sync {NAME}"]
 
     async def test_a_switch_is_on_disk_before_the_records_know_of_it(
         self, folder: Path, installed: InstalledModels, monkeypatch: pytest.MonkeyPatch

@@ -11,7 +11,8 @@ import pytest
 
 from sentinel_sync.base.errors import StoreError
 from sentinel_sync.store import database as module
-from sentinel_sync.store.database import MAX_GROUP, VERSION, Database, connect, migrate
+from sentinel_sync.store.database import MAX_GROUP, Database
+from sentinel_sync.store.schema import VERSION, connect, migrate
 
 
 @pytest.fixture

@@ -8,9 +8,10 @@ import pytest
 
 from sentinel_sync.base.backoff import CAP
 from sentinel_sync.base.timekeeping import ClockStamp
-from sentinel_sync.store.database import Database, connect
+from sentinel_sync.store.database import Database
 from sentinel_sync.store.outbox import ItemState, NewItem, Outbox, OutboxItem
 from sentinel_sync.store.rules.outbox import OutboxStatus
+from sentinel_sync.store.schema import connect
 from sentinel_sync.store.store import DATABASE_NAME, Store
 from tests.fakes.clock import FakeClock
 

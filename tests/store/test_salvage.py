@@ -14,11 +14,13 @@ import pytest
 from pydantic import TypeAdapter
 
 from sentinel_sync.base.errors import StoreError
-from sentinel_sync.store.database import connect
+from sentinel_sync.store import salvage as salvage_module
 from sentinel_sync.store.outbox import ItemState, NewItem
 from sentinel_sync.store.salvage import finish, is_sound, repair, salvage
+from sentinel_sync.store.schema import connect
 from sentinel_sync.store.store import DATABASE_NAME, Store
 from tests.fakes.clock import FakeClock
+from tests.fakes.disk_journal import keep_journal
 
 ITEMS = 2_000
 PAGE = 4_096
@@ -365,3 +367,42 @@ class TestOpening:
         connection.close()
         found, store = await survivors(tmp_path, clock)
         assert (len(found), store.salvaged) == (4, None)
+
+
+async def test_each_step_of_a_salvage_is_on_disk_before_the_next(
+    tmp_path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A11, H: a disk may keep whichever it likes of two steps that nobody fsync'd between."""
+    path = await filled(tmp_path, clock)
+    with opened(path) as content:
+        content[:PAGE] = os.urandom(PAGE)
+    path.with_name(f"{DATABASE_NAME}-wal").write_bytes(b"an old log")
+    journal = keep_journal(monkeypatch)
+    assert repair(path, clock.now(), is_new=False) is not None
+    folder = f"sync {tmp_path.name}"
+    wanted = ("rename outbox.db.salvaged", "unlink outbox.db-wal", "rename outbox.db", folder)
+    journal.steps = journal.steps[journal.steps.index(wanted[0]) :]
+    assert journal.order(*wanted) == [wanted[0], folder, wanted[1], folder, wanted[2], folder]
+
+
+@pytest.mark.parametrize("finished", ["rename outbox.db.salvaged", "unlink outbox.db-wal", "rename outbox.db"])
+async def test_a_salvage_cut_off_after_any_step_is_ended_by_the_next_start(
+    tmp_path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch, finished: str
+) -> None:
+    path = await filled(tmp_path, clock)
+    with opened(path) as content:
+        content[:PAGE] = os.urandom(PAGE)
+    path.with_name(f"{DATABASE_NAME}-wal").write_bytes(b"an old log")
+    with monkeypatch.context() as patched:
+        journal = keep_journal(patched)
+
+        def power_cut(folder: Path) -> None:
+            if finished in journal.steps:
+                raise KeyboardInterrupt
+
+        patched.setattr(salvage_module, "sync_folder", power_cut)
+        with pytest.raises(KeyboardInterrupt):
+            repair(path, clock.now(), is_new=False)
+    repair(path, clock.now(), is_new=False)
+    found, _ = await survivors(tmp_path, clock)
+    assert len(found) == ITEMS - 1

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from sentinel_sync.base.errors import StateLockedError, StoreError
-from sentinel_sync.store.database import Database, connect
+from sentinel_sync.store.database import Database
 from sentinel_sync.store.outbox import ItemState, NewItem
+from sentinel_sync.store.schema import connect
 from sentinel_sync.store.store import DATABASE_NAME, HEADROOM_NAME, LOCK_NAME, Store, is_locked
 
 

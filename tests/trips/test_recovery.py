@@ -12,7 +12,7 @@ from sentinel_sync.base.errors import StoreFullError
 from sentinel_sync.base.tasks import Supervisor
 from sentinel_sync.cloud.client import CloudAPIClient
 from sentinel_sync.network.foundation import Foundation
-from sentinel_sync.store.database import connect
+from sentinel_sync.store.schema import connect
 from sentinel_sync.store.store import DATABASE_NAME, Store
 from sentinel_sync.trips.trip_uploader import TripUploader
 from tests.fakes.clock import FakeClock
