@@ -1,6 +1,6 @@
 # Two commands set up everything by themselves: `make demo` and `make test`.
 .DEFAULT_GOAL := all
-.PHONY: all setup demo test check lint types verify-types format cover soak bench lock run clean
+.PHONY: all setup demo test check lint types verify-types format cover soak powercut bench lock run clean
 
 PYTHON ?= python3
 VENV   ?= .venv
@@ -70,6 +70,10 @@ soak: $(STAMP)
 	$(BIN)/python -m tests.soak.kill_trips --kills $(KILLS) --seed $(SEED)
 	$(BIN)/python -m tests.soak.kill_scenarios --kills $(KILLS) --seed $(SEED)
 	$(BIN)/python -m tests.soak.kill_models --kills $(KILLS) --seed $(SEED)
+
+# A kill, and a failing disk, at every call that changes the disk.
+powercut: $(STAMP)
+	SENTINEL_POWERCUT=all $(BIN)/python -m pytest -n $(WORKERS) tests/powercut
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks

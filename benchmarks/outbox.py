@@ -11,8 +11,8 @@ from benchmarks.report import Figure, spread
 from benchmarks.work import summary, trip_settings
 from sentinel_sync.cloud.client import CloudAPIClient
 from sentinel_sync.network.foundation import Foundation
-from sentinel_sync.store.schema import connect, migrate
 from sentinel_sync.store.outbox import NewItem, insert
+from sentinel_sync.store.schema import connect, migrate
 from sentinel_sync.store.store import Store
 from sentinel_sync.trips.trip_uploader import TripUploader
 

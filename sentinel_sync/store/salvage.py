@@ -266,10 +266,7 @@ def _is_damage(error: Exception) -> bool:
 
 def _copy_readable(damaged: Path, building: Path) -> dict[str, int]:
     """Build a new file from what can be read of the damaged one, which stays as it is."""
-    with contextlib.closing(connect(building)) as target:
-        # One file without a log beside it: it can be renamed, and takes no more space than it must. A power cut before
-        # the commit leaves nothing that counts.
-        target.execute("PRAGMA journal_mode=MEMORY")
+    with contextlib.closing(connect(building, log=False)) as target:
         migrate(target)
         saved = _copy(damaged, target)
         if not any(saved.values()) and damaged.stat().st_size:

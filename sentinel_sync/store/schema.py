@@ -91,10 +91,16 @@ def migrate(connection: sqlite3.Connection) -> None:
             raise
 
 
-def connect(path: Path, *, writable: bool = True) -> sqlite3.Connection:
+def connect(path: Path, *, writable: bool = True, log: bool = True) -> sqlite3.Connection:
     """Open the file so that a commit survives a power cut.
 
     WAL with `synchronous=FULL`: NORMAL may lose the last commits when the power goes (sqlite.org/wal.html, section 2).
+
+    Args:
+        path: The file.
+        writable: False for a look.
+        log: False for a new file that is built and then renamed: nothing of it may lie in a log beside it, and what a
+            power cut leaves of it counts for nothing. It never had a log, because leaving one may fail in silence.
     """
     mode = "rwc" if writable else "ro"
     connection = sqlite3.connect(
@@ -106,8 +112,10 @@ def connect(path: Path, *, writable: bool = True) -> sqlite3.Connection:
         cached_statements=256,
     )
     try:
-        if writable:
+        if writable and log:
             _keep_a_log(connection)
+        elif writable:
+            connection.execute("PRAGMA journal_mode=MEMORY")
         connection.execute("PRAGMA synchronous=FULL")
         connection.execute("PRAGMA foreign_keys=ON")
         # 1 MiB of page cache: an item is small, and the host's memory is not ours.

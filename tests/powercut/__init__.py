@@ -1,0 +1,1 @@
+"""What happens when the power goes, or the disk fails, at any one call to the file system."""
