@@ -120,6 +120,24 @@ class TestRateLimit:
         assert sum(isinstance(result, HeldError) for result in results) == 19
         assert len(arrivals.at) == 1
 
+    @pytest.mark.parametrize("asked", ["places", "rate"])
+    def test_who_waits_for_a_turn_does_not_go_once_the_backend_has_said_not_now(self, asked: str) -> None:
+        """The gate is asked again after the wait: seven further requests went out after a `Retry-After`."""
+        limits = {"places": {"max_in_flight": 1, "rate_limit": 0.0}, "rate": {"rate_limit": 1.0}}[asked]
+        arrivals = Arrivals(takes=0.5, status=lambda _: 429)
+
+        async def main() -> list[object]:
+            async with (
+                httpx.AsyncClient(transport=arrivals) as http,
+                CloudAPIClient(settings=paced(**limits), http=http) as client,
+            ):
+                waiting = [client.request(HTTPMethod.POST, "/x", idempotency_key=str(n)) for n in range(8)]
+                return list(await asyncio.gather(*waiting, return_exceptions=True))
+
+        results = run_virtually(main())
+        assert len(arrivals.at) == 1
+        assert sum(isinstance(result, HeldError) for result in results) == 7
+
 
 class TestTimeOuts:
     async def test_a_server_that_never_answers(self, cloud: FakeCloud) -> None:

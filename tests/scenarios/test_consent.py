@@ -9,6 +9,8 @@ import pytest
 from sentinel_sync import ConsentError
 from sentinel_sync.network.foundation import Foundation
 from sentinel_sync.scenarios.consent import ConsentRecord
+from sentinel_sync.scenarios.preparation import Preparation
+from sentinel_sync.scenarios.upload import PartSender
 from sentinel_sync.store.store import Store
 from tests.fakes.clock import FakeClock
 from tests.fakes.cloud import Answer, FakeCloud
@@ -106,6 +108,29 @@ class TestConsent:
         assert await uploader.sync_now() == 0
         await asyncio.gather(*withdrawing)
         assert paths(cloud) in (["/scenarios"], ["/scenarios", f"/scenarios/{FIRST}/videos"])
+
+    async def test_it_is_asked_again_when_the_video_has_been_made(
+        self, recordings: Path, build: Build, store: Store, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Making it takes minutes. Whoever sends asks by himself as well, so he is not in the way here."""
+        elsewhere, sent = ConsentRecord(store.documents, clock), []
+        file_of = Preparation.file_of
+
+        async def slow(preparation: Preparation, plan: Any, part: Any, transfer: Any) -> Any:
+            made = await file_of(preparation, plan, part, transfer)
+            if part.name == "interior.mp4":
+                await elsewhere.record(granted=False, policy_version="1")
+            return made
+
+        async def send(_: PartSender, plan: Any, part: Any, *__: Any, **___: Any) -> None:
+            sent.append(part.name)
+
+        monkeypatch.setattr(Preparation, "file_of", slow)
+        monkeypatch.setattr(PartSender, "send", send)
+        uploader = build()
+        await uploader.queue_scenario(recordings / FIRST)
+        assert await uploader.sync_now() == 0
+        assert sent == ["metadata.json"]
 
     async def test_uploads_switched_off_hold_what_is_queued(
         self, cloud: FakeCloud, recordings: Path, build: Build

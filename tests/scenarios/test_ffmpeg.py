@@ -248,6 +248,16 @@ async def test_a_second_cancellation_does_not_leave_it_behind(tmp_path: Path, cl
     assert state_of(process) is None
 
 
+async def test_a_cancellation_while_it_is_reaped_is_the_callers(tmp_path: Path, clock: FakeClock) -> None:
+    """It took too long and is being ended, deaf as it is, when its caller is cancelled: no error takes that away."""
+    run = Runs(stand_in(tmp_path, f"trap '' TERM; {REPORT}; while :; do tail -f /dev/null; done"), clock)
+    task = await run.begin(limit=60.0)
+    await clock.advance(60.5)
+    await asyncio.sleep(0)
+    assert not task.done(), "it is being reaped"
+    await cancelled(task)
+
+
 async def test_one_that_takes_too_long_is_ended(endless: Runs, clock: FakeClock) -> None:
     task = await endless.begin(limit=60.0)
     await clock.advance(59.9)

@@ -1,8 +1,10 @@
 """A full disk, for real: a tmpfs of a few megabytes, in a mount namespace of its own where we are not root."""
 
+import asyncio
 import logging
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,6 +14,7 @@ import pytest
 
 from sentinel_sync.base.errors import StoreError, StoreFullError
 from sentinel_sync.base.timekeeping import ClockStamp
+from sentinel_sync.store.database import Database
 from sentinel_sync.store.headroom import SIZE_BYTES, Headroom
 from sentinel_sync.store.outbox import ItemState, NewItem
 from sentinel_sync.store.store import Store
@@ -317,3 +320,23 @@ def test_a_folder_that_is_gone_gives_no_headroom_and_no_error(tmp_path: Path) ->
     assert not headroom.reserve()
     assert not headroom.restore()
     assert not headroom.release()
+
+
+async def test_it_is_taken_again_also_by_one_that_had_to_go_alone(tmp_path: Path) -> None:
+    """A group that fails is run one by one: whoever succeeds then gives back what was borrowed."""
+    headroom = Headroom(tmp_path / "headroom")
+    database = Database(tmp_path / "outbox.db", headroom=headroom)
+    await database.open()
+    while headroom.release():
+        assert not headroom.held
+
+    def good(connection: sqlite3.Connection) -> None:
+        connection.execute("INSERT INTO counter VALUES ('good', 1)")
+
+    def bad(connection: sqlite3.Connection) -> None:
+        connection.execute("INSERT INTO nowhere VALUES (1)")
+
+    outcomes = await asyncio.gather(database.run(good), database.run(bad), return_exceptions=True)
+    await database.close()
+    assert (outcomes[0], isinstance(outcomes[1], StoreError)) == (None, True)
+    assert headroom.held

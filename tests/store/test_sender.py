@@ -135,6 +135,28 @@ async def test_a_refused_credential_spends_nobodys_attempt(
     assert len(cloud.to("POST", "/trips")) <= 8
 
 
+async def test_a_closed_gate_keeps_items_from_being_tried_at_all(
+    client: CloudAPIClient, store: Store, clock: FakeClock, rng: Random
+) -> None:
+    """The sender asks by itself: the client, which would refuse each, is not in the way here."""
+    tried: list[str] = []
+
+    async def send(item: OutboxItem) -> None:
+        tried.append(item.key)
+        client.halt("power", "the battery is low")
+
+    await put(store, *numbered(20))
+    sender = OutboxSender(client, store.outbox, "trip", send, clock=clock, rng=rng)
+    await sender.drain()
+    assert 0 < len(tried) <= client.settings.max_in_flight
+    count = len(tried)
+    await sender.drain()
+    assert len(tried) == count
+    client.resume("power")
+    await sender.drain()
+    assert len(tried) > count
+
+
 async def test_not_now_holds_everybody_but_the_wait_is_the_items_own(
     cloud: FakeCloud, sender: OutboxSender, store: Store, clock: FakeClock
 ) -> None:

@@ -77,6 +77,19 @@ def test_merging_is_commutative_associative_and_idempotent(a: ProfileState, b: P
     assert render(join(join(a, b), c)) == render(join(c, join(b, a)))
 
 
+@given(states, states, st.integers(1, 9), st.integers(0, 9))
+def test_what_was_known_before_a_driver_was_forgotten_is_gone(
+    before: ProfileState, after: ProfileState, later: int, earlier: int
+) -> None:
+    """A tombstone wins over all that was begun before it, from whichever side it comes, and over no later one."""
+    tombstone = ProfileState(forgotten=earlier + later)
+    before = replace(before, forgotten=earlier)
+    assert join(tombstone, before) == join(before, tombstone) == tombstone
+    after = replace(after, forgotten=tombstone.forgotten)
+    assert join(after, before) == join(before, after) == after
+    assert join(join(before, tombstone), after) == after
+
+
 @given(states, states)
 def test_a_state_reads_back_as_it_was_written_and_has_one_digest(a: ProfileState, b: ProfileState) -> None:
     merged = join(a, b)
