@@ -3,11 +3,11 @@
 import argparse
 import asyncio
 import json
-import sys
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from sentinel_sync.cli.arguments import Subparsers
+from sentinel_sync.cli.ui.text import out
 from sentinel_sync.settings import CloudSettings, Settings
 
 #: Does it, and returns the exit code.
@@ -78,9 +78,9 @@ def at_least_one(text: str) -> int:
 
 def print_lines(lines: Sequence[str]) -> None:
     """Show something to a person."""
-    sys.stdout.write("\n".join(lines) + "\n")
+    out("\n".join(lines) + "\n")
 
 
 def print_json(value: object) -> None:
     """Show something to a program."""
-    sys.stdout.write(json.dumps(value, indent=2) + "\n")
+    out(json.dumps(value, indent=2) + "\n")

@@ -11,6 +11,7 @@ from typing import NoReturn, Protocol
 
 from sentinel_sync import __version__
 from sentinel_sync.cli.exit_codes import ExitCode
+from sentinel_sync.cli.ui.text import err
 
 NAME = "sentinel-sync"
 DEFAULT_COMMAND = "run"
@@ -119,7 +120,7 @@ class CommandParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Say what is wrong in one line and exit."""
-        sys.stderr.write(f"{NAME}: error: {message} (see {self.prog} --help)\n")
+        err(f"{NAME}: error: {message} (see {self.prog} --help)\n")
         sys.exit(ExitCode.USAGE)
 
 

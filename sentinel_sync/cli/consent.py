@@ -2,14 +2,13 @@
 
 import argparse
 import asyncio
-import sys
 from collections.abc import Sequence
 
 from sentinel_sync.cli.actions import add_action, add_command, at_least_one, print_json, print_lines
 from sentinel_sync.cli.arguments import Subparsers, program
 from sentinel_sync.cli.exit_codes import ExitCode
 from sentinel_sync.cli.offline import changed, read, runs
-from sentinel_sync.cli.ui.text import count, moment, pairs, size, table, width
+from sentinel_sync.cli.ui.text import count, err, moment, pairs, size, table, width
 from sentinel_sync.scenarios.preparation import DerivedFiles
 from sentinel_sync.scenarios.records import DERIVED_NAME
 from sentinel_sync.scenarios.rules.lifecycle import WITHDRAWN
@@ -111,7 +110,7 @@ async def _show(settings: CloudSettings, arguments: argparse.Namespace) -> int:
         rows = [_sent_row(part) for part in sent[: arguments.limit]]
         print_lines(["", *table(_SENT, rows, width=width(), right=_RIGHT)])
     if len(sent) > arguments.limit:
-        sys.stderr.write(f"{arguments.limit:,} of {count(len(sent), 'sent part')} shown: --limit shows more\n")
+        err(f"{arguments.limit:,} of {count(len(sent), 'sent part')} shown: --limit shows more\n")
     return ExitCode.DONE
 
 

@@ -24,7 +24,7 @@ from sentinel_sync.cli.machine_checks import (
     now,
 )
 from sentinel_sync.cli.network_checks import check_network
-from sentinel_sync.cli.ui.text import Colour, coloured, count, printable
+from sentinel_sync.cli.ui.text import Colour, coloured, count, out, printable
 from sentinel_sync.settings import CloudSettings
 
 _COLOURS: dict[Level, Colour] = {Level.OK: "green", Level.WARN: "yellow", Level.FAIL: "red"}
@@ -52,7 +52,7 @@ def execute(arguments: argparse.Namespace) -> int:
     def tell(finding: Finding) -> None:
         findings.append(finding)
         if not arguments.json:
-            sys.stdout.write(line_of(finding) + "\n")
+            out(line_of(finding) + "\n")
             sys.stdout.flush()
 
     try:
@@ -68,10 +68,10 @@ def execute(arguments: argparse.Namespace) -> int:
     failed = sum(finding.level is Level.FAIL for finding in findings)
     warned = sum(finding.level is Level.WARN for finding in findings)
     if arguments.json:
-        sys.stdout.write(json.dumps({"ok": not failed, "checks": [asdict(finding) for finding in findings]}, indent=2))
-        sys.stdout.write("\n")
+        out(json.dumps({"ok": not failed, "checks": [asdict(finding) for finding in findings]}, indent=2))
+        out("\n")
     else:
-        sys.stdout.write(f"\n{count(failed, 'failure')}, {count(warned, 'warning')}\n")
+        out(f"\n{count(failed, 'failure')}, {count(warned, 'warning')}\n")
     return ExitCode.FAILED if failed else ExitCode.DONE
 
 

@@ -25,7 +25,7 @@ from sentinel_sync.cli.ui.tables import (
     listing_sheet,
     save_picture,
 )
-from sentinel_sync.cli.ui.text import clear, is_terminal, printable, width
+from sentinel_sync.cli.ui.text import clear, err, is_terminal, out, printable, width
 from sentinel_sync.cloud.client import CloudAPIClient
 from sentinel_sync.fleet.fleet_manager import FleetManager
 from sentinel_sync.fleet.rules.queries import FleetAnswer, FleetListing, FleetTrend, VehicleComparison, titled, unit_of
@@ -150,7 +150,7 @@ def _lines(answer: FleetAnswer, question: Question, arguments: argparse.Namespac
     sheet = question.lay(answer)
     if arguments.csv:
         if note is not None:
-            sys.stderr.write(f"{note}\n")
+            err(f"{note}\n")
         return [as_csv(sheet)]
     lines = [f"({note})"] if note is not None else []
     if isinstance(answer, FleetTrend):
@@ -184,7 +184,7 @@ def _draw_pictures(answer: FleetAnswer, arguments: argparse.Namespace) -> None:
 def _print(lines: list[str], *, again: bool) -> None:
     if again and is_terminal():
         clear()
-    sys.stdout.write("\n".join(lines) + "\n")
+    out("\n".join(lines) + "\n")
     sys.stdout.flush()
 
 

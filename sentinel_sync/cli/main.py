@@ -11,6 +11,7 @@ from sentinel_sync.base.errors import ConfigurationError, SentinelSyncError, Sta
 from sentinel_sync.cli.arguments import NAME, parse
 from sentinel_sync.cli.exit_codes import CommandError, ExitCode
 from sentinel_sync.cli.ui.logs import logging_to_stderr, one_line
+from sentinel_sync.cli.ui.text import err
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -45,7 +46,7 @@ def complain(message: str, code: ExitCode, *, debug: bool = False) -> ExitCode:
     """Say what went wrong in one line; within an `except`, `debug` puts the traceback before it."""
     if debug:
         traceback.print_exc(file=sys.stderr)
-    sys.stderr.write(f"{NAME}: error: {one_line(' '.join(message.split()))}\n")
+    err(f"{NAME}: error: {one_line(' '.join(message.split()))}\n")
     return code
 
 

@@ -23,7 +23,7 @@ from sentinel_sync.cli.actions import load_settings
 from sentinel_sync.cli.arguments import Subparsers
 from sentinel_sync.cli.exit_codes import CommandError, ExitCode
 from sentinel_sync.cli.serve import KEY_VARIABLE
-from sentinel_sync.cli.ui.text import pairs, printable, size
+from sentinel_sync.cli.ui.text import err, out, pairs, printable, size
 from sentinel_sync.models.releases import key_in_file, key_in_text, read_trust
 from sentinel_sync.models.rules.releases import EXTENSIONS, Trust, live_name, verify
 from sentinel_sync.models.signing import (
@@ -194,7 +194,7 @@ def _keygen(arguments: argparse.Namespace) -> int:
     passphrase = new_passphrase(arguments)
     key = make_key(arguments.out, passphrase)
     if passphrase is None:
-        sys.stderr.write(f"{arguments.out} is not encrypted: whoever reads it can sign for the fleet\n")
+        err(f"{arguments.out} is not encrypted: whoever reads it can sign for the fleet\n")
     facts = {
         "public_key": key.text,
         "key_id": key.key_id,
@@ -210,7 +210,7 @@ def _sign(arguments: argparse.Namespace) -> int:
     for path in arguments.keys:
         signers.append(read_key(path, partial(passphrase_of, path, arguments)))
         if path.stat().st_mode & _BY_OTHERS:
-            sys.stderr.write(f"{path} can be read by others: chmod 600 {path}\n")
+            err(f"{path} can be read by others: chmod 600 {path}\n")
     if len({signer.public.key_id for signer in signers}) < len(signers):
         raise CommandError("a key is named twice: it counts once", ExitCode.USAGE)
     file, out = arguments.file, arguments.out or manifest_path(arguments.file)
@@ -280,10 +280,10 @@ def _key(text: str) -> str:
 
 def _tell(facts: Mapping[str, object], arguments: argparse.Namespace) -> None:
     if arguments.json:
-        sys.stdout.write(json.dumps(facts, indent=2) + "\n")
+        out(json.dumps(facts, indent=2) + "\n")
         return
     lines = pairs([(name.replace("_", " "), _word(name, value)) for name, value in facts.items()])
-    sys.stdout.write("\n".join(lines) + "\n")
+    out("\n".join(lines) + "\n")
 
 
 def _word(name: str, value: object) -> str:
@@ -344,11 +344,11 @@ def _publish(arguments: argparse.Namespace) -> int:
         "rollout": rollout,
     }
     if arguments.json:
-        sys.stdout.write(json.dumps(facts, indent=2) + "\n")
+        out(json.dumps(facts, indent=2) + "\n")
     else:
         done = "published" if facts["new"] else "was published before; its signatures and date are changed"
         share = " (its rollout as it was)" if rollout is None else f" ({rollout:.0%} of vehicles)"
-        sys.stdout.write(f"{release.name} {release.version} {done}{share}\n")
+        out(f"{release.name} {release.version} {done}{share}\n")
     return ExitCode.DONE
 
 

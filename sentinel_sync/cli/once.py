@@ -3,7 +3,6 @@
 import argparse
 import asyncio
 import json
-import sys
 from dataclasses import dataclass
 
 from sentinel_sync.agent import SyncAgent
@@ -11,7 +10,7 @@ from sentinel_sync.cli.actions import load_settings
 from sentinel_sync.cli.arguments import Subparsers, program
 from sentinel_sync.cli.exit_codes import ExitCode
 from sentinel_sync.cli.session import run_agent
-from sentinel_sync.cli.ui.text import count, printable
+from sentinel_sync.cli.ui.text import count, out, printable
 from sentinel_sync.store.rules.outbox import OutboxStatus
 
 #: So many seconds without a single item sent, and waiting longer is left to the next call.
@@ -82,7 +81,7 @@ def execute(arguments: argparse.Namespace) -> int:
 
     code = run_agent(settings, arguments, work, lines=False)
     (outcome,) = outcomes
-    sys.stdout.write((_json(outcome) if arguments.json else _words(outcome)) + "\n")
+    out((_json(outcome) if arguments.json else _words(outcome)) + "\n")
     return code
 
 

@@ -11,7 +11,7 @@ from sentinel_sync.cli.actions import add_action, add_command, print_json, print
 from sentinel_sync.cli.arguments import Subparsers
 from sentinel_sync.cli.exit_codes import CommandError, ExitCode
 from sentinel_sync.cli.offline import agent_runs, beside_agent, looked_into, without_agent
-from sentinel_sync.cli.ui.text import count, pairs, printable, table, width
+from sentinel_sync.cli.ui.text import count, err, pairs, printable, table, width
 from sentinel_sync.profiles.commands import ALL, SyncCommand
 from sentinel_sync.profiles.records import ProfileSummary, SyncState
 from sentinel_sync.profiles.rules.merge import checked_id
@@ -207,7 +207,7 @@ async def _awaited(settings: CloudSettings, look: Callable[[], Awaitable[Found |
 def _may_forget(driver_id: str) -> bool:
     if not sys.stdin.isatty():
         raise CommandError("forgetting is for good: say --yes where nobody can be asked", ExitCode.USAGE)
-    sys.stderr.write(f"Remove the profile of {printable(driver_id)} for good, in the whole fleet? [y/N] ")
+    err(f"Remove the profile of {printable(driver_id)} for good, in the whole fleet? [y/N] ")
     sys.stderr.flush()
     return sys.stdin.readline().strip().lower() in {"y", "yes"}
 

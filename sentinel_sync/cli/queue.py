@@ -13,7 +13,7 @@ from sentinel_sync.cli.actions import add_action, add_command, at_least_one, pri
 from sentinel_sync.cli.arguments import Subparsers, program
 from sentinel_sync.cli.exit_codes import CommandError, ExitCode
 from sentinel_sync.cli.offline import opened, runs
-from sentinel_sync.cli.ui.text import count, duration, from_now, moment, pairs, size, table, width
+from sentinel_sync.cli.ui.text import count, duration, err, from_now, moment, pairs, size, table, width
 from sentinel_sync.settings import CloudSettings
 from sentinel_sync.store.database import DamagedError
 from sentinel_sync.store.outbox import ItemState, Outbox, OutboxItem
@@ -72,7 +72,7 @@ async def _list(settings: CloudSettings, arguments: argparse.Namespace) -> int:
     else:
         print_lines(table(_HEAD, [_row(item, now, running=running) for item in items], width=width(), right=_RIGHT))
         if total > len(items):
-            sys.stderr.write(f"{len(items):,} of {count(total, 'item')} shown: --limit shows more\n")
+            err(f"{len(items):,} of {count(total, 'item')} shown: --limit shows more\n")
     return ExitCode.DONE
 
 
@@ -172,8 +172,8 @@ def _may_drop(items: Sequence[OutboxItem]) -> bool:
     if not sys.stdin.isatty():
         raise CommandError("dropping is for good: say --yes where nobody can be asked", ExitCode.USAGE)
     for item in items:
-        sys.stderr.write(f"{item.kind} {item.key}, {_STATE_WORDS[item.state]}, {item.reason or 'no reason noted'}\n")
-    sys.stderr.write(f"Drop {count(len(items), 'item')} for good? [y/N] ")
+        err(f"{item.kind} {item.key}, {_STATE_WORDS[item.state]}, {item.reason or 'no reason noted'}\n")
+    err(f"Drop {count(len(items), 'item')} for good? [y/N] ")
     sys.stderr.flush()
     return sys.stdin.readline().strip().lower() in {"y", "yes"}
 

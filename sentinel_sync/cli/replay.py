@@ -17,6 +17,7 @@ from sentinel_sync.cli.actions import load_settings
 from sentinel_sync.cli.arguments import Subparsers
 from sentinel_sync.cli.exit_codes import ExitCode
 from sentinel_sync.cli.ui import text as words
+from sentinel_sync.cli.ui.text import err, out
 from sentinel_sync.cloud.client import CloudAPIClient
 from sentinel_sync.network.foundation import Foundation
 from sentinel_sync.settings import Settings
@@ -89,12 +90,12 @@ def execute(arguments: argparse.Namespace) -> ExitCode:
             replay(drive, settings, driver=arguments.driver, pace=pace, wait=arguments.wait, tell=_progress(arguments))
         )
     except KeyboardInterrupt:
-        sys.stderr.write("\nstopped: a drive that was not replayed to its end is not recorded\n")
+        err("\nstopped: a drive that was not replayed to its end is not recorded\n")
         raise
     if arguments.json:
-        print(json.dumps(_as_json(drive, replayed), indent=2))
+        out(json.dumps(_as_json(drive, replayed), indent=2) + "\n")
     else:
-        print("\n".join(_as_text(arguments.file, drive, replayed, settings)))
+        out("\n".join(_as_text(arguments.file, drive, replayed, settings)) + "\n")
     set_aside = replayed.item is not None and replayed.item.state is ItemState.SET_ASIDE
     return ExitCode.FAILED if set_aside else ExitCode.DONE
 

@@ -12,6 +12,7 @@ from sentinel_sync.cli.actions import load_settings
 from sentinel_sync.cli.arguments import Subparsers
 from sentinel_sync.cli.exit_codes import CommandError, ExitCode
 from sentinel_sync.cli.session import run_agent
+from sentinel_sync.cli.ui.text import err
 
 _DESCRIPTION = "Run the agent until it is stopped."
 _EPILOG = """\
@@ -66,7 +67,7 @@ async def _with_console(address: tuple[str, int], agent: SyncAgent, stop: asynci
     # Imported only here: what serves a page takes memory that an agent without one need not spend.
     console = await asyncio.to_thread(import_module, "sentinel_sync.console")
     async with console.running_console(agent, *address) as at:
-        sys.stderr.write(f"console: {at.url_with_token}\n")
+        err(f"console: {at.url_with_token}\n")
         sys.stderr.flush()
         await stop.wait()
     return ExitCode.DONE

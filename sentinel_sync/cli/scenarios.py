@@ -2,7 +2,6 @@
 
 import argparse
 import asyncio
-import sys
 from pathlib import Path
 
 from sentinel_sync.base.errors import ConsentError, ScenarioError
@@ -10,7 +9,7 @@ from sentinel_sync.cli.actions import add_action, add_command, at_least_one, pri
 from sentinel_sync.cli.arguments import Subparsers, program
 from sentinel_sync.cli.exit_codes import CommandError, ExitCode
 from sentinel_sync.cli.offline import Books, changed, conditions, read, runs
-from sentinel_sync.cli.ui.text import count, duration, moment, pairs, size, table, width
+from sentinel_sync.cli.ui.text import count, duration, err, moment, pairs, size, table, width
 from sentinel_sync.scenarios.recordings import absolute, read_recording
 from sentinel_sync.scenarios.records import key_of, storable
 from sentinel_sync.scenarios.rules.plan import Part, Priority, ScenarioPlan
@@ -80,10 +79,10 @@ async def _list(settings: CloudSettings, arguments: argparse.Namespace) -> int:
     else:
         print_lines(table(_HEAD, [_row(status) for status in shown], width=width(), right=_RIGHT))
         if len(found) > len(shown):
-            sys.stderr.write(f"{len(shown):,} of {count(len(found), 'scenario')} shown: --limit shows more\n")
+            err(f"{len(shown):,} of {count(len(found), 'scenario')} shown: --limit shows more\n")
     if unheard_of and not arguments.json:
         amount = f"{count(len(unheard_of), 'folder')} in cloud.scenarios_dir"
-        sys.stderr.write(f"{amount} not queued yet: `{program()} scenarios show NAME` says why\n")
+        err(f"{amount} not queued yet: `{program()} scenarios show NAME` says why\n")
     return ExitCode.DONE
 
 

@@ -11,6 +11,7 @@ from types import ModuleType
 
 from sentinel_sync.cli.arguments import Subparsers
 from sentinel_sync.cli.exit_codes import CommandError, ExitCode
+from sentinel_sync.cli.ui.text import err, out
 
 KEY_VARIABLE = "SENTINEL_BACKEND_API_KEY"
 _KEY_NAME = "api_key"
@@ -109,13 +110,13 @@ def _made_key(folder: Path) -> str:
         key = secrets.token_urlsafe(24)
         path.touch(mode=0o600)
         path.write_text(f"{key}\n", encoding="utf-8")
-    sys.stderr.write(f"its API key is in {path}\n")
+    err(f"its API key is in {path}\n")
     return key
 
 
 def _announce(line: str) -> None:
     # Whoever started this process may wait for the line, through a pipe.
-    sys.stdout.write(line + "\n")
+    out(line + "\n")
     sys.stdout.flush()
 
 

@@ -15,6 +15,7 @@ from sentinel_sync.agent import SyncAgent
 from sentinel_sync.base.errors import SentinelSyncError
 from sentinel_sync.cli.ui.logs import JsonFormatter, WriterHandler, formatter_for, logging_to
 from sentinel_sync.cli.ui.progress import View, choose_view
+from sentinel_sync.cli.ui.text import err
 from sentinel_sync.cli.ui.writer import Writer
 from sentinel_sync.settings import Settings
 
@@ -194,5 +195,5 @@ async def _on_hangup(agent: SyncAgent, hung_up: asyncio.Event) -> None:
 
 
 def _to_stderr(line: str) -> None:
-    sys.stderr.write(line + "\n")
+    err(line + "\n")
     sys.stderr.flush()

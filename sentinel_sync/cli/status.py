@@ -13,7 +13,7 @@ from sentinel_sync.cli.arguments import Subparsers, program
 from sentinel_sync.cli.exit_codes import CommandError, ExitCode
 from sentinel_sync.cli.offline import last_said, nothing_there, opened, runs
 from sentinel_sync.cli.ui.status_text import facts_of, outbox_facts
-from sentinel_sync.cli.ui.text import clear, duration, is_terminal, moment, pairs
+from sentinel_sync.cli.ui.text import clear, duration, is_terminal, moment, out, pairs
 from sentinel_sync.settings import CloudSettings
 from sentinel_sync.status import AgentStatus
 from sentinel_sync.store.rules.outbox import OutboxStatus
@@ -69,7 +69,7 @@ def execute(arguments: argparse.Namespace) -> int:
                 clear()
             _show(settings, picture, as_json=arguments.json)
             if not is_terminal() and not arguments.json:
-                sys.stdout.write("\n")
+                out("\n")
             sys.stdout.flush()
             time.sleep(arguments.watch)
     except KeyboardInterrupt:
@@ -101,7 +101,7 @@ async def _look_into(settings: CloudSettings) -> tuple[OutboxStatus, bool]:
 
 def _show(settings: CloudSettings, picture: Picture, *, as_json: bool) -> None:
     text = _json(settings, picture) if as_json else "\n".join(_lines(settings, picture))
-    sys.stdout.write(text + "\n")
+    out(text + "\n")
 
 
 def _json(settings: CloudSettings, picture: Picture) -> str:

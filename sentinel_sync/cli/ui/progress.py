@@ -6,7 +6,7 @@ from importlib import import_module
 from typing import Protocol, cast
 
 from sentinel_sync.cli.ui.status_text import line_of
-from sentinel_sync.cli.ui.text import can_draw, printable
+from sentinel_sync.cli.ui.text import can_draw, err, out, printable
 from sentinel_sync.status import AgentStatus
 
 #: Seconds between two looks for lines: after a change, and at most while nothing changes. A look costs about 1 ms, and
@@ -58,12 +58,12 @@ class Lines:
             self.interval = min(_LATE, 2.0 * (self.interval or _SOON))
             return
         self._last, self.interval = line, _SOON
-        sys.stdout.write((said.model_dump_json() if self._as_json else line) + "\n")
+        out((said.model_dump_json() if self._as_json else line) + "\n")
         sys.stdout.flush()
 
     def log(self, line: str) -> None:
         """Log lines go to standard error."""
-        sys.stderr.write(line + "\n")
+        err(line + "\n")
         sys.stderr.flush()
 
     def close(self) -> None:

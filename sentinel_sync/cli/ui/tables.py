@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from sentinel_sync.cli.exit_codes import CommandError, ExitCode
-from sentinel_sync.cli.ui.text import duration, table
+from sentinel_sync.cli.ui.text import duration, printable, table
 from sentinel_sync.fleet.rules.queries import FleetAnswer, FleetListing, FleetTrend, VehicleComparison, titled, unit_of
 
 #: A cell of a table is cut to so many characters: one talkative alert must not spread the others over the screen.
 _LONGEST_CELL = 60
 #: A spreadsheet takes a text that begins so for a formula, and runs it; the backend's words are not ours to trust.
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+_FORMULA = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 _OWN = frozenset({"stale", "age"})
 #: Inches and dots per inch: as wide as a page's text, sharp when printed.
 _SIZE = (8.0, 3.6)
@@ -103,14 +103,14 @@ def as_csv(sheet: Sheet) -> str:
     """The sheet as CSV (RFC 4180), figures in the wire's units, so that they can be worked with."""
     target = io.StringIO(newline="")
     writer = csv.writer(target)
-    writer.writerow(sheet.columns)
+    writer.writerow([_harmless(name) for name in sheet.columns])
     writer.writerows([_harmless(value) for value in row] for row in sheet.rows)
     return target.getvalue().rstrip("\r\n")
 
 
 def as_json(answer: FleetAnswer) -> str:
     """The answer as the backend gave it, with `stale` and `age`."""
-    return json.dumps(answer.model_dump(mode="json"), ensure_ascii=False)
+    return json.dumps(answer.model_dump(mode="json"))
 
 
 def age_note(answer: FleetAnswer) -> str | None:
@@ -130,8 +130,10 @@ def _cell(value: object, metric: object, *, is_name: bool) -> str:
 
 def _harmless(value: object) -> object:
     if isinstance(value, dict | list):
-        return json.dumps(value, ensure_ascii=False)
-    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
+        value = json.dumps(value, ensure_ascii=False)
+    if not isinstance(value, str):
+        return value
+    return printable(f"'{value}" if value.lstrip().startswith(_FORMULA) else value)
 
 
 @dataclass(frozen=True, slots=True)

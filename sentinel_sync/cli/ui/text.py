@@ -2,8 +2,10 @@
 
 import math
 import os
+import re
 import shutil
 import sys
+import textwrap
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.util import find_spec
@@ -13,6 +15,12 @@ _SPANS = ((86_400.0, "d"), (3600.0, "h"), (60.0, "min"))
 _KIBIBYTE = 1024.0
 Colour = Literal["red", "green", "yellow", "bold"]
 _CODES: dict[Colour, str] = {"red": "31", "green": "32", "yellow": "33", "bold": "1"}
+
+#: A last column narrower than this goes below its row instead, so far in.
+_LEAST_COLUMN = 24
+_INDENT = 4
+#: What of what is not printable we write ourselves.
+_OURS = re.compile(rf"((?:\x1b\[(?:0|{'|'.join(_CODES.values())})m|[\n\t])+)")
 
 
 def duration(seconds: float) -> str:
@@ -58,17 +66,17 @@ def from_now(seconds: float) -> str:
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], *, width: int | None, right: frozenset[int]) -> list[str]:
-    """Lay out rows in columns.
+    """Lay out rows in columns; nothing is ever cut.
 
     Args:
         head: Names of the columns.
         rows: Cells.
-        width: Columns of the terminal: the last cell is cut to it; None where nothing is cut.
+        width: Columns of the terminal: the last cell is wrapped to it; None where nothing is wrapped.
         right: Columns that are aligned to the right.
     """
     lines = [[printable(cell) for cell in row] for row in (head, *rows)]
     widths = [max(len(row[column]) for row in lines) for column in range(len(head))]
-    return [_row(row, widths, width, right) for row in lines]
+    return [line for row in lines for line in _row(row, widths, width, right)]
 
 
 def pairs(facts: Sequence[tuple[str, str]]) -> list[str]:
@@ -82,15 +90,35 @@ def printable(text: str) -> str:
     return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
 
 
-def _row(cells: Sequence[str], widths: Sequence[int], width: int | None, right: frozenset[int]) -> str:
-    padded = [
+def harmless(text: str) -> str:
+    """The text as it may go to a terminal: what is printable, line ends, tabs, and our own colours."""
+    return "".join(part if at % 2 else printable(part) for at, part in enumerate(_OURS.split(text)))
+
+
+def out(text: str) -> None:
+    """Write to standard output: the only way there, whoever's words the text holds."""
+    sys.stdout.write(harmless(text))
+
+
+def err(text: str) -> None:
+    """Write to standard error, likewise."""
+    sys.stderr.write(harmless(text))
+
+
+def _row(cells: Sequence[str], widths: Sequence[int], width: int | None, right: frozenset[int]) -> list[str]:
+    *most, last = (
         cell.rjust(widths[column]) if column in right else cell.ljust(widths[column])
         for column, cell in enumerate(cells)
-    ]
-    line = "  ".join(padded).rstrip()
-    if width is not None and len(line) > width:
-        return line[: max(1, width - 1)] + "…"
-    return line
+    )
+    line = "  ".join((*most, last)).rstrip()
+    if width is None or len(line) <= width or not most:
+        return [line]
+    lead = "  ".join((*most, ""))
+    if width - len(lead) >= _LEAST_COLUMN:
+        first, *further = textwrap.wrap(last.strip(), width - len(lead))
+        return [lead + first, *(" " * len(lead) + more for more in further)]
+    below = textwrap.wrap(last.strip(), max(_LEAST_COLUMN, width - _INDENT))
+    return [lead.rstrip(), *(" " * _INDENT + more for more in below)]
 
 
 def is_terminal() -> bool:
