@@ -299,6 +299,12 @@ class SyncAgent:
         """What the agent says of itself now."""
         return await self._board(self._built).look()
 
+    async def show_console_address(self, url: str | None) -> None:
+        """Have the status name where the console is served; None once it is not any more."""
+        board = self._board(self._built)
+        board.console = url
+        await board.write()
+
     # --- how ---
 
     @property

@@ -39,6 +39,7 @@ class AgentStatus(StatusModel):
     models: list[ModelStatus] = Field(default_factory=list)
     model_check: ModelCheckStatus | None = None
     profiles: ProfilesStatus | None = None
+    console: str | None = None
 
     @property
     def transfers(self) -> list[TransferStatus]:

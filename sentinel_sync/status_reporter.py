@@ -32,6 +32,8 @@ class StatusReporter:
         self._power = power
         self._clock = clock
         self._written: AgentStatus | None = None
+        #: Address of the console, where one is served.
+        self.console: str | None = None
 
     async def look(self) -> AgentStatus:
         """What the agent says of itself now."""
@@ -58,6 +60,7 @@ class StatusReporter:
             models=parts.models.snapshot(),
             model_check=parts.models.last_check(),
             profiles=parts.profiles.snapshot(),
+            console=self.console,
         )
 
     @property

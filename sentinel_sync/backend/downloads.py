@@ -54,7 +54,8 @@ def check_signature(secret: bytes, token: str, *, expires: float, now: float, su
     Raises:
         Problem: 403 for a token that was not made here for this, 410 for one that has expired.
     """
-    if not hmac.compare_digest(sign(secret, *subject), token):
+    # As bytes: `compare_digest` raises at text that is not ASCII.
+    if not hmac.compare_digest(sign(secret, *subject).encode(), token.encode(errors="replace")):
         raise Problem(403, "token", "this address was not given out by the backend; ask for a new one")
     if now > expires:
         raise Problem(410, "address-expired", "this address has expired; ask for a new one")

@@ -9,7 +9,7 @@ from sentinel_sync.agent import SyncAgent
 from sentinel_sync.cli.actions import load_settings
 from sentinel_sync.cli.arguments import Subparsers, program
 from sentinel_sync.cli.exit_codes import ExitCode
-from sentinel_sync.cli.session import run_agent
+from sentinel_sync.cli.session import Say, run_agent
 from sentinel_sync.cli.ui.text import count, out, printable
 from sentinel_sync.store.rules.outbox import OutboxStatus
 
@@ -62,7 +62,7 @@ def execute(arguments: argparse.Namespace) -> int:
     settings = load_settings(arguments)
     outcomes: list[Outcome] = []
 
-    async def work(agent: SyncAgent, stop: asyncio.Event) -> int:
+    async def work(agent: SyncAgent, stop: asyncio.Event, _: Say) -> int:
         before = await agent.store.outbox.counts()
         sync = asyncio.create_task(_sync_all(agent, before.acknowledged, arguments.timeout), name="cli.once")
         stopping = asyncio.create_task(stop.wait(), name="cli.stop")

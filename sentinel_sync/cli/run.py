@@ -2,7 +2,6 @@
 
 import argparse
 import asyncio
-import sys
 from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
@@ -11,8 +10,7 @@ from sentinel_sync.agent import SyncAgent
 from sentinel_sync.cli.actions import load_settings
 from sentinel_sync.cli.arguments import Subparsers
 from sentinel_sync.cli.exit_codes import CommandError, ExitCode
-from sentinel_sync.cli.session import run_agent
-from sentinel_sync.cli.ui.text import err
+from sentinel_sync.cli.session import Say, run_agent
 
 _DESCRIPTION = "Run the agent until it is stopped."
 _EPILOG = """\
@@ -58,17 +56,16 @@ def execute(arguments: argparse.Namespace) -> int:
     return run_agent(settings, arguments, work, lines=True)
 
 
-async def _until_stopped(_: SyncAgent, stop: asyncio.Event) -> int:
+async def _until_stopped(_: SyncAgent, stop: asyncio.Event, __: Say) -> int:
     await stop.wait()
     return ExitCode.DONE
 
 
-async def _with_console(address: tuple[str, int], agent: SyncAgent, stop: asyncio.Event) -> int:
+async def _with_console(address: tuple[str, int], agent: SyncAgent, stop: asyncio.Event, say: Say) -> int:
     # Imported only here: what serves a page takes memory that an agent without one need not spend.
     console = await asyncio.to_thread(import_module, "sentinel_sync.console")
     async with console.running_console(agent, *address) as at:
-        err(f"console: {at.url_with_token}\n")
-        sys.stderr.flush()
+        say(f"console: {at.url_with_token}")
         await stop.wait()
     return ExitCode.DONE
 

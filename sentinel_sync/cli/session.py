@@ -25,8 +25,10 @@ _STOPPING = (signal.SIGTERM, signal.SIGINT)
 #: A display does without a status that takes longer, seconds: it must not hold up the end.
 _LOOK_TIMEOUT = 0.5
 
+#: Shows a line to whoever watches, above a display that redraws itself.
+Say = Callable[[str], None]
 #: What a command does with its agent; the event is set when it should come to an end.
-Work = Callable[[SyncAgent, asyncio.Event], Awaitable[int]]
+Work = Callable[[SyncAgent, asyncio.Event, Say], Awaitable[int]]
 
 
 @contextmanager
@@ -141,6 +143,7 @@ def run_agent(settings: Settings, arguments: argparse.Namespace, work: Work, *, 
 async def _session(settings: Settings, work: Work, view: View, writer: Writer) -> int:
     agent = SyncAgent(settings)
     notifier = ServiceNotifier()
+    say = view.log if view.takes_log and sys.stderr.isatty() else _to_stderr
     hung_up = asyncio.Event()
     with stopping_signals(hung_up.set) as stop:
         async with agent:
@@ -151,7 +154,7 @@ async def _session(settings: Settings, work: Work, view: View, writer: Writer) -
                 asyncio.create_task(_on_hangup(agent, hung_up), name="cli.hangup"),
             ]
             try:
-                return await work(agent, stop)
+                return await work(agent, stop, lambda line: writer.submit(partial(say, line)))
             finally:
                 logger.info("agent.stopping: within %g s", settings.cloud.shutdown_timeout)
                 notifier.tell(STOPPING="1")

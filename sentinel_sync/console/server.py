@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from sentinel_sync.agent import SyncAgent
 from sentinel_sync.base.errors import ConfigurationError
@@ -25,6 +26,10 @@ _TOKEN_BYTES = 32
 #: Seconds that an answer under way gets when the agent stops: a stream of events would go on for ever.
 _GRACE = 1
 _KEEP_ALIVE = 30
+#: Open connections; a page takes two, and each of its streams of events one.
+_MOST_CONNECTIONS = 64
+#: Seconds that the head of a request may take.
+_HEAD_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +63,41 @@ class _Server(uvicorn.Server):
         yield
 
 
+class _BoundedProtocol(H11Protocol):
+    """Uvicorn's HTTP/1.1, of which only so many are open, and none without a request for long.
+
+    Else whoever can reach the port, token or not, takes the agent's file descriptors from it.
+    """
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._head_due: asyncio.TimerHandle | None = None
+        if len(self.connections) > _MOST_CONNECTIONS:
+            transport.abort()
+        else:
+            self._await_head()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        under_way = getattr(self, "cycle", None)  # None before the first head is whole
+        if under_way is not None and not under_way.response_complete:
+            self._stop_waiting()
+        elif self._head_due is None:
+            self._await_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_waiting()
+        super().connection_lost(exc)
+
+    def _await_head(self) -> None:
+        self._head_due = self.loop.call_later(_HEAD_SECONDS, self.transport.abort)
+
+    def _stop_waiting(self) -> None:
+        if self._head_due is not None:
+            self._head_due.cancel()
+            self._head_due = None
+
+
 @asynccontextmanager
 async def running_console(agent: SyncAgent, host: str, port: int) -> AsyncIterator[ConsoleAddress]:
     """Serve the console of a running agent until the block is left.
@@ -80,6 +120,7 @@ async def running_console(agent: SyncAgent, host: str, port: int) -> AsyncIterat
         hosts = {f"{known}:{address}" for known in (name, "localhost", "127.0.0.1", "[::1]")}
         config = uvicorn.Config(
             Guard(console.app, hosts, token),
+            http=_BoundedProtocol,
             ws="none",
             lifespan="off",
             loop="none",
@@ -96,8 +137,10 @@ async def running_console(agent: SyncAgent, host: str, port: int) -> AsyncIterat
         try:
             await asyncio.wait([serving, ready], return_when=asyncio.FIRST_COMPLETED)
             url = f"http://{name}:{address}/"
+            await agent.show_console_address(url)
             yield ConsoleAddress(url, f"{url}#token={token}", token_file)
         finally:
+            await agent.show_console_address(None)
             ready.cancel()
             await console.feed.close()
             server.should_exit = True

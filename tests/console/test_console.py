@@ -5,9 +5,9 @@ import json
 import shutil
 import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import httpx
 import pytest
@@ -15,6 +15,7 @@ import pytest
 from sentinel_sync.agent import SyncAgent
 from sentinel_sync.base.errors import ConfigurationError, ScenarioError
 from sentinel_sync.console import ConsoleAddress, running_console
+from sentinel_sync.console import server as server_module
 from sentinel_sync.settings import Settings
 from sentinel_sync.store.outbox import NewItem
 from tests.conftest import FIXTURES
@@ -315,3 +316,88 @@ async def _first_event(page: httpx.AsyncClient) -> None:
         async for line in stream.aiter_lines():
             if line.startswith("data: "):
                 return
+
+
+def _open_files() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+class Intruders:
+    """Connections to the console's port that stay open as far as it is up to them."""
+
+    def __init__(self) -> None:
+        self._writers: list[asyncio.StreamWriter] = []
+        self.reading: list[asyncio.Task[None]] = []
+
+    async def open(self, address: ConsoleAddress, number: int, said: bytes) -> None:
+        """So many, each with what it says at once."""
+        url = httpx.URL(address.url)
+        for _ in range(number):
+            reader, writer = await asyncio.open_connection(url.host, url.port)
+            self._writers.append(writer)
+            writer.write(said)
+            self.reading.append(asyncio.create_task(_until_ended(reader)))
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for writer in self._writers:
+            writer.close()
+        await asyncio.gather(*self.reading)
+        for writer in self._writers:
+            with suppress(ConnectionError):
+                await writer.wait_closed()
+
+
+async def _until_ended(reader: asyncio.StreamReader) -> None:
+    with suppress(ConnectionError):
+        while await reader.read(1 << 16):
+            pass
+
+
+class TestManyConnections:
+    """G10: whoever reaches the port takes neither the agent's file descriptors nor its time."""
+
+    @pytest.mark.parametrize(
+        "said",
+        [
+            b"",
+            b"GET / HTTP/1.1\r\n",
+            b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Slow: ",
+            b"\x16\x03\x01",
+            b"POST /api/x HTTP/1.1\r\nContent-Le",
+        ],
+    )
+    async def test_one_without_a_request_is_ended(
+        self, tmp_path: Path, cloud: FakeCloud, monkeypatch: pytest.MonkeyPatch, said: bytes
+    ) -> None:
+        monkeypatch.setattr(server_module, "_HEAD_SECONDS", 0.2)
+        async with _console(tmp_path, cloud) as (_, address), Intruders() as intruders:
+            await intruders.open(address, 3, said)
+            async with asyncio.timeout(PATIENCE):
+                await asyncio.gather(*intruders.reading)
+            async with httpx.AsyncClient(base_url=address.url, trust_env=False) as client:
+                assert (await client.get("/")).status_code == 200, "and the page is there"
+
+    async def test_no_more_are_open_than_the_bound(self, console: tuple[SyncAgent, ConsoleAddress]) -> None:
+        agent, address = console
+        before, count = _open_files(), 300
+        host = httpx.URL(address.url).netloc.decode()
+        async with Intruders() as intruders:
+            await intruders.open(address, count, f"GET /api/events HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+            async with asyncio.timeout(PATIENCE):
+                while sum(task.done() for task in intruders.reading) < count - server_module._MOST_CONNECTIONS:
+                    waiting = [task for task in intruders.reading if not task.done()]
+                    await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            # The intruders' ends are this process's as well.
+            assert _open_files() - before <= count + server_module._MOST_CONNECTIONS + 10
+            assert (await agent.status()).outbox.waiting == 0
+
+    async def test_the_status_names_the_address(self, tmp_path: Path, cloud: FakeCloud) -> None:
+        """G3."""
+        async with _console(tmp_path, cloud) as (agent, address):
+            assert (await agent.status()).console == address.url
+            shown = json.loads((tmp_path / "state" / "status.json").read_text())
+            assert shown["console"] == address.url
+            assert "token=" not in json.dumps(shown)

@@ -44,6 +44,8 @@ def facts_of(said: AgentStatus, outbox: OutboxStatus, *, age: float) -> list[tup
     facts.append(("parts", duties(said.duties)))
     if said.connectivity.clock_skew is not None:
         facts.append(("clock", clock(said.connectivity.clock_skew)))
+    if said.console is not None:
+        facts.append(("console", f"{said.console} (to change things: the token is in the state folder)"))
     if said.salvaged_from is not None:
         facts.append(("damage", f"the outbox was damaged; the old file is {said.salvaged_from}"))
     return facts
