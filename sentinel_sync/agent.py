@@ -24,9 +24,8 @@ from sentinel_sync.models.model_downloader import ModelDownloader
 from sentinel_sync.profiles.profile_synchronizer import ProfileSynchronizer
 from sentinel_sync.scenarios.scenario_uploader import ScenarioUploader
 from sentinel_sync.settings import Settings
-from sentinel_sync.status import AgentStatus
-from sentinel_sync.status_reporter import StatusReporter
-from sentinel_sync.store.rules.outbox import OutboxStatus
+from sentinel_sync.status import AgentStatus, RemainingWork
+from sentinel_sync.status_reporter import StatusReporter, remaining_work
 from sentinel_sync.store.store import Store
 from sentinel_sync.trips.trip_uploader import TripUploader
 
@@ -234,8 +233,10 @@ class SyncAgent:
 
     # --- what a host asks for ---
 
-    async def flush(self, timeout: float = 30.0) -> OutboxStatus:
-        """Send until nothing is left, at most `timeout` seconds; returns what there is then (`.unsent`, `.set_aside`).
+    async def flush(self, timeout: float = 30.0) -> RemainingWork:
+        """Send until nothing is left, at most `timeout` seconds; returns what there is then (`.left`, `.set_aside`).
+
+        Also what is not queued yet: a recording that was written just now is waited for until it can be told whole.
 
         Ends early where waiting can't help: sending is switched off, or the credential is refused.
         """
@@ -244,20 +245,24 @@ class SyncAgent:
                 await self._send_all()
         except TimeoutError:
             logger.info("agent.flush: something is left after %.1f s", timeout)
-        return await self.store.outbox.counts()
+        return await self.remaining()
 
-    async def drain(self, deadline: float) -> OutboxStatus:
+    async def remaining(self) -> RemainingWork:
+        """All that is still to be done with the backend: queued, in the folders, ordered."""
+        return await remaining_work(self._built)
+
+    async def drain(self, deadline: float) -> RemainingWork:
         """For the grace after ignition off: send what fits into `deadline` seconds, most important first.
 
         Returns what is left, at the latest a second after the deadline.
         """
         return await self.flush(deadline)
 
-    async def run_once(self, timeout: float = 60.0) -> OutboxStatus:
+    async def run_once(self, timeout: float = 60.0) -> RemainingWork:
         """Send all that is due now; gives up at once where the backend is out of reach."""
         if await self.connectivity.probe_now():
             return await self.flush(timeout)
-        return await self.store.outbox.counts()
+        return await self.remaining()
 
     def set_power(self, state: str) -> None:
         """The host's word on the battery: 'low' stops all sending at once, 'normal' lifts that.
@@ -325,7 +330,9 @@ class SyncAgent:
                     # What one part cannot do must not keep the others from sending.
                     logger.warning("agent.flush: %s", error)
             passage = parts.foundation.client.gate.passage(self._clock.monotonic())
-            if await self._sendable() == 0 or passage.state in {GateState.HALTED, GateState.REFUSED}:
+            settles_in = parts.scenarios.settles_in()
+            has_more = await self._sendable() > 0 or settles_in is not None
+            if not has_more or passage.state in {GateState.HALTED, GateState.REFUSED}:
                 return
             await self._clock.sleep(max(_FLUSH_PAUSE, passage.wait or 0.0))
 

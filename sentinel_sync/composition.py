@@ -67,7 +67,7 @@ class Components:
     @property
     def syncs(self) -> tuple[Callable[[], Awaitable[object]], ...]:
         """What sends, most important first."""
-        return (self.trips.sync_now, self.profiles.sync_now, self.scenarios.sync_now)
+        return (self.trips.sync_now, self.profiles.sync_now, self.scenarios.scan_step, self.scenarios.sync_now)
 
     async def held_kinds(self) -> list[str]:
         """Kinds of the outbox that the settings, a missing consent or the network keep from being sent."""

@@ -18,6 +18,25 @@ from sentinel_sync.store.rules.outbox import OutboxStatus
 STATUS_NAME = "status.json"
 
 
+class RemainingWork(OutboxStatus):
+    """All that is still to be done with the backend: the queue, and what lies elsewhere and is not queued.
+
+    Attributes:
+        recordings: Folders that may become recordings to be sent: still changing, or not whole yet.
+        profiles: Driver profiles with changes that the backend does not have, and drivers it is still to forget.
+        orders: Of operators, that have not been carried out.
+    """
+
+    recordings: int = 0
+    profiles: int = 0
+    orders: int = 0
+
+    @property
+    def left(self) -> int:
+        """All of it."""
+        return self.unsent + self.set_aside + self.recordings + self.profiles + self.orders
+
+
 class AgentStatus(StatusModel):
     """A running agent at one instant."""
 
@@ -30,7 +49,7 @@ class AgentStatus(StatusModel):
     power: str
     trip_id: str | None
     connectivity: ConnectivitySummary
-    outbox: OutboxStatus
+    outbox: RemainingWork
     duties: list[PeriodicTaskStatus]
     salvaged_from: str | None
     updated_at: datetime

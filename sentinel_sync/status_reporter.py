@@ -11,7 +11,7 @@ from sentinel_sync.base.clock import Clock
 from sentinel_sync.base.files import replace_file
 from sentinel_sync.base.tasks import Supervisor
 from sentinel_sync.composition import Components
-from sentinel_sync.status import STATUS_NAME, AgentStatus
+from sentinel_sync.status import STATUS_NAME, AgentStatus, RemainingWork
 
 logger: logging.Logger = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ class StatusReporter:
             connectivity=parts.connectivity.report().model_copy(
                 update={"clock_skew": parts.foundation.timekeeper.skew()}
             ),
-            outbox=await parts.foundation.store.outbox.counts(),
+            outbox=await remaining_work(parts),
             duties=[task.status() for task in self._supervisor.duties],
             salvaged_from=None if salvaged is None else salvaged.moved_to.name,
             updated_at=datetime.fromtimestamp(self._clock.now(), UTC),
@@ -80,6 +80,18 @@ class StatusReporter:
         except OSError as error:
             # A full disk must not stop the agent: the status is for people, and they see the error in the log.
             logger.warning("agent.status: cannot write %s (%s)", path.name, error.strerror)
+
+
+async def remaining_work(parts: Components) -> RemainingWork:
+    """The one account of what is left; what the settings switch off is none of it."""
+    settings = parts.foundation.client.settings
+    counts = await parts.foundation.store.outbox.counts()
+    return RemainingWork(
+        **counts.model_dump(),
+        recordings=parts.scenarios.unqueued if settings.upload_scenarios else 0,
+        profiles=parts.profiles.snapshot().unsent if settings.sync_profiles else 0,
+        orders=await parts.models.commands_waiting(),
+    )
 
 
 def _steady(shown: AgentStatus) -> dict[str, object]:

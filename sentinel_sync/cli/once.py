@@ -11,7 +11,7 @@ from sentinel_sync.cli.arguments import Subparsers, program
 from sentinel_sync.cli.exit_codes import ExitCode
 from sentinel_sync.cli.session import Say, run_agent
 from sentinel_sync.cli.ui.text import count, out, printable
-from sentinel_sync.store.rules.outbox import OutboxStatus
+from sentinel_sync.status import RemainingWork
 
 #: So many seconds without a single item sent, and waiting longer is left to the next call.
 _PATIENCE = 20.0
@@ -33,13 +33,13 @@ class Outcome:
     """
 
     sent: int
-    counts: OutboxStatus
+    counts: RemainingWork
     why: str
 
     @property
     def left(self) -> int:
-        """Items that have not been sent."""
-        return self.counts.unsent + self.counts.set_aside
+        """All that is still to be done."""
+        return self.counts.left
 
 
 def add_parser(subparsers: Subparsers) -> None:
@@ -72,7 +72,7 @@ def execute(arguments: argparse.Namespace) -> int:
         await asyncio.wait({sync, stopping})
         if not sync.cancelled():
             sync.result()
-        counts, said = await agent.store.outbox.counts(), await agent.status()
+        counts, said = await agent.remaining(), await agent.status()
         gate = said.connectivity
         why = gate.message if gate.gate == "open" else gate.gate_reason
         outcome = Outcome(counts.acknowledged - before.acknowledged, counts, why)
@@ -106,6 +106,13 @@ def _words(outcome: Outcome) -> str:
         lines.append(
             f"{count(counts.set_aside, 'item')} set aside: `{program()} queue list --state set_aside` tells why"
         )
+    for number, one, many in (
+        (counts.recordings, "recording is not whole yet, or still changes", "recordings are not whole yet"),
+        (counts.profiles, "driver profile is still to be synced", "driver profiles are still to be synced"),
+        (counts.orders, "order is still to be carried out", "orders are still to be carried out"),
+    ):
+        if number:
+            lines.append(count(number, one, many))
     return "\n".join(lines)
 
 
@@ -117,6 +124,9 @@ def _json(outcome: Outcome) -> str:
             "left": outcome.left,
             "waiting": counts.unsent,
             "set_aside": counts.set_aside,
+            "recordings": counts.recordings,
+            "profiles": counts.profiles,
+            "orders": counts.orders,
             "why": outcome.why if outcome.left else None,
         }
     )

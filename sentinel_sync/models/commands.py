@@ -183,6 +183,10 @@ class ModelCommandQueue:
         #: Why an order was put off at last, by its key: said once.
         self._put_off: dict[str, str] = {}
 
+    async def count(self) -> int:
+        """How many wait."""
+        return len(await self._commands.waiting())
+
     async def waiting(self, actions: Collection[CommandAction]) -> bool:
         """Whether orders of these kinds wait."""
         return any(placed.order.action in actions for placed in await self._commands.waiting())

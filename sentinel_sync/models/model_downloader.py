@@ -342,6 +342,11 @@ class ModelDownloader:
         await self.prepare()
         return await self._commands.outcomes()
 
+    async def commands_waiting(self) -> int:
+        """Orders of other processes that have not been carried out."""
+        await self.prepare()
+        return await self._commands.count()
+
     def last_check(self) -> ModelCheckStatus:
         """When the source was last asked, and why the attempt after that failed; a plain call."""
         return self._checks.shown()

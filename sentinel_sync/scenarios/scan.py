@@ -194,6 +194,7 @@ class Scan:
         unsettled = [name for name in sorted(names) if not _is_settled(summaries.get(storable(name)))]
         self._forget_others(unsettled)
         if missing_consent(consent, self._settings.policy_version) is not None:
+            self._sights.clear()
             if consent is not None and not consent.granted and before is not None:
                 await self._decline(directory, [name for name in unsettled if name not in before], consent)
             return 0, interval
@@ -206,6 +207,17 @@ class Scan:
             queued += new
             wait = min(wait, settles_in or interval)
         return queued, wait
+
+    @property
+    def unqueued(self) -> int:
+        """Folders that may become recordings to be sent: still changing, or not whole yet; as of the last look."""
+        return len(self._sights)
+
+    def settles_in(self) -> float | None:
+        """Seconds until the next folder has been unchanged for long enough; None where none is waited for so."""
+        now, settle_time = self._clock.monotonic(), self._settings.scenario_settle_time
+        waits = [sight.settles_in(now, settle_time) for sight in self._sights.values() if sight.fault is None]
+        return min(waits, default=None)
 
     async def _decline(self, directory: Path, names: list[str], withdrawal: Consent) -> None:
         """Remember what came into sight while the consent stood withdrawn: its time may not be believed later."""
@@ -239,12 +251,17 @@ class Scan:
             return False, settles_in
         if appearance.is_link:
             await self._records.refuse(folder, _IS_LINK, appearance.fingerprint)
+            del self._sights[folder.name]
             return False, 0.0
         if made_while_withdrawn(history, appearance.changed_at):
             await self._records.decline(folder, MADE_WHILE_WITHDRAWN)
+            del self._sights[folder.name]
             return False, 0.0
         if observation.fault is None:
-            return await self._take(folder, observation), 0.0
+            queued = await self._take(folder, observation)
+            if observation.fault is None:
+                del self._sights[folder.name]
+            return queued, 0.0
         if observation.is_given_up(now):
             await self._records.refuse(folder, observation.fault, appearance.fingerprint)
         return False, 0.0

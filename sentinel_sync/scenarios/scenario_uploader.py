@@ -309,8 +309,18 @@ class ScenarioUploader:
             dropped=statistics["dropped"],
             deleted=statistics["deleted"],
             deleted_unsent=statistics["deleted_unsent"],
+            unqueued=self.unqueued,
             reasons=await self._records.reasons(_MOST_REASONS),
         )
+
+    @property
+    def unqueued(self) -> int:
+        """Folders that may become recordings to be sent, as of the last look."""
+        return self._scan.unqueued
+
+    def settles_in(self) -> float | None:
+        """Seconds until the next folder can be told to be whole; None where none is waited for; a plain call."""
+        return self._scan.settles_in()
 
     def under_way(self) -> TransferStatus | None:
         """What is being prepared, compressed or sent at this instant; a plain call."""

@@ -102,6 +102,8 @@ def network(shown: NetworkStatus) -> str:
 def recordings(shown: ScenariosStatus) -> str:
     """How recordings stand, and why they wait where they do."""
     words = [f"{shown.queued:,} queued, {shown.uploaded:,} uploaded, {shown.set_aside:,} set aside"]
+    if shown.unqueued:
+        words.append(f"{shown.unqueued:,} not whole yet, or still changing")
     if shown.deleted_unsent:
         words.append(f"{shown.deleted_unsent:,} deleted unsent, by keep_unsent_days")
     if shown.under_way is not None:

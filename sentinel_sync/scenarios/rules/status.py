@@ -202,6 +202,7 @@ class ScenariosStatus(StatusModel):
         consent_at: When the decision was made, or None where there is none.
         held: Why nothing may leave now, or None.
         under_way: What is being prepared, compressed or sent now, or None.
+        unqueued: Folders that may become recordings to be sent: still changing, or not whole yet.
         set_aside: How many need a person.
         deleted: How many the retention settings deleted, and …
         deleted_unsent: … how many of them had not been sent.
@@ -219,4 +220,5 @@ class ScenariosStatus(StatusModel):
     dropped: int
     deleted: int = 0
     deleted_unsent: int = 0
+    unqueued: int = 0
     reasons: dict[str, str] = Field(default_factory=dict)

@@ -15,8 +15,7 @@ from sentinel_sync.cloud.rules.connectivity import ConnectivitySummary
 from sentinel_sync.models.rules.status import BadVersionStatus, ModelCheckStatus, ModelStatus
 from sentinel_sync.profiles.records import ProfilesStatus
 from sentinel_sync.scenarios.rules.status import ScenariosStatus
-from sentinel_sync.status import AgentStatus
-from sentinel_sync.store.rules.outbox import OutboxStatus
+from sentinel_sync.status import AgentStatus, RemainingWork
 
 ONLINE = ConnectivitySummary(
     status="online",
@@ -28,7 +27,7 @@ ONLINE = ConnectivitySummary(
     gate_reason="",
     clock_skew=0.3,
 )
-OUTBOX = OutboxStatus(waiting=3, sending=1, set_aside=0, size_bytes=4096, acknowledged=12, dropped={})
+OUTBOX = RemainingWork(waiting=3, sending=1, set_aside=0, size_bytes=4096, acknowledged=12, dropped={})
 WELL = AgentStatus(
     version="0.1.0",
     process_id=1,
