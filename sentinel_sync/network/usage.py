@@ -10,7 +10,7 @@ from pydantic import TypeAdapter
 from sentinel_sync.base.clock import Clock
 from sentinel_sync.base.errors import StoreError
 from sentinel_sync.base.timekeeping import ClockStamp
-from sentinel_sync.network.rules.traffic import ANY, Accounts, KeptAccounts, Limit, Link
+from sentinel_sync.network.rules.traffic import ANY, Accounts, KeptAccounts, Limit, Link, Period
 from sentinel_sync.store.documents import Documents
 from sentinel_sync.store.timekeeper import Timekeeper
 
@@ -24,12 +24,13 @@ _HANDED_IN = "data_usage.handed_in"
 #: So many at most: a command that is run again and again while no agent is must not fill the disk.
 _MOST_HANDED_IN = 1000
 _HANDED_IN_SHAPE = TypeAdapter(dict[Link, int])
-#: A kill may cost 1/256 of a link's smallest budget in accuracy, so using it up takes some 500 writes.
+#: A kill may cost 1/256 of a link's smallest budget in accuracy, so using it up takes some 500 writes; …
 _SHARE_AT_RISK = 256
-#: Not less than this, bytes: or each request would be a write.
+#: … but no more than 1/128 of what the day has used: whoever looks, also from another process, sees it to one percent.
+_SHARE_OF_DAY = 128
+#: Not less than this, bytes, where there is a budget, or none: or each request would be a write.
 _LEAST_AT_RISK = 1 << 10
-#: For a link without a budget: its figures are for people.
-_UNLIMITED_AT_RISK = 64 << 20
+_LEAST_OF_DAY = 16 << 10
 #: Seconds before a write that failed is tried again: a full disk is not the better for being asked at each packet.
 _RETRY = 60.0
 
@@ -37,7 +38,8 @@ _RETRY = 60.0
 class UsageRecord:
     """Counts in memory and writes now and then, so that a kill cannot hide what was used.
 
-    What is written says how much more may be used over each link before the next write: 1/256 of its smallest budget.
+    What is written says how much more may be used over each link before the next write: 1/128 of what the day has
+    used, at most 1/256 of its smallest budget.
     A write is due when half of that is used. After a kill the next start charges all of it: the accounts are then too
     high by that much at most, and never too low, unless more than the other half passes during a single write. After
     an orderly end they are exact.
@@ -118,7 +120,7 @@ class UsageRecord:
     async def write(self) -> None:
         """Write the accounts; a full disk is said once, and the accounts go on in memory."""
         if self._owner and self._loaded:
-            await self._write({link: self._limited.get(link, _UNLIMITED_AT_RISK) for link in self._unwritten})
+            await self._write({link: self._at_risk(link) for link in self._unwritten})
 
     async def close(self) -> None:
         """Write the accounts for the last time: what is written is exact."""
@@ -148,7 +150,7 @@ class UsageRecord:
         async with self._writing:
             self._is_due = False
             written = dict(self._unwritten)
-            kept = self.accounts.kept({link: risk for link, risk in promised.items() if link in self._limited})
+            kept = self.accounts.kept(promised)
             try:
                 await self._documents.save(_KIND, _KEY, kept, _SHAPE)
             except StoreError as error:
@@ -159,6 +161,10 @@ class UsageRecord:
             self._failed_at, self._promised = None, promised
             for link, used_bytes in written.items():
                 self._unwritten[link] -= used_bytes
+
+    def _at_risk(self, link: Link) -> int:
+        of_day = max(_LEAST_OF_DAY, self.accounts.used(link, Period.DAY) // _SHARE_OF_DAY)
+        return min(self._limited.get(link, of_day), of_day)
 
     async def _hand_in(self) -> None:
         used, self._unwritten = self._unwritten, {}

@@ -50,18 +50,40 @@ class TestItsMemory:
                 await policy.step()
                 writes += await version(store) - before
         assert used(policy) == 10 * MEGABYTE
-        assert 256 <= writes <= 520
+        assert 256 <= writes <= 750
 
-    async def test_where_there_is_no_budget_it_hardly_writes_at_all(self, store: Store, clock: FakeClock) -> None:
+    async def test_where_there_is_no_budget_it_writes_ever_more_seldom(self, store: Store, clock: FakeClock) -> None:
         policy = policy_on(store, clock)
         await policy.prepare()
-        wakes = 0
-        for _ in range(2000):
-            policy.count(64 << 10, 0)
-            wakes += policy.duty.wake.is_set()
-            policy.duty.wake.clear()
-            await policy.step()
-        assert 1 <= wakes <= 5
+        wakes = [0, 0]
+        for half in (0, 1):
+            for _ in range(2000):
+                policy.count(64 << 10, 0)
+                wakes[half] += policy.duty.wake.is_set()
+                policy.duty.wake.clear()
+                await policy.step()
+        assert wakes[1] <= 200 < wakes[0] <= 750
+
+    @pytest.mark.parametrize("budget", [{}, {"data_budget": {"any": {"month": 10_000 * MEGABYTE}}}])
+    @pytest.mark.parametrize("total", [1_700_000, 26_400_000, 400 * MEGABYTE])
+    @pytest.mark.parametrize("killed", [False, True])
+    async def test_whoever_looks_from_outside_sees_it_to_one_percent(
+        self, tmp_path: Path, clock: FakeClock, budget: dict[str, Any], total: int, killed: bool
+    ) -> None:
+        """G6: beside a running agent, with or without a budget, and after a kill."""
+        async with Store(tmp_path, clock=clock) as store:
+            policy = policy_on(store, clock, **budget)
+            await policy.prepare()
+            said, piece = 0, total // 4000
+            while said < total:
+                policy.count(piece, 0)
+                said += piece
+                if policy.duty.wake.is_set():
+                    policy.duty.wake.clear()
+                    await policy.step()
+            looker = policy_on(store, clock, **budget) if killed else policy_on(store, clock, owner=False, **budget)
+            await looker.prepare()
+            assert sum(use.day_bytes for use in looker.snapshot().usage) == pytest.approx(said, rel=0.01)
 
     async def test_a_kill_hides_nothing_and_costs_little(self, tmp_path: Path, clock: FakeClock) -> None:
         limit, chunk, lives, said = 10 * MEGABYTE, 1000, 4, 0
