@@ -212,6 +212,8 @@ class SyncAgent:
             last.callback(self._say_stopped)
             last.push_async_callback(self._stack.aclose)
             last.push_async_callback(self._board(parts).write)
+            # What is written last says why work waits, and that it was being stopped is no reason for that.
+            last.callback(parts.foundation.client.gate.resume, "stopping")
             last.push_async_callback(self._supervisor.stop, self.settings.cloud.shutdown_timeout * _GRACE_SHARE)
         logger.info("agent.stopped")
 

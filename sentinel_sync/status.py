@@ -60,6 +60,19 @@ class AgentStatus(StatusModel):
     profiles: ProfilesStatus | None = None
     console: str | None = None
 
+    def waiting_reason(self, kind: str) -> str | None:
+        """Why queued work of a kind does not go now, the same wherever it is shown; None where it may."""
+        shown = self.connectivity
+        if not self.enabled:
+            return "cloud.enabled is false"
+        if shown.gate != "open":
+            return shown.gate_reason or shown.gate
+        if shown.status == "offline":
+            return shown.message
+        if kind == "scenario" and self.scenarios is not None:
+            return self.scenarios.held
+        return None if self.traffic is None else self.traffic.held.get(f"{kind}s")
+
     @property
     def transfers(self) -> list[TransferStatus]:
         """All that is under way."""

@@ -7,12 +7,13 @@ import json
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 
 from sentinel_sync.base.backoff import CAP
 from sentinel_sync.cli.actions import add_action, add_command, at_least_one, print_json, print_lines
 from sentinel_sync.cli.arguments import Subparsers, program
 from sentinel_sync.cli.exit_codes import CommandError, ExitCode
-from sentinel_sync.cli.offline import opened, runs
+from sentinel_sync.cli.offline import last_said, opened, runs
 from sentinel_sync.cli.ui.text import count, duration, err, from_now, moment, pairs, size, table, width
 from sentinel_sync.settings import CloudSettings
 from sentinel_sync.store.database import DamagedError
@@ -64,6 +65,7 @@ async def _list(settings: CloudSettings, arguments: argparse.Namespace) -> int:
         items = await folder.outbox.items(state=arguments.state, kind=arguments.kind, limit=arguments.limit)
         total = _total(await folder.outbox.counts(arguments.kind), arguments.state)
     running = await asyncio.to_thread(runs, settings)
+    items = await _with_reasons(settings, items)
     now = time.time()
     if arguments.json:
         print_json({"total": total, "items": [_facts(item) for item in items]})
@@ -78,7 +80,7 @@ async def _list(settings: CloudSettings, arguments: argparse.Namespace) -> int:
 
 async def _show(settings: CloudSettings, arguments: argparse.Namespace) -> int:
     async with opened(settings, writable=False) as folder:
-        (item,) = await _find(folder.outbox, [arguments.key])
+        (item,) = await _with_reasons(settings, await _find(folder.outbox, [arguments.key]))
     try:
         body = json.loads(item.body)
     except ValueError:
@@ -166,6 +168,19 @@ async def _find(outbox: Outbox, keys: Sequence[str]) -> list[OutboxItem]:
     if missing:
         raise CommandError(f"there is no item {', '.join(map(repr, missing))} in the queue: sent already, or mistyped?")
     return [item for item in found if item is not None]
+
+
+async def _with_reasons(settings: CloudSettings, items: Sequence[OutboxItem]) -> list[OutboxItem]:
+    """The items with the reason that holds now: what an agent said last of all that waits, else each one's own."""
+    said = await asyncio.to_thread(last_said, settings)
+    if said is None:
+        return list(items)
+    return [
+        item
+        if item.state is ItemState.SET_ASIDE or (why := said.waiting_reason(item.kind)) is None
+        else replace(item, reason=why)
+        for item in items
+    ]
 
 
 def _may_drop(items: Sequence[OutboxItem]) -> bool:

@@ -2,10 +2,12 @@
 
 import sqlite3
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from sentinel_sync.store.store import DATABASE_NAME
+from tests.cli.backend import Backend
 from tests.cli.vehicle import Vehicle
 
 
@@ -130,3 +132,25 @@ def _damage(path: Path) -> None:
     with path.open("r+b") as file:
         file.seek(path.stat().st_size // 2)
         file.write(b"\xff" * 8192)
+
+
+def test_the_one_reason_is_shown_everywhere(vehicle: Vehicle, backend: Backend) -> None:
+    """G4: the key is refused, so no item was tried, and none has a reason of its own."""
+    (key,) = vehicle.queue_trips(1)
+    backend.key = "another"
+    why = vehicle.run("once", "--json").json["why"]
+    assert "credential is refused" in why
+    (item,) = vehicle.run("queue", "list", "--json").json["items"]
+    assert item["reason"] == why
+    for words in (("queue", "list"), ("queue", "show", key), ("status",)):
+        assert why in vehicle.run(*words).out
+
+
+@pytest.mark.parametrize("change", [{"enabled": False}, {"api_url": "http://127.0.0.1:1"}])
+def test_so_is_any_other_reason(vehicle: Vehicle, backend: Backend, change: dict[str, Any]) -> None:
+    vehicle.queue_trips(1)
+    vehicle.configure(**change)
+    vehicle.run("once")
+    (item,) = vehicle.run("queue", "list", "--json").json["items"]
+    assert item["reason"]
+    assert item["reason"] in vehicle.run("status").out
