@@ -5,7 +5,7 @@ import asyncio
 import json
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +24,7 @@ from sentinel_sync.settings import Settings
 from sentinel_sync.store.outbox import ItemState, OutboxItem
 from sentinel_sync.store.store import Store
 from sentinel_sync.store.timekeeper import Timekeeper
-from sentinel_sync.trips.drive_file import RecordedClock, read_drive
+from sentinel_sync.trips.drive_file import RecordedClock, read_drives
 from sentinel_sync.trips.rules.drive import Drive
 from sentinel_sync.trips.trip_uploader import TripUploader
 
@@ -83,36 +83,50 @@ def add_parser(subparsers: Subparsers) -> None:
 def execute(arguments: argparse.Namespace) -> ExitCode:
     """Replay one file."""
     pace: float | None = arguments.speed_factor or (1.0 if arguments.realtime else None)
-    drive = read_drive(arguments.file)
+    recorded = read_drives(arguments.file)
     settings = load_settings(arguments)
     try:
         replayed = asyncio.run(
-            replay(drive, settings, driver=arguments.driver, pace=pace, wait=arguments.wait, tell=_progress(arguments))
+            replay(
+                recorded.drives,
+                settings,
+                driver=arguments.driver,
+                pace=pace,
+                wait=arguments.wait,
+                tell=_progress(arguments),
+            )
         )
     except KeyboardInterrupt:
         err("\nstopped: a drive that was not replayed to its end is not recorded\n")
         raise
+    both = list(zip(recorded.drives, replayed, strict=True))
     if arguments.json:
-        out(json.dumps(_as_json(drive, replayed), indent=2) + "\n")
+        shown = [_as_json(drive, one) for drive, one in both]
+        unusable = {"unusable": recorded.unusable.count, "unusable_reason": recorded.unusable.reason}
+        out(json.dumps((shown[0] if len(shown) == 1 else {"drives": shown}) | unusable, indent=2) + "\n")
     else:
-        out("\n".join(_as_text(arguments.file, drive, replayed, settings)) + "\n")
-    set_aside = replayed.item is not None and replayed.item.state is ItemState.SET_ASIDE
+        lines = [line for drive, one in both for line in _as_text(arguments.file, drive, one, settings)]
+        if recorded.unusable.count:
+            left_out = words.count(recorded.unusable.count, "position")
+            lines.append(f"  note: {left_out} could not be used and were left out ({recorded.unusable.reason})")
+        out("\n".join(lines) + "\n")
+    set_aside = any(one.item is not None and one.item.state is ItemState.SET_ASIDE for one in replayed)
     return ExitCode.FAILED if set_aside else ExitCode.DONE
 
 
 async def replay(
-    drive: Drive,
+    drives: Sequence[Drive],
     settings: Settings,
     *,
     driver: str | None = None,
     pace: float | None = None,
     wait: float = DEFAULT_WAIT,
     tell: Callable[[float, float], None] | None = None,
-) -> Replayed:
-    """Record a drive as one trip in the configured state folder and give the backend `wait` seconds to take it.
+) -> list[Replayed]:
+    """Record each drive as a trip in the configured state folder and give the backend `wait` seconds to take them.
 
     Args:
-        drive: The drive.
+        drives: The drives.
         settings: Which vehicle, which backend, which folder.
         driver: The vehicle's own id of the driver.
         pace: How many times faster than it was; None is as fast as it goes.
@@ -135,18 +149,20 @@ async def replay(
             stack.push_async_callback(client.close)
             store = Store(settings.cloud.state_dir, max_bytes=settings.cloud.outbox_max_bytes, exclusive=False)
             await stack.enter_async_context(store)
-        clock = RecordedClock(drive.start)
-        uploader = TripUploader(
-            client,
-            recoverable=False,
-            foundation=Foundation.of(
-                client, store, timekeeper=Timekeeper(store.documents, clock), clock=clock, supervised=True
-            ),
-        )
-        trip = await play(drive, uploader, clock, driver=driver, pace=pace, tell=tell)
+        trips = []
+        for drive in drives:
+            clock = RecordedClock(drive.start)
+            uploader = TripUploader(
+                client,
+                recoverable=False,
+                foundation=Foundation.of(
+                    client, store, timekeeper=Timekeeper(store.documents, clock), clock=clock, supervised=True
+                ),
+            )
+            trips.append(await play(drive, uploader, clock, driver=driver, pace=pace, tell=tell))
         if agent is not None and wait > 0.0:
             await agent.run_once(wait)
-        return Replayed(trip, await store.outbox.find(trip.trip_id), joined=agent is None)
+        return [Replayed(trip, await store.outbox.find(trip.trip_id), joined=agent is None) for trip in trips]
 
 
 async def play(
@@ -218,7 +234,7 @@ def _as_text(file: Path, drive: Drive, replayed: Replayed, settings: Settings) -
     ]
     notes = [words.count(len(drive.readings) + 1, "position")]
     if drive.left_out:
-        notes.append(f"{drive.left_out:,} left out (jumps or repeated times)")
+        notes.append(f"{drive.left_out:,} left out (jumps, or times that repeat or go back)")
     if drive.gaps:
         notes.append(
             f"{words.count(drive.gaps, 'gap')}, up to {words.duration(drive.longest_gap)} (a straight line counts)"

@@ -3,16 +3,18 @@
 import asyncio
 import codecs
 import csv
+import io
 import os
 import stat
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 from uuid import uuid4
 from xml.parsers import expat  # a document type, and with it any entity, is refused where it begins
 
 from sentinel_sync.cloud.rules.answers import rfc3339
-from sentinel_sync.trips.rules.drive import Drive, DriveError, Fix, drive_of
+from sentinel_sync.trips.rules.drive import Drive, DriveError, Fix, drives_of
 
 #: No drive takes more bytes: a day at ten positions a second in verbose GPX.
 MAX_BYTES = 256 << 20
@@ -35,13 +37,40 @@ _COLUMNS = {
 }
 
 
-def read_drive(path: Path) -> Drive:
-    """Read a drive; its first character tells which kind of file it is.
+@dataclass(slots=True)
+class Unusable:
+    """What of a file could not be used.
+
+    Attributes:
+        count: Positions that were left out, and a rest that could not be read as one.
+        reason: Why the first of them was, with its line; it holds no coordinate.
+    """
+
+    count: int = 0
+    reason: str | None = None
+
+    def note(self, error: DriveError) -> None:
+        """Leave something out."""
+        self.count += 1
+        self.reason = self.reason or str(error)
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedDrives:
+    """A file, read: the drives in it, mostly one, and what could not be used."""
+
+    drives: tuple[Drive, ...]
+    unusable: Unusable
+
+
+def read_drives(path: Path) -> RecordedDrives:
+    """Read a file's drives; its first character tells which kind of file it is. What can be used is used.
 
     Raises:
-        DriveError: It cannot be read or is no drive: one line that names the file, and the line in it where one is at
-            fault. It holds no coordinate.
+        DriveError: It cannot be read or holds no drive: one line that names the file, and the line in it where one is
+            at fault. It holds no coordinate.
     """
+    unusable = Unusable()
     try:
         with open(path, "rb", opener=_open_regular) as file:  # Path.open takes no opener
             head = file.read(_MAX_TEXT)
@@ -49,7 +78,16 @@ def read_drive(path: Path) -> Drive:
             if not head:
                 raise DriveError("it is empty")
             is_xml = head.lstrip(codecs.BOM_UTF8 + codecs.BOM_UTF16_LE + b"\0 \t\r\n").startswith(b"<")
-            return drive_of(_bounded(_GpxReader().fixes(file) if is_xml else _csv_fixes(file)))
+            fixes = _GpxReader(unusable).fixes(file) if is_xml else _csv_fixes(file, unusable)
+            try:
+                drives, strays = drives_of(_bounded(fixes))
+            except DriveError as error:
+                # Where nothing could be used, the first reason is the one.
+                raise DriveError(unusable.reason or str(error)) from None
+            if strays:
+                unusable.note(DriveError("a position hours before or after all others"))
+                unusable.count += strays - 1
+            return RecordedDrives(tuple(drives), unusable)
     except OSError as error:
         raise DriveError(f"cannot read {path}: {error.strerror}") from None
     except DriveError as error:
@@ -83,40 +121,46 @@ def _bounded(fixes: Iterator[Fix]) -> Iterator[Fix]:
 # --- CSV ---
 
 
-def _csv_fixes(file: BinaryIO) -> Iterator[Fix]:
-    lines = _Lines(file)
-    header = next(lines, "")
-    rows = csv.reader(lines, delimiter=max(",;\t", key=header.count), strict=True)
-    places = _places(next(csv.reader([header], delimiter=max(",;\t", key=header.count)), []))
+def _csv_fixes(file: BinaryIO, unusable: Unusable) -> Iterator[Fix]:
+    lines = _lines(file)
+    _, header = next(lines, (1, ""))
+    delimiter = max(";\t,", key=header.count)
+    places = _places(_cells(header, delimiter))
+    for number, line in lines:
+        # Each line by itself: a quotation mark that is never closed must not swallow the rest.
+        row = _cells(line, delimiter)
+        if any(cell.strip() for cell in row):
+            try:
+                fix = _csv_fix(row, places, number)
+            except DriveError as error:
+                unusable.note(error)
+            else:
+                yield fix
+
+
+def _cells(line: str, delimiter: str) -> list[str]:
     try:
-        for row in rows:
-            if any(cell.strip() for cell in row):
-                yield _csv_fix(row, places, lines.number)
-    except csv.Error as error:
-        raise DriveError(f"line {lines.number}: {error}") from None
+        return next(csv.reader([line], delimiter=delimiter), [])
+    except csv.Error:
+        return []
 
 
-class _Lines:
-    """A file's lines as text, none of them too long to be a row."""
+def _lines(file: BinaryIO) -> Iterator[tuple[int, str]]:
+    """A file's lines as numbered text, whatever ends them; none of them too long to be a row.
 
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        self.number = 0
-
-    def __iter__(self) -> Iterator[str]:
-        return self
-
-    def __next__(self) -> str:
-        line = self._file.readline(_MAX_LINE + 1)
-        if not line:
-            raise StopIteration
-        self.number += 1
+    Raises:
+        DriveError: One is.
+    """
+    head = file.peek(len(codecs.BOM_UTF16_LE)) if isinstance(file, io.BufferedReader) else b""
+    encoding = "utf-16" if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
+    text = io.TextIOWrapper(file, encoding, errors="replace")
+    number = 0
+    while line := text.readline(_MAX_LINE + 1):
+        number += 1
         if len(line) > _MAX_LINE:
-            raise DriveError(f"line {self.number}: too long to be a row of a drive")
-        try:
-            return line.decode("utf-8-sig" if self.number == 1 else "utf-8")
-        except UnicodeDecodeError:
-            raise DriveError(f"line {self.number}: it is not text; a GPX or CSV file is expected") from None
+            raise DriveError(f"line {number}: too long to be a row of a drive")
+        yield number, line
+    text.detach()
 
 
 def _places(header: list[str]) -> dict[str, int]:
@@ -128,7 +172,10 @@ def _places(header: list[str]) -> dict[str, int]:
     }
     missing = [column for column in ("time", "lat", "lon") if places[column] < 0]
     if missing:
-        raise DriveError(f"line 1: no column {', '.join(missing)}; it must be a header such as time,lat,lon,speed")
+        text = ", ".join(missing)
+        if any("\N{REPLACEMENT CHARACTER}" in name or "\0" in name for name in header):
+            raise DriveError("line 1: it is not text; a GPX or CSV file is expected")
+        raise DriveError(f"line 1: no column {text}; it must be a header such as time,lat,lon,speed")
     return places
 
 
@@ -148,7 +195,7 @@ def _csv_fix(row: list[str], places: dict[str, int], line: int) -> Fix:
 def _moment(text: str, line: int) -> float:
     """Seconds since the epoch, given as such or as RFC 3339."""
     try:
-        return float(text)
+        return _float(text)
     except ValueError:
         seconds = rfc3339(text.strip())
     if seconds is None:
@@ -160,9 +207,16 @@ def _moment(text: str, line: int) -> float:
 
 def _number(text: str, name: str, line: int) -> float:
     try:
-        return float(text)
+        return _float(text)
     except ValueError:
         raise DriveError(f"line {line}: the {name} is not a number") from None
+
+
+def _float(text: str) -> float:
+    """A number as people write it, also with a decimal comma."""
+    if len(text) > _MAX_TEXT:
+        raise ValueError("too long for a number")
+    return float(text.replace(",", ".", 1) if text.count(",") == 1 and "." not in text else text)
 
 
 # --- GPX ---
@@ -175,7 +229,8 @@ class _GpxReader:
     in whatever encoding, before anything that it declares can be used.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, unusable: Unusable) -> None:
+        self._unusable = unusable
         self._parser = parser = expat.ParserCreate(namespace_separator=" ")
         parser.buffer_text = True
         parser.StartDoctypeDeclHandler = self._refuse_document_type
@@ -193,7 +248,7 @@ class _GpxReader:
         """Read the file.
 
         Raises:
-            DriveError: It is not GPX, or a point of it is unusable.
+            DriveError: It is not GPX.
         """
         last = False
         while not last:
@@ -202,7 +257,12 @@ class _GpxReader:
             try:
                 self._parser.Parse(chunk, last)
             except expat.ExpatError as error:
-                raise DriveError(f"line {error.lineno}: it is not XML ({expat.ErrorString(error.code)})") from None
+                broken = DriveError(f"line {error.lineno}: it is not XML ({expat.ErrorString(error.code)})")
+                if not self._points:
+                    raise broken from None
+                # Cut off by a power cut, or damaged: what came before is a drive all the same.
+                self._unusable.note(broken)
+                last = True
             except (LookupError, ValueError):
                 raise DriveError("line 1: it is not XML in an encoding that is known here") from None
             found, self._found = self._found, []
@@ -246,7 +306,10 @@ class _GpxReader:
             point, self._point = self._point, None
             self._points += 1
             if point.get("fix") != "none":  # the receiver says itself that it did not know
-                self._found.append(_gpx_fix(point, self._point_line))
+                try:
+                    self._found.append(_gpx_fix(point, self._point_line))
+                except DriveError as error:
+                    self._unusable.note(error)
 
 
 def _gpx_fix(point: dict[str, str], line: int) -> Fix:

@@ -21,7 +21,7 @@ from sentinel_sync.cli.replay import replay
 from sentinel_sync.settings import Settings
 from sentinel_sync.store.outbox import ItemState
 from sentinel_sync.store.store import Store
-from sentinel_sync.trips.drive_file import read_drive
+from sentinel_sync.trips.drive_file import read_drives
 from sentinel_sync.trips.rules.drive import Drive
 from tests.fakes.patience import until_true
 
@@ -42,7 +42,8 @@ def csv_of(*, seconds: int = 600, every: float = 1.0, speed: str = "10.0") -> st
 def drive(tmp_path: Path) -> Drive:
     path = tmp_path / "drive.csv"
     path.write_text(csv_of(), encoding="utf-8")
-    return read_drive(path)
+    (drive,) = read_drives(path).drives
+    return drive
 
 
 def settings_for(tmp_path: Path, url: str | None = None, **further: object) -> Settings:
@@ -75,7 +76,7 @@ async def stored_at(url: str) -> dict[str, dict[str, Any]]:
 
 
 async def test_the_trip_has_the_recordings_times_distance_and_speeds(tmp_path: Path, drive: Drive) -> None:
-    replayed = await replay(drive, settings_for(tmp_path))
+    (replayed,) = await replay([drive], settings_for(tmp_path))
     trip = replayed.trip
     assert (trip.start_time.timestamp(), trip.end_time.timestamp()) == (START, START + 600.0)
     assert trip.duration == 600.0
@@ -92,7 +93,7 @@ async def test_the_trip_has_the_recordings_times_distance_and_speeds(tmp_path: P
 
 
 async def test_a_driver_is_kept_as_a_pseudonym_only(tmp_path: Path, drive: Drive) -> None:
-    replayed = await replay(drive, settings_for(tmp_path, pseudonym_key="secret"), driver="driver_0815")
+    (replayed,) = await replay([drive], settings_for(tmp_path, pseudonym_key="secret"), driver="driver_0815")
     assert replayed.trip.driver_id == pseudonym("driver_0815", b"secret")
     for path in (tmp_path / "state").iterdir():
         assert b"driver_0815" not in path.read_bytes()
@@ -100,7 +101,7 @@ async def test_a_driver_is_kept_as_a_pseudonym_only(tmp_path: Path, drive: Drive
 
 async def test_the_trip_is_sent_at_once_where_the_backend_can_be_reached(tmp_path: Path, drive: Drive) -> None:
     async with backend(tmp_path) as url:
-        replayed = await replay(drive, settings_for(tmp_path, url))
+        (replayed,) = await replay([drive], settings_for(tmp_path, url))
         assert replayed.item is None
         assert not replayed.joined
         stored = await stored_at(url)
@@ -116,9 +117,9 @@ async def test_a_wrong_clock_of_this_machine_shifts_no_replayed_trip(tmp_path: P
             await agent.trips.start_trip()
             own = await agent.trips.end_trip()
             assert own is not None
-            joined = await replay(drive, settings)
+            (joined,) = await replay([drive], settings)
             await agent.flush(10.0)
-        replayed = await replay(drive, settings)
+        (replayed,) = await replay([drive], settings)
         stored = await stored_at(url)
     shifted = TripSummary.model_validate({name: stored[own.trip_id][name] for name in TripSummary.model_fields})
     assert (shifted.start_time - own.start_time).total_seconds() == pytest.approx(3 * 86_400.0, abs=5.0)
@@ -133,7 +134,7 @@ async def test_an_agent_that_runs_sends_it_and_keeps_its_own_trip_under_way(tmp_
         async with SyncAgent(settings) as agent:
             own = await agent.trips.start_trip("driver_1", (1.0, 2.0))
             agent.trips.update_trip(distance_delta=123.0)
-            replayed = await replay(drive, settings)
+            (replayed,) = await replay([drive], settings)
             assert replayed.joined
             assert agent.trips.trip_id == own
             ended = await agent.trips.end_trip()
@@ -149,7 +150,7 @@ async def test_a_running_agent_notices_the_trip_by_itself(tmp_path: Path, drive:
     async with backend(tmp_path) as url:
         settings = settings_for(tmp_path, url)
         async with SyncAgent(settings) as agent:
-            replayed = await replay(drive, settings)
+            (replayed,) = await replay([drive], settings)
 
             async def sent() -> bool:
                 return await agent.store.outbox.find(replayed.trip.trip_id) is None
@@ -166,7 +167,7 @@ async def test_a_trip_that_a_crash_left_open_is_not_touched_by_an_addition_from_
         own = await agent.trips.start_trip()
         agent.trips.update_trip(distance_delta=77.0)
         await agent.trips.checkpoint_step()
-        await replay(drive, settings)
+        await replay([drive], settings)
         async with Store(tmp_path / "state", exclusive=False) as store:
             assert await store.documents.keys("open_trip") == [""]
             assert await store.outbox.find(own) is None
@@ -178,8 +179,11 @@ async def test_a_paced_replay_takes_its_time_and_tells_how_far_it_is(tmp_path: P
     told: list[tuple[float, float]] = []
     loop = asyncio.get_running_loop()
     began = loop.time()
-    replayed = await replay(
-        read_drive(path), settings_for(tmp_path), pace=10.0, tell=lambda elapsed, driven: told.append((elapsed, driven))
+    (replayed,) = await replay(
+        read_drives(path).drives,
+        settings_for(tmp_path),
+        pace=10.0,
+        tell=lambda elapsed, driven: told.append((elapsed, driven)),
     )
     assert loop.time() - began >= 0.2
     assert replayed.trip.duration == 2.0
@@ -190,7 +194,7 @@ async def test_a_paced_replay_takes_its_time_and_tells_how_far_it_is(tmp_path: P
 async def test_a_replay_that_is_stopped_in_the_middle_records_nothing(tmp_path: Path, drive: Drive) -> None:
     began = asyncio.Event()
     task = asyncio.create_task(
-        replay(drive, settings_for(tmp_path), pace=1.0, tell=lambda _elapsed, _driven: began.set())
+        replay([drive], settings_for(tmp_path), pace=1.0, tell=lambda _elapsed, _driven: began.set())
     )
     await began.wait()
     task.cancel()
@@ -204,7 +208,7 @@ async def test_a_replay_that_is_stopped_in_the_middle_records_nothing(tmp_path: 
 async def test_a_trip_that_the_backend_refuses_is_shown_as_set_aside(tmp_path: Path, drive: Drive) -> None:
     refusing = FaultPlan([Fault(kind="status", status=422, method="POST", path="/trips")])
     async with backend(tmp_path, faults=refusing) as url:
-        replayed = await replay(drive, settings_for(tmp_path, url))
+        (replayed,) = await replay([drive], settings_for(tmp_path, url))
     assert replayed.item is not None
     assert replayed.item.state is ItemState.SET_ASIDE
 

@@ -20,6 +20,11 @@ FASTEST = 100.0
 JUMPS_TO_BELIEVE = 3
 #: Seconds without a position that are told as a gap; the straight line over it counts.
 GAP = 60.0
+#: After so many seconds without a position another drive begins: nobody's is a straight line over half a day, and a
+#: receiver that did not know the time yet wrote 1980.
+SPLIT = 6 * 3600.0
+#: So many positions in a row whose time goes back begin another drive too; fewer are left out.
+BACK_TO_BELIEVE = 3
 #: Seconds over which a missing speed is measured: between two positions a second apart it would be mostly noise.
 SPEED_WINDOW = 5.0
 #: Positions kept for that: bounds the memory whatever the recording's rate.
@@ -91,7 +96,7 @@ class Drive:
         duration: Seconds.
         origin: Latitude and longitude of the start, degrees.
         readings: In order of time.
-        left_out: Positions that were jumps or repeated a time.
+        left_out: Positions that were jumps, or repeated a time or went back in it.
         gaps: How often no position came for longer than `GAP`.
         longest_gap: Seconds; 0.0 where there was none.
         stated_distance: Metres that the recording's own speeds add up to, or None where it has too few of them.
@@ -133,21 +138,38 @@ def haversine(lat: float, lon: float, other_lat: float, other_lon: float) -> flo
     return 2.0 * EARTH_RADIUS * math.asin(min(1.0, math.sqrt(chord)))
 
 
-def drive_of(fixes: Iterable[Fix]) -> Drive:
-    """Read positions in order of time as one drive.
+def drives_of(fixes: Iterable[Fix]) -> tuple[list[Drive], int]:
+    """Read positions as drives: mostly one, more where the time jumps by hours or goes back for good.
+
+    Returns:
+        Them, and the number of positions that belong to none of them.
 
     Raises:
-        DriveError: No two positions at different times, or the time goes back.
+        DriveError: No two positions at different times.
     """
-    walk: _Walk | None = None
+    walks: list[_Walk] = []
+    back: list[Fix] = []
     for fix in fixes:
-        if walk is None:
-            walk = _Walk(fix)
-        else:
+        walk = walks[-1] if walks else None
+        if walk is not None and fix.time < walk.reached:
+            back.append(fix)
+            if len(back) < BACK_TO_BELIEVE:
+                continue
+        elif walk is not None and fix.time - walk.reached <= SPLIT:
+            walk.left_out += len(back)
+            back.clear()
             walk.add(fix)
-    if walk is None:
-        raise DriveError("it holds no position")
-    return walk.drive()
+            continue
+        walks.append(_Walk(back[0] if back else fix))
+        for other in back[1:]:
+            walks[-1].add(other)
+        back.clear()
+    if walks:
+        walks[-1].left_out += len(back)
+    drives = [walk.drive() for walk in walks if walk.is_drive]
+    if not drives:
+        raise DriveError("it holds one position only; a drive takes two" if walks else "it holds no position")
+    return drives, sum(1 + walk.left_out for walk in walks if not walk.is_drive)
 
 
 class _Walk:
@@ -163,39 +185,43 @@ class _Walk:
         self._total = 0.0
         self._recent: deque[tuple[float, float]] = deque([(first.time, 0.0)], maxlen=_WINDOW_LENGTH)
         self._readings: list[Reading] = []
-        self._left_out = 0
+        self.left_out = 0
         self._gaps: list[float] = []
         self._stated = self._compared = 0.0
 
     def add(self, fix: Fix) -> None:
         """Go on to the next position."""
         passed = fix.time - self._latest.time
-        if passed < 0.0:
-            raise DriveError(
-                f"line {fix.line}: the time goes back by {-passed:.3g} s; a file holds one drive, in order of time"
-            )
-        if passed == 0.0:
-            self._left_out += 1
+        if passed <= 0.0:
+            self.left_out += 1
             return
         self._latest = fix
         if passed > GAP:
             self._gaps.append(passed)
         if not _plausible(self._previous, fix) and not self._believe(fix):
-            self._left_out += 1
+            self.left_out += 1
             return
         self._doubted.clear()
         self._accept(fix)
 
+    @property
+    def reached(self) -> float:
+        """Time of the latest position, seconds since the epoch."""
+        return self._latest.time
+
+    @property
+    def is_drive(self) -> bool:
+        """Whether it holds two positions at different times."""
+        return bool(self._readings)
+
     def drive(self) -> Drive:
         """All of it."""
-        if not self._readings:
-            raise DriveError("it holds one position only; a drive takes two, at different times")
         return Drive(
             start=self._first.time,
             duration=self._latest.time - self._first.time,
             origin=self._origin,
             readings=tuple(self._readings),
-            left_out=self._left_out,
+            left_out=self.left_out,
             gaps=len(self._gaps),
             longest_gap=max(self._gaps, default=0.0),
             stated_distance=self._stated if self._compared > self._total / 2.0 else None,
