@@ -126,6 +126,10 @@ class ScenarioError(SentinelSyncError):
     """A recording cannot be uploaded as it is."""
 
 
+class UnsettledError(ScenarioError):
+    """A recording is still being written, or was changed after it was looked at: it is looked at again."""
+
+
 class ConsentError(SentinelSyncError):
     """The driver has not consented to this upload."""
 

@@ -1,6 +1,8 @@
 """Recordings as the recorder leaves them: read, checked, opened, never changed. Blocks: call it off the loop."""
 
+import fcntl
 import os
+import signal
 import stat
 import struct
 from dataclasses import dataclass, replace
@@ -9,7 +11,7 @@ from typing import BinaryIO
 
 from pydantic import JsonValue
 
-from sentinel_sync.base.errors import ScenarioError
+from sentinel_sync.base.errors import ScenarioError, UnsettledError
 from sentinel_sync.scenarios.rules.metadata import LARGEST_METADATA, outgoing_metadata, read_metadata, videos
 from sentinel_sync.scenarios.rules.plan import ANNOTATIONS_NAME, METADATA_NAME, Part, PartKind, check_name
 
@@ -17,6 +19,8 @@ from sentinel_sync.scenarios.rules.plan import ANNOTATIONS_NAME, METADATA_NAME, 
 _FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 #: What an MP4 begins with (ISO/IEC 14496-12); anything else is no MP4, and goes as it is.
 _FIRST_BOXES = frozenset({b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide"})
+#: Those that hold what was recorded; a fragment has its own index.
+_MEDIA_BOXES = frozenset({b"mdat", b"moof"})
 #: A recording has a handful of boxes at its top; a file of millions of empty ones is not worth reading.
 _MOST_BOXES = 4096
 #: Of annotations, so much is looked at from either end: white space beyond that is no JSON writer's.
@@ -30,12 +34,14 @@ class Recording:
     Attributes:
         metadata: As it may leave the vehicle.
         parts: In the order in which they go.
+        warning: What a person should know of it, or None: it was cut off, and what is there goes.
     """
 
     scenario_id: str
     folder: Path
     metadata: dict[str, JsonValue]
     parts: tuple[Part, ...]
+    warning: str | None = None
 
 
 def absolute(path: str | Path) -> Path:
@@ -50,7 +56,8 @@ def read_recording(folder: Path) -> Recording:
         folder: Absolute; its name is the scenario's id.
 
     Raises:
-        ScenarioError: It cannot be uploaded as it is; the message says why, without the folder's path.
+        ScenarioError: It cannot be uploaded as it is; the message says why, without the folder's path. UnsettledError:
+            Somebody is writing it.
     """
     scenario_id = check_name(folder.name, "the folder's name")
     if not str(folder).isprintable():
@@ -62,20 +69,25 @@ def read_recording(folder: Path) -> Recording:
         if metadata_part.size_bytes > LARGEST_METADATA:
             raise ScenarioError(f"{METADATA_NAME} is larger than {LARGEST_METADATA} bytes")
         metadata = read_metadata(file.read(LARGEST_METADATA + 1))
-    parts = [metadata_part]
+    parts, warnings = [metadata_part], []
     for name, outgoing_name in videos(metadata).items():
         with open_file(folder, name) as file:
             part = replace(_part(PartKind.VIDEO, name, file), sent_as=outgoing_name)
-            fault = mp4_fault(file, part.size_bytes)
-        if fault is not None:
+            if _has_writer(file):
+                raise UnsettledError(f"{name} is still being written")
+            fault, is_usable = mp4_fault(file, part.size_bytes)
+        if not is_usable:
             raise ScenarioError(f"{name} {fault}")
+        if fault is not None:
+            warnings.append(f"{name} {fault}: what is there goes")
         parts.append(part)
     with open_file(folder, ANNOTATIONS_NAME) as file:
         part = _part(PartKind.ANNOTATIONS, ANNOTATIONS_NAME, file)
         if not _is_whole_object(file, part.size_bytes):
             raise ScenarioError(f"{ANNOTATIONS_NAME} is cut off or not a JSON object")
         parts.append(part)
-    return Recording(scenario_id, folder, outgoing_metadata(metadata), tuple(parts))
+    warning = "; ".join(warnings) or None
+    return Recording(scenario_id, folder, outgoing_metadata(metadata), tuple(parts), warning)
 
 
 def open_file(folder: Path, name: str) -> BinaryIO:
@@ -102,42 +114,60 @@ def open_part(folder: Path, part: Part) -> BinaryIO:
     """Open a part that is still what was queued.
 
     Raises:
-        ScenarioError: As `open_file`; or it has changed since.
+        ScenarioError: As `open_file`. UnsettledError: It has changed since.
     """
     file = open_file(folder, part.name)
     status = os.fstat(file.fileno())
-    if (status.st_size, status.st_mtime_ns) != (part.size_bytes, part.modified_ns):
+    if not part.is_of(status.st_size, status.st_mtime_ns):
         file.close()
-        raise ScenarioError(f"{part.name} was changed after it was queued: queue the scenario again")
+        raise UnsettledError(f"{part.name} was changed after it was queued")
     return file
 
 
-def mp4_fault(file: BinaryIO, size: int) -> str | None:
-    """What shows that an MP4 was not written to its end, or None: its boxes must fill it, one of them the index.
+def _has_writer(file: BinaryIO) -> bool:
+    """Whether any process has a file open for writing; False where the file system cannot tell.
 
-    Reads the boxes' headers only. What does not begin like an MP4 is not judged.
+    Linux grants a read lease only on a file that nobody writes (fcntl(2), "Leases"). It is given back at once; who
+    opens the file within those microseconds makes the kernel send a signal, one that nobody need handle.
+    """
+    try:
+        fcntl.fcntl(file, fcntl.F_SETSIG, signal.SIGURG)
+        fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+        fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def mp4_fault(file: BinaryIO, size: int) -> tuple[str | None, bool]:
+    """What shows that an MP4 was not written to its end, or None; and whether it can be used all the same.
+
+    With its index there it can: ffmpeg judges the rest, such as the zeros or the vendor's block that some recorders
+    leave behind the last box. Reads the boxes' headers only. What does not begin like an MP4 is not judged.
     """
     at, has_index = 0, False
     for number in range(_MOST_BOXES):
         if at == size:
-            return None if has_index else "was not recorded to its end (it has no index)"
+            return (None, True) if has_index else ("was not recorded to its end (it has no index)", False)
         file.seek(at)
         header = file.read(16)
         kind = header[4:8]
         if number == 0 and kind not in _FIRST_BOXES:
-            return None
+            return None, True
         if len(header) < 8:
-            return "is cut off"
+            return (None, True) if has_index else ("is cut off", False)
         length, smallest = struct.unpack(">I", header[:4])[0], 8
         if length == 1 and len(header) == 16:
             length, smallest = struct.unpack(">Q", header[8:])[0], 16
         elif length == 0:  # to the end of the file
             length = size - at
         if length < smallest or at + length > size:
-            return "is cut off"
+            return "is cut off" if kind in _MEDIA_BOXES or not has_index else None, has_index
         has_index = has_index or kind == b"moov"
         at += length
-    return "is not an MP4 that a recorder writes"
+    return "is not an MP4 that a recorder writes", False
 
 
 def _part(kind: PartKind, name: str, file: BinaryIO) -> Part:

@@ -193,6 +193,7 @@ class ScenarioRecords:
             self._clock.now(),
             recording.parts,
             in_queue=False,
+            warning=recording.warning,
         )
         if known is not None and known.refused is None:
             if known.folder != plan.folder and (known.uploaded_at is not None or item is not None):
@@ -209,6 +210,12 @@ class ScenarioRecords:
         await self.save(replace(plan, in_queue=True))
         logger.info("scenario.queued: %s, %s, %d bytes", plan.scenario_id, priority, plan.size_bytes)
         return True
+
+    async def look_again(self, item: OutboxItem, plan: ScenarioPlan, reason: str) -> None:
+        """Have a recording that changed looked at again: it is queued anew once it is whole and at rest."""
+        await self._outbox.drop([item.key], reason=REPLACED)
+        await self.save(replace(plan, in_queue=False, warning=reason))
+        logger.info("scenario.changed: %s: %s: it is looked at again", plan.scenario_id, reason)
 
     async def refuse(self, folder: Path, reason: str, fingerprint: str | None = None) -> None:
         """Keep the reason for the status, but never over a scenario that is known to be good."""

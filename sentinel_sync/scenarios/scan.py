@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sentinel_sync.base.clock import Clock
-from sentinel_sync.base.errors import ScenarioError
+from sentinel_sync.base.errors import ScenarioError, UnsettledError
 from sentinel_sync.base.tasks import run_to_end
 from sentinel_sync.scenarios.consent import ConsentRecord
 from sentinel_sync.scenarios.recordings import absolute, open_file, read_recording
@@ -136,10 +136,7 @@ def delete_files(folder: Path, parts: Sequence[Part]) -> bool:
         for part in sorted(parts, key=lambda part: part.kind is PartKind.METADATA):
             with contextlib.suppress(OSError):
                 status = os.stat(part.name, dir_fd=descriptor, follow_symlinks=False)
-                if stat.S_ISREG(status.st_mode) and (status.st_size, status.st_mtime_ns) == (
-                    part.size_bytes,
-                    part.modified_ns,
-                ):
+                if stat.S_ISREG(status.st_mode) and part.is_of(status.st_size, status.st_mtime_ns):
                     os.unlink(part.name, dir_fd=descriptor)
         with os.scandir(descriptor) as entries:
             left = {part.name for part in parts} & {entry.name for entry in entries}
@@ -258,7 +255,11 @@ class Scan:
             del self._sights[folder.name]
             return False, 0.0
         if observation.fault is None:
-            queued = await self._take(folder, observation)
+            try:
+                queued = await self._take(folder, observation)
+            except UnsettledError as error:
+                logger.debug("scenario.unsettled: %s: %s", ascii(folder.name), error)
+                return False, self._settings.scenario_settle_time
             if observation.fault is None:
                 del self._sights[folder.name]
             return queued, 0.0
@@ -270,6 +271,10 @@ class Scan:
         try:
             recording = await run_to_end(read_recording, folder)
             return await self._records.queue(recording, priority_of(recording.metadata))
+        except UnsettledError:
+            # That whoever writes it has closed it shows nowhere.
+            observation.since = self._clock.monotonic()
+            raise
         except ScenarioError as error:
             # Perhaps it is still being written: it is asked again when it changes, and refused when it does not.
             observation.fault = str(error)

@@ -12,7 +12,7 @@ from typing import BinaryIO
 from urllib.parse import urlsplit
 
 from sentinel_sync.base.clock import Clock, SystemClock
-from sentinel_sync.base.errors import CloudError, HeldError, NotNowError, ScenarioError, StoreError
+from sentinel_sync.base.errors import CloudError, HeldError, NotNowError, ScenarioError, StoreError, UnsettledError
 from sentinel_sync.base.events import EventPublisher
 from sentinel_sync.base.payloads import ConsentGiven, ScenarioAnnouncement
 from sentinel_sync.base.tasks import run_to_end
@@ -24,7 +24,7 @@ from sentinel_sync.cloud.tus import TusUploads
 from sentinel_sync.cloud.upload import BandwidthLimit, FileUpload, OpenFile, SingleRequest, Uploads
 from sentinel_sync.scenarios.consent import UploadPermission
 from sentinel_sync.scenarios.preparation import Preparation, UploadPhase
-from sentinel_sync.scenarios.records import KIND, QueuedScenario, ScenarioRecords, queued_of
+from sentinel_sync.scenarios.records import KIND, QueuedScenario, ScenarioRecords, id_of, queued_of
 from sentinel_sync.scenarios.rules.metadata import outgoing_metadata, videos
 from sentinel_sync.scenarios.rules.plan import (
     Consent,
@@ -34,6 +34,7 @@ from sentinel_sync.scenarios.rules.plan import (
     outgoing_scenario_id,
     part_key,
 )
+from sentinel_sync.scenarios.scan import is_inside
 from sentinel_sync.store.outbox import Outbox, OutboxItem
 from sentinel_sync.store.rules.outbox import Defer, Release, RetryDecision, RetryPolicy, SetAside
 
@@ -382,13 +383,26 @@ class UploadWorker:
             StoreError: The state folder cannot be read or written; the item waits again.
         """
         verdict: RetryDecision | None = Release()
+        changed: UnsettledError | None = None
         try:
             verdict = await self._attempt(item)
+        except UnsettledError as error:
+            changed = error
+            verdict = SetAside(f"{error}: queue the scenario again")
         finally:
             # Also where it was cancelled: then the item waits as if nothing had been tried.
             if verdict is not None:
                 await self._outbox.settle(item, verdict)
+        if changed is not None:
+            await self._look_again(item, changed)
         return verdict is None
+
+    async def _look_again(self, item: OutboxItem, changed: UnsettledError) -> None:
+        """Leave a recording that changed to the scan, where that sees it; elsewhere a person has queued it by hand."""
+        plan = await self._context.records.plan(id_of(item))
+        scanned = self._client.settings.scenarios_dir
+        if plan is not None and await run_to_end(is_inside, Path(plan.folder), scanned):
+            await self._context.records.look_again(item, plan, str(changed))
 
     async def _attempt(self, item: OutboxItem) -> RetryDecision | None:
         """Do it; returns what follows for the item, or None where it has arrived and is acknowledged."""
@@ -417,6 +431,8 @@ class UploadWorker:
             if delivery is not None and isinstance(decision, Defer):
                 decision = await delivery.cut(error, self._rng) or decision
             return decision
+        except UnsettledError:
+            raise
         except ScenarioError as error:
             return SetAside(str(error))
         finally:

@@ -1,6 +1,8 @@
 """A copy of a recording has its pictures and its sound, and nothing else that is in the file."""
 
+import asyncio
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -130,3 +132,42 @@ async def test_a_folder_that_cannot_be_written_is_the_machines(videos: VideoMake
     with (min(FIXTURES.glob("scenarios/*/*.mp4"))).open("rb") as source:
         made = await bench.transcoder.remux(source, 1, bench.target, bench.shares.append)
     assert not getattr(made, "is_recordings_fault", True)
+
+
+#: What a power cut leaves of these can be read from its beginning: container, codec, and what else it takes.
+READABLE = {
+    "mp4 with its index first": ("first.mp4", "-movflags", "+faststart"),
+    "fragmented mp4": ("fragments.mp4", "-g", "10", "-movflags", "frag_keyframe+empty_moov"),
+    "mkv": ("cut.mkv",),
+    "ts": ("cut.ts",),
+    "avi": ("cut.avi", "-c:v", "mpeg4"),
+}
+
+
+@pytest.mark.parametrize("kind", READABLE)
+async def test_of_one_that_a_power_cut_ended_what_is_there_goes(
+    videos: VideoMaker, tmp_path: Path, clock: FakeClock, kind: str
+) -> None:
+    """G14: no kind blocks the whole recording; that it was cut off is in the note of why it was not compressed."""
+    name, *options = READABLE[kind]
+    whole = videos.pattern(name, *options, seconds=4.0)
+    count = len(videos.times(whole))
+    cut = tmp_path / name
+    await asyncio.to_thread(shutil.copyfile, whole, cut)
+    os.truncate(cut, whole.stat().st_size * 7 // 10)
+    copy = await Bench(videos.ffmpeg, tmp_path, clock).copied(cut)
+    assert count // 3 < len(videos.times(copy)) < count
+
+
+@pytest.mark.parametrize("tail", [bytes(4), bytes(4096), b"VENDORBLOCK" * 9, b"\xff" * 20, b"end of recording\n"])
+async def test_what_recorders_leave_behind_the_last_box_is_in_nobodys_way(
+    videos: VideoMaker, tmp_path: Path, clock: FakeClock, tail: bytes
+) -> None:
+    """G13: ffmpeg judges."""
+    whole = videos.pattern("tail.mp4", seconds=2.0)
+    count = len(videos.times(whole))
+    with whole.open("ab") as file:
+        file.write(tail)
+    copy = await Bench(videos.ffmpeg, tmp_path, clock).copied(whole)
+    assert len(videos.times(copy)) == count
+    assert tail not in copy.read_bytes() or (len(tail) < 5000 and set(tail) <= {0})

@@ -1,8 +1,10 @@
 """What is new and complete in the recorder's folder is queued by itself; what is being written is left alone."""
 
+import gzip
 import json
 import os
 import shutil
+import struct
 from pathlib import Path
 
 import pytest
@@ -280,3 +282,117 @@ async def _write_plan(store: Store, body: dict[str, object]) -> None:
             "UPDATE document SET body = ? WHERE kind = 'scenario' AND key = ?", (json.dumps(body).encode(), FIRST)
         )
     )
+
+
+# --- what changes, what is still written, what was cut off ---
+
+
+HOUR_NS = 3600 * 10**9
+
+
+def moved(folder: Path, by_ns: int) -> None:
+    """Move the times of all files, as a FAT disk's do with the zone."""
+    for path in folder.iterdir():
+        found = path.stat()
+        os.utime(path, ns=(found.st_atime_ns, found.st_mtime_ns + by_ns))
+
+
+@pytest.mark.parametrize("by_ns", [HOUR_NS, -HOUR_NS, 9 * HOUR_NS, HOUR_NS * 23 // 4, HOUR_NS + 2 * 10**9])
+async def test_a_zone_that_changed_changes_no_recording(
+    recordings: Path, build: Build, clock: FakeClock, by_ns: int
+) -> None:
+    """G12."""
+    uploader = build()
+    await settle(uploader, clock)
+    moved(recordings / FIRST, by_ns)
+    assert await uploader.sync_now() == 2
+
+
+@pytest.mark.parametrize("by_ns", [17 * 10**9, 40 * HOUR_NS, -5 * 60 * 10**9])
+async def test_one_whose_files_have_another_time_is_queued_again_by_itself(
+    cloud: FakeCloud, recordings: Path, build: Build, clock: FakeClock, by_ns: int
+) -> None:
+    uploader = build()
+    await settle(uploader, clock)
+    moved(recordings / FIRST, by_ns)
+    assert await uploader.sync_now() == 1
+    status = await uploader.get_upload_status(FIRST)
+    assert (status["status"], "looked at again" in str(status["reason"])) == ("held", True)
+    await settle(uploader, clock)
+    assert await uploader.sync_now() == 1
+    assert (await uploader.get_upload_status(FIRST))["status"] == "uploaded"
+    assert await uploader.sync_now() == 0
+
+
+async def test_one_that_was_written_to_after_it_was_queued_goes_as_it_is_now(
+    cloud: FakeCloud, recordings: Path, build: Build, clock: FakeClock
+) -> None:
+    """G11: annotations that are rewritten later."""
+    uploader = build()
+    await settle(uploader, clock)
+    (recordings / FIRST / "annotations.json").write_text('{"frames": [], "tag": "second thoughts"}')
+    await uploader.sync_now()
+    await settle(uploader, clock)
+    await uploader.sync_now()
+    assert (await uploader.get_upload_status(FIRST))["status"] == "uploaded"
+    sent = [gzip.decompress(seen.body) for seen in cloud.to("POST", f"/scenarios/{FIRST}/annotations")]
+    assert b"second thoughts" in sent[-1]
+
+
+async def test_one_that_somebody_has_open_to_write_is_not_taken(
+    recordings: Path, build: Build, clock: FakeClock
+) -> None:
+    """G11: a recorder that flushes more seldom than a recording settles."""
+    uploader = build()
+    with (recordings / FIRST / "bev.mp4").open("ab"):
+        for _ in range(5):
+            await settle(uploader, clock)
+        assert await statuses(uploader) == {SECOND: "queued"}
+    await settle(uploader, clock)
+    assert (await uploader.get_upload_status(FIRST))["status"] == "queued"
+
+
+def boxes(*found: tuple[bytes, int]) -> bytes:
+    return b"".join(struct.pack(">I4s", size, kind) + bytes(size - 8) for kind, size in found)
+
+
+FRONT = (b"ftyp", 24), (b"moov", 600)
+TAILS = {
+    "four zero bytes": boxes(*FRONT, (b"mdat", 4000)) + bytes(4),
+    "a page of zeros": boxes(*FRONT, (b"mdat", 4000)) + bytes(4096),
+    "a vendor's block": boxes(*FRONT, (b"mdat", 4000)) + b"VENDORBLOCK" * 9,
+    "an index at the end, then a trailer": boxes((b"ftyp", 24), (b"mdat", 4000), (b"moov", 600)) + b"\xff" * 20,
+    "text": boxes(*FRONT, (b"mdat", 4000)) + b"end of recording\n",
+    "a half header": boxes(*FRONT, (b"mdat", 4000)) + b"\0\0\1",
+}
+CUT = {
+    "in the only media": boxes(*FRONT, (b"mdat", 4000))[:-900],
+    "in a fragment": boxes(*FRONT, (b"moof", 100), (b"mdat", 900), (b"moof", 100), (b"mdat", 900))[:-400],
+    "in a fragment's index": boxes(*FRONT, (b"moof", 100), (b"mdat", 900), (b"moof", 100))[:-40],
+    "in the first fragment": boxes(*FRONT, (b"moof", 100), (b"mdat", 900))[:-880],
+    "in a wide box": boxes(*FRONT) + struct.pack(">I4sQ", 1, b"mdat", 1 << 33) + bytes(500),
+}
+
+
+@pytest.mark.parametrize("tail", TAILS)
+async def test_what_lies_behind_the_last_box_is_for_ffmpeg_to_judge(
+    recordings: Path, build: Build, clock: FakeClock, tail: str
+) -> None:
+    """G13."""
+    (recordings / FIRST / "bev.mp4").write_bytes(TAILS[tail])
+    uploader = build()
+    await settle(uploader, clock)
+    status = await uploader.get_upload_status(FIRST)
+    assert (status["status"], status["warning"]) == ("queued", None)
+
+
+@pytest.mark.parametrize("where", CUT)
+async def test_of_one_that_was_cut_off_what_is_there_goes_and_is_marked(
+    recordings: Path, build: Build, clock: FakeClock, where: str
+) -> None:
+    """G14."""
+    (recordings / FIRST / "bev.mp4").write_bytes(CUT[where])
+    uploader = build()
+    await settle(uploader, clock)
+    status = await uploader.get_upload_status(FIRST)
+    assert (status["status"], status["warning"]) == ("queued", "bev.mp4 is cut off: what is there goes")

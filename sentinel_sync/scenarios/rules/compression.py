@@ -164,7 +164,8 @@ def remux_arguments(video: str, result: str, codec: str, audio_codecs: Sequence[
     """
     notes = _NOTES.get(codec)
     return [
-        *_reading(video, "error"),
+        # Of one that a power cut ended what is there goes: the last picture, half written, is left out.
+        *_reading(video, "error", is_strict=False),
         *("-progress", "pipe:1", "-nostats", "-stats_period", _REPORT_EVERY),
         *("-y", "-map", "0:V", *_sound(audio_codecs, drop_audio=drop_audio)),
         *("-sn", "-dn", "-map_metadata", "-1", "-map_chapters", "-1", "-c:v", "copy"),
@@ -235,11 +236,11 @@ def encode_arguments(
     ]
 
 
-def _reading(video: str, log_level: str) -> list[str]:
+def _reading(video: str, log_level: str, *, is_strict: bool = True) -> list[str]:
     """What every call begins with. Without -xerror a truncated recording would count as one that went well."""
     return [
-        *("-nostdin", "-hide_banner", "-loglevel", f"level+{log_level}"),
-        *("-xerror", "-protocol_whitelist", "file", "-format_whitelist", _CONTAINERS, "-i", f"file:{video}"),
+        *("-nostdin", "-hide_banner", "-loglevel", f"level+{log_level}", *(("-xerror",) if is_strict else ())),
+        *("-protocol_whitelist", "file", "-format_whitelist", _CONTAINERS, "-i", f"file:{video}"),
     ]
 
 

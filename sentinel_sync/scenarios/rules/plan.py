@@ -42,6 +42,12 @@ class PartKind(StrEnum):
     ANNOTATIONS = "annotations"
 
 
+_QUARTER_NS = 900 * 10**9
+#: From the westernmost zone to the easternmost, summer time included.
+_WIDEST_NS = 27 * 3600 * 10**9
+_FAT_NS = 2 * 10**9
+
+
 @dataclass(frozen=True, slots=True)
 class Consent:
     """A decision about sending recordings.
@@ -110,11 +116,18 @@ class Part:
 
     def is_same_file(self, other: "Part") -> bool:
         """Whether both were queued of the same file, unchanged."""
-        return (self.kind, self.name, self.size_bytes, self.modified_ns) == (
-            other.kind,
-            other.name,
-            other.size_bytes,
-            other.modified_ns,
+        return (self.kind, self.name) == (other.kind, other.name) and self.is_of(other.size_bytes, other.modified_ns)
+
+    def is_of(self, size_bytes: int, modified_ns: int) -> bool:
+        """Whether a file that looks so now is the one that was queued, unchanged.
+
+        FAT keeps local time, to two seconds: where the zone or the summer time changed, each file's time has moved by
+        whole quarters of an hour, and nobody has written it.
+        """
+        moved = abs(modified_ns - self.modified_ns)
+        past_quarter = moved % _QUARTER_NS
+        return size_bytes == self.size_bytes and (
+            moved == 0 or (moved <= _WIDEST_NS and min(past_quarter, _QUARTER_NS - past_quarter) <= _FAT_NS)
         )
 
 

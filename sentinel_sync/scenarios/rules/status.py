@@ -167,6 +167,8 @@ def _standing(
         return "deleted", DELETED_UNSENT
     if plan.refused is not None:
         return "set_aside", plan.refused
+    if not there.queued and not plan.in_queue and plan.dropped is None:
+        return "held", f"it is looked at again, and queued once it is whole ({plan.warning or 'it was cut off'})"
     if not there.queued:
         return "dropped", plan.dropped or "it was taken out of the queue"
     if there.set_aside:
