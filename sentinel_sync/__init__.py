@@ -31,6 +31,7 @@ _NAMES = {
         "TripStateError",
         "UnacknowledgedError",
         "UnreachableError",
+        "UnsettledError",
         "VerificationError",
     ),
     "sentinel_sync.cloud.client": ("APIResponse", "CloudAPIClient"),

@@ -21,6 +21,7 @@ from sentinel_sync.base.errors import (
     TripStateError,
     UnacknowledgedError,
     UnreachableError,
+    UnsettledError,
     VerificationError,
 )
 from sentinel_sync.cloud.client import APIResponse, CloudAPIClient
@@ -64,6 +65,7 @@ __all__ = [
     "TripUploader",
     "UnacknowledgedError",
     "UnreachableError",
+    "UnsettledError",
     "VerificationError",
     "__version__",
 ]

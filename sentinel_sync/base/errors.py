@@ -17,6 +17,7 @@ SentinelSyncError
 │   └── StateLockedError      another agent owns the state folder
 ├── TripStateError            a trip call that does not fit the trip under way
 ├── ScenarioError             a recording that cannot be uploaded as it is
+│   └── UnsettledError        one that is being written, or was changed since
 ├── ConsentError              the driver has not consented
 ├── ProfileError              a driver profile that cannot be read, opened or written
 └── VerificationError         size, checksum, signature or version of a release

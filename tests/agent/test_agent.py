@@ -16,6 +16,7 @@ from sentinel_sync.base.errors import ConfigurationError, SentinelSyncError, Sta
 from sentinel_sync.base.tasks import PeriodicTaskStatus
 from sentinel_sync.settings import Settings
 from sentinel_sync.status import AgentStatus
+from sentinel_sync.store import schema
 from sentinel_sync.store.outbox import NewItem
 from sentinel_sync.store.store import DATABASE_NAME, Store, is_locked
 from tests.conftest import FIXTURES
@@ -165,9 +166,10 @@ async def test_a_part_whose_folder_cannot_be_used_is_down_by_itself_and_comes_ba
 
 
 async def test_a_host_whose_sync_meets_a_locked_database_is_not_left_half_cancelled(
-    tmp_path: Path, cloud: FakeCloud
+    tmp_path: Path, cloud: FakeCloud, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """python/cpython#116720: a TaskGroup that a child's error ends may leave the task around it half-cancelled."""
+    monkeypatch.setattr(schema, "BUSY_TIMEOUT", 0.2)
     async with SyncAgent(settings(tmp_path, cloud)) as agent:
         await drive(agent)
         other = sqlite3.connect(tmp_path / "state" / DATABASE_NAME, isolation_level=None)

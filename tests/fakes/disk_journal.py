@@ -1,6 +1,8 @@
 """The order in which files get their bytes, their names and their durability: what a power cut would leave."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,8 +21,12 @@ class DiskJournal:
         return [step for step in self.steps if step in wanted]
 
 
-def keep_journal(monkeypatch: pytest.MonkeyPatch) -> DiskJournal:
-    """Note each fsync, rename, link and unlink that goes through `os` or `Path`, and do it."""
+@contextmanager
+def keep_journal() -> Iterator[DiskJournal]:
+    """Note each fsync, rename, link and unlink that goes through `os` or `Path`, and do it.
+
+    Its own patches, undone at the end of the block: what else watches these calls may come and go around it.
+    """
     journal = DiskJournal()
     fsync, replace, rename, unlink, link = os.fsync, Path.replace, Path.rename, Path.unlink, os.link
 
@@ -45,9 +51,10 @@ def keep_journal(monkeypatch: pytest.MonkeyPatch) -> DiskJournal:
         journal.steps.append(f"link {Path(target).name}")
         link(source, target)
 
-    monkeypatch.setattr(os, "fsync", noted_fsync)
-    monkeypatch.setattr(Path, "replace", noted_replace)
-    monkeypatch.setattr(Path, "rename", noted_rename)
-    monkeypatch.setattr(Path, "unlink", noted_unlink)
-    monkeypatch.setattr(os, "link", noted_link)
-    return journal
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(os, "fsync", noted_fsync)
+        patched.setattr(Path, "replace", noted_replace)
+        patched.setattr(Path, "rename", noted_rename)
+        patched.setattr(Path, "unlink", noted_unlink)
+        patched.setattr(os, "link", noted_link)
+        yield journal

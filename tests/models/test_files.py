@@ -215,18 +215,16 @@ class TestKeys:
 class TestOnDisk:
     """What the power cut of the next instant would leave."""
 
-    def test_a_version_is_on_disk_before_it_has_its_name(
-        self, files: ModelFiles, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        journal = keep_journal(monkeypatch)
-        put(files, "v1", OLD)
+    def test_a_version_is_on_disk_before_it_has_its_name(self, files: ModelFiles) -> None:
+        with keep_journal() as journal:
+            put(files, "v1", OLD)
         assert journal.steps == ["sync .v1.onnx.part", "rename v1.onnx", f"sync {NAME}"]
 
     async def test_a_switch_is_on_disk_before_the_records_know_of_it(
-        self, folder: Path, installed: InstalledModels, monkeypatch: pytest.MonkeyPatch
+        self, folder: Path, installed: InstalledModels
     ) -> None:
-        journal = keep_journal(monkeypatch)
-        await installed.install(NAME, version("v2", NEW))
+        with keep_journal() as journal:
+            await installed.install(NAME, version("v2", NEW))
         wanted = journal.order(f"rename {LIVE}", f"sync {folder.name}", "rename registry.json")
         assert wanted == [
             f"rename {LIVE}",
@@ -241,9 +239,9 @@ class TestOnDisk:
         def no_links(*_: object) -> None:
             raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
 
-        journal = keep_journal(monkeypatch)
         monkeypatch.setattr(os, "link", no_links)
-        await installed.install(NAME, version("v2", NEW))
+        with keep_journal() as journal:
+            await installed.install(NAME, version("v2", NEW))
         wanted = (f"sync .{LIVE}.switch", f"rename {LIVE}", f"sync {folder.name}")
         assert journal.order(*wanted)[:3] == list(wanted)
 

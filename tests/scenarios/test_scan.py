@@ -297,7 +297,7 @@ def moved(folder: Path, by_ns: int) -> None:
         os.utime(path, ns=(found.st_atime_ns, found.st_mtime_ns + by_ns))
 
 
-@pytest.mark.parametrize("by_ns", [HOUR_NS, -HOUR_NS, 9 * HOUR_NS, HOUR_NS * 23 // 4, HOUR_NS + 2 * 10**9])
+@pytest.mark.parametrize("by_ns", [-HOUR_NS, HOUR_NS * 23 // 4, HOUR_NS + 2 * 10**9])
 async def test_a_zone_that_changed_changes_no_recording(
     recordings: Path, build: Build, clock: FakeClock, by_ns: int
 ) -> None:
@@ -308,7 +308,7 @@ async def test_a_zone_that_changed_changes_no_recording(
     assert await uploader.sync_now() == 2
 
 
-@pytest.mark.parametrize("by_ns", [17 * 10**9, 40 * HOUR_NS, -5 * 60 * 10**9])
+@pytest.mark.parametrize("by_ns", [17 * 10**9, -40 * HOUR_NS])
 async def test_one_whose_files_have_another_time_is_queued_again_by_itself(
     cloud: FakeCloud, recordings: Path, build: Build, clock: FakeClock, by_ns: int
 ) -> None:

@@ -277,10 +277,8 @@ async def test_a_listener_that_fails_ends_the_work(tmp_path: Path, clock: FakeCl
     assert bench.left == []
 
 
-async def test_what_is_acknowledged_is_on_disk(
-    tmp_path: Path, clock: FakeClock, any_video: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_what_is_acknowledged_is_on_disk(tmp_path: Path, clock: FakeClock, any_video: Path) -> None:
     """The file first, then its name, then the folder."""
-    journal = keep_journal(monkeypatch)
-    await Bench(stand_in(tmp_path, f"{LAST}; printf small >$result; {DONE}"), tmp_path, clock).compressed(any_video)
+    with keep_journal() as journal:
+        await Bench(stand_in(tmp_path, f"{LAST}; printf small >$result; {DONE}"), tmp_path, clock).compressed(any_video)
     assert [step.split()[0] for step in journal.steps if not step.startswith("unlink")] == ["sync", "rename", "sync"]

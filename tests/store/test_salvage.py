@@ -369,16 +369,14 @@ class TestOpening:
         assert (len(found), store.salvaged) == (4, None)
 
 
-async def test_each_step_of_a_salvage_is_on_disk_before_the_next(
-    tmp_path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_each_step_of_a_salvage_is_on_disk_before_the_next(tmp_path: Path, clock: FakeClock) -> None:
     """A11, H: a disk may keep whichever it likes of two steps that nobody fsync'd between."""
     path = await filled(tmp_path, clock)
     with opened(path) as content:
         content[:PAGE] = os.urandom(PAGE)
     path.with_name(f"{DATABASE_NAME}-wal").write_bytes(b"an old log")
-    journal = keep_journal(monkeypatch)
-    assert repair(path, clock.now(), is_new=False) is not None
+    with keep_journal() as journal:
+        assert await asyncio.to_thread(repair, path, clock.now(), is_new=False) is not None
     folder = f"sync {tmp_path.name}"
     wanted = ("rename outbox.db.salvaged", "unlink outbox.db-wal", "rename outbox.db", folder)
     journal.steps = journal.steps[journal.steps.index(wanted[0]) :]
@@ -393,16 +391,15 @@ async def test_a_salvage_cut_off_after_any_step_is_ended_by_the_next_start(
     with opened(path) as content:
         content[:PAGE] = os.urandom(PAGE)
     path.with_name(f"{DATABASE_NAME}-wal").write_bytes(b"an old log")
-    with monkeypatch.context() as patched:
-        journal = keep_journal(patched)
+    with keep_journal() as journal, monkeypatch.context() as patched:
 
         def power_cut(folder: Path) -> None:
             if finished in journal.steps:
-                raise KeyboardInterrupt
+                raise InterruptedError
 
         patched.setattr(salvage_module, "sync_folder", power_cut)
-        with pytest.raises(KeyboardInterrupt):
-            repair(path, clock.now(), is_new=False)
-    repair(path, clock.now(), is_new=False)
+        with pytest.raises(InterruptedError):
+            await asyncio.to_thread(repair, path, clock.now(), is_new=False)
+    await asyncio.to_thread(repair, path, clock.now(), is_new=False)
     found, _ = await survivors(tmp_path, clock)
     assert len(found) == ITEMS - 1

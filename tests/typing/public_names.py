@@ -39,6 +39,7 @@ from sentinel_sync import (
     TripUploader,
     UnacknowledgedError,
     UnreachableError,
+    UnsettledError,
     VerificationError,
     __version__,
 )
@@ -148,7 +149,14 @@ def errors(error: SentinelSyncError) -> str:
         case StoreFullError() | StateLockedError() | FileError():
             stored: StoreError = error
             print(stored.status)  # type: ignore[attr-defined]
-        case ConfigurationError() | ConsentError() | ProfileError() | ScenarioError() | TripStateError():
+        case (
+            ConfigurationError()
+            | ConsentError()
+            | ProfileError()
+            | ScenarioError()
+            | UnsettledError()
+            | TripStateError()
+        ):
             print(error.retry_after)  # type: ignore[union-attr]
         case VerificationError():
             print(error.status)  # type: ignore[attr-defined]
