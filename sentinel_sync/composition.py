@@ -24,7 +24,7 @@ from sentinel_sync.scenarios.scenario_uploader import ScenarioUploader
 from sentinel_sync.settings import CloudSettings
 from sentinel_sync.store.store import Store
 from sentinel_sync.store.timekeeper import Timekeeper
-from sentinel_sync.trips.legacy_queue import take_over
+from sentinel_sync.trips.legacy_queue import LegacyQueue
 from sentinel_sync.trips.trip_uploader import KIND as TRIP
 from sentinel_sync.trips.trip_uploader import TripUploader
 
@@ -38,6 +38,7 @@ class Components:
     foundation: Foundation
     connectivity: OfflineManager
     trips: TripUploader
+    old_queue: LegacyQueue
     scenarios: ScenarioUploader
     models: ModelDownloader
     profiles: ProfileSynchronizer
@@ -51,6 +52,7 @@ class Components:
             self.connectivity.monitor,
             self.trips.upload,
             self.trips.checkpoint,
+            self.old_queue.retry,
             self.profiles.synchronize,
             self.scenarios.scan,
             self.scenarios.upload,
@@ -95,7 +97,7 @@ async def build(
     client, store, timekeeper = foundation.client, foundation.store, foundation.timekeeper
     connectivity = OfflineManager(client, on_probe=timekeeper.observe, clock=clock, rng=rng)
     trips = TripUploader(client, foundation=foundation, ask_time=connectivity.probe_now)
-    await _begin_trips(trips, store, settings, stack, clock)
+    old_queue = await _begin_trips(trips, store, settings, stack, clock)
     scenarios = ScenarioUploader(client, foundation=foundation)
     stack.push_async_callback(scenarios.close)
     models = ModelDownloader(client, foundation=foundation)
@@ -107,7 +109,7 @@ async def build(
     fleet = FleetManager(client, foundation=foundation)
     stack.push_async_callback(fleet.close)
     stack.push_async_callback(connectivity.close)
-    return Components(foundation, connectivity, trips, scenarios, models, profiles, fleet)
+    return Components(foundation, connectivity, trips, old_queue, scenarios, models, profiles, fleet)
 
 
 async def _foundation(
@@ -135,11 +137,11 @@ async def _begin(part: str, prepare: Callable[[], Awaitable[None]]) -> None:
 
 async def _begin_trips(
     trips: TripUploader, store: Store, settings: CloudSettings, stack: AsyncExitStack, clock: Clock
-) -> None:
+) -> LegacyQueue:
     """Close the trip that a crash cut off, and take over what the older module had queued."""
     await trips.prepare()
     stack.push_async_callback(trips.checkpoint_step)
-    await take_over(
+    old_queue = LegacyQueue(
         settings.trip_queue_file,
         store,
         kind=TRIP,
@@ -147,3 +149,5 @@ async def _begin_trips(
         pseudonym_of=trips.pseudonym_of,
         clock=clock,
     )
+    await old_queue.take_over()
+    return old_queue

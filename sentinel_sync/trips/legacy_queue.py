@@ -16,6 +16,7 @@ import aiofiles.os
 
 from sentinel_sync.base.clock import Clock
 from sentinel_sync.base.errors import StoreFullError
+from sentinel_sync.base.tasks import PeriodicTask
 from sentinel_sync.store.outbox import NewItem
 from sentinel_sync.store.store import Store
 from sentinel_sync.trips.rules.trip import adopt
@@ -30,6 +31,10 @@ _BATCH = 500
 _NAMED = 10
 #: Digits of an integer; Python refuses to read one with more than 4,300, and no value of a trip has as many.
 _MAX_DIGITS = 400
+#: Kind of the items that stand for renamed files with something that could not be read; their key is the file's name.
+LEFT = "old_queue"
+#: Seconds between two looks for what somebody has retried, where nobody wakes us.
+_LOOK_AGAIN = 300.0
 _SPACE = re.compile(r"[ \t\n\r]*")
 
 PseudonymOf = Callable[[str | None], str | None]
@@ -50,56 +55,109 @@ class Takeover:
     moved_to: Path
 
 
-async def take_over(
-    path: Path,
-    store: Store,
-    *,
-    kind: str,
-    vehicle_id: str,
-    pseudonym_of: PseudonymOf,
-    clock: Clock,
-) -> Takeover | None:
-    """Move the old queue's trips into the outbox, then rename the file; None where there is none.
+class LegacyQueue:
+    """The old queue file, and those that were renamed and could not be read whole.
 
-    A crash in between takes the same trips over again, under the same ids, so none is there twice. A file that breaks
-    off gives the trips before the break, and is set aside as broken.
+    For each of these an item lies in the outbox, set aside, so that `queue list` shows it; retried, the file is read
+    again.
+
+    Args:
+        path: The file.
+        store: Where the trips go.
+        kind: Kind of a trip's item.
+        vehicle_id: Part of the trips' new ids.
+        pseudonym_of: Gives what stands for a driver.
+
+    Attributes:
+        retry: Reads files again whose item somebody has retried.
     """
-    reader = _Reader(kind, vehicle_id, pseudonym_of)
-    try:
-        text = await _read(path)
-        if text is None:
+
+    def __init__(
+        self, path: Path, store: Store, *, kind: str, vehicle_id: str, pseudonym_of: PseudonymOf, clock: Clock
+    ) -> None:
+        self._path = path
+        self._store = store
+        self._kind = kind
+        self._vehicle_id = vehicle_id
+        self._pseudonym_of = pseudonym_of
+        self._clock = clock
+        self.retry: PeriodicTask = PeriodicTask("trips.takeover", self.retry_step)
+
+    async def take_over(self) -> Takeover | None:
+        """Move the old queue's trips into the outbox, then rename the file; None where there is none.
+
+        A crash in between takes the same trips over again, under the same ids, so none is there twice. A file that
+        breaks off gives the trips before the break, and is set aside as broken.
+        """
+        path = self._path
+        try:
+            found = await self._read_into_outbox(path)
+        except OSError as error:
+            logger.error(
+                "trips.takeover: %s cannot be read (%s); left alone until the next start", path, error.strerror
+            )
             return None
+        except StoreFullError as error:
+            logger.error("trips.takeover: %s waits for the next start: %s", path, error)
+            return None
+        if found is None:
+            return None
+        reader, taken = found
+        stamp = datetime.fromtimestamp(self._clock.now(), UTC).strftime("%Y%m%dT%H%M%SZ")
+        moved_to = await asyncio.to_thread(_move, path, f"{'broken' if reader.broken else 'imported'}-{stamp}")
+        if reader.broken:
+            logger.error(
+                "trips.takeover: %s is no whole trip queue (%s): %d trips before that are queued; set aside as %s",
+                path,
+                reader.broken,
+                taken,
+                moved_to.name,
+            )
+        else:
+            logger.info(
+                "trips.takeover: %d trips of %s are queued, %d entries unreadable; kept as %s",
+                taken,
+                path,
+                reader.unreadable,
+                moved_to.name,
+            )
+        if (fault := reader.fault) is not None and moved_to != path:
+            # Without a word of the file's: its drivers' names and places stay in it.
+            await self._store.outbox.put(NewItem(LEFT, moved_to.name, json.dumps({"file": moved_to.name}).encode()))
+            if (item := await self._store.outbox.find(moved_to.name)) is not None:
+                await self._store.outbox.set_aside(item.seq, fault)
+        return Takeover(taken, reader.unreadable, moved_to)
+
+    async def retry_step(self) -> float:
+        """Read files again whose item somebody has retried; returns the seconds until the next look."""
+        for item in await self._store.outbox.claim(LEFT, _BATCH):
+            try:
+                found = await self._read_into_outbox(self._path.with_name(item.key))
+            except OSError as error:
+                fault: str | None = f"{item.key} cannot be read ({error.strerror})"
+            else:
+                fault = f"{item.key} is gone" if found is None else found[0].fault
+            if fault is None:
+                await self._store.outbox.acknowledge(LEFT, [item.seq])
+                logger.info("trips.takeover: %s is taken over whole", item.key)
+            else:
+                await self._store.outbox.set_aside(item.seq, fault)
+        return _LOOK_AGAIN
+
+    async def _read_into_outbox(self, path: Path) -> "tuple[_Reader, int] | None":
+        """Queue what can be read of a file; returns what could not, and how many trips were new."""
+        reader = _Reader(self._kind, self._vehicle_id, self._pseudonym_of)
         taken = 0
-        entries = reader.trips(text)
-        while batch := await asyncio.to_thread(lambda: list(islice(entries, _BATCH))):
-            taken += await store.outbox.put_all(batch)
-    except OSError as error:
-        logger.error("trips.takeover: %s cannot be read (%s); left alone until the next start", path, error.strerror)
-        return None
-    except StoreFullError as error:
-        logger.error("trips.takeover: %s waits for the next start: %s", path, error)
-        return None
-    except _BrokenFileError as error:
-        reader.broken, taken = str(error), 0
-    stamp = datetime.fromtimestamp(clock.now(), UTC).strftime("%Y%m%dT%H%M%SZ")
-    moved_to = await asyncio.to_thread(_move, path, f"{'broken' if reader.broken else 'imported'}-{stamp}")
-    if reader.broken:
-        logger.error(
-            "trips.takeover: %s is no whole trip queue (%s): %d trips before that are queued; set aside as %s",
-            path,
-            reader.broken,
-            taken,
-            moved_to.name,
-        )
-    else:
-        logger.info(
-            "trips.takeover: %d trips of %s are queued, %d entries unreadable; kept as %s",
-            taken,
-            path,
-            reader.unreadable,
-            moved_to.name,
-        )
-    return Takeover(taken, reader.unreadable, moved_to)
+        try:
+            text = await _read(path)
+            if text is None:
+                return None
+            entries = reader.trips(text)
+            while batch := await asyncio.to_thread(lambda: list(islice(entries, _BATCH))):
+                taken += await self._store.outbox.put_all(batch)
+        except _BrokenFileError as error:
+            reader.broken = str(error)
+        return reader, taken
 
 
 class _BrokenFileError(ValueError):
@@ -115,6 +173,17 @@ class _Reader:
         self._pseudonym_of = pseudonym_of
         self.unreadable = 0
         self.broken = ""
+        self._first = ""
+
+    @property
+    def fault(self) -> str | None:
+        """What could not be read and why, for a person who may mend it; None where all of it was."""
+        faults = []
+        if self.unreadable:
+            faults.append(f"{self.unreadable} of its entries are no trips ({self._first})")
+        if self.broken:
+            faults.append(f"it is no whole trip queue ({self.broken})")
+        return f"{'; '.join(faults)}: mend the file, then retry" if faults else None
 
     def trips(self, text: str) -> Iterator[NewItem]:
         """Yield the trips; sets `broken` where the file breaks off."""
@@ -133,6 +202,7 @@ class _Reader:
 
     def _leave(self, number: int, error: ValueError) -> None:
         self.unreadable += 1
+        self._first = self._first or f"entry {number}: {error}"
         if self.unreadable <= _NAMED:
             logger.error("trips.takeover: entry %d is no trip (%s); it stays in the renamed file", number, error)
 

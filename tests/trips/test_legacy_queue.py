@@ -17,8 +17,9 @@ import pytest
 from sentinel_sync.base.errors import StoreFullError
 from sentinel_sync.base.payloads import TripSummary
 from sentinel_sync.base.privacy import pseudonym
+from sentinel_sync.store.outbox import ItemState
 from sentinel_sync.store.store import Store
-from sentinel_sync.trips.legacy_queue import Takeover, take_over
+from sentinel_sync.trips.legacy_queue import LEFT, LegacyQueue, Takeover
 from tests.conftest import FIXTURES
 from tests.fakes.clock import FakeClock
 
@@ -44,8 +45,8 @@ def in_california(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     time.tzset()
 
 
-async def take(path: Path, store: Store, clock: FakeClock, key: bytes | None = KEY) -> Takeover | None:
-    return await take_over(
+def old_queue(path: Path, store: Store, clock: FakeClock, key: bytes | None = KEY) -> LegacyQueue:
+    return LegacyQueue(
         path,
         store,
         kind="trip",
@@ -53,6 +54,10 @@ async def take(path: Path, store: Store, clock: FakeClock, key: bytes | None = K
         pseudonym_of=lambda driver: pseudonym(driver, key),
         clock=clock,
     )
+
+
+async def take(path: Path, store: Store, clock: FakeClock, key: bytes | None = KEY) -> Takeover | None:
+    return await old_queue(path, store, clock, key).take_over()
 
 
 async def trips(store: Store) -> list[TripSummary]:
@@ -395,3 +400,67 @@ async def test_two_takeovers_in_one_second_keep_both_files(queue_file: Path, sto
     shutil.copy(OLD, queue_file)
     await take(queue_file, store, clock)
     assert len(names(queue_file.parent)) == 2
+
+
+# --- what could not be read is to be found again ---
+
+
+NO_TRIP = {"driver_id": "driver_zacharias", "start_location": {"lat": 48.137, "lon": 11.575}}
+LEFT_OVER: dict[str, bytes] = {
+    "an entry that is no trip": json.dumps([*json.loads(OLD.read_text())[:2], NO_TRIP]).encode(),
+    "a broken line": b"\n".join([json.dumps(json.loads(OLD.read_text())[0]).encode(), b'{"trip_id": ']),
+    "a list that breaks off": OLD.read_bytes()[:-40],
+    "garbage after the list": OLD.read_bytes() + b" garbage",
+    "no text": b"\xff\xfe\x00",
+    "no list": b'"trips"',
+    "only entries that are no trips": json.dumps([NO_TRIP] * 3).encode(),
+}
+
+
+@pytest.mark.parametrize("kind", LEFT_OVER)
+async def test_it_is_shown_in_the_queue_with_its_reason(
+    kind: str, queue_file: Path, store: Store, clock: FakeClock
+) -> None:
+    """I7."""
+    write(queue_file, LEFT_OVER[kind])
+    result = await take(queue_file, store, clock)
+    assert result is not None
+    (item,) = await store.outbox.items(kind=LEFT)
+    assert (item.key, item.state) == (result.moved_to.name, ItemState.SET_ASIDE)
+    assert "mend the file, then retry" in str(item.reason)
+    assert b"zacharias" not in item.body
+    assert "zacharias" not in str(item.reason)
+    assert "48.1" not in str(item.reason)
+
+
+async def test_retried_it_is_read_again_and_goes_once_it_is_mended(
+    queue_file: Path, store: Store, clock: FakeClock
+) -> None:
+    entries = old_entries()
+    write(queue_file, json.dumps([*entries[:2], NO_TRIP]))
+    queue = old_queue(queue_file, store, clock)
+    result = await queue.take_over()
+    assert result is not None
+    await queue.retry_step()
+    assert len(await store.outbox.items(kind=LEFT)) == 1, "nobody has retried it"
+    assert await store.outbox.retry([result.moved_to.name]) == 1
+    await queue.retry_step()
+    (item,) = await store.outbox.items(kind=LEFT)
+    assert (item.state, "1 of its entries" in str(item.reason)) == (ItemState.SET_ASIDE, True)
+    write(result.moved_to, json.dumps(entries[:3]))
+    await store.outbox.retry([result.moved_to.name])
+    await queue.retry_step()
+    assert await store.outbox.items(kind=LEFT) == []
+    assert len(await trips(store)) == 3, "each once"
+
+
+async def test_one_whose_file_is_gone_stays_and_says_so(queue_file: Path, store: Store, clock: FakeClock) -> None:
+    write(queue_file, LEFT_OVER["garbage after the list"])
+    queue = old_queue(queue_file, store, clock)
+    result = await queue.take_over()
+    assert result is not None
+    result.moved_to.unlink()
+    await store.outbox.retry(None)
+    await queue.retry_step()
+    (item,) = await store.outbox.items(kind=LEFT)
+    assert (item.state, "is gone" in str(item.reason)) == (ItemState.SET_ASIDE, True)
