@@ -5,6 +5,7 @@ nothing has changed for `scenario_settle_time`. Only what is not settled yet is 
 little.
 """
 
+import asyncio
 import contextlib
 import hashlib
 import logging
@@ -177,9 +178,14 @@ class Scan:
         self._sights: dict[str, FolderObservation] = {}
         self._refused_at: dict[str, float] = {}
         self._present: frozenset[str] | None = None
+        self._looking = asyncio.Lock()
 
     async def look(self) -> tuple[int, float]:
         """Look once; returns how many recordings were queued, and the seconds until the next look."""
+        async with self._looking:  # whoever flushes looks beside the task that does so now and then
+            return await self._look()
+
+    async def _look(self) -> tuple[int, float]:
         interval = self._settings.scenario_scan_interval
         if not self._settings.upload_scenarios:
             return 0, interval

@@ -57,7 +57,7 @@ class TestItsMemory:
         await policy.prepare()
         wakes = [0, 0]
         for half in (0, 1):
-            for _ in range(2000):
+            for _ in range(1000):
                 policy.count(64 << 10, 0)
                 wakes[half] += policy.duty.wake.is_set()
                 policy.duty.wake.clear()

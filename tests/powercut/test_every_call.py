@@ -19,7 +19,7 @@ pytestmark = pytest.mark.skipif(shutil.which("strace") is None, reason="no strac
 
 ALL = os.environ.get("SENTINEL_POWERCUT") == "all"
 #: Of each operation in `make test`: so many points, spread over it.
-FEW = 4
+FEW = 3
 
 
 def chosen(points: list[Point]) -> list[Point]:

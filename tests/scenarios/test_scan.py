@@ -1,5 +1,6 @@
 """What is new and complete in the recorder's folder is queued by itself; what is being written is left alone."""
 
+import asyncio
 import gzip
 import json
 import os
@@ -396,3 +397,12 @@ async def test_of_one_that_was_cut_off_what_is_there_goes_and_is_marked(
     await settle(uploader, clock)
     status = await uploader.get_upload_status(FIRST)
     assert (status["status"], status["warning"]) == ("queued", "bev.mp4 is cut off: what is there goes")
+
+
+async def test_two_looks_at_once_take_each_recording_once(recordings: Path, build: Build, clock: FakeClock) -> None:
+    """Whoever flushes looks beside the background."""
+    uploader = build()
+    await uploader.scan_step()
+    clock.tick(SETTLE)
+    await asyncio.gather(*(uploader.scan_step() for _ in range(5)))
+    assert await statuses(uploader) == {FIRST: "queued", SECOND: "queued"}
