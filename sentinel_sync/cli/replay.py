@@ -108,7 +108,7 @@ def execute(arguments: argparse.Namespace) -> ExitCode:
         lines = [line for drive, one in both for line in _as_text(arguments.file, drive, one, settings)]
         if recorded.unusable.count:
             left_out = words.count(recorded.unusable.count, "position")
-            lines.append(f"  note: {left_out} could not be used and were left out ({recorded.unusable.reason})")
+            lines.append(f"  note: {left_out} could not be used, so left out ({recorded.unusable.reason})")
         out("\n".join(lines) + "\n")
     set_aside = any(one.item is not None and one.item.state is ItemState.SET_ASIDE for one in replayed)
     return ExitCode.FAILED if set_aside else ExitCode.DONE
