@@ -308,9 +308,10 @@ class SyncAgent:
 
     async def show_console_address(self, url: str | None) -> None:
         """Have the status name where the console is served; None once it is not any more."""
-        board = self._board(self._built)
-        board.console = url
-        await board.write()
+        if self._parts is not None:  # it may have been stopped first
+            board = self._board(self._parts)
+            board.console = url
+            await board.write()
 
     # --- how ---
 

@@ -48,7 +48,7 @@ def make_folder(folder: Path, mode: int = 0o777) -> None:
         OSError: It cannot be made.
     """
     missing: list[Path] = []
-    while not folder.is_dir():
+    while not folder.is_dir() and folder != folder.parent:
         missing.append(folder)
         folder = folder.parent
     for path in reversed(missing):

@@ -85,7 +85,8 @@ def held_by_agent(settings: CloudSettings) -> bool:
         said = read_json((settings.state_dir / STATUS_NAME).read_bytes())
     except (OSError, MalformedJSONError):
         return False
-    return isinstance(said, dict) and said.get("process_id") == lock_owner(settings.state_dir)
+    owner = lock_owner(settings.state_dir)
+    return isinstance(said, dict) and owner is not None and said.get("process_id") == owner
 
 
 def last_said(settings: CloudSettings) -> AgentStatus | None:

@@ -131,13 +131,8 @@ def _lines(settings: CloudSettings, picture: Picture) -> list[str]:
         facts += facts_of(said, outbox or said.outbox, age=picture.age)
     else:
         facts += outbox_facts(counts, running=picture.running) if counts is not None else []
-        if (
-            said is not None
-            and counts is not None
-            and counts.unsent
-            and (why := said.waiting_reason("trip")) is not None
-        ):
-            facts.append(("waits", why))
+        why = said.waiting_reason("trip") if said is not None and counts is not None and counts.unsent else None
+        facts += [] if why is None else [("waits", why)]
         if picture.open_trip:
             facts.append(("trip", "one was cut off; it is closed and queued when an agent starts"))
     if picture.trouble is not None:

@@ -271,7 +271,7 @@ class InstalledModels:
             try:
                 if await self._is_damaged(record, record.installed, is_idle=is_idle):
                     damaged.add(name)
-            except FileError as error:
+            except (FileError, StoreFullError) as error:
                 logger.error("model.inspect: %s: %s", name, error)
         return damaged
 

@@ -343,8 +343,7 @@ class ModelDownloader:
         return await self._commands.outcomes()
 
     async def commands_waiting(self) -> int:
-        """Orders of other processes that have not been carried out."""
-        await self.prepare()
+        """Orders of other processes that wait to be carried out; opens no model, which may take long."""
         return await self._commands.count()
 
     def last_check(self) -> ModelCheckStatus:

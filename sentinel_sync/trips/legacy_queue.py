@@ -123,9 +123,12 @@ class LegacyQueue:
             )
         if (fault := reader.fault) is not None and moved_to != path:
             # Without a word of the file's: its drivers' names and places stay in it.
-            await self._store.outbox.put(NewItem(LEFT, moved_to.name, json.dumps({"file": moved_to.name}).encode()))
-            if (item := await self._store.outbox.find(moved_to.name)) is not None:
-                await self._store.outbox.set_aside(item.seq, fault)
+            try:
+                await self._store.outbox.put(NewItem(LEFT, moved_to.name, json.dumps({"file": moved_to.name}).encode()))
+                if (item := await self._store.outbox.find(moved_to.name)) is not None:
+                    await self._store.outbox.set_aside(item.seq, fault)
+            except StoreFullError as error:  # the agent starts all the same, and the log has said it
+                logger.error("trips.takeover: %s is not shown in the queue: %s", moved_to.name, error)
         return Takeover(taken, reader.unreadable, moved_to)
 
     async def retry_step(self) -> float:
@@ -135,6 +138,8 @@ class LegacyQueue:
                 found = await self._read_into_outbox(self._path.with_name(item.key))
             except OSError as error:
                 fault: str | None = f"{item.key} cannot be read ({error.strerror})"
+            except StoreFullError as error:
+                fault = str(error)
             else:
                 fault = f"{item.key} is gone" if found is None else found[0].fault
             if fault is None:

@@ -209,6 +209,19 @@ class TestWithoutAnAgent:
         assert not (car.folder / "models" / f"{NAME}.onnx").exists()
 
 
+def note_placing(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Set once an order has been placed."""
+    placed, place = threading.Event(), ModelCommands.place
+
+    async def observed(orders: ModelCommands, order: ModelCommand) -> str:
+        key = await place(orders, order)
+        placed.set()
+        return key
+
+    monkeypatch.setattr(ModelCommands, "place", observed)
+    return placed
+
+
 class TestWithAnAgent:
     @pytest.fixture(autouse=True)
     def _agent(self, car: Vehicle) -> Iterator[None]:
@@ -238,18 +251,12 @@ class TestWithAnAgent:
     def test_its_answer_can_be_waited_for(
         self, car: Vehicle, monkeypatch: pytest.MonkeyPatch, done: bool, code: ExitCode
     ) -> None:
-        placed, place = threading.Event(), ModelCommands.place
-
-        async def observed(orders: ModelCommands, order: ModelCommand) -> str:
-            key = await place(orders, order)
-            placed.set()
-            return key
+        placed = note_placing(monkeypatch)
 
         def agent() -> None:
             assert placed.wait(PATIENCE)
             asyncio.run(carry_out_one(car, "as the agent says", done=done))
 
-        monkeypatch.setattr(ModelCommands, "place", observed)
         thread = threading.Thread(target=agent)
         thread.start()
         said = car.run("models", "rollback", NAME, "--wait")
@@ -280,19 +287,13 @@ class TestBesideAnotherCommand:
     def test_it_is_done_once_the_folder_is_free(
         self, car: Vehicle, fleet: Fleet, holder: StateLock, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        placed, place = threading.Event(), ModelCommands.place
-
-        async def observed(orders: ModelCommands, order: ModelCommand) -> str:
-            key = await place(orders, order)
-            placed.set()
-            return key
+        placed = note_placing(monkeypatch)
 
         def other_command() -> None:
             assert placed.wait(PATIENCE)
             holder.release()
 
         release(car, fleet, "v1.0.0", FIRST)
-        monkeypatch.setattr(ModelCommands, "place", observed)
         thread = threading.Thread(target=other_command)
         thread.start()
         said = car.run("models", "install", NAME, "v1.0.0")

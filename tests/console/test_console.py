@@ -401,3 +401,7 @@ class TestManyConnections:
             shown = json.loads((tmp_path / "state" / "status.json").read_text())
             assert shown["console"] == address.url
             assert "token=" not in json.dumps(shown)
+
+    async def test_an_agent_that_was_stopped_first_is_in_nobodys_way(self, tmp_path: Path, cloud: FakeCloud) -> None:
+        async with _console(tmp_path, cloud) as (agent, _):
+            await agent.aclose()

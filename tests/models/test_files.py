@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from sentinel_sync.base.errors import ConfigurationError, FileError, StoreFullError
+from sentinel_sync.base.errors import ConfigurationError, FileError, StoreFullError, VerificationError
 from sentinel_sync.models.files import ModelFiles
 from sentinel_sync.models.installed import InstalledModels
 from sentinel_sync.models.releases import read_trust
@@ -295,6 +295,16 @@ class TestDamage:
         await installed.clean([])
         assert (await installed.roll_back(NAME)).version == "v1"
         assert (folder / LIVE).read_bytes() == OLD
+
+    async def test_back_from_a_damaged_one_there_is_nothing_further_to_go_back_to(
+        self, folder: Path, installed: InstalledModels
+    ) -> None:
+        await installed.install(NAME, version("v2", NEW))
+        self.damage(folder / LIVE, "one bit")
+        assert (await installed.roll_back(NAME)).version == "v1"
+        assert installed.record(NAME).previous is None
+        with pytest.raises(VerificationError):
+            await installed.roll_back(NAME)
 
     @pytest.mark.parametrize("how", ["cut off", "one bit", "longer", "empty", "another file"])
     async def test_it_is_found_and_said(

@@ -281,3 +281,10 @@ def test_an_absurd_gap_splits_the_drive(tmp_path: Path) -> None:
         first, second = read_drives(written(tmp_path, csv_of(rows))).drives
         assert {first.duration, second.duration} == {59 * 60.0}
         assert abs(first.start - second.start) == 2 * 86_400.0
+
+
+def test_no_position_is_lost_where_one_went_back_just_before_the_gap(tmp_path: Path) -> None:
+    later = [(time.replace("11-23", "11-25"), *rest) for time, *rest in SIXTY]
+    first, second = read_drives(written(tmp_path, csv_of([*SIXTY, SIXTY[10], *later]))).drives
+    assert (len(first.readings), len(second.readings)) == (59, 59)
+    assert (first.left_out, second.left_out) == (1, 0)

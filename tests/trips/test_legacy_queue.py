@@ -464,3 +464,16 @@ async def test_one_whose_file_is_gone_stays_and_says_so(queue_file: Path, store:
     await queue.retry_step()
     (item,) = await store.outbox.items(kind=LEFT)
     assert (item.state, "is gone" in str(item.reason)) == (ItemState.SET_ASIDE, True)
+
+
+async def test_a_disk_that_has_no_room_for_the_word_of_it_keeps_nobody_from_starting(
+    queue_file: Path, store: Store, clock: FakeClock, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def put(_: object) -> bool:
+        raise StoreFullError("the disk is full")
+
+    monkeypatch.setattr(store.outbox, "put", put)
+    write(queue_file, LEFT_OVER["garbage after the list"])
+    result = await take(queue_file, store, clock)
+    assert result is not None
+    assert "is not shown in the queue" in caplog.text

@@ -225,12 +225,16 @@ class ModelRecord:
         before, now = self.installed, self.switching_to
         names = {*self.superseded, *(() if before is None else (before.live_name,))}
         was_bad = before is not None and self.is_bad(before.checksum)
+        if previous is not None and (
+            self.is_bad(previous.checksum) or (now is not None and previous.version == now.version)
+        ):
+            previous = None  # nothing to go back to
         is_staged = self.staged is not None and now is not None and self.staged.release.version == now.version
         return replace(
             self,
             installed=now,
             damage=None,
-            previous=None if previous is None or previous == now or self.is_bad(previous.checksum) else previous,
+            previous=previous,
             switching_to=None,
             staged=None if is_staged else self.staged,
             probation=self.next_probation,

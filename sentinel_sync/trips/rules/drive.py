@@ -155,13 +155,15 @@ def drives_of(fixes: Iterable[Fix]) -> tuple[list[Drive], int]:
             back.append(fix)
             if len(back) < BACK_TO_BELIEVE:
                 continue
-        elif walk is not None and fix.time - walk.reached <= SPLIT:
+        elif walk is not None:
             walk.left_out += len(back)
             back.clear()
-            walk.add(fix)
-            continue
-        walks.append(_Walk(back[0] if back else fix))
-        for other in back[1:]:
+            if fix.time - walk.reached <= SPLIT:
+                walk.add(fix)
+                continue
+        first, *others = back or [fix]
+        walks.append(_Walk(first))
+        for other in others:
             walks[-1].add(other)
         back.clear()
     if walks:
