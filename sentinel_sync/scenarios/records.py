@@ -213,8 +213,9 @@ class ScenarioRecords:
 
     async def look_again(self, item: OutboxItem, plan: ScenarioPlan, reason: str) -> None:
         """Have a recording that changed looked at again: it is queued anew once it is whole and at rest."""
-        await self._outbox.drop([item.key], reason=REPLACED)
+        # In this order: of what a power cut leaves in between, the scan makes the same.
         await self.save(replace(plan, in_queue=False, warning=reason))
+        await self._outbox.drop([item.key], reason=REPLACED)
         logger.info("scenario.changed: %s: %s: it is looked at again", plan.scenario_id, reason)
 
     async def refuse(self, folder: Path, reason: str, fingerprint: str | None = None) -> None:

@@ -309,7 +309,7 @@ async def test_a_zone_that_changed_changes_no_recording(
     assert await uploader.sync_now() == 2
 
 
-@pytest.mark.parametrize("by_ns", [17 * 10**9, -40 * HOUR_NS])
+@pytest.mark.parametrize("by_ns", [1, 10**9, 17 * 10**9, -40 * HOUR_NS])
 async def test_one_whose_files_have_another_time_is_queued_again_by_itself(
     cloud: FakeCloud, recordings: Path, build: Build, clock: FakeClock, by_ns: int
 ) -> None:
@@ -406,3 +406,23 @@ async def test_two_looks_at_once_take_each_recording_once(recordings: Path, buil
     clock.tick(SETTLE)
     await asyncio.gather(*(uploader.scan_step() for _ in range(5)))
     assert await statuses(uploader) == {FIRST: "queued", SECOND: "queued"}
+
+
+async def test_a_power_cut_while_it_is_taken_out_of_the_queue_costs_nothing(
+    recordings: Path, build: Build, clock: FakeClock, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uploader = build()
+    await settle(uploader, clock)
+    moved(recordings / FIRST, 17 * 10**9)
+
+    async def cut(*_: object, **__: object) -> int:
+        raise InterruptedError("the power")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(store.outbox, "drop", cut)
+        with pytest.raises(InterruptedError):
+            await uploader.sync_now()
+    again = build()
+    await settle(again, clock)
+    await again.sync_now()
+    assert await statuses(again) == {FIRST: "uploaded", SECOND: "uploaded"}

@@ -126,9 +126,10 @@ class Part:
         """
         moved = abs(modified_ns - self.modified_ns)
         past_quarter = moved % _QUARTER_NS
-        return size_bytes == self.size_bytes and (
-            moved == 0 or (moved <= _WIDEST_NS and min(past_quarter, _QUARTER_NS - past_quarter) <= _FAT_NS)
+        is_zones = _QUARTER_NS - _FAT_NS <= moved <= _WIDEST_NS and (
+            min(past_quarter, _QUARTER_NS - past_quarter) <= _FAT_NS
         )
+        return size_bytes == self.size_bytes and (moved == 0 or is_zones)
 
 
 @dataclass(frozen=True, slots=True)
