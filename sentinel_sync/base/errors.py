@@ -20,6 +20,7 @@ SentinelSyncError
 │   └── UnsettledError        one that is being written, or was changed since
 ├── ConsentError              the driver has not consented
 ├── ProfileError              a driver profile that cannot be read, opened or written
+│   └── UndecidedProfileError nothing tells what its totals mean: a person decides
 └── VerificationError         size, checksum, signature or version of a release
 """
 
@@ -137,6 +138,10 @@ class ConsentError(SentinelSyncError):
 
 class ProfileError(SentinelSyncError):
     """A driver profile cannot be read, opened or written."""
+
+
+class UndecidedProfileError(ProfileError):
+    """Nothing tells what a driver profile's totals mean: a person decides (`profiles resolve`)."""
 
 
 class VerificationError(SentinelSyncError):

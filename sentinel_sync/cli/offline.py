@@ -18,9 +18,10 @@ from sentinel_sync.profiles.commands import ForgetCommands, SyncCommands
 from sentinel_sync.profiles.files import ProfileFolder, SerialExecutor
 from sentinel_sync.profiles.forgetting import Forgetter
 from sentinel_sync.profiles.keys import LegacyKeys, ProfileCipher, key_provider
-from sentinel_sync.profiles.merge_session import ClockReading
+from sentinel_sync.profiles.merge_session import ClockReading, MergeSession
 from sentinel_sync.profiles.profile_synchronizer import ProfileSynchronizer
 from sentinel_sync.profiles.records import ProfileOverview, ProfileRecords
+from sentinel_sync.profiles.rules.resolution import Keep
 from sentinel_sync.scenarios.consent import ConsentRecord, WithdrawalMark
 from sentinel_sync.scenarios.records import ScenarioRecords
 from sentinel_sync.scenarios.rules.plan import missing_consent
@@ -209,6 +210,19 @@ class ProfileBooks:
             # The agent, which knows the backend's clock, puts the time right.
             await forgetter.forget_here(await self.cipher.keyring(), driver_id, ClockReading(now, now, is_true=False))
 
+    async def resolve(self, driver_id: str, keep: Keep) -> None:
+        """Write down what a person decides about a profile; the running agent carries it out.
+
+        Raises:
+            ProfileError: The profile cannot be used.
+            StoreError: It cannot be written.
+            ConfigurationError: There are no keys to be had.
+        """
+        keyring, folder = await self.cipher.keyring(), ProfileFolder(self.settings.profiles_dir)
+        session = MergeSession(driver_id, self.settings.vehicle_id, keyring)
+        file = await SerialExecutor().do(folder.read, driver_id)
+        await self.records.resolve(keyring, driver_id, session.resolution(keep, None if file is None else file.profile))
+
 
 @asynccontextmanager
 async def looked_into(settings: CloudSettings) -> AsyncIterator[ProfileOverview]:
@@ -216,9 +230,9 @@ async def looked_into(settings: CloudSettings) -> AsyncIterator[ProfileOverview]
     folder = ProfileFolder(settings.profiles_dir)
     if await asyncio.to_thread((settings.state_dir / DATABASE_NAME).is_file):
         async with opened(settings, writable=False) as state:
-            yield ProfileOverview(folder, state.documents, _cipher(settings))
+            yield ProfileOverview(folder, state.documents, _cipher(settings), settings.vehicle_id)
     else:
-        yield ProfileOverview(folder, None, _cipher(settings))
+        yield ProfileOverview(folder, None, _cipher(settings), settings.vehicle_id)
 
 
 @asynccontextmanager

@@ -1,4 +1,4 @@
-"""`profiles`: how the drivers' profiles stand, sync them now, and forget a driver, also while an agent runs."""
+"""`profiles`: how the drivers' profiles stand, sync, decide about or forget one, also while an agent runs."""
 
 import argparse
 import asyncio
@@ -14,7 +14,8 @@ from sentinel_sync.cli.offline import agent_runs, beside_agent, looked_into, wit
 from sentinel_sync.cli.ui.text import count, err, pairs, printable, table, width
 from sentinel_sync.profiles.commands import ALL, SyncCommand
 from sentinel_sync.profiles.records import ProfileSummary, SyncState
-from sentinel_sync.profiles.rules.merge import checked_id
+from sentinel_sync.profiles.rules.fields import checked_id
+from sentinel_sync.profiles.rules.resolution import Keep
 from sentinel_sync.settings import CloudSettings
 
 _HEAD = ("DRIVER", "STATE", "DISTANCE", "SESSIONS", "VEHICLES", "NOTE")
@@ -36,7 +37,7 @@ def add_parser(subparsers: Subparsers) -> None:
     actions = add_command(
         subparsers,
         "profiles",
-        summary="list, show, sync and forget driver profiles",
+        summary="list, show, sync, resolve and forget driver profiles",
         description="The drivers' profiles on this vehicle, and at the backend, which cannot read them.",
         epilog=_EPILOG,
     )
@@ -51,7 +52,17 @@ def add_parser(subparsers: Subparsers) -> None:
     )
     forgetting.add_argument("driver", type=_driver, metavar="DRIVER")
     forgetting.add_argument("--yes", action="store_true", help="do not ask")
-    for ordering in (syncing, forgetting):
+    resolving = add_action(
+        actions, "resolve", "decide what a driver's totals are, where nothing tells (docs/profiles.md)", _resolve
+    )
+    resolving.add_argument("driver", type=_driver, metavar="DRIVER")
+    resolving.add_argument(
+        "--keep",
+        choices=[str(keep) for keep in Keep],
+        required=True,
+        help="this vehicle's totals, for the whole fleet; the fleet's; or both added up",
+    )
+    for ordering in (syncing, forgetting, resolving):
         ordering.add_argument(
             "--wait",
             metavar="SECONDS",
@@ -157,6 +168,35 @@ async def _left_to_agent(settings: CloudSettings, driver_id: str | None, wait: f
         key = ALL if driver_id is None else (await books.cipher.keyring()).reference(driver_id)
         await books.to_sync.give(key, SystemClock().now())
         return await _awaited(settings, lambda: books.to_sync.answered(key), wait)
+
+
+async def _resolve(settings: CloudSettings, arguments: argparse.Namespace) -> int:
+    driver_id, keep = arguments.driver, Keep(arguments.keep)
+    async with looked_into(settings) as overview:
+        standing = (await overview.one(driver_id)).standing
+    if standing in {SyncState.UNKNOWN, SyncState.NO_FILE, SyncState.FORGOTTEN, SyncState.TO_FORGET}:
+        raise CommandError(f"there is nothing to decide: there is no profile of {driver_id!r} here")
+    if standing is not SyncState.UNDECIDED and keep is not Keep.LOCAL:
+        raise CommandError(f"there is nothing to decide about {driver_id!r}: its state is {standing.value!r}")
+    running = await agent_runs(settings)
+    if running:
+        async with beside_agent(settings) as books:
+            await books.resolve(driver_id, keep)
+        order = await _left_to_agent(settings, driver_id, arguments.wait)
+    else:
+        async with without_agent(settings) as profiles:
+            await profiles.resolve_profile(driver_id, keep)
+            order = await profiles.sync_ordered(driver_id)
+    done = order is not None and order.done
+    if arguments.json:
+        print_json({"keep": keep, "done": done, "reason": order and order.reason, "agent_running": running})
+        return ExitCode.DONE if done else ExitCode.LEFT
+    if not done:
+        reason = "the running agent has not answered yet" if order is None else order.reason
+        raise CommandError(f"written down, and done with the next sync: {reason}", ExitCode.LEFT)
+    async with looked_into(settings) as overview:
+        print_lines(table(_HEAD, [_row(await overview.one(driver_id))], width=width(), right=_RIGHT))
+    return ExitCode.DONE
 
 
 async def _forget(settings: CloudSettings, arguments: argparse.Namespace) -> int:

@@ -28,6 +28,8 @@ from sentinel_sync.profiles.files import SerialExecutor
 from sentinel_sync.profiles.keys import Keyring, ProfileCipher
 from sentinel_sync.profiles.merge_session import ClockReading, Forgotten, MergeResult, MergeSession, MissingInput
 from sentinel_sync.profiles.records import ProfileRecord, ProfileRecords
+from sentinel_sync.profiles.rules.descent import Origin
+from sentinel_sync.profiles.rules.resolution import Resolution
 
 logger: logging.Logger = logging.getLogger(__name__)
 
@@ -35,6 +37,8 @@ logger: logging.Logger = logging.getLogger(__name__)
 MAX_ROUNDS = 6
 
 _NOTHING = RemoteProfile()
+#: What is said of a profile that was merged: one may want to know why its totals are what they are.
+_UNUSUAL = frozenset({Origin.CONTINUED_OLDER, Origin.OLDER_COPY, Origin.RESET})
 
 
 @dataclass(slots=True)
@@ -54,6 +58,7 @@ class ProfileSync:
         etag: The version that the backend holds now, or None.
         needs_whole: Whether the copy is needed even where it has not changed.
         refused_etag: What the backend has just refused as another vehicle's, or None.
+        resolution: What a person decided about it, or None.
     """
 
     driver_id: str
@@ -68,6 +73,7 @@ class ProfileSync:
     etag: str | None = None
     needs_whole: bool = False
     refused_etag: str | None = None
+    resolution: Resolution | None = None
 
     @property
     def is_open(self) -> bool:
@@ -112,6 +118,8 @@ class ProfileExchange:
         self._clock_reading = clock_reading
         self._vehicle = vehicle
         self._workers = workers
+        #: The vehicle ids under which two vehicles were seen to write.
+        self.shared_vehicle_ids: set[str] = set()
 
     async def run(self, syncs: Sequence[ProfileSync]) -> None:
         """Do syncs; what became of each stands in it.
@@ -123,6 +131,10 @@ class ProfileExchange:
 
     async def _run(self, keyring: Keyring, syncs: Sequence[ProfileSync]) -> None:
         await self._in_turn(self._load, keyring, syncs)
+        for reference, resolution in (await self._records.resolutions(keyring)).items():
+            for sync in syncs:
+                if reference in keyring.references(sync.driver_id):
+                    sync.resolution = resolution
         for _ in range(MAX_ROUNDS):
             under_way = [sync for sync in syncs if sync.is_open]
             if not under_way:
@@ -210,7 +222,14 @@ class ProfileExchange:
         self, keyring: Keyring, sync: ProfileSync, legacy: tuple[Keyring, ...] | None
     ) -> MergeResult | Forgotten | MissingInput:
         session = MergeSession(sync.driver_id, self._vehicle, keyring, legacy)
-        return session.merge(sync.copy, sync.record, sync.local, self._clock_reading(), keeps_local=sync.keeps_local)
+        return session.merge(
+            sync.copy,
+            sync.record,
+            sync.local,
+            self._clock_reading(),
+            keeps_local=sync.keeps_local,
+            resolution=sync.resolution,
+        )
 
     async def _forget(self, keyring: Keyring, sync: ProfileSync, forgotten: Forgotten) -> None:
         try:
@@ -261,6 +280,23 @@ class ProfileExchange:
         if settled != sync.record:
             await self._records.save(keyring, sync.driver_id, settled)
         sync.record, sync.merged = settled, merged_result.profile
+        if sync.resolution is not None and sync.local is not None:
+            await self._records.resolved(keyring, sync.driver_id)
+        self._say(keyring.reference(sync.driver_id)[:8], merged_result)
+
+    def _say(self, reference: str, merged_result: MergeResult) -> None:
+        """Say what is out of the ordinary, once it is done."""
+        if merged_result.origin in _UNUSUAL:
+            logger.warning("profiles.descent: profile %s %s", reference, merged_result.origin)
+        elif merged_result.origin is Origin.NEW:
+            logger.info("profiles.descent: profile %s %s", reference, merged_result.origin)
+        for vehicle in set(merged_result.shared_vehicle_ids) - self.shared_vehicle_ids:
+            logger.error(
+                "profiles.shared_vehicle_id: two vehicles write as %s: a copied image perhaps. Their parts are kept"
+                " apart; give each its own vehicle_id",
+                vehicle,
+            )
+        self.shared_vehicle_ids |= set(merged_result.shared_vehicle_ids)
 
     # --- how ---
 

@@ -104,7 +104,7 @@ class Forgetter:
             CloudError: The backend could not be told; the order stands.
         """
         order = replace(order, at=put_right(order.at, order.after, clock_reading.true_now))
-        session = self._session(keyring, order.driver_id)
+        session, refused = self._session(keyring, order.driver_id), ""
         for _ in range(_MAX_ROUNDS):
             copy = await self._fetch(order.driver_id)
             if copy.gone and (order.asked or not order.deletes):
@@ -115,10 +115,12 @@ class Forgetter:
                     return False
                 await self._done(keyring, order, order.at)
                 return True
+            if copy.etag == refused:
+                copy = replace(copy, etag=None)  # nobody was faster: the backend cannot be met so (wire contract)
             try:
                 order = await self._tell(keyring, session, order, copy, clock_reading.now)
             except PreconditionError:
-                continue  # another vehicle was faster: look again
+                refused = copy.etag or ""  # another vehicle was faster, perhaps: look again
         raise NotNowError(f"DELETE /drivers/{{id}}/profile: other vehicles were faster {_MAX_ROUNDS} times")
 
     async def _fetch(self, driver_id: str) -> RemoteProfile:

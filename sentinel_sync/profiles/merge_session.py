@@ -1,6 +1,7 @@
 """Opens, merges and seals profiles: the work between fetching and sending. Blocks: call it off the loop."""
 
 import logging
+import secrets
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -12,6 +13,7 @@ from sentinel_sync.profiles.backend_copy import RemoteProfile
 from sentinel_sync.profiles.commands import ForgetCommand
 from sentinel_sync.profiles.keys import Keyring
 from sentinel_sync.profiles.records import ProfileRecord
+from sentinel_sync.profiles.rules.descent import Known, Origin, base_of, confirmed, dropped
 from sentinel_sync.profiles.rules.envelope import (
     begun_anew,
     envelope,
@@ -24,10 +26,16 @@ from sentinel_sync.profiles.rules.envelope import (
     state_digest,
     time_of_forgetting,
 )
-from sentinel_sync.profiles.rules.history import Cloud, Known, base_of, confirmed, dropped, merge, settled, taken_in
-from sentinel_sync.profiles.rules.merge import CREATED, ProfileState, digest, join, moment_of, read_profile, render
+from sentinel_sync.profiles.rules.fields import CREATED, digest, moment_of, read_profile
+from sentinel_sync.profiles.rules.history import Merged, MergeInput, merge, taken_in
+from sentinel_sync.profiles.rules.merge import ProfileState, join, render
+from sentinel_sync.profiles.rules.resolution import Keep, Resolution
+from sentinel_sync.profiles.rules.state_folders import Cloud, begun, name_of, shared_vehicle_ids
 
 logger: logging.Logger = logging.getLogger(__name__)
+
+#: What tells two state folders of one vehicle id, or two changes by copies of one, apart.
+_TOKEN_BYTES = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +57,11 @@ class ClockReading:
         """The true time; None where it is not known."""
         return self.now if self.is_true else None
 
+    @property
+    def ahead(self) -> int:
+        """By how much the vehicle's own clock is known to be ahead."""
+        return self.here - self.now if self.is_true else 0
+
 
 @dataclass(frozen=True, slots=True)
 class MergeResult:
@@ -62,6 +75,8 @@ class MergeResult:
         body: What is to be sent; None where the backend has all of it.
         sealed: What this vehicle knows once the backend has it all, and is about to be left with the merged profile.
         leaves: Whether that is another one than it has.
+        origin: What the vehicle's profile was to the ones before it; None where it has none.
+        shared_vehicle_ids: The vehicle ids under which two vehicles write.
     """
 
     record: ProfileRecord
@@ -71,6 +86,8 @@ class MergeResult:
     body: SealedProfile | None
     sealed: str
     leaves: bool
+    origin: Origin | None
+    shared_vehicle_ids: list[str]
 
     def settled(self, etag: str | None) -> ProfileRecord:
         """What is to be kept once the backend has it all, as version `etag`."""
@@ -119,6 +136,7 @@ class MergeSession:
         clock_reading: ClockReading,
         *,
         keeps_local: bool,
+        resolution: Resolution | None = None,
     ) -> MergeResult | Forgotten | MissingInput:
         """Merge this vehicle's profile with what was fetched.
 
@@ -128,9 +146,11 @@ class MergeSession:
             local: This vehicle's profile; None where it has none now.
             clock_reading: What the clocks say.
             keeps_local: True where the vehicle stays with `local`.
+            resolution: What a person decided, or None.
 
         Raises:
             ProfileError: Something cannot be opened or used.
+            UndecidedProfileError: Nothing tells what the local totals mean.
         """
         known = self._known(record)
         if known is None and copy.unchanged:
@@ -152,48 +172,57 @@ class MergeSession:
             return Forgotten(record)
         if known is not None and cloud is not None and known.state.forgotten < cloud.state.forgotten:
             known = forgotten_known(known, cloud.state.forgotten)
-        return self._merged(copy, record, known, cloud, local, clock_reading, (held, plain), keeps_local=keeps_local)
+        token = secrets.token_hex(_TOKEN_BYTES)
+        if local is None:
+            merged = taken_in(known, cloud, self.vehicle, token)
+        else:
+            told = MergeInput(
+                driver_id=self.driver_id,
+                vehicle=self.vehicle,
+                now=clock_reading.now,
+                token=token,
+                ahead=clock_reading.ahead,
+                is_true=clock_reading.is_true,
+                keeps_local=keeps_local,
+                resolution=resolution,
+            )
+            merged = merge(known, cloud, local, told)
+        return self._result(copy, record, known, merged, held, plain, clock_reading.now)
 
-    def _merged(
+    def _result(
         self,
         copy: RemoteProfile,
         record: ProfileRecord | None,
         known: Known | None,
-        cloud: Cloud | None,
-        local: Mapping[str, Any] | None,
-        clock_reading: ClockReading,
-        digests: tuple[str | None, str | None],
-        *,
-        keeps_local: bool,
+        merged: Merged,
+        held: str | None,
+        plain: str | None,
+        now: int,
     ) -> MergeResult:
-        held, plain = digests
-        if local is None:
-            result = taken_in(known, cloud)
-        else:
-            result = merge(
-                known,
-                cloud,
-                local,
-                driver_id=self.driver_id,
-                vehicle=self.vehicle,
-                now=clock_reading.now,
-                is_true=clock_reading.is_true,
-                keeps_local=keeps_local,
-            )
-        state, before = result.known.state, dropped(result.known)
+        state, before, name = merged.known.state, merged.before, state_digest(merged.known.state)
         same = record is not None and record.whose is not None and known == before
-        merged_result = state_digest(state)
         sealed = record.sealed if same and record is not None else self.keyring.seal(known_bytes(before))
-        body = (
-            None
-            if merged_result == held or (copy.gone and state.is_tombstone)
-            else self._body(state, clock_reading.now)
-        )
-        after = sealed if before == result.known else self.keyring.seal(known_bytes(result.known))
-        kept = ProfileRecord(sealed, copy.etag, held, plain, self._whose(record))
+        body = None if name == held or (copy.gone and state.is_tombstone) else self._body(state, now)
         return MergeResult(
-            kept, result.profile, state, merged_result, body, after, leaves=result.known.pending is not None
+            ProfileRecord(sealed, copy.etag, held, plain, self._whose(record)),
+            merged.profile,
+            state,
+            name,
+            body,
+            sealed if before == merged.known else self.keyring.seal(known_bytes(merged.known)),
+            leaves=merged.known.pending is not None,
+            origin=merged.origin,
+            shared_vehicle_ids=shared_vehicle_ids(state),
         )
+
+    def resolution(self, keep: Keep, local: Mapping[str, Any] | None) -> Resolution:
+        """A person's decision about this vehicle's profile as it is now.
+
+        Raises:
+            ProfileError: The profile cannot be used.
+        """
+        of = None if local is None else base_of(read_profile(local, self.driver_id))
+        return Resolution(secrets.token_hex(_TOKEN_BYTES), keep, of)
 
     def tombstone(self, at: int, now: int) -> SealedProfile:
         """What is left at a backend that keeps no tombstones itself: sealed like a profile, for the other vehicles."""
@@ -258,12 +287,14 @@ class MergeSession:
         if cloud.plain is not None:
             return dict(cloud.plain), None
         profile = render(cloud.state)
-        mine = known is not None and self.vehicle in known.state.contributions
-        if mine or not profile or self.vehicle in cloud.state.contributions:
+        mine = known is not None and name_of(known, self.vehicle) in known.state.contributions
+        if known is None:
+            start = begun(cloud, None, self.vehicle, secrets.token_hex(_TOKEN_BYTES))
+        else:
+            start = replace(known, state=join(known.state, cloud.state))
+        if mine or not profile or start.elders:
             return profile, None
-        state = cloud.state if known is None else join(known.state, cloud.state)
-        start = Known(state) if known is None else replace(known, state=state, pending=None)
-        offered = settled(start, base_of(read_profile(profile, None)), self.vehicle, state)
+        offered = replace(start, pending=base_of(read_profile(profile, None)))
         sealed, held = self.keyring.seal(known_bytes(offered)), state_digest(cloud.state)
         return profile, ProfileRecord(sealed, copy.etag, held, whose=self._whose(record))
 

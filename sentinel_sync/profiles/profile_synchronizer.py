@@ -22,10 +22,11 @@ from sentinel_sync.profiles.files import ProfileFolder, SerialExecutor
 from sentinel_sync.profiles.folder_sync import FileSync, FolderSync
 from sentinel_sync.profiles.forgetting import Forgetter, ProfileCommandRunner
 from sentinel_sync.profiles.keys import KeyProvider, LegacyKeys, ProfileCipher, key_provider
-from sentinel_sync.profiles.merge_session import ClockReading, open_profile
+from sentinel_sync.profiles.merge_session import ClockReading, MergeSession, open_profile
 from sentinel_sync.profiles.records import ProfileRecords, ProfilesStatus
 from sentinel_sync.profiles.rules.envelope import detached
-from sentinel_sync.profiles.rules.merge import canonical, checked_id, read_profile
+from sentinel_sync.profiles.rules.fields import canonical, checked_id, read_profile
+from sentinel_sync.profiles.rules.resolution import Keep
 from sentinel_sync.store.store import Store
 
 logger: logging.Logger = logging.getLogger(__name__)
@@ -215,6 +216,33 @@ class ProfileSynchronizer:
             legacy = await self._cipher.legacy_keyrings()
             return await self._executor.do(open_profile, (*legacy, keyring), encrypted_data)
 
+    # --- where a person decides ---
+
+    async def resolve_profile(self, driver_id: str, keep: Keep) -> None:
+        """Decide what a driver's totals are where nothing tells; the next sync of the driver's file carries it out.
+
+        Args:
+            driver_id: Whose.
+            keep: `local`: the file's are the totals, in every vehicle. `fleet`: what the file says counts nothing.
+                `sum`: it counts on top of the fleet's.
+
+        Raises:
+            ProfileError: The driver's file cannot be used, or there is none.
+            StoreError: It cannot be written down.
+            ConfigurationError: There are no keys to be had.
+            ValueError: `driver_id` is no id, or `keep` none of these.
+        """
+        checked_id(driver_id)
+        await self.prepare()
+        keyring = await self._cipher.keyring()
+        async with self._one_at_a_time(driver_id):
+            file = await self._executor.do(self._folder.read, driver_id)
+            if file is None:
+                raise ProfileError("there is nothing to decide: the driver has no file here")
+            session = MergeSession(driver_id, self._vehicle, keyring)
+            resolution = await self._executor.do(session.resolution, Keep(keep), file.profile)
+            await self._records.resolve(keyring, driver_id, resolution)
+
     # --- the right to be forgotten ---
 
     async def forget_profile(self, driver_id: str) -> bool:
@@ -310,7 +338,7 @@ class ProfileSynchronizer:
             reason=watch.reason or (self._commands.reason if waiting else None),
             synced_at=synced_at,
             keys=self._cipher.source,
-            warning=self._cipher.warning,
+            warning=self._shared_vehicle_id() or self._cipher.warning,
         )
 
     async def prepare(self) -> None:
@@ -326,6 +354,10 @@ class ProfileSynchronizer:
     async def _open(self) -> None:
         await self._executor.do(self._folder.sweep)
         await self._files.settle()
+
+    def _shared_vehicle_id(self) -> str | None:
+        shared = sorted(self._exchange.shared_vehicle_ids)
+        return f"two vehicles write as {', '.join(shared)}: give each its own vehicle_id" if shared else None
 
     async def _sync_records(self) -> None:
         """Bring what is known of drivers who have no file here now: what was not sent yet, and a forgetting."""

@@ -1,5 +1,6 @@
 """What this vehicle's store keeps of each driver: sealed like what is sent, and under no name that tells the driver."""
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -13,12 +14,18 @@ from sentinel_sync.base.payloads import StatusModel
 from sentinel_sync.profiles.commands import ForgetCommands
 from sentinel_sync.profiles.files import ProfileFolder, SerialExecutor
 from sentinel_sync.profiles.keys import Keyring, ProfileCipher
-from sentinel_sync.profiles.rules.envelope import known_from, state_digest
-from sentinel_sync.profiles.rules.history import Known, base_of
-from sentinel_sync.profiles.rules.merge import AVERAGES, CREATED, PLAIN, TOTALS, UPDATED, read_profile, render
+from sentinel_sync.profiles.rules.descent import Known, Origin, base_of, descent
+from sentinel_sync.profiles.rules.envelope import known_from, resolution_bytes, resolution_from, state_digest
+from sentinel_sync.profiles.rules.fields import AVERAGES, CREATED, TOTALS, UPDATED, read_profile
+from sentinel_sync.profiles.rules.merge import PLAIN, render, vehicle_of
+from sentinel_sync.profiles.rules.resolution import UNDECIDED, Resolution
+from sentinel_sync.profiles.rules.state_folders import name_of, shared_vehicle_ids
 from sentinel_sync.store.documents import Documents
 
+logger: logging.Logger = logging.getLogger(__name__)
+
 KIND = "profile"
+RESOLVE = "profile.resolve"
 #: Fields that may be shown to whoever stands at the vehicle. All others may be biometric, a name or a contact.
 SHOWABLE = (*sorted(TOTALS), *sorted(AVERAGES), "driving_style", "risk_tolerance", CREATED, UPDATED)
 
@@ -28,7 +35,7 @@ class ProfileRecord:
     """What is kept of one driver.
 
     Attributes:
-        sealed: What this vehicle knows (`rules/profiles/descent.Known`), encrypted.
+        sealed: What this vehicle knows (`rules.descent.Known`), encrypted.
         etag: The version of the backend's copy that is merged into it, or None.
         cloud: Digest of that copy's state; None where the backend holds none.
         plain: Digest of a profile without merge state that was merged, until it is replaced at the backend, else None.
@@ -44,7 +51,15 @@ class ProfileRecord:
     unsettled: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class _Sealed:
+    """A decision as it lies in the store: it tells what a driver drove."""
+
+    sealed: str
+
+
 _SHAPE = TypeAdapter(ProfileRecord)
+_SEALED = TypeAdapter(_Sealed)
 
 
 class ProfileRecords:
@@ -71,6 +86,32 @@ class ProfileRecords:
         await self._documents.save(KIND, newest, record, _SHAPE)
         for reference in former:
             await self._documents.delete(KIND, reference)
+        if record.whose is None:
+            await self.resolved(keyring, driver_id)
+
+    async def resolve(self, keyring: Keyring, driver_id: str, resolution: Resolution) -> None:
+        """Keep a person's decision until it is carried out; returns when it is on disk."""
+        sealed = _Sealed(keyring.seal(resolution_bytes(resolution)))
+        await self._documents.save(RESOLVE, keyring.reference(driver_id), sealed, _SEALED)
+
+    async def resolutions(self, keyring: Keyring) -> dict[str, Resolution]:
+        """The decisions that are still to be carried out, by the driver's reference."""
+        found = dict[str, Resolution]()
+        for reference in await self._documents.keys(RESOLVE):
+            kept = await self._documents.load(RESOLVE, reference, _SEALED)
+            try:
+                if kept is not None:
+                    found[reference] = resolution_from(keyring.open(kept.sealed))
+            except ProfileError as error:
+                logger.error("profiles.unreadable_decision: set aside, give it again: %s", error)
+                await self._documents.set_aside(RESOLVE, reference)
+        return found
+
+    async def resolved(self, keyring: Keyring, driver_id: str) -> None:
+        """The decision about a driver was carried out, or is of no use any more."""
+        if await self._documents.keys(RESOLVE):
+            for reference in keyring.references(driver_id):
+                await self._documents.delete(RESOLVE, reference)
 
     async def any(self) -> bool:
         """Whether there is any: asked often, and without keys."""
@@ -103,6 +144,7 @@ class SyncState(StrEnum):
     SYNCED = "synced"
     CHANGED = "changed since"
     NEW = "never synced"
+    UNDECIDED = "to be decided"
     UNUSABLE = "cannot be used"
     NO_FILE = "no file here"
     TO_FORGET = "to be forgotten at the backend"
@@ -117,7 +159,7 @@ class ProfileSummary:
     Attributes:
         profile: The fields, biometric ones among them: show only what `shown` gives.
         vehicles: How many vehicles it is known to have been driven in.
-        reason: Why it cannot be used, or None.
+        reason: Why it cannot be used, what is to be decided, or what there is to know; None where nothing is.
     """
 
     driver_id: str
@@ -142,13 +184,15 @@ class ProfileOverview:
         folder: Where the profiles lie.
         documents: What is kept of them and who is to be forgotten; None where nothing is.
         cipher: The keys; asked for only where there is something to open.
+        vehicle: This vehicle's id.
     """
 
-    def __init__(self, folder: ProfileFolder, documents: Documents | None, cipher: ProfileCipher) -> None:
+    def __init__(self, folder: ProfileFolder, documents: Documents | None, cipher: ProfileCipher, vehicle: str) -> None:
         self._folder = folder
         self._records = None if documents is None else ProfileRecords(documents)
         self._commands = None if documents is None else ForgetCommands(documents)
         self._cipher = cipher
+        self._vehicle = vehicle
         self._executor = SerialExecutor()
 
     async def all(self) -> list[ProfileSummary]:
@@ -198,18 +242,24 @@ class ProfileOverview:
             file = self._folder.read(driver_id)
             local = None if file is None else file.profile
             known = None if record is None or keyring is None else known_from(keyring.open(record.sealed))
-            standing = _standing(local, known, record, driver_id)
+            standing = _standing(local, known, record, driver_id, self._vehicle)
         except ProfileError as error:
             return ProfileSummary(driver_id, SyncState.UNUSABLE, {}, reason=str(error))
         if local is None:
             local = {} if known is None else render(known.state)
-        drivers = () if known is None else known.state.contributions
-        vehicles = sum(not contributor.startswith(PLAIN) for contributor in drivers)
-        return ProfileSummary(driver_id, SyncState.TO_FORGET if to_forget else standing, local, vehicles)
+        names = () if known is None else known.state.contributions
+        vehicles = {vehicle_of(name) for name in names if not name.startswith(PLAIN)}
+        shared = [] if known is None else shared_vehicle_ids(known.state)
+        reason = UNDECIDED if standing is SyncState.UNDECIDED else None
+        if shared:
+            reason = f"two vehicles write as {', '.join(shared)}: give each its own vehicle_id"
+        return ProfileSummary(
+            driver_id, SyncState.TO_FORGET if to_forget else standing, local, len(vehicles) + len(shared), reason
+        )
 
 
 def _standing(
-    local: Mapping[str, Any] | None, known: Known | None, record: ProfileRecord | None, driver_id: str
+    local: Mapping[str, Any] | None, known: Known | None, record: ProfileRecord | None, driver_id: str, vehicle: str
 ) -> SyncState:
     if known is None or record is None:
         if local is None:
@@ -220,9 +270,12 @@ def _standing(
         return SyncState.FORGOTTEN if local is None else SyncState.CHANGED
     if local is None:
         return SyncState.NO_FILE
-    arrived = record.cloud == state_digest(known.state)
-    left = (*known.bases[-1:], known.pending)
-    return SyncState.SYNCED if arrived and base_of(read_profile(local, driver_id)) in left else SyncState.CHANGED
+    this, arrived = base_of(read_profile(local, driver_id)), record.cloud == state_digest(known.state)
+    if arrived and this in (*known.bases[-1:], known.pending):
+        return SyncState.SYNCED
+    # As the next merge will find, which needs the name under which this vehicle contributes.
+    undecided = descent(known, this, name_of(known, vehicle), known.state).origin is Origin.UNDECIDED
+    return SyncState.UNDECIDED if undecided else SyncState.CHANGED
 
 
 class ProfilesStatus(StatusModel):

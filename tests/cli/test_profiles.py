@@ -1,4 +1,4 @@
-"""`profiles`: list, show, sync and forget, with and without a running agent, against the reference backend."""
+"""`profiles`: list, show, sync, resolve and forget, with and without a running agent, against the reference backend."""
 
 import json
 import signal
@@ -118,6 +118,64 @@ def test_a_backend_that_is_away_is_told_later(tmp_path: Path, capsys: pytest.Cap
         assert states(vehicle) == {}
     stored = b"".join(path.read_bytes() for path in (tmp_path / "backend").rglob("*") if path.is_file())
     assert DRIVER.encode() not in stored
+
+
+def unknown_fall(vehicle: Vehicle) -> float:
+    """The file's distance falls, and its manager stamps nothing; returns what it was."""
+    profile = json.loads(file_of(vehicle).read_text())
+    file_of(vehicle).write_text(json.dumps(profile | {"total_distance": 500.0}))
+    distance: float = profile["total_distance"]
+    return distance
+
+
+def test_what_nobody_can_know_is_asked_and_decided(
+    tmp_path: Path, url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    vehicle = a_vehicle(tmp_path / "one", url, capsys, DRIVER)
+    assert vehicle.run("profiles", "sync").code == 0
+    said = vehicle.run("profiles", "resolve", DRIVER, "--keep", "sum")
+    assert (said.code, "there is nothing to decide about 'driver_123': its state is 'synced'" in said.err) == (1, True)
+    unknown_fall(vehicle)
+    said = vehicle.run("profiles", "sync")
+    assert said.code == 75
+    assert "`profiles resolve DRIVER --keep local|fleet|sum` decides" in said.err
+    assert states(vehicle) == {DRIVER: "undecided"}
+    listed = " ".join(vehicle.run("profiles", "list").out.split())
+    assert "to be decided" in listed
+    said = vehicle.run("profiles", "resolve", DRIVER, "--keep", "all")
+    assert (said.code, "invalid choice: 'all'" in said.err) == (2, True)
+    assert vehicle.run("profiles", "resolve", "nobody", "--keep", "local").code == 1
+    said = vehicle.run("profiles", "resolve", DRIVER, "--keep", "local")
+    assert (said.code, "0.5 km" in said.out) == (0, True)
+    assert states(vehicle) == {DRIVER: "synced"}
+
+
+def test_a_decision_waits_for_a_backend_that_is_away(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with reference(tmp_path / "backend") as url:
+        vehicle = a_vehicle(tmp_path / "one", url, capsys, DRIVER)
+        assert vehicle.run("profiles", "sync").code == 0
+    before = unknown_fall(vehicle)
+    said = vehicle.run("profiles", "resolve", DRIVER, "--keep", "sum", "--json")
+    assert (said.code, said.json["done"]) == (75, False)
+    content = b"".join(path.read_bytes() for path in vehicle.state.iterdir() if path.is_file())
+    assert DRIVER.encode() not in content
+    with reference(tmp_path / "backend") as url:
+        vehicle.configure(api_url=url)
+        assert vehicle.run("profiles", "sync").code == 0
+    assert json.loads(file_of(vehicle).read_text())["total_distance"] == before + 500.0
+
+
+def test_a_decision_beside_a_running_agent(tmp_path: Path, url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    vehicle = a_vehicle(tmp_path / "one", url, capsys, DRIVER)
+    assert vehicle.run("profiles", "sync").code == 0
+    before = unknown_fall(vehicle)
+    with started("run", "--json", "--config", str(vehicle.config), folder=vehicle.folder) as agent:
+        agent.out.until(lambda line: (json.loads(line)["profiles"] or {}).get("failing") == 1)
+        assert vehicle.run("profiles", "resolve", DRIVER, "--keep", "fleet").code == 0
+        assert json.loads(file_of(vehicle).read_text())["total_distance"] == before
+        agent.signal(signal.SIGTERM)
+        assert agent.wait() == 0
+    assert DRIVER not in agent.everything()
 
 
 def test_beside_a_running_agent(tmp_path: Path, url: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -26,7 +26,7 @@ from sentinel_sync.cloud.client import CloudAPIClient
 from sentinel_sync.network.foundation import Foundation
 from sentinel_sync.profiles.keys import GivenKeys
 from sentinel_sync.profiles.profile_synchronizer import ProfileSynchronizer
-from sentinel_sync.profiles.rules.merge import moment_of
+from sentinel_sync.profiles.rules.fields import moment_of
 from sentinel_sync.settings import CloudSettings
 from sentinel_sync.store.documents import Documents
 from sentinel_sync.store.store import Store

@@ -144,3 +144,28 @@ async def test_where_deletion_is_not_offered_a_tombstone_is_put(tmp_path: Path, 
         assert sum(asked.method == "DELETE" for asked in server.asked) == 1
         keyring = await asyncio.to_thread(Keyring.of, (KEY.encode(),))
         assert opened(keyring.open(shelf["body"]["encrypted_data"]), "driver-1", own=False).state.is_tombstone
+
+
+@pytest.mark.parametrize("deletes", [True, False], ids=["DELETE", "a tombstone"])
+async def test_a_driver_is_forgotten_where_a_condition_cannot_be_met(tmp_path: Path, deletes: bool) -> None:
+    """A backend that compares its own weak ETag as a strong one: nobody was faster (wire contract)."""
+    shelf: dict[str, Any] = {"body": None, "version": 0}
+
+    def answer(asked: Asked) -> Said:
+        exists, tag = shelf["body"] is not None, f'W/"{shelf["version"]}"'
+        if asked.method == "GET":
+            return Said.json(shelf["body"], ETag=tag) if exists else Said(404)
+        if exists and "if-match" in asked.headers:
+            return Said(412)
+        if asked.method == "DELETE" and not deletes:
+            return Said(405)
+        shelf["body"] = None if asked.method == "DELETE" else json.loads(asked.body)
+        shelf["version"] += 1
+        return Said.json({}, ETag=f'W/"{shelf["version"]}"')
+
+    async with scripted(answer) as server, Fleet(server.url, tmp_path, "driver-1", size=2) as fleet:
+        await fleet.quiesce()
+        await fleet.vehicles[0].forget({})
+        await fleet.quiesce()
+        assert [vehicle.profile() for vehicle in fleet.vehicles] == [None, None]
+        assert [vehicle.synchronizer.snapshot().to_forget for vehicle in fleet.vehicles] == [0, 0]

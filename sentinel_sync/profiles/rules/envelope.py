@@ -9,14 +9,19 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 from sentinel_sync.base.errors import ProfileError
 from sentinel_sync.base.payloads import MalformedJSONError, read_json
 from sentinel_sync.base.timekeeping import EARLIEST_PLAUSIBLE
-from sentinel_sync.profiles.rules.history import Cloud, Known, plain_cloud
-from sentinel_sync.profiles.rules.merge import Ancestor, ProfileState, ProfileTime, canonical, digest, render
+from sentinel_sync.profiles.rules.descent import Known
+from sentinel_sync.profiles.rules.fields import ProfileTime, canonical, digest
+from sentinel_sync.profiles.rules.merge import ProfileState, render
+from sentinel_sync.profiles.rules.resolution import Resolution
+from sentinel_sync.profiles.rules.state_folders import Cloud, plain_cloud
 
 #: A profile with all its merge state stays below this (bytes of JSON); a real one has a few thousand.
 MAX_BYTES = 2 << 20
 #: The field that tells an envelope from a profile that never met this sync.
 _FORMAT = "sentinel_profile"
-_VERSION = 1
+_VERSION = 2
+#: Forms that are read: the first one knew no resets, and one contributor a vehicle.
+_READ = frozenset({1, _VERSION})
 #: A vehicle's clock may be ahead by so much (microseconds) before its "later than the forgetting" is not believed.
 _BELIEVED_AHEAD = 86_400 * 1_000_000
 _EARLIEST_PLAUSIBLE = round(EARLIEST_PLAUSIBLE) * 1_000_000
@@ -34,6 +39,7 @@ class _Envelope:
 
 _ENVELOPE = TypeAdapter(_Envelope)
 _KNOWN = TypeAdapter(Known)
+_RESOLUTION = TypeAdapter(Resolution)
 
 
 def envelope(state: ProfileState, driver_id: str) -> bytes:
@@ -92,6 +98,23 @@ def known_from(content: bytes) -> Known:
         raise ProfileError("what this vehicle remembers of a profile is not of the expected form") from None
 
 
+def resolution_bytes(resolution: Resolution) -> bytes:
+    """Write a person's decision."""
+    return _RESOLUTION.dump_json(resolution)
+
+
+def resolution_from(content: bytes) -> Resolution:
+    """Read a person's decision.
+
+    Raises:
+        ProfileError: It is not of the expected form.
+    """
+    try:
+        return _RESOLUTION.validate_json(content)
+    except ValidationError:
+        raise ProfileError("a decision about a profile is not of the expected form: give it again") from None
+
+
 def state_digest(state: ProfileState) -> str:
     """Name a state by its content: the same on every vehicle."""
     return digest(_ENVELOPE.dump_python(_Envelope(_VERSION, "", state), mode="json"))
@@ -135,7 +158,7 @@ def _bounded(content: bytes) -> bytes:
 
 def _envelope(content: bytes, body: Mapping[str, Any]) -> _Envelope:
     version = body[_FORMAT]
-    if version != _VERSION:
+    if version not in _READ:
         raise ProfileError("the backend's copy was written by a newer sentinel_sync: update this one; it is not used")
     try:
         return _ENVELOPE.validate_json(content)
@@ -187,7 +210,7 @@ def begun_anew(created: ProfileTime | None, known: Known | None, forgotten: int,
     if created is None:
         return False
     if known is not None:
-        same = any(base.created == created.us for base in _bases(known))
+        same = any(base.created == created.us for base in known.former)
         if known.state.forgotten < forgotten and same:
             return False  # the very profile that was synced before the forgetting
         if known.state.forgotten >= forgotten and same:
@@ -199,7 +222,8 @@ def begun_anew(created: ProfileTime | None, known: Known | None, forgotten: int,
 
 def forgotten_known(known: Known | None, forgotten: int) -> Known:
     """What is left of what this vehicle knows: that the driver was forgotten, and when."""
-    return Known(ProfileState(forgotten=forgotten), removed=None if known is None else known.removed)
+    state = ProfileState(forgotten=forgotten)
+    return Known(state) if known is None else Known(state, removed=known.removed, contributor=known.contributor)
 
 
 def removed_here(known: Known, created: ProfileTime | None, here: int) -> Known:
@@ -213,7 +237,3 @@ def removed_here(known: Known, created: ProfileTime | None, here: int) -> Known:
     # Never behind what was seen: where the clock is set back, the old profile must not seem to be the newer one.
     times = (here, known.removed, None if created is None else created.us)
     return replace(known, removed=max(time for time in times if time is not None))
-
-
-def _bases(known: Known) -> tuple[Ancestor, ...]:
-    return (*known.bases, *(() if known.pending is None else (known.pending,)))

@@ -1,10 +1,8 @@
-"""From which of its former profiles does this vehicle's profile descend? Only what it adds to that one was driven here.
+"""Brings this vehicle's profile in, and joins what came from elsewhere: one merge, as `merge()` does it.
 
-The vehicle's profile manager knows nothing of the sync: it reads the file, changes it, and writes it. Adding the file's
-totals to what is known would count twice what came from other vehicles; adding the difference to the last profile that
-the vehicle was left with does not. But was it left with it? The power may have gone before the file was replaced, the
-manager may have written meanwhile, or write what it had in memory since before. So the last few profiles are
-remembered, and the one that was about to be written is set apart until it is known to be there.
+What it adds to a former one was driven here (`descent`), under the name of this state folder (`state_folders`). Totals
+that were reset or corrected begin anew: what they are set to is the first contribution after the reset, and what was
+driven elsewhere before it, and not known then, is part of what was reset.
 """
 
 from collections.abc import Mapping
@@ -12,180 +10,71 @@ from dataclasses import dataclass, replace
 from math import fsum, inf
 from typing import Any
 
-from sentinel_sync.base.errors import ProfileError
-from sentinel_sync.profiles.rules.merge import (
+from sentinel_sync.base.errors import ProfileError, UndecidedProfileError
+from sentinel_sync.profiles.rules.descent import (
+    MARK_DIGITS,
+    READING_DIGITS,
+    Descent,
+    Known,
+    Origin,
+    added,
+    base_of,
+    descent,
+    overlap,
+    profile_digest,
+    reaches,
+    remembered,
+)
+from sentinel_sync.profiles.rules.fields import (
     MAX_SCORE,
-    PLAIN,
+    Number,
+    ParsedProfile,
+    ProfileTime,
+    digest,
+    in_form,
+    read_profile,
+)
+from sentinel_sync.profiles.rules.merge import (
+    MAX_LINEAGE,
     Ancestor,
     Contribution,
     MetricReading,
-    Number,
-    ParsedProfile,
     ProfileState,
-    ProfileTime,
     Register,
     Stamp,
     average,
-    digest,
-    from_plain,
-    in_form,
     join,
     newest,
-    plain_contributor,
-    read_profile,
     render,
+    reset_order,
 )
-
-#: So many of its own former profiles a vehicle remembers.
-MAX_BASES = 8
-#: A manager may round when it writes: a total that fell by no more than this has not fallen.
-_ROUNDING = 0.5
-#: Hex digits that tell one value of a field from another.
-MARK_DIGITS = 12
-#: The same for readings, of which there are many: a mix-up costs one reading.
-READING_DIGITS = 6
-#: Of a vehicle's former profiles, so many travel: what it had read, and what it was to be left with.
-_LEFT = 2
+from sentinel_sync.profiles.rules.resolution import UNDECIDED, Keep, Resolution
+from sentinel_sync.profiles.rules.state_folders import Cloud, acknowledged, begun, name_of, renamed
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
-    """What one vehicle knows of one driver.
+class MergeInput:
+    """What a merge is told besides the profiles.
 
     Attributes:
-        bases: Profiles that the vehicle had, oldest first; never merged, only this vehicle's.
-        pending: The profile that it was about to be left with, or None.
-        removed: What this vehicle's own clock said when it removed a forgotten profile of the driver (microseconds
-            since the epoch), or None.
-    """
-
-    state: ProfileState
-    bases: tuple[Ancestor, ...] = ()
-    pending: Ancestor | None = None
-    removed: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Cloud:
-    """What the backend holds, opened.
-
-    Attributes:
-        state: In the form that merges.
-        plain: The profile itself where it never met this sync, else None.
-        own: True where only this vehicle's older module can have written it.
-    """
-
-    state: ProfileState
-    plain: Mapping[str, Any] | None = None
-    own: bool = False
-
-
-def plain_cloud(profile: Mapping[str, Any], driver_id: str, *, own: bool) -> Cloud:
-    """Take what the backend holds where it is a profile that never met this sync.
-
-    Raises:
-        ProfileError: It cannot be used.
-    """
-    return Cloud(from_plain(read_profile(profile, driver_id), plain_contributor(profile)), profile, own)
-
-
-def first_known(cloud: Cloud, local: Mapping[str, Any] | None, vehicle: str) -> Known:
-    """Begin with what the backend holds, where this vehicle knows nothing yet of the driver.
-
-    Args:
-        cloud: What the backend holds.
-        local: This vehicle's profile, valid, or None.
+        driver_id: Whose.
         vehicle: This vehicle's id.
+        now: Wall time, microseconds since the epoch.
+        token: Any text that was never given before: it marks what changes, and names a new state folder.
+        ahead: By how much the vehicle's own clock is known to be ahead, microseconds.
+        is_true: Whether `now` is the true time: then no `last_updated` counts as later.
+        keeps_local: True where the vehicle stays with its profile and is not left with the merged one.
+        resolution: What a person decided, or None.
     """
-    if cloud.plain is not None and cloud.own and local is not None:
-        before, now = read_profile(cloud.plain, None), read_profile(local, None)
-        if all(_reaches(now.totals.get(name, 0), value) for name, value in before.totals.items()):
-            # The vehicle's own older copy: what it says is in the local profile already.
-            return _counted(cloud.state, vehicle, base_of(before))
-    mine = cloud.state.contributions.get(vehicle)
-    if mine is not None:
-        return Known(cloud.state, mine.left)
-    if local is not None and _holds_copy(cloud, local):
-        # A copy of what is there already.
-        return _counted(cloud.state, vehicle, base_of(read_profile(local, None)))
-    return Known(cloud.state)
 
-
-def descent(known: Known, this: Ancestor, vehicle: str) -> tuple[Ancestor | None, bool]:
-    """The former profile that this one descends from (None: none, it is new), and whether what it adds counts."""
-    if vehicle not in known.state.contributions:
-        # Nothing was counted here yet: the profile is this vehicle's own, unless it is what was downloaded.
-        return (known.pending if known.pending is not None and _is_copy(known.pending, this) else None), True
-    if known.pending is not None and known.bases[-1:] == (this,):
-        return this, True  # the power went, or another vehicle was faster, before the file was replaced
-    former = (*known.bases, *(() if known.pending is None else (known.pending,)))
-    if this in former and this.updated is not None:
-        return this, True
-    for base in reversed(former):
-        if all(_reaches(value, base.totals.get(name, 0)) for name, value in this.totals.items()):
-            return base, True
-    created = max((base.created for base in former if base.created is not None), default=None)
-    if not former or (this.created is not None and created is not None and this.created > created):
-        return None, True  # the driver was enrolled anew
-    return former[-1], False  # an older copy was put back: its totals are counted already
-
-
-def remembered(bases: tuple[Ancestor, ...], base: Ancestor) -> tuple[Ancestor, ...]:
-    """The former profiles with one more; the oldest goes where there are too many."""
-    return bases if bases[-1:] == (base,) else (*bases, base)[-MAX_BASES:]
-
-
-def base_of(reading: ParsedProfile) -> Ancestor:
-    """Reduce a profile to what tells whether another one descends from it."""
-    return Ancestor(
-        totals=reading.totals,
-        averages=reading.averages,
-        marks={name: digest(value, MARK_DIGITS) for name, value in reading.latest.items()},
-        readings={
-            name: [digest(value, READING_DIGITS) for value in values] for name, values in reading.metrics.items()
-        },
-        created=None if reading.created is None else reading.created.us,
-        updated=None if reading.updated is None else reading.updated.us,
-    )
-
-
-def confirmed(known: Known) -> Known:
-    """The vehicle is left with the profile that it was about to be left with."""
-    if known.pending is None:
-        return known
-    return replace(known, bases=remembered(known.bases, known.pending), pending=None)
-
-
-def dropped(known: Known) -> Known:
-    """The profile changed meanwhile: the vehicle was not left with the one that was pending."""
-    return replace(known, pending=None)
-
-
-def _counted(state: ProfileState, vehicle: str, base: Ancestor) -> Known:
-    """Begin with a profile whose totals others brought in: this vehicle adds only what comes on top."""
-    began = ProfileState(contributions={vehicle: Contribution(1, {}, {}, (base,))})
-    return Known(join(state, began), (base,))
-
-
-def _holds_copy(cloud: Cloud, local: Mapping[str, Any]) -> bool:
-    """Whether a profile is there already: as it never met this sync, or as it was merged."""
-    if any(contributor.startswith(PLAIN) for contributor in cloud.state.contributions):
-        return plain_contributor(local) in cloud.state.contributions
-    if cloud.plain is not None or not cloud.state.contributions:
-        return False
-    return local.keys() <= render(cloud.state).keys() and render(cloud.state, local) == local
-
-
-def _is_copy(base: Ancestor, this: Ancestor) -> bool:
-    return (
-        this.created == base.created
-        and all(base.marks.get(name) == mark for name, mark in this.marks.items())
-        and all(_reaches(value, base.totals.get(name, 0)) for name, value in this.totals.items())
-    )
-
-
-def _reaches(value: Number, former: Number) -> bool:
-    return value >= former - _ROUNDING
+    driver_id: str
+    vehicle: str
+    now: int
+    token: str
+    ahead: int = 0
+    is_true: bool = True
+    keeps_local: bool = False
+    resolution: Resolution | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,107 +82,178 @@ class Merged:
     """What came of merging.
 
     Attributes:
-        known: What this vehicle knows now; to be stored before anything is sent or written.
+        known: What this vehicle knows once the backend has it all.
+        before: The same for as long as the backend has not: to be stored before anything is sent.
         profile: The merged profile: the local one's fields first, in its form, then what only others have.
+        origin: What the local profile was to the ones before it; None where there is none.
     """
 
     known: Known
+    before: Known
     profile: dict[str, Any]
+    origin: Origin | None = None
 
 
-def merge(
-    known: Known | None,
-    cloud: Cloud | None,
-    local: Mapping[str, Any],
-    *,
-    driver_id: str,
-    vehicle: str,
-    now: int,
-    is_true: bool = True,
-    keeps_local: bool = False,
-) -> Merged:
+def merge(known: Known | None, cloud: Cloud | None, local: Mapping[str, Any], told: MergeInput) -> Merged:
     """Merge this vehicle's profile with what the backend holds.
 
     Args:
         known: What this vehicle knows; None where it knows nothing of the driver.
         cloud: What the backend holds; None where it holds nothing, or nothing new.
         local: This vehicle's profile.
-        driver_id: Whose.
-        vehicle: This vehicle's id.
-        now: Wall time, microseconds since the epoch.
-        is_true: Whether that is the true time: then no `last_updated` counts as later.
-        keeps_local: True where the vehicle stays with `local` and is not left with the merged profile.
+        told: All else.
 
     Raises:
+        UndecidedProfileError: Nothing tells what the local totals mean.
         ProfileError: The local profile cannot be used, or the backend's lost its merge state.
     """
-    reading = read_profile(local, driver_id)
+    reading, vehicle = read_profile(local, told.driver_id), told.vehicle
+    theirs = cloud or Cloud(ProfileState())
     if known is None:
-        start = first_known(cloud or Cloud(ProfileState()), local, vehicle)
-        grown = absorb(start, reading, vehicle, now, is_true=is_true)
+        start = begun(theirs, local, vehicle, told.token)
     else:
         _refuse_plain(cloud)
-        # First what was changed here, then what came from elsewhere: nobody here knew of that when it was changed.
-        start = known
-        grown = absorb(start, reading, vehicle, now, is_true=is_true)
-        if cloud is not None:
-            grown = replace(grown, state=join(grown.state, cloud.state))
+        start = renamed(known, theirs.state, reading, vehicle, told.token)
+        if name_of(start, vehicle) not in start.state.contributions and not start.former:
+            # It knew of the driver, but had no profile until now.
+            both = replace(theirs, state=join(start.state, theirs.state))
+            again = begun(both, local, vehicle, told.token)
+            start = replace(again, removed=start.removed, resolved=start.resolved)
+    # First what was changed here, then what came from elsewhere: nobody here knew of that when it was changed.
+    grown, origin = absorb(start, reading, told, theirs.state)
+    grown = acknowledged(_joined(grown, theirs.state, reading, told), vehicle, told.token)
     profile = render(grown.state, local)
-    kept = dict(local) if keeps_local else {name: profile[name] for name in local}
+    kept = dict(local) if told.keeps_local else {name: profile[name] for name in local}
     left = grown.bases[-1] if kept == dict(local) else base_of(read_profile(kept, None))
-    return Merged(settled(grown, left, vehicle, start.state), profile)
+    after = _settled(grown, left, told, start.state)
+    mine = after.state.contributions.get(name_of(after, vehicle))
+    arrived = theirs.state.contributions.get(name_of(after, vehicle))
+    before = replace(after, pending=None, arrived=start.arrived if arrived is None else arrived.totals)
+    return Merged(replace(after, arrived=None if mine is None else mine.totals), before, profile, origin)
 
 
-def taken_in(known: Known | None, cloud: Cloud | None) -> Merged:
+def taken_in(known: Known | None, cloud: Cloud | None, vehicle: str, token: str) -> Merged:
     """Merge what this vehicle knows of a driver whose profile it has no more with what the backend holds.
 
     Raises:
         ProfileError: The backend's copy lost its merge state.
     """
-    start = known or Known(ProfileState())
-    if known is not None:
+    if known is None:
+        start = begun(cloud or Cloud(ProfileState()), None, vehicle, token)
+    else:
+        start = known
         _refuse_plain(cloud)
     grown = start if cloud is None else replace(start, state=join(start.state, cloud.state))
-    return Merged(grown, render(grown.state))
+    return Merged(grown, replace(grown, pending=None), render(grown.state))
 
 
-def absorb(known: Known, reading: ParsedProfile, vehicle: str, now: int, *, is_true: bool = True) -> Known:
-    """Bring this vehicle's profile in: only what it adds to the one it descends from counts."""
-    seen = base_of(reading)
-    base, counts = descent(known, seen, vehicle)
-    if base == seen and counts and vehicle in known.state.contributions:
-        return replace(known, bases=remembered(known.bases, seen), pending=None)
+def absorb(known: Known, reading: ParsedProfile, told: MergeInput, cloud: ProfileState) -> tuple[Known, Origin]:
+    """Bring this vehicle's profile in: only what it adds to the one it descends from counts.
+
+    Raises:
+        UndecidedProfileError: Nothing tells what its totals mean.
+    """
+    name, seen, state = name_of(known, told.vehicle), base_of(reading), known.state
+    found = _decided(known, descent(known, seen, name, cloud), seen, told.resolution)
+    if told.resolution is not None:
+        known = replace(known, resolved=told.resolution.name)
+    base, resets = found.base, found.origin is Origin.RESET
+    if base == seen and found.counts and name in state.contributions and not resets:
+        return replace(known, bases=remembered(known.bases, seen), pending=None), found.origin
     # A clock that is years behind must not turn back what was written when it was right.
-    updated = _not_after(reading.updated, now) if reading.updated is not None and is_true else reading.updated
-    at = updated.us if updated is not None else 0 if base is None else now
-    state = known.state
+    updated = _not_after(reading.updated, told.now) if reading.updated is not None and told.is_true else reading.updated
+    at = updated.us if updated is not None else 0 if base is None else told.now
+    counts = found.counts and (base is not None or _is_after(seen, state.reset, told))
+    registers = _registers(state, reading, seen.marks, base, Stamp(at, 1, name))
+    if resets:
+        # The file's totals are all there is: whatever else was counted, here or elsewhere, was before it.
+        state, base, counts = replace(state, reset=_later(state.reset, at - told.ahead, name)), None, True
+        zeros: dict[str, Number] = {total: 0 for part in state.contributions.values() for total in part.totals}
+        reading, known = replace(reading, totals=zeros | reading.totals), replace(known, prior=None)
     fresh = ProfileState(
-        contributions=_contribution(state, reading, base, vehicle, counts=counts),
-        registers=_registers(state, reading, seen.marks, base, Stamp(at, 1, vehicle)),
-        metrics=_metrics(state, reading, base, at, vehicle),
+        contributions=_contribution(state, reading, base, name, told.token, counts=counts),
+        registers=registers,
+        metrics=_metrics(state, reading, base, max(at - told.ahead, reset_order(state.reset).us), name),
         created=None if reading.created is None else _of_this_generation(reading.created, state),
         updated=updated,
         forgotten=state.forgotten,
+        reset=state.reset,
+        lineage=((at, profile_digest(seen)),),
     )
     bases = known.bases if base is None or base != known.pending else remembered(known.bases, base)
-    return replace(known, state=join(state, fresh), bases=remembered(bases, seen), pending=None)
+    grown = replace(known, state=join(state, fresh), bases=remembered(bases, seen), pending=None, written=seen)
+    return grown, found.origin
 
 
-def settled(known: Known, left_with: Ancestor, vehicle: str, before: ProfileState) -> Known:
-    """Note the profile that this vehicle is about to be left with.
+def _decided(known: Known, found: Descent, this: Ancestor, resolution: Resolution | None) -> Descent:
+    """How a profile descends, by what a person said where that is undecided."""
+    if resolution is None or resolution.name == known.resolved:
+        if found.origin is Origin.UNDECIDED:
+            raise UndecidedProfileError(UNDECIDED)
+        return found
+    if resolution.keep is Keep.LOCAL:
+        return Descent(Origin.RESET, this)
+    if found.origin is not Origin.UNDECIDED:
+        return found  # there is nothing to decide any more
+    if resolution.keep is Keep.SUM:
+        return Descent(Origin.NEW, None)
+    then = resolution.of
+    return Descent(Origin.COPY, this if then is None or not reaches(this, then) else then)
+
+
+def _later(reset: Stamp | None, at: int, name: str) -> Stamp:
+    """The stamp of a reset made knowing of another one: later than it, whatever the clocks say."""
+    before = reset_order(reset)
+    return Stamp(at, 0, name) if at > before.us else Stamp(before.us, before.counter + 1, name)
+
+
+def _joined(known: Known, cloud: ProfileState, reading: ParsedProfile, told: MergeInput) -> Known:
+    """Join what came from elsewhere; what was driven here after a reset that came counts, what was before does not."""
+    state, name = join(known.state, cloud), name_of(known, told.vehicle)
+    mine, arrived = known.state.contributions.get(name), cloud.contributions.get(name)
+    if state.reset == known.state.reset or mine is None or state.forgotten != known.state.forgotten:
+        return replace(known, state=state)
+    sent = arrived.totals if arrived is not None and arrived.reset == mine.reset else {}
+    unsent = {total: value - sent.get(total, 0) for total, value in mine.totals.items() if value > sent.get(total, 0)}
+    known = replace(known, state=state, prior=None)
+    if not unsent or not _is_after(base_of(reading), state.reset, told):
+        return known
+    part = replace(
+        mine, sequence=mine.sequence + 1, totals=unsent, averages=mine.averages, reset=state.reset, writer=told.token
+    )
+    return replace(known, state=replace(state, contributions={**state.contributions, name: part}))
+
+
+def _is_after(this: Ancestor, reset: Stamp | None, told: MergeInput) -> bool:
+    """Whether a profile was written after a reset; where it does not say when, what it adds is not lost."""
+    return reset is None or this.updated is None or this.updated - told.ahead > reset.us
+
+
+def _settled(known: Known, left_with: Ancestor, told: MergeInput, before: ProfileState) -> Known:
+    """Note the profile that this vehicle is about to be left with, also for whoever finds its own state lost.
 
     Args:
         known: What is known, all merged.
         left_with: What the vehicle will be left with.
-        vehicle: This vehicle's id.
+        told: All else.
         before: The state before this vehicle's profile was brought in.
     """
+    name = name_of(known, told.vehicle)
     pending = None if known.bases[-1:] == (left_with,) else left_with
-    state, mine, was = known.state, known.state.contributions.get(vehicle), before.contributions.get(vehicle)
-    if mine is not None and (was is None or was.sequence != mine.sequence):
-        # Only with a contribution of its own, else each vehicle's look would be a change for all the others.
-        left = replace(mine, left=(*known.bases, *(() if pending is None else (pending,)))[-_LEFT:])
-        state = replace(state, contributions={**state.contributions, vehicle: left})
+    state, mine, was = known.state, known.state.contributions.get(name), before.contributions.get(name)
+    if mine is None:
+        return replace(known, pending=pending)
+    changed = was is None or was.sequence != mine.sequence
+    # What others drove is in this vehicle's file from now on: whoever has lost the state must know that it is.
+    arrives = pending is not None and mine.left[-1:] != (pending,)
+    if changed or arrives:
+        written = known.written or known.bases[-1]
+        left = (written,) if written == left_with else (written, left_with)
+        sequence = mine.sequence if changed else mine.sequence + 1
+        noted = replace(mine, sequence=sequence, left=left, writer=mine.writer if changed else told.token)
+        lineage = {*state.lineage, *(() if pending is None else ((pending.updated or 0, profile_digest(pending)),))}
+        newest_lineage = tuple(sorted(lineage)[-MAX_LINEAGE:])
+        state = replace(state, contributions={**state.contributions, name: noted}, lineage=newest_lineage)
     return replace(known, state=state, pending=pending)
 
 
@@ -316,31 +276,32 @@ def _of_this_generation(created: ProfileTime, state: ProfileState) -> ProfileTim
 
 
 def _contribution(
-    state: ProfileState, reading: ParsedProfile, base: Ancestor | None, vehicle: str, *, counts: bool
+    state: ProfileState, reading: ParsedProfile, base: Ancestor | None, name: str, token: str, *, counts: bool
 ) -> dict[str, Contribution]:
-    mine = state.contributions.get(vehicle, Contribution(0, {}, {}))
-    before: Mapping[str, Number] = {} if base is None else base.totals
-    added = {name: max(0, value - before.get(name, 0)) if counts else 0 for name, value in reading.totals.items()}
+    mine = state.contributions.get(name, Contribution(0, {}, {}, reset=state.reset))
+    if mine.reset != state.reset:
+        mine = replace(mine, totals={}, averages={}, reset=state.reset)  # the first one since the reset
+    more = added(base_of(reading), base) if counts else dict.fromkeys(reading.totals, 0)
     totals = mine.totals | {
-        name: mine.totals.get(name, 0) + more for name, more in added.items() if more or base is None
+        total: mine.totals.get(total, 0) + value for total, value in more.items() if value or base is None
     }
     moved = {
-        name: value
-        for name, value in reading.averages.items()
-        if base is None or value != base.averages.get(name) or any(added.values())
+        field: value
+        for field, value in reading.averages.items()
+        if base is None or value != base.averages.get(field) or any(more.values())
     }
-    grown = Contribution(mine.sequence + 1, totals, mine.averages, mine.left)
+    grown = replace(mine, sequence=mine.sequence + 1, totals=totals, writer=token)
     averages = mine.averages | {
-        name: value if base is None else _own_part(state, grown, vehicle, name, value, base)
-        for name, value in moved.items()
+        field: value if base is None else _own_part(state, grown, name, field, value, base)
+        for field, value in moved.items()
     }
-    if vehicle in state.contributions and totals == mine.totals and averages == mine.averages:
+    if name in state.contributions and totals == mine.totals and averages == mine.averages:
         return {}
-    return {vehicle: replace(grown, averages=averages)}
+    return {name: replace(grown, averages=averages)}
 
 
 def _own_part(
-    state: ProfileState, grown: Contribution, vehicle: str, name: str, value: Number, base: Ancestor
+    state: ProfileState, grown: Contribution, contributed: str, name: str, value: Number, base: Ancestor
 ) -> Number:
     """This vehicle's part of an average, such that the average moves by as much as the vehicle moved it."""
     former = base.averages.get(name)
@@ -348,8 +309,8 @@ def _own_part(
     target = value if former is None or shown is None or shown == former else shown + (value - former)
     others = [
         (part.averages[name], part.weight)
-        for contributor, part in sorted(state.contributions.items())
-        if contributor != vehicle and name in part.averages
+        for contributor, part in state.counted.items()
+        if contributor != contributed and name in part.averages
     ]
     own = target
     if others:
@@ -381,20 +342,15 @@ def _registers(
 
 
 def _metrics(
-    state: ProfileState, reading: ParsedProfile, base: Ancestor | None, at: int, vehicle: str
+    state: ProfileState, reading: ParsedProfile, base: Ancestor | None, at: int, contributor: str
 ) -> dict[str, tuple[MetricReading, ...]]:
     found: dict[str, tuple[MetricReading, ...]] = {}
     for name, values in reading.metrics.items():
         marks = [digest(value, READING_DIGITS) for value in values]
-        added = values[_overlap([] if base is None else base.readings.get(name, []), marks) :]
+        added = values[overlap([] if base is None else base.readings.get(name, []), marks) :]
         first = 1 + max(
-            (entry.number for entry in state.metrics.get(name, ()) if entry.contributor == vehicle), default=-1
+            (entry.number for entry in state.metrics.get(name, ()) if entry.contributor == contributor), default=-1
         )
-        fresh = (MetricReading(at, vehicle, index, value) for index, value in enumerate(added, first))
+        fresh = (MetricReading(at, contributor, index, value) for index, value in enumerate(added, first))
         found[name] = newest(fresh)
     return found
-
-
-def _overlap(before: list[str], now: list[str]) -> int:
-    """How many of the first readings are the last ones of `before`: what comes after them was appended since."""
-    return next((size for size in range(min(len(before), len(now)), 0, -1) if before[-size:] == now[:size]), 0)

@@ -9,188 +9,40 @@ Join: M. Shapiro et al., "Conflict-free Replicated Data Types", INRIA RR-7687, 2
 et al., "Logical Physical Clocks", OPODIS 2014: never behind what its writer had seen, however wrong its own clock is.
 
 A driver who is forgotten begins a new generation: of two states the one that was begun after the later forgetting is
-the whole result, and the other is gone. A chain (the generations) over a join in each is itself a join.
+the whole result, and the other is gone. A chain (the generations) over a join in each is itself a join. In the same way
+a reset of the statistics, stamped like a register, leaves only the contributions that were made after it.
 """
 
-import hashlib
-import json
-import math
-import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from dataclasses import dataclass, field, replace
 from math import fsum
 from typing import Any, NamedTuple, TypeVar
 
-from sentinel_sync.base.errors import ProfileError
-
-#: Sums over all that was driven: each vehicle adds its own part.
-TOTALS = frozenset({"total_distance", "total_time", "session_count"})
-#: Means over all that was driven. They rest on sessions: the vehicle's profile manager updates them once per session.
-AVERAGES = frozenset(
-    {
-        "safety_score",
-        "attention_score",
-        "eco_score",
-        "avg_reaction_time",
-        "avg_following_distance",
-        "avg_lane_change_freq",
-        "avg_speed",
-    }
+from sentinel_sync.profiles.rules.fields import (
+    AVERAGES,
+    CREATED,
+    MAX_READINGS,
+    METRICS,
+    TOTALS,
+    UPDATED,
+    Number,
+    ParsedProfile,
+    ProfileTime,
+    canonical,
+    in_form,
 )
+
 #: What averages rest on.
 WEIGHT = "session_count"
-#: Lists of readings by name, oldest first.
-METRICS = "metrics"
-CREATED = "created_at"
-UPDATED = "last_updated"
-#: Scores go from 0 to this.
-MAX_SCORE = 100.0
-#: Readings kept of each metric; the newest stay. Lists that only grow were a fault of the older module.
-MAX_READINGS = 256
-#: Above any distance or time that one driver reaches, in whatever unit, and low enough that sums keep their precision.
-_MAX_TOTAL = 1e12
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECOND = timedelta(microseconds=1)
-#: 9999-12-31, the last day that datetime knows.
-_LAST_SECOND = 253_402_214_400.0
-
-#: The reference backend takes ids of so many characters.
-_MAX_ID = 1024
-#: Control characters, and halves of characters that UTF-8 cannot spell.
-_UNFIT = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
-
-Number = int | float
 Part = TypeVar("Part")
 #: Averages are rounded to so many decimals: far below what is measured, far above what sums of floats lose.
 _DECIMALS = 9
 #: How the contributors that stand for profiles which never met this sync are called.
 PLAIN = "plain:"
-
-
-class ProfileTime(NamedTuple):
-    """A time in a profile: microseconds since the epoch, and as it was written."""
-
-    us: int
-    raw: Any
-
-
-@dataclass(frozen=True, slots=True)
-class ParsedProfile:
-    """A profile taken apart by what its fields mean.
-
-    Attributes:
-        latest: Fields whose most recent value wins; those that nobody here knows are among them.
-    """
-
-    totals: dict[str, Number]
-    averages: dict[str, Number]
-    metrics: dict[str, list[Any]]
-    latest: dict[str, Any]
-    created: ProfileTime | None
-    updated: ProfileTime | None
-
-
-def read_profile(profile: Mapping[str, Any], driver_id: str | None) -> ParsedProfile:
-    """Take a profile apart.
-
-    Args:
-        profile: JSON.
-        driver_id: Whose it must be; None where that is not known.
-
-    Raises:
-        ProfileError: A field cannot be what it should be. The message names it and holds no value.
-    """
-    whose = profile.get("driver_id")
-    if driver_id is not None and whose is not None and whose != driver_id:
-        raise ProfileError("the profile belongs to another driver: its driver_id is not the one asked for")
-    known = TOTALS | AVERAGES | {METRICS, CREATED, UPDATED}
-    return ParsedProfile(
-        totals=_numbers(profile, TOTALS, lowest=0.0),
-        averages=_numbers(profile, AVERAGES, lowest=-_MAX_TOTAL),
-        metrics=_metrics(profile.get(METRICS)),
-        latest={str(name): value for name, value in profile.items() if name not in known},
-        created=moment_of(profile, CREATED),
-        updated=moment_of(profile, UPDATED),
-    )
-
-
-def checked_id(driver_id: object) -> str:
-    """Check a driver's id: any text without control characters; it is quoted where it stands in a URL.
-
-    Raises:
-        ValueError: It is none. The message does not repeat it.
-    """
-    usable = isinstance(driver_id, str) and 0 < len(driver_id) <= _MAX_ID and not _UNFIT.search(driver_id)
-    if not isinstance(driver_id, str) or not usable or not driver_id.strip():
-        raise ValueError(f"driver_id must be text of 1 to {_MAX_ID} characters, without control characters")
-    return driver_id
-
-
-def moment_of(profile: Mapping[str, Any], name: str) -> ProfileTime | None:
-    """Read a time: ISO 8601 (without an offset: the vehicle's local time) or seconds since the epoch.
-
-    Raises:
-        ProfileError: Neither.
-    """
-    raw = profile.get(name)
-    try:
-        match raw:
-            case None:
-                return None
-            case str():
-                # astimezone() reads a naive time as the system's local time.
-                return ProfileTime((datetime.fromisoformat(raw).astimezone(UTC) - _EPOCH) // _MICROSECOND, raw)
-            case int() | float() if not isinstance(raw, bool) and 0.0 <= raw <= _LAST_SECOND:
-                return ProfileTime(round(raw * 1_000_000), raw)
-    except (ValueError, OverflowError, OSError):
-        raise ProfileError(f"{name} is no time: it must be ISO 8601 or seconds since the epoch") from None
-    raise ProfileError(f"{name} is no time: it must be ISO 8601 or seconds since the epoch")
-
-
-def in_form(us: int, like: Any) -> Any:
-    """Write a time as `like` is written: seconds, or ISO 8601 with or without an offset."""
-    if not isinstance(like, str):
-        whole, rest = divmod(us, 1_000_000)
-        return whole if rest == 0 and not isinstance(like, float) else us / 1_000_000
-    moment = _EPOCH + us * _MICROSECOND
-    zone = datetime.fromisoformat(like).tzinfo
-    if zone is None:
-        return moment.astimezone().replace(tzinfo=None).isoformat()
-    text = moment.astimezone(zone).isoformat()
-    return text.replace("+00:00", "Z") if like.endswith(("Z", "z")) else text
-
-
-def canonical(value: Any) -> str:
-    """JSON in one way only, so that equal values are equal text, on every vehicle."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
-
-
-def digest(value: Any, digits: int = 64) -> str:
-    """Hex digits of the SHA-256 of a value's JSON."""
-    return hashlib.sha256(canonical(value).encode()).hexdigest()[:digits]
-
-
-def _numbers(profile: Mapping[str, Any], names: frozenset[str], *, lowest: float) -> dict[str, Number]:
-    found: dict[str, Number] = {}
-    for name in sorted(names):
-        value = profile.get(name)
-        if value is None:
-            continue
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise ProfileError(f"{name} must be a number, not {type(value).__name__}")
-        if not math.isfinite(value) or not lowest <= value <= _MAX_TOTAL:
-            raise ProfileError(f"{name} is not a possible value")
-        found[name] = value
-    return found
-
-
-def _metrics(value: Any) -> dict[str, list[Any]]:
-    if value is None:
-        return {}
-    if not isinstance(value, dict) or not all(isinstance(readings, list) for readings in value.values()):
-        raise ProfileError(f"{METRICS} must hold lists by name")
-    return {str(name): readings[-MAX_READINGS:] for name, readings in value.items()}
+#: Between a vehicle's id and the name of the state folder that writes for it.
+_FOLDER = "#"
+#: Digests of so many former profiles travel: a file that is one of them, in whatever vehicle, is counted already.
+MAX_LINEAGE = 64
 
 
 class Stamp(NamedTuple):
@@ -237,19 +89,27 @@ class Ancestor(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Contribution:
-    """What one vehicle brought in. Only that vehicle changes it.
+    """What one vehicle brought in, from one state folder. Only that folder's agent changes it.
 
     Attributes:
         sequence: Counts its changes.
         totals: What was driven in that vehicle.
         averages: That vehicle's part of each average.
-        left: The profiles that the vehicle had when it last contributed: whoever lost its own state finds them here.
+        left: The profile that the vehicle's manager last wrote, and the one that the vehicle was then left with, where
+            that is another one: whoever lost its own state finds them here.
+        reset: The reset after which it was made; None where it was made before any.
+        seen: Contributors of the same vehicle id that came up, or showed that they live on, while this one was alive:
+            where both have noted each other, two vehicles have the id.
+        writer: Tells two changes apart that have the same sequence, as two copies of one state folder make them.
     """
 
     sequence: int
     totals: dict[str, Number]
     averages: dict[str, Number]
     left: tuple[Ancestor, ...] = ()
+    reset: Stamp | None = None
+    seen: tuple[str, ...] = ()
+    writer: str = ""
 
     @property
     def weight(self) -> Number:
@@ -264,6 +124,8 @@ class ProfileState:
     Attributes:
         forgotten: When the driver was last forgotten, microseconds since the epoch, 0 where never; all else was begun
             after it.
+        reset: When the statistics were last reset or corrected; only contributions made after it count.
+        lineage: Former profiles: when they were, microseconds since the epoch, and their digests.
     """
 
     contributions: dict[str, Contribution] = field(default_factory=dict)
@@ -272,6 +134,14 @@ class ProfileState:
     created: ProfileTime | None = None
     updated: ProfileTime | None = None
     forgotten: int = 0
+    reset: Stamp | None = None
+    lineage: tuple[tuple[int, str], ...] = ()
+
+    @property
+    def counted(self) -> dict[str, Contribution]:
+        """The contributions that were made since the last reset, by contributor."""
+        parts = sorted(self.contributions.items())
+        return {contributor: part for contributor, part in parts if part.reset == self.reset}
 
     @property
     def is_tombstone(self) -> bool:
@@ -283,14 +153,38 @@ def join(one: ProfileState, other: ProfileState) -> ProfileState:
     """Merge two states: commutative, associative, idempotent, and neither is changed."""
     if one.forgotten != other.forgotten:
         return max(one, other, key=lambda state: state.forgotten)
+    reset = max(one.reset, other.reset, key=reset_order)
     return ProfileState(
         contributions=_by_key(one.contributions, other.contributions, _join_contributions),
         registers=_by_key(one.registers, other.registers, lambda *both: max(both, key=_register_order)),
-        metrics=_by_key(one.metrics, other.metrics, lambda a, b: newest((*a, *b))),
+        metrics=_since(reset, _by_key(one.metrics, other.metrics, lambda a, b: newest((*a, *b)))),
         created=min(_given(one.created, other.created), key=_moment_order, default=None),
         updated=max(_given(one.updated, other.updated), key=_moment_order, default=None),
         forgotten=one.forgotten,
+        reset=reset,
+        lineage=tuple(sorted({*one.lineage, *other.lineage})[-MAX_LINEAGE:]),
     )
+
+
+def reset_order(reset: Stamp | None) -> Stamp:
+    """A key by which a later reset is greater, and none is the least."""
+    return Stamp(-1, 0, "") if reset is None else reset
+
+
+def contributor_of(vehicle: str, folder: str) -> str:
+    """Name the contributor that one state folder of a vehicle is."""
+    return f"{vehicle}{_FOLDER}{folder}"
+
+
+def vehicle_of(contributor: str) -> str:
+    """The vehicle id under which a contributor writes."""
+    vehicle, separator, _ = contributor.rpartition(_FOLDER)
+    return vehicle if separator else contributor
+
+
+def namesakes(state: ProfileState, vehicle: str) -> set[str]:
+    """The contributors that write under one vehicle id."""
+    return {contributor for contributor in state.contributions if vehicle_of(contributor) == vehicle}
 
 
 def newest(entries: Iterable[MetricReading]) -> tuple[MetricReading, ...]:
@@ -315,18 +209,9 @@ def from_plain(reading: ParsedProfile, contributor: str) -> ProfileState:
     )
 
 
-def plain_contributor(profile: Mapping[str, Any]) -> str:
-    """Name the part that a profile which never met this sync brings in: the same on every vehicle that reads it."""
-    return f"{PLAIN}{digest(profile, 16)}"
-
-
 def total(state: ProfileState, name: str) -> Number | None:
     """The sum of what all vehicles contributed; the same in whatever order they came."""
-    parts = [
-        contribution.totals[name]
-        for _, contribution in sorted(state.contributions.items())
-        if name in contribution.totals
-    ]
+    parts = [part.totals[name] for part in state.counted.values() if name in part.totals]
     if not parts:
         return None
     return sum(parts) if all(isinstance(part, int) for part in parts) else fsum(parts)
@@ -334,11 +219,7 @@ def total(state: ProfileState, name: str) -> Number | None:
 
 def average(state: ProfileState, name: str) -> Number | None:
     """The mean of all vehicles' parts, weighted by what they rest on."""
-    parts = [
-        (contribution.averages[name], contribution.weight)
-        for _, contribution in sorted(state.contributions.items())
-        if name in contribution.averages
-    ]
+    parts = [(part.averages[name], part.weight) for part in state.counted.values() if name in part.averages]
     if len({value for value, _ in parts}) <= 1:
         return parts[0][0] if parts else None  # as it was written, to the last digit
     return round(fsum(value * weight for value, weight in parts) / fsum(weight for _, weight in parts), _DECIMALS)
@@ -383,8 +264,18 @@ def _offset(text: str) -> str:
 
 def _join_contributions(one: Contribution, other: Contribution) -> Contribution:
     newer = max(one, other, key=_contribution_order)
-    totals = _by_key(one.totals, other.totals, lambda *both: max(both, key=_number_order))
-    return Contribution(newer.sequence, totals, newer.averages, newer.left)
+    if one.reset != other.reset:
+        return newer
+    return replace(newer, totals=_by_key(one.totals, other.totals, lambda *both: max(both, key=_number_order)))
+
+
+def _since(
+    reset: Stamp | None, metrics: Mapping[str, tuple[MetricReading, ...]]
+) -> dict[str, tuple[MetricReading, ...]]:
+    """The readings since a reset; whoever reset kept those of its own that it stamped with it."""
+    if reset is None:
+        return dict(metrics)
+    return {name: tuple(entry for entry in entries if entry.us >= reset.us) for name, entries in metrics.items()}
 
 
 def _by_key(one: Mapping[str, Part], other: Mapping[str, Part], merge: Callable[[Part, Part], Part]) -> dict[str, Part]:
@@ -414,6 +305,7 @@ def _number_order(value: Number) -> tuple[Number, str]:
     return value, canonical(value)  # 5 and 5.0 are equal, but not written the same
 
 
-def _contribution_order(contribution: Contribution) -> tuple[int, str]:
-    # Equal numbers with unlike content come from a vehicle whose state was lost; any order will do, if all agree on it.
-    return contribution.sequence, canonical([contribution.averages, contribution.left])
+def _contribution_order(part: Contribution) -> tuple[Stamp, int, str]:
+    # Equal numbers with unlike content come from two copies of a state folder; any order will do, if all agree on it.
+    unlike = canonical([part.averages, part.left, part.seen, part.writer])
+    return reset_order(part.reset), part.sequence, unlike

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from sentinel_sync.base.errors import ProfileError
-from sentinel_sync.profiles.rules.merge import MAX_READINGS, checked_id, in_form, moment_of, read_profile
+from sentinel_sync.profiles.rules.fields import MAX_READINGS, checked_id, in_form, moment_of, read_profile
 
 
 def test_a_real_profile_is_taken_apart_by_what_its_fields_mean() -> None:

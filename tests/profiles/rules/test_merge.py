@@ -1,6 +1,8 @@
 """Merging is a join, renders what was driven, and takes from a vehicle's file only what was driven there."""
 
+import json
 from dataclasses import replace
+from itertools import count
 from typing import Any
 
 import pytest
@@ -8,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sentinel_sync.base.errors import ProfileError
+from sentinel_sync.profiles.rules.descent import Known, confirmed
 from sentinel_sync.profiles.rules.envelope import (
     MAX_BYTES,
     detached,
@@ -19,36 +22,40 @@ from sentinel_sync.profiles.rules.envelope import (
     profile_in,
     state_digest,
 )
-from sentinel_sync.profiles.rules.history import Cloud, Known, confirmed, merge, plain_cloud
+from sentinel_sync.profiles.rules.fields import MAX_READINGS, ProfileTime, read_profile
+from sentinel_sync.profiles.rules.history import Merged, MergeInput
+from sentinel_sync.profiles.rules.history import merge as merge_as_told
 from sentinel_sync.profiles.rules.merge import (
-    MAX_READINGS,
     Contribution,
     MetricReading,
     ProfileState,
-    ProfileTime,
     Register,
     Stamp,
     average,
     from_plain,
     join,
-    plain_contributor,
-    read_profile,
     render,
     total,
+    vehicle_of,
 )
+from sentinel_sync.profiles.rules.state_folders import Cloud, plain_cloud, plain_contributor
 
 NOW = 1_800_000_000_000_000
+TOKENS = count()
 Profile = dict[str, Any]
 
 contributors = st.sampled_from(["v1", "v2", "v3", "plain:0a"])
 numbers = st.one_of(st.integers(0, 10**6), st.floats(0, 1e6, allow_nan=False))
 values = st.one_of(st.none(), st.booleans(), st.integers(-5, 5), st.text(max_size=3))
 stamps = st.builds(Stamp, st.integers(0, 3), st.integers(0, 2), contributors)
+resets = st.none() | stamps
 contributions = st.builds(
     Contribution,
     st.integers(0, 3),
     st.dictionaries(st.sampled_from(["total_distance", "session_count"]), numbers),
     st.dictionaries(st.sampled_from(["safety_score", "avg_speed"]), numbers),
+    reset=resets,
+    writer=st.sampled_from(["a", "b"]),
 )
 moments = st.none() | st.builds(ProfileTime, st.integers(0, 3), values)
 states = st.builds(
@@ -65,7 +72,11 @@ states = st.builds(
     ),
     moments,
     moments,
-)
+    reset=resets,
+    lineage=st.lists(st.tuples(st.integers(0, 3), st.text("ab", max_size=2)), max_size=3, unique=True).map(
+        lambda entries: tuple(sorted(entries))
+    ),
+).map(lambda state: join(state, ProfileState(reset=state.reset)))  # no reading from before its own reset
 
 
 @given(states, states, states)
@@ -104,6 +115,15 @@ def test_lists_are_bounded_however_they_are_merged(parts: list[list[int]]) -> No
     for number, part in enumerate(parts):
         merged = join(merged, from_plain(read_profile({"metrics": {"a": part}}, None), f"v{number}"))
     assert len(render(merged)["metrics"]["a"]) == min(MAX_READINGS, sum(map(len, parts)))
+
+
+def merge(
+    known: Known | None, cloud: Cloud | None, local: Profile, *, driver_id: str, vehicle: str, now: int, **told: Any
+) -> Merged:
+    token = f"{next(TOKENS):x}"
+    return merge_as_told(
+        known, cloud, local, MergeInput(driver_id=driver_id, vehicle=vehicle, now=now, token=token, **told)
+    )
 
 
 def synced(
@@ -164,7 +184,7 @@ def test_only_what_was_driven_since_the_last_sync_is_added() -> None:
     mine["total_distance"] += 100
     known, mine = synced(known, Cloud(other.state), mine, "v1")
     assert mine["total_distance"] == 1600
-    assert {name: part.totals for name, part in known.state.contributions.items()} == {
+    assert {vehicle_of(name): part.totals for name, part in known.state.contributions.items()} == {
         "v1": {"total_distance": 1100},
         "v2": {"total_distance": 500},
     }
@@ -199,9 +219,9 @@ def test_a_file_that_was_never_replaced_is_recognised() -> None:
 
 
 def test_an_older_copy_put_back_counts_nothing() -> None:
-    known, _ = synced(None, None, {"total_distance": 1000}, "v1")
-    known, mine = synced(known, None, {"total_distance": 1200}, "v1")
-    known, mine = synced(known, None, {"total_distance": 300}, "v1")
+    known, _ = synced(None, None, {"total_distance": 1000, "last_updated": 20}, "v1")
+    known, mine = synced(known, None, {"total_distance": 1200, "last_updated": 30}, "v1")
+    known, mine = synced(known, None, {"total_distance": 300, "last_updated": 10}, "v1")
     assert mine["total_distance"] == 1200
 
 
@@ -327,12 +347,33 @@ def test_no_score_leaves_its_range_however_managers_move_it(moves: list[tuple[st
         assert 0.0 <= (average(cloud, "safety_score") or 0.0) <= 100.0
 
 
+def test_a_state_of_the_first_form_is_read() -> None:
+    """It knew no resets, and its contributors were vehicle ids; what such a vehicle drives on still counts once."""
+    written = {
+        "contributions": {"v1": {"sequence": 3, "totals": {"total_distance": 70}, "averages": {}, "left": []}},
+        "registers": {"driving_style": [[5, 0, "v1"], "calm"]},
+        "metrics": {},
+        "created": None,
+        "updated": [5, 0.000005],
+        "forgotten": 0,
+    }
+    cloud = opened(json.dumps({"sentinel_profile": 1, "driver_id": "d", "state": written}).encode(), "d", own=False)
+    known = known_from(
+        json.dumps({"state": written, "bases": [[{"total_distance": 70}, {}, {}, {}, None, 5]]}).encode()
+    )
+    assert known.state == cloud.state
+    known, mine = synced(known, cloud, {"total_distance": 75}, "v1")
+    assert mine["total_distance"] == 75
+    _, theirs = synced(None, Cloud(known.state), {"total_distance": 5}, "v2")
+    assert theirs["total_distance"] == 80
+
+
 def test_an_envelope_is_bound_to_its_driver_and_its_version() -> None:
     sealed = envelope(ProfileState(), "d")
     with pytest.raises(ProfileError, match="another driver"):
         opened(sealed, "e", own=False)
     with pytest.raises(ProfileError, match="newer sentinel_sync"):
-        opened(b'{"sentinel_profile": 2}', "d", own=False)
+        opened(b'{"sentinel_profile": 3}', "d", own=False)
     with pytest.raises(ProfileError, match="not of the expected form"):
         opened(b'{"sentinel_profile": 1, "driver_id": "d", "state": {"contributions": 5}}', "d", own=False)
     with pytest.raises(ProfileError, match="another driver"):
