@@ -37,6 +37,10 @@ run: $(STAMP)
 
 # --- checks ---
 
+# Tests start the agent some hundred times over: let them find it compiled, whatever the environment says.
+export PYTHONDONTWRITEBYTECODE =
+
+
 test: $(STAMP)
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(TESTS)
 

@@ -31,6 +31,7 @@ _NAMES = {
         "TripStateError",
         "UnacknowledgedError",
         "UnreachableError",
+        "UndecidedProfileError",
         "UnsettledError",
         "VerificationError",
     ),

@@ -218,7 +218,7 @@ class ProfileSynchronizer:
 
     # --- where a person decides ---
 
-    async def resolve_profile(self, driver_id: str, keep: Keep) -> None:
+    async def resolve_profile(self, driver_id: str, keep: str) -> None:
         """Decide what a driver's totals are where nothing tells; the next sync of the driver's file carries it out.
 
         Args:

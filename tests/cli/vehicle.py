@@ -62,6 +62,7 @@ class Vehicle:
             "pseudonym_key": PSEUDONYM_KEY,
             "vehicle_id": "vehicle_7",
             "state_dir": str(self.state),
+            "scenarios_dir": str(self.folder / "scenarios"),
             "trip_queue_file": str(self.folder / "trip_queue.json"),
             "rate_limit": 0,
             "timeout": 5,

@@ -38,6 +38,7 @@ from sentinel_sync import (
     TripStateError,
     TripUploader,
     UnacknowledgedError,
+    UndecidedProfileError,
     UnreachableError,
     UnsettledError,
     VerificationError,
@@ -113,6 +114,7 @@ async def profiles(made: CloudAPIClient, profile: Mapping[str, str]) -> None:
     synchronizer = ProfileSynchronizer(made)
     assert_type(await synchronizer.upload_profile("d", profile), bool)
     assert_type(await synchronizer.forget_profile("d"), bool)
+    await synchronizer.resolve_profile("d", "local")
     await synchronizer.upload_profile("d", "profile")  # type: ignore[arg-type]
 
 
@@ -154,6 +156,7 @@ def errors(error: SentinelSyncError) -> str:
             | ConsentError()
             | ProfileError()
             | ScenarioError()
+            | UndecidedProfileError()
             | UnsettledError()
             | TripStateError()
         ):

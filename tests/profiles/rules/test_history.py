@@ -268,12 +268,16 @@ def test_whatever_happens_to_the_state_the_totals_are_what_was_driven(
         try:
             vehicle.fetch(world.backend)
         except UndecidedProfileError:
-            # It asks rather than guess, and only where two things happened that look like a third.
-            assert {LoseState, PutStateBack} <= kinds or {Reset, PutStateBack} <= kinds or {Reset, LoseState} <= kinds
+            # It asks rather than guess: numbers as small as these look like others.
+            assert kinds >= {Reset} or kinds >= {LoseState, PutStateBack}
             return
         vehicle.put(world.backend, "done")
         records[event.vehicle].append(vehicle.record)
-    world.quiesce()
+    try:
+        world.quiesce()
+    except UndecidedProfileError:
+        assert kinds >= {Reset} or kinds >= {LoseState, PutStateBack}
+        return
     assert {vehicle.file["total_distance"] for vehicle in world.vehicles} == {world.driven}
     assert {vehicle.file["session_count"] for vehicle in world.vehicles} == {world.sessions}
     settled = world.backend.version
