@@ -382,11 +382,10 @@ async def test_a_profile_enrolled_anew_adds_to_what_is_known(world: World) -> No
 @pytest.mark.parametrize(
     ("before", "after"),
     [
-        ({"safety_score": 80.0}, {"safety_score": 90.0}),
         ({"driving_style": "calm"}, {"driving_style": "sporty"}),
         ({"metrics": {"gap": [1]}}, {"metrics": {"gap": [2]}}),
     ],
-    ids=["averages", "fields", "readings"],
+    ids=["fields", "readings"],
 )
 async def test_a_manager_that_goes_on_from_its_memory_counts_nothing_twice(
     world: World, before: dict[str, Any], after: dict[str, Any], caplog: pytest.LogCaptureFixture

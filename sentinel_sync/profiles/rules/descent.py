@@ -162,11 +162,7 @@ def _continued(known: Known, this: Ancestor, base: Ancestor) -> Descent:
         return _undecided(base) if has_read is None else Descent(Origin.CONTINUED_OLDER, base)
     if written is not None and further and not reaches(base, written):
         # Reset elsewhere, and as far on as before the reset: does the manager know of it?
-        match _has_read(this, base, written):
-            case None:
-                return _undecided(base)
-            case False:
-                return Descent(Origin.CONTINUED_OLDER, written)
+        return Descent(Origin.CONTINUED, base) if _has_read(this, base, written) else _undecided(base)
     return Descent(Origin.CONTINUED, base)
 
 
@@ -186,8 +182,10 @@ def _has_read(this: Ancestor, last: Ancestor, base: Ancestor) -> bool | None:
     )
     for now, after, before in pairs:
         for name in now.keys() & after.keys() & before.keys():
-            if after[name] != before[name] and now[name] in (after[name], before[name]):
-                told.add(now[name] == after[name])
+            # A manager may well come to the average of before once more, and hardly to what came from elsewhere.
+            read, kept = now[name] == after[name], now[name] == before[name] and now is this.marks
+            if after[name] != before[name] and (read or kept):
+                told.add(read)
     for name, readings in last.readings.items():
         came = set(readings) - set(base.readings.get(name, ()))
         if came and this.readings.get(name):
