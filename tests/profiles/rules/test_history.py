@@ -252,20 +252,20 @@ def test_whatever_happens_to_the_state_the_totals_are_what_was_driven(
     records, kinds = [[vehicle.record] for vehicle in world.vehicles], {type(event) for event in history}
     for event in history:
         vehicle = world.vehicles[event.vehicle]
-        match event:
-            case Drive():
-                world.drive(event)
-            case Reset():
-                vehicle.fetch(world.backend)  # the driver resets what he sees
-                vehicle.put(world.backend, "done")
-                world.reset(event)
-            case LoseState():
-                vehicle.record = None
-                continue
-            case PutStateBack(number, age):
-                vehicle.record = records[number][-1 - age :][0]
-                continue
         try:
+            match event:
+                case Drive():
+                    world.drive(event)
+                case Reset():
+                    vehicle.fetch(world.backend)  # the driver resets what he sees
+                    vehicle.put(world.backend, "done")
+                    world.reset(event)
+                case LoseState():
+                    vehicle.record = None
+                    continue
+                case PutStateBack(number, age):
+                    vehicle.record = records[number][-1 - age :][0]
+                    continue
             vehicle.fetch(world.backend)
         except UndecidedProfileError:
             # It asks rather than guess: numbers as small as these look like others.
