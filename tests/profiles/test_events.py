@@ -288,6 +288,14 @@ async def test_the_file_copied_to_a_vehicle_that_had_none_and_driven_on(world: W
     assert await world.settle(third, one, other) == [340] * 3
 
 
+async def test_a_driven_copy_without_readings_may_be_the_vehicles_own_and_is_added_up(world: World) -> None:
+    one, other = await two(world)
+    third = world.car("three")
+    shutil.copy(one.file, third.file)
+    third.drive(40)
+    assert await world.settle(third, one, other) == [640] * 3
+
+
 async def test_the_file_copied_over_the_one_of_another_vehicle(world: World) -> None:
     one, other = await two(world)
     other.drive(50)
@@ -499,6 +507,20 @@ async def test_a_vehicle_as_far_on_as_before_the_reset_is_asked(world: World) ->
     async with other.running() as profiles:
         await profiles.resolve_profile(DRIVER, Keep.FLEET)
     assert await world.settle(other, one) == [0, 0]
+
+
+async def test_a_backup_from_before_the_state_was_lost_and_driven_on_asks(world: World) -> None:
+    one, other = await two(world)
+    one.back_up()
+    one.lose_state()
+    one.drive(5)
+    await world.settle(one, other)
+    one.restore()
+    one.drive(7)
+    assert await one.sync() == 0
+    async with one.running() as profiles:
+        await profiles.resolve_profile(DRIVER, Keep.LOCAL)
+    assert await world.settle(one, other) == [312, 312]
 
 
 async def test_a_reset_to_zero_needs_no_stamp(world: World) -> None:
