@@ -175,19 +175,26 @@ class ModelFiles:
             raise file_error(error, live) from None
         return True
 
-    def clean(self, wanted: Collection[Path]) -> None:
-        """Delete what was left half done, and versions and staging files that are not in `wanted`."""
+    def clean(self, kept: Collection[Path], partial: Collection[Path]) -> None:
+        """Delete what was left half done, and versions and staging files that are in neither of these.
+
+        Args:
+            kept: Whole versions.
+            partial: What may be begun now: its folder stays too, where it is still empty.
+        """
         try:
             for leftover in self._folder.glob(".*"):
                 if leftover.name.endswith(_SWITCH_ENDING):
                     leftover.unlink(missing_ok=True)
             for path in self._folder.glob(f"{VERSIONS_NAME}/*/*"):
                 owner = owner_of(path)
-                if owner not in wanted and not path.is_dir():  # a folder is none of ours
+                if owner not in kept and owner not in partial and not path.is_dir():  # a folder is none of ours
                     path.unlink(missing_ok=True)
+            in_use = {path.parent for path in partial}
             for folder in self._folder.glob(f"{VERSIONS_NAME}/*/"):
-                with suppress(OSError):  # it is not empty
-                    folder.rmdir()
+                if folder not in in_use:
+                    with suppress(OSError):  # it is not empty
+                        folder.rmdir()
         except OSError as error:
             raise file_error(error, self._folder) from None
 

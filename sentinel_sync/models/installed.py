@@ -325,7 +325,7 @@ class InstalledModels:
                 for version in record.kept
             }
             try:
-                await run_to_end(self.files.clean, kept | set(wanted))
+                await run_to_end(self.files.clean, kept, set(wanted))
                 await run_to_end(self._registry.clean)
             except FileError as error:
                 logger.error("models.folder: %s", error)

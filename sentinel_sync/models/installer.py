@@ -4,8 +4,8 @@ import asyncio
 import logging
 import os
 import signal
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
@@ -170,7 +170,9 @@ class ModelInstaller:
         self._fetching = asyncio.Lock()
         self._installing = asyncio.Lock()
         self._transfers: dict[str, ActiveTransfer] = {}
+        #: Files that are being worked on: nobody else's to delete. None is begun while others are deleted.
         self._active_files: set[Path] = set()
+        self._beginning = asyncio.Lock()
         #: Checksums of what was hashed while it came, and has not lain about since.
         self._fresh: set[str] = set()
         self.events: EventPublisher[TransferStatus] = EventPublisher[TransferStatus]("model.progress")
@@ -193,10 +195,11 @@ class ModelInstaller:
             return None
         return f"{name} {staged.release.version} is ready: it is switched to when the trip under way has ended"
 
-    @property
-    def active_files(self) -> frozenset[Path]:
-        """Files that are being worked on: nobody else's to delete."""
-        return frozenset(self._active_files)
+    async def clean(self, partial_files: Callable[[], list[Path]]) -> None:
+        """Delete what is half done, but for what is being worked on and what `partial_files`, in a thread, names."""
+        async with self._beginning:
+            wanted = await run_to_end(partial_files)
+            await self._installed.clean({*wanted, *self._active_files})
 
     # --- onto the vehicle ---
 
@@ -219,12 +222,13 @@ class ModelInstaller:
             staged = self._installed.record(release.name).staged
             if staged is not None and staged.release.checksum == release.checksum and staged.live_name == live:
                 return
-            with self._working(release, InstallPhase.DOWNLOADING, kept, *leftovers_of(staging)) as transfer:
-                # It may be here already: a switch that failed, or a version that was rolled back from.
-                if not await run_to_end(files.holds, kept, release.size, release.checksum):
-                    base = self._installed.record(release.name).installed
-                    await self._fetch.fetch(release, staging, base, transfer.moved, is_asked_for=is_asked_for)
-                    await run_to_end(files.keep, staging, kept)
+            async with self._writing(kept, *leftovers_of(staging)):
+                with self._working(release, InstallPhase.DOWNLOADING) as transfer:
+                    # It may be here already: a switch that failed, or a version that was rolled back from.
+                    if not await run_to_end(files.holds, kept, release.size, release.checksum):
+                        base = self._installed.record(release.name).installed
+                        await self._fetch.fetch(release, staging, base, transfer.moved, is_asked_for=is_asked_for)
+                        await run_to_end(files.keep, staging, kept)
                 staged = StagedVersion(release, live, asked_for=is_asked_for)
                 await self._installed.change(release.name, lambda record: replace(record, staged=staged, failure=None))
                 self._fresh.add(release.checksum)
@@ -294,15 +298,22 @@ class ModelInstaller:
     def _new_probation(self) -> CommitSchedule | None:
         return CommitSchedule(self._probation) if self._probation > 0.0 and self._validation.wanted else None
 
+    @asynccontextmanager
+    async def _writing(self, *files: Path) -> AsyncIterator[None]:
+        async with self._beginning:
+            self._active_files.update(files)
+        try:
+            yield
+        finally:
+            self._active_files.difference_update(files)
+
     @contextmanager
-    def _working(self, release: ModelRelease, phase: InstallPhase, *files: Path) -> Iterator[ActiveTransfer]:
+    def _working(self, release: ModelRelease, phase: InstallPhase) -> Iterator[ActiveTransfer]:
         transfer = self._transfers[release.name] = ActiveTransfer(release.name, self.events, self._clock)
         _enter(transfer, release, phase)
-        self._active_files.update(files)
         try:
             yield transfer
         finally:
-            self._active_files.difference_update(files)
             if self._transfers.get(release.name) is transfer:
                 del self._transfers[release.name]
 

@@ -19,7 +19,6 @@ from sentinel_sync.base.errors import (
     VerificationError,
 )
 from sentinel_sync.base.payloads import ModelRelease
-from sentinel_sync.base.tasks import run_to_end
 from sentinel_sync.cloud.download import FileHostError
 from sentinel_sync.models.installed import InstalledModels
 from sentinel_sync.models.installer import HealthCheck, ModelInstaller
@@ -349,9 +348,8 @@ class ModelUpdater:
 
     async def clean(self) -> None:
         """Keep what a listed release has of half-done files, and nothing else that is half done."""
-        # In a thread: a thousand listed releases take some 50 ms, which is more than a loop can spare.
-        partial_files = await run_to_end(self._releases.partial_files)
-        await self._installed.clean({*partial_files, *self._installer.active_files})
+        # A thousand listed releases take some 50 ms, which is more than a loop can spare.
+        await self._installer.clean(self._releases.partial_files)
 
     def _in_use(self) -> set[tuple[str, str | None]]:
         return {(name, record.standing.installed) for name, record in self._installed.records.items()}

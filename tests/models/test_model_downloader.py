@@ -1,5 +1,6 @@
 """Signed releases are installed whole or not at all, and can be taken back."""
 
+import asyncio
 import base64
 import hashlib
 import json
@@ -17,6 +18,7 @@ from sentinel_sync.backend.deltas import make_delta
 from sentinel_sync.backend.publishing import ModelRelease as Published
 from sentinel_sync.models.rules.delta import FORMAT
 from sentinel_sync.models.rules.releases import key_id, manifest, raw_key
+from sentinel_sync.models.rules.status import InstallResult
 from sentinel_sync.settings import CloudSettings
 from tests.fakes.clock import FakeClock
 from tests.fakes.cloud import API_KEY, Answer, FakeCloud, json_answer, problem
@@ -111,6 +113,21 @@ class TestInstalling:
             await downloader.check_for_updates()
             assert await downloader.download_and_install_model(NAME, version)
         assert sorted(path.name for path in (models / "versions" / NAME).iterdir()) == ["v2.2.0.pt", "v2.3.0.pt"]
+
+    async def test_a_check_meanwhile_takes_nothing_from_a_download(
+        self, host: ModelHost, models: Path, build: Build
+    ) -> None:
+        """A check deletes what nobody wants; neither the file that just begins nor its folder is that."""
+        downloader, names = build(), [f"gaze{number}" for number in range(20)]
+        host.entries = [listed("v1", name=name, filename=None) for name in names]
+
+        async def install_all() -> list[InstallResult]:
+            return [await downloader.download_and_install_model(name, "v1") for name in names]
+
+        installing = asyncio.create_task(install_all())
+        while not installing.done():
+            await downloader.check_for_updates()
+        assert [result.reason for result in await installing] == [None] * len(names)
 
     async def test_a_model_that_is_new_to_the_vehicle(self, host: ModelHost, build: Build, tmp_path: Path) -> None:
         host.entries = [listed("v1", name="gaze", filename=None)]
