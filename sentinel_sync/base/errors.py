@@ -48,7 +48,17 @@ class CloudError(SentinelSyncError):
 
 
 class UnreachableError(CloudError):
-    """No usable answer came: connection error, time-out, truncated or unparsable body. The work may have been done."""
+    """No usable answer came: connection error, time-out, truncated or unparsable body. The work may have been done.
+
+    Attributes:
+        was_reused: Whether the connection had been used before, and ended before a byte of the answer.
+    """
+
+    def __init__(
+        self, message: str, *, status: int | None = None, request_id: str | None = None, was_reused: bool = False
+    ) -> None:
+        super().__init__(message, status=status, request_id=request_id)
+        self.was_reused = was_reused
 
 
 class CutError(UnreachableError):

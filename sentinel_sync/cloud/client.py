@@ -391,7 +391,7 @@ class CloudAPIClient:
             logger.log(level, "cloud.attempt: %s (request %s)", error, request_id, extra=facts)
             if asked.has_begun and not isinstance(error, ElsewhereError):
                 # The link let something through: whoever asks next how much arrived sees whether that is over.
-                raise CutError(str(error), request_id=request_id) from None
+                raise CutError(str(error), request_id=request_id, was_reused=error.was_reused) from None
             raise self._policy.unreachable(error) from None
         logger.log(
             logging.DEBUG if reply.status < 400 else level,

@@ -12,7 +12,7 @@ import aiofiles
 import httpx
 
 from sentinel_sync.base.errors import ConfigurationError
-from sentinel_sync.cloud.transport import BulkTransport, PriorityTransport
+from sentinel_sync.cloud.transport import BulkTransport, Lane, PriorityTransport
 from sentinel_sync.settings import CloudSettings, is_key
 
 #: Connections beyond the requests in flight: one for the health probe, one for a file from another host. The pool gets
@@ -152,9 +152,8 @@ def build_http_client(settings: CloudSettings) -> httpx.AsyncClient:
     context = tls_context(settings)
     try:
         transport = PriorityTransport(
-            _quick(settings, context, keep=settings.max_in_flight),
-            _bulk(settings, context),
-            _quick(settings, context, keep=0),
+            quick=Lane(_quick(settings, context, keep=settings.max_in_flight), _quick(settings, context, keep=0)),
+            bulk=Lane(_bulk(settings, context, keep=BULK_CONNECTIONS), _bulk(settings, context, keep=0)),
         )
     except (ValueError, ImportError, httpx.InvalidURL):  # httpx imports what SOCKS needs, and we do not bring it
         raise ConfigurationError("cloud.proxy must be a URL such as http://proxy.example.com:3128") from None
@@ -177,10 +176,11 @@ def _quick(settings: CloudSettings, context: ssl.SSLContext, *, keep: int) -> ht
     return httpx.AsyncHTTPTransport(verify=context, trust_env=False, limits=limits, proxy=_proxy(settings))
 
 
-def _bulk(settings: CloudSettings, context: ssl.SSLContext) -> BulkTransport:
+def _bulk(settings: CloudSettings, context: ssl.SSLContext, *, keep: int) -> BulkTransport:
     return BulkTransport(
         context,
         connections=BULK_CONNECTIONS,
+        keep=keep,
         keepalive_expiry=KEEPALIVE_EXPIRY,
         proxy=_proxy(settings),
         marked=settings.mark_background,

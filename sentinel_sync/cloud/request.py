@@ -275,8 +275,8 @@ class Request:
 
     @property
     def is_repeatable(self) -> bool:
-        """Whether its body can be sent once more: pieces of a file come once."""
-        return not isinstance(self.content, AsyncIterable)
+        """Whether it can be sent once more as it is: an iterator comes once, and of a PATCH some may be there now."""
+        return not isinstance(self.content, AsyncIterator) and self.method is not HTTPMethod.PATCH
 
     def body(self, deadline: Deadline, meter: TrafficMeter) -> Content:
         """The body as it goes out; while pieces of a file do, they are counted, and move the deadline along."""

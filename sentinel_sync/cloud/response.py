@@ -133,8 +133,7 @@ class Exchange:
             UnreachableError: No whole, readable answer; whether the work was done is unknown.
             UnacknowledgedError: Answered 2xx, but with a body that does not acknowledge the work.
         """
-        url, content = self.headers.url(asked), asked.body(deadline, self.meter)
-        redirects, fresh = 0, False
+        url, redirects, fresh = self.headers.url(asked), 0, False
         while redirects <= MAX_REDIRECTS:
             from_api = Origin.of(url) == self.headers.origin
             headers = self.headers.of(asked, request_id, self.key, from_api=from_api)
@@ -144,11 +143,11 @@ class Exchange:
                 asked.method,
                 url,
                 headers={"Accept-Encoding": ACCEPT_ENCODING, **headers},
-                content=content,
+                content=asked.body(deadline, self.meter),
                 extensions={"timeout": timeout.as_dict(), BULK: asked.bulk, FRESH: fresh, "trace": trace.note},
             )
             sent = self.clock.monotonic()
-            with self._as_ours(asked, request_id, from_api=from_api):
+            with self._as_ours(asked, request_id, trace, from_api=from_api):
                 try:
                     response, body = await _read(self.http, request, self.meter)
                 except _ENDED:
@@ -166,13 +165,14 @@ class Exchange:
         raise UnreachableError(f"{asked.what}: redirected more than {MAX_REDIRECTS} times", request_id=request_id)
 
     @contextmanager
-    def _as_ours(self, asked: Request, request_id: str, *, from_api: bool) -> Iterator[None]:
+    def _as_ours(self, asked: Request, request_id: str, trace: ConnectionTrace, *, from_api: bool) -> Iterator[None]:
         """Raise our errors for what the network, the answer or the address did."""
         unreachable = UnreachableError if from_api else ElsewhereError
         try:
             yield
         except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError) as error:
-            raise unreachable(f"{asked.what}: {fault(error)}", request_id=request_id) from None
+            was_reused = isinstance(error, _ENDED) and trace.is_reused_and_unanswered
+            raise unreachable(f"{asked.what}: {fault(error)}", request_id=request_id, was_reused=was_reused) from None
         except (OversizedError, UnreadableError) as error:
             kind = UnacknowledgedError if asked.is_work else unreachable
             raise kind(f"{asked.what}: {error}", request_id=request_id) from None
@@ -204,9 +204,11 @@ class Exchange:
         """
         what = asked.what
         url = _absolute(self.headers.base, address, what, request_id)
-        for _ in range(MAX_REDIRECTS + 1):
+        redirects, fresh = 0, False
+        while redirects <= MAX_REDIRECTS:
             headers = self.headers.of(asked, request_id, self.key, from_api=Origin.of(url) == self.headers.origin)
-            extensions = {"timeout": timeout.as_dict(), BULK: True}
+            trace = ConnectionTrace()
+            extensions = {"timeout": timeout.as_dict(), BULK: True, FRESH: fresh, "trace": trace.note}
             request = httpx.Request("GET", url, headers=headers, extensions=extensions)
             try:
                 with unlogged():
@@ -215,6 +217,9 @@ class Exchange:
                 why = f"{what}: redirected to what is no http(s) URL; not followed"
                 raise UnreachableError(why, request_id=request_id) from None
             except (httpx.HTTPError, httpx.StreamError) as error:
+                if isinstance(error, _ENDED) and trace.is_reused_and_unanswered and not fresh:
+                    fresh, request_id = True, str(uuid4())
+                    continue
                 raise UnreachableError(f"{what}: {fault(error)}", request_id=request_id) from None
             except (ValueError, OverflowError):
                 raise UnreachableError(f"{what}: its address cannot be used", request_id=request_id) from None
@@ -225,7 +230,7 @@ class Exchange:
                 if response.status_code not in REDIRECTS:
                     yield response
                     return
-                url = next_url(response, url, what, request_id)
+                url, redirects = next_url(response, url, what, request_id), redirects + 1
             except (httpx.HTTPError, httpx.StreamError) as error:
                 raise UnreachableError(f"{what}: {fault(error)}", request_id=request_id) from None
             finally:

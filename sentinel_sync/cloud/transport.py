@@ -12,7 +12,7 @@ import struct
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import AsyncExitStack, contextmanager, suppress
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, NamedTuple
 
 import httpcore
 import httpx
@@ -32,34 +32,41 @@ _HTTPCORE_ERRORS = (
 )
 
 
+class Lane(NamedTuple):
+    """Connections of one kind.
+
+    Attributes:
+        kept: Keeps them, and uses them again.
+        fresh: Keeps none: for what met one that had ended.
+    """
+
+    kept: httpx.AsyncBaseTransport
+    fresh: httpx.AsyncBaseTransport
+
+
 class PriorityTransport(httpx.AsyncBaseTransport):
     """Sends each request down its lane.
 
     Args:
         quick: For all that is small.
         bulk: For the rest.
-        fresh: Keeps no connection: for what met one that had ended.
     """
 
-    def __init__(
-        self, quick: httpx.AsyncBaseTransport, bulk: httpx.AsyncBaseTransport, fresh: httpx.AsyncBaseTransport
-    ) -> None:
+    def __init__(self, quick: Lane, bulk: Lane) -> None:
         self.quick = quick
         self.bulk = bulk
-        self.fresh = fresh
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send one."""
         lane = self.bulk if request.extensions.get(BULK) else self.quick
-        if request.extensions.get(FRESH):
-            lane = self.fresh
-        return await lane.handle_async_request(request)
+        transport = lane.fresh if request.extensions.get(FRESH) else lane.kept
+        return await transport.handle_async_request(request)
 
     async def aclose(self) -> None:
         """Close all connections."""
         async with AsyncExitStack() as stack:
-            for lane in (self.quick, self.bulk, self.fresh):
-                stack.push_async_callback(lane.aclose)
+            for transport in (*self.quick, *self.bulk):
+                stack.push_async_callback(transport.aclose)
 
 
 class ConnectionTrace:
@@ -91,6 +98,7 @@ class BulkTransport(httpx.AsyncBaseTransport):
     Args:
         context: TLS.
         connections: So many at most.
+        keep: So many of them are kept while they are idle.
         keepalive_expiry: Idle seconds after which one is given up.
         proxy: A URL, or None.
         marked: Whether they carry DSCP CS1.
@@ -100,13 +108,20 @@ class BulkTransport(httpx.AsyncBaseTransport):
     """
 
     def __init__(
-        self, context: ssl.SSLContext, *, connections: int, keepalive_expiry: float, proxy: str | None, marked: bool
+        self,
+        context: ssl.SSLContext,
+        *,
+        connections: int,
+        keep: int,
+        keepalive_expiry: float,
+        proxy: str | None,
+        marked: bool,
     ) -> None:
         self._pool = httpcore.AsyncConnectionPool(
             ssl_context=context,
             proxy=None if proxy is None else _proxy(httpx.Proxy(proxy)),
             max_connections=connections,
-            max_keepalive_connections=connections,
+            max_keepalive_connections=keep,
             keepalive_expiry=keepalive_expiry,
             network_backend=BulkBackend(httpcore.AnyIOBackend(), marked=marked),
         )

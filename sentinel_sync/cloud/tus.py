@@ -3,7 +3,8 @@
 import asyncio
 import logging
 from http import HTTPMethod
-from typing import Self
+from typing import Protocol, Self
+from urllib.parse import urlsplit
 from uuid import UUID, uuid5
 
 from sentinel_sync.base.clock import Clock
@@ -51,19 +52,40 @@ class UnworkableError(RejectedError):
     """The backend offers resumable uploads, but does not do what it offers."""
 
 
+class PatchCeilings(Protocol):
+    """Remembers over restarts how large a piece passes a server, by its host and port ("" is the API's own)."""
+
+    async def patch_ceiling(self, server: str) -> int | None:
+        """The largest that may pass, bytes; None where nothing is known."""
+        ...
+
+    async def save_patch_ceiling(self, server: str, ceiling_bytes: int) -> None:
+        """Remember it."""
+        ...
+
+
 class TusUploads:
     """Sends files so that a cut upload goes on where it stopped.
 
     Args:
         bandwidth: How fast.
+        ceilings: Remembers how large pieces may be; None forgets it with this object.
     """
 
-    def __init__(self, client: CloudAPIClient, bandwidth: BandwidthLimit, *, clock: Clock) -> None:
+    def __init__(
+        self,
+        client: CloudAPIClient,
+        bandwidth: BandwidthLimit,
+        *,
+        clock: Clock,
+        ceilings: PatchCeilings | None = None,
+    ) -> None:
         self._client = client
         self._bandwidth = bandwidth
         self._clock = clock
         self._offers: dict[str, tuple[float, TusOffer | None]] = {}
-        self._patch_size = PatchSize()
+        self._ceilings = ceilings
+        self._patch_sizes: dict[str, PatchSize] = {}
         self._cut: tuple[str, FileBody] | None = None
 
     async def offer(self, path: str) -> TusOffer | None:
@@ -198,12 +220,19 @@ class TusUploads:
                 offset = 0
         self._learn_from_cut(address, offset)
 
-    async def _send_on(self, state: TusState, offset: int, upload: FileUpload, checksums: "_Checksums") -> None:
+    async def _send_on(
+        self, state: TusState, offset: int, upload: FileUpload, checksums: "_Checksums", *, is_second: bool = False
+    ) -> None:
         try:
             await self._send_from(state, offset, upload, checksums)
-        except CutError:
-            if not await self._has_arrived(state, offset, upload):
+        except CutError as error:
+            if await self._has_arrived(state, offset, upload):
+                return
+            if is_second or not error.was_reused:
                 raise
+            # The contract's "reused connection": once more at once, now that the upload's state is known.
+            await checksums.forget()
+            await self._send_on(state, offset, upload, checksums, is_second=True)
 
     async def _has_arrived(self, state: TusState, offset: int, upload: FileUpload) -> bool:
         """Whether some of a piece has arrived although it was cut: then this attempt goes on at once."""
@@ -214,10 +243,11 @@ class TusUploads:
         return not isinstance(step, SendFrom) or step.offset > offset
 
     async def _send_from(self, state: TusState, offset: int, upload: FileUpload, checksums: "_Checksums") -> None:
-        end = checksums.planned_end(offset) or self._end_of(offset, upload.source)
+        sizes = await self._sizes_for(state.address or "")
+        end = checksums.planned_end(offset) or _end_of(offset, upload.source, sizes)
         checksum = await checksums.of(offset, end)
         if end < upload.source.size_bytes:
-            checksums.plan(end, self._end_of(end, upload.source))
+            checksums.plan(end, _end_of(end, upload.source, sizes))
         body = FileBody(upload.source, offset, end, bandwidth=self._bandwidth, on_progress=upload.on_progress)
         asked = Request(
             HTTPMethod.PATCH,
@@ -240,25 +270,32 @@ class TusUploads:
         self._cut = None
         step = state.patched(end - offset, reply.status, reply.headers)
         if reply.status in _DONE:
-            self._patch_size.went_through(end - offset, reply.received - reply.sent)
+            sizes.went_through(end - offset, reply.received - reply.sent)
             if isinstance(arrived := state.next_step(), SendFrom):
                 upload.confirmed(arrived.offset)
         if isinstance(step, TooLarge):
             await checksums.forget()
-            if not self._patch_size.was_too_large(end - offset):
+            can_shrink = sizes.was_too_large(end - offset)
+            if self._ceilings is not None and sizes.ceiling_bytes is not None:
+                await self._ceilings.save_patch_ceiling(_server_of(asked.path), sizes.ceiling_bytes)
+            if not can_shrink:
                 raise RejectedError(f"{_SEND}: answered 413 to {end - offset} bytes", status=413)
             return
         _end_where_said(step, _SEND, reply.request_id)
 
-    def _end_of(self, offset: int, source: OpenFile) -> int:
-        return min(source.size_bytes, offset + self._patch_size.next_bytes())
+    async def _sizes_for(self, address: str) -> PatchSize:
+        server = _server_of(address)
+        if server not in self._patch_sizes:
+            ceiling = None if self._ceilings is None else await self._ceilings.patch_ceiling(server)
+            self._patch_sizes[server] = PatchSize(ceiling)
+        return self._patch_sizes[server]
 
     def _learn_from_cut(self, address: str, offset: int) -> None:
         cut, self._cut = self._cut, None
-        if cut is not None and cut[0] == address:
-            self._patch_size.was_cut(max(0, cut[1].reached - offset))
+        if cut is not None and cut[0] == address and (sizes := self._patch_sizes.get(_server_of(address))) is not None:
+            sizes.was_cut(max(0, cut[1].reached - offset))
             if offset <= cut[1].begin < cut[1].reached:
-                self._patch_size.won_nothing(cut[1].size_bytes)
+                sizes.won_nothing(cut[1].size_bytes)
 
     def _know(self, kind: str, offer: TusOffer | None) -> None:
         lifetime = NO_OFFER_LIFETIME if offer is None else OFFER_LIFETIME
@@ -312,6 +349,14 @@ class _Checksums:
         if ahead is not None:
             ahead.cancel()
             await asyncio.gather(ahead, return_exceptions=True)
+
+
+def _server_of(address: str) -> str:
+    return urlsplit(address).netloc
+
+
+def _end_of(offset: int, source: OpenFile, sizes: PatchSize) -> int:
+    return min(source.size_bytes, offset + sizes.next_bytes())
 
 
 def _end_where_said(step: AskAgainLater | Damaged | TooLarge | None, what: str, request_id: str) -> None:

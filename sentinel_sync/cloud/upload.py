@@ -146,7 +146,7 @@ class BandwidthLimit:
 
 
 class FileBody:
-    """A range of an open file as a request's body; iterate it once.
+    """A range of an open file as a request's body. Each iteration begins anew.
 
     Args:
         source: The file.
@@ -195,6 +195,7 @@ class FileBody:
         Raises:
             SentinelSyncError: The file has become shorter, or cannot be read any more.
         """
+        self.reached = self.begin
         if self._before:
             yield self._before
         async for block in self._source.pieces(self.begin, self._end):

@@ -9,11 +9,13 @@ import zlib
 from collections.abc import Awaitable, Callable, Collection
 from enum import StrEnum
 from pathlib import Path
+from typing import BinaryIO
 
 from sentinel_sync.base.errors import NotNowError, ScenarioError, StoreError
 from sentinel_sync.base.files import sync_folder
 from sentinel_sync.base.tasks import run_to_end
 from sentinel_sync.base.transfer import ActiveTransfer
+from sentinel_sync.cloud.upload import OpenFile
 from sentinel_sync.scenarios.recordings import absolute, open_part
 from sentinel_sync.scenarios.rules.annotations import AnnotationFilter
 from sentinel_sync.scenarios.rules.plan import Part, PartFile, PartKind, ScenarioPlan
@@ -317,3 +319,27 @@ class _AnnotationsMaker:
     def _write(self, piece: bytes) -> None:
         self._target.write(piece)
         self.digest.update(piece)
+
+
+async def open_what_goes(part: Part, derived_dir: Path) -> OpenFile:
+    """Open what was made of a part.
+
+    Raises:
+        StoreError: What was made of it is gone or changed; it has to be made again.
+        ValueError: Nothing was made ready for it.
+    """
+    if part.file is None or part.file.derived_name is None:
+        raise ValueError(f"{part.name} was not made ready")
+    file = await run_to_end(_open_derived, derived_dir / part.file.derived_name, part.file.size_bytes, part.name)
+    return OpenFile(file, part.name, part.file.size_bytes, error=ScenarioError)
+
+
+def _open_derived(path: Path, size_bytes: int, name: str) -> BinaryIO:
+    try:
+        file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "rb")
+    except OSError as error:
+        raise StoreError(f"what was made of {name} cannot be opened ({error.strerror})") from None
+    if os.fstat(file.fileno()).st_size != size_bytes:
+        file.close()
+        raise StoreError(f"what was made of {name} is not what it was")
+    return file

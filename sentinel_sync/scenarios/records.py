@@ -40,6 +40,10 @@ _PLAN = TypeAdapter(ScenarioPlan)
 _TEXT = TypeAdapter(str)
 #: Kind and key of the document that has the key of scenarios' names.
 _SECRETS, _ID_SECRET = "secret", "scenario_ids"
+#: Kind of the documents that say how large a piece of an upload passes a server; their key is its host and port.
+_CEILINGS = "scenario.patch_ceiling"
+#: Seconds after which a larger one is dared again: whoever runs the server may have raised its limit.
+_CEILING_LIFETIME = 7 * 86_400.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +89,15 @@ class ScenarioSummary:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class _PatchCeiling:
+    ceiling_bytes: int
+    learnt_at: float
+
+
+_CEILING = TypeAdapter(_PatchCeiling)
+
+
 class ScenarioRecords:
     """Plans as documents, items in the outbox.
 
@@ -105,6 +118,17 @@ class ScenarioRecords:
     async def plan(self, scenario_id: str) -> ScenarioPlan | None:
         """What is known of one scenario, or None where it was never heard of."""
         return await self._documents.load(KIND, storable(scenario_id), _PLAN)
+
+    async def patch_ceiling(self, server: str) -> int | None:
+        """How large a piece of an upload passes a server, bytes; None where that is not known, or was long ago."""
+        known = await self._documents.load(_CEILINGS, server, _CEILING)
+        if known is None or not 0.0 <= self._clock.now() - known.learnt_at < _CEILING_LIFETIME:
+            return None
+        return known.ceiling_bytes
+
+    async def save_patch_ceiling(self, server: str, ceiling_bytes: int) -> None:
+        """Remember it over restarts."""
+        await self._documents.save(_CEILINGS, server, _PatchCeiling(ceiling_bytes, self._clock.now()), _CEILING)
 
     async def save(self, plan: ScenarioPlan) -> None:
         """Write a plan; returns once it is on disk."""

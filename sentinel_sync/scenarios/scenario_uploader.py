@@ -176,7 +176,7 @@ class ScenarioUploader:
         self._permission = UploadPermission(settings, self._record, foundation.policy)
         derived_dir = store.state_dir / DERIVED_NAME
         self._derived = DerivedFiles(derived_dir, settings.derived_max_bytes)
-        sender = PartSender(api_client, derived_dir, clock=clock)
+        sender = PartSender(api_client, derived_dir, clock=clock, ceilings=records)
         preparation = Preparation(settings, self._derived, Transcoder(settings, clock), sender.packs_annotations)
         context = UploadContext(records, self._permission, preparation, sender, clock, self._id_key)
         self._events = EventPublisher[TransferStatus]("scenario.progress")

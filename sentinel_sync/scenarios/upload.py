@@ -2,17 +2,15 @@
 
 import asyncio
 import logging
-import os
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from http import HTTPMethod
 from pathlib import Path
 from random import Random
-from typing import BinaryIO
 from urllib.parse import urlsplit
 
 from sentinel_sync.base.clock import Clock, SystemClock
-from sentinel_sync.base.errors import CloudError, HeldError, NotNowError, ScenarioError, StoreError, UnsettledError
+from sentinel_sync.base.errors import CloudError, HeldError, NotNowError, ScenarioError, UnsettledError
 from sentinel_sync.base.events import EventPublisher
 from sentinel_sync.base.payloads import ConsentGiven, ScenarioAnnouncement
 from sentinel_sync.base.tasks import run_to_end
@@ -20,10 +18,10 @@ from sentinel_sync.base.timekeeping import moment
 from sentinel_sync.base.transfer import ActiveTransfer, TransferGuard, TransferStatus
 from sentinel_sync.cloud.client import CloudAPIClient, quote_id
 from sentinel_sync.cloud.rules.answers import GateState
-from sentinel_sync.cloud.tus import TusUploads
-from sentinel_sync.cloud.upload import BandwidthLimit, FileUpload, OpenFile, SingleRequest, Uploads
+from sentinel_sync.cloud.tus import PatchCeilings, TusUploads
+from sentinel_sync.cloud.upload import BandwidthLimit, FileUpload, SingleRequest, Uploads
 from sentinel_sync.scenarios.consent import UploadPermission
-from sentinel_sync.scenarios.preparation import Preparation, UploadPhase
+from sentinel_sync.scenarios.preparation import Preparation, UploadPhase, open_what_goes
 from sentinel_sync.scenarios.records import KIND, QueuedScenario, ScenarioRecords, id_of, queued_of
 from sentinel_sync.scenarios.rules.metadata import outgoing_metadata, videos
 from sentinel_sync.scenarios.rules.plan import (
@@ -48,13 +46,21 @@ class PartSender:
 
     Args:
         derived_dir: Where files lie that were made of recordings.
+        ceilings: Remembers how large pieces may be.
     """
 
-    def __init__(self, client: CloudAPIClient, derived_dir: Path, *, clock: Clock | None = None) -> None:
+    def __init__(
+        self,
+        client: CloudAPIClient,
+        derived_dir: Path,
+        *,
+        clock: Clock | None = None,
+        ceilings: PatchCeilings | None = None,
+    ) -> None:
         self._client = client
         self._derived_dir = derived_dir
         bandwidth = BandwidthLimit(client.settings.upload_bandwidth_limit)
-        resumable = TusUploads(client, bandwidth, clock=clock or SystemClock())
+        resumable = TusUploads(client, bandwidth, clock=clock or SystemClock(), ceilings=ceilings)
         self._uploads = Uploads((resumable, SingleRequest(client, bandwidth)))
 
     async def packs_annotations(self, scenario_id: str) -> bool:
@@ -140,30 +146,6 @@ class PartSender:
 
 def _path(scenario_id: str, kind: PartKind) -> str:
     return f"/scenarios/{quote_id(scenario_id)}/{_WHERE[kind]}"
-
-
-async def open_what_goes(part: Part, derived_dir: Path) -> OpenFile:
-    """Open what was made of a part.
-
-    Raises:
-        StoreError: What was made of it is gone or changed; it has to be made again.
-        ValueError: Nothing was made ready for it.
-    """
-    if part.file is None or part.file.derived_name is None:
-        raise ValueError(f"{part.name} was not made ready")
-    file = await run_to_end(_open_derived, derived_dir / part.file.derived_name, part.file.size_bytes, part.name)
-    return OpenFile(file, part.name, part.file.size_bytes, error=ScenarioError)
-
-
-def _open_derived(path: Path, size_bytes: int, name: str) -> BinaryIO:
-    try:
-        file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "rb")
-    except OSError as error:
-        raise StoreError(f"what was made of {name} cannot be opened ({error.strerror})") from None
-    if os.fstat(file.fileno()).st_size != size_bytes:
-        file.close()
-        raise StoreError(f"what was made of {name} is not what it was")
-    return file
 
 
 @dataclass(frozen=True, slots=True)

@@ -53,6 +53,19 @@ def download(client: CloudAPIClient, target: Target, clock: FakeClock) -> FileDo
     return FileDownload(client, target, clock=clock, on_progress=lambda _: None)
 
 
+@pytest.mark.parametrize("fault", [Answer(cut=0), Answer(cut=0, reset=True)])
+async def test_a_kept_connection_that_ends_without_a_byte_is_followed_by_a_fresh_one(
+    client: CloudAPIClient, cloud: FakeCloud, target: Target, clock: FakeClock, fault: Answer
+) -> None:
+    for script in ((), (fault,)):
+        cloud.handler = serving()
+        cloud.script("GET", "/files/m", *script)
+        await download(client, target, clock).fetch(f"{cloud.url}/files/m")
+        target.staging.unlink()
+    assert len(cloud.to("GET")) == 3
+    assert len({seen.headers["x-request-id"] for seen in cloud.requests}) == 3
+
+
 def serving(content: bytes = MODEL, etag: str | None = ETAG, *, ranges: bool = True) -> Callable[[Seen], Answer]:
     """A file host as it should be."""
 

@@ -172,11 +172,11 @@ def context_of(http: httpx.AsyncClient) -> ssl.SSLContext:
     """The TLS context of a client, the same for both of its lanes: httpx has no public way to it."""
     lanes = http._transport
     assert isinstance(lanes, PriorityTransport)
-    assert isinstance(lanes.quick, httpx.AsyncHTTPTransport)
-    assert isinstance(lanes.bulk, BulkTransport)
-    context = lanes.quick._pool._ssl_context
+    assert isinstance(lanes.quick.kept, httpx.AsyncHTTPTransport)
+    assert isinstance(lanes.bulk.kept, BulkTransport)
+    context = lanes.quick.kept._pool._ssl_context
     assert isinstance(context, ssl.SSLContext)
-    assert lanes.bulk._pool._ssl_context is context
+    assert lanes.bulk.kept._pool._ssl_context is context
     return context
 
 

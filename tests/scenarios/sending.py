@@ -12,6 +12,7 @@ from pydantic import SecretStr
 
 from sentinel_sync.base.errors import HeldError, NotNowError, UnreachableError
 from sentinel_sync.cloud.client import CloudAPIClient
+from sentinel_sync.cloud.tus import PatchCeilings
 from sentinel_sync.scenarios.upload import PartSender
 from sentinel_sync.settings import CloudSettings
 from tests.fakes.clock import FakeClock
@@ -81,7 +82,9 @@ class Sender:
 
 
 @asynccontextmanager
-async def vehicle(url: str, folder: Path, **settings: Any) -> AsyncIterator[Sender]:
+async def vehicle(
+    url: str, folder: Path, *, ceilings: PatchCeilings | None = None, **settings: Any
+) -> AsyncIterator[Sender]:
     """One run of a vehicle's process: nothing but what the test keeps goes over to the next."""
     clock = FakeClock()
     known: dict[str, Any] = {"rate_limit": 0.0, "timeout": 10.0, "state_dir": folder / "state"}
@@ -92,6 +95,6 @@ async def vehicle(url: str, folder: Path, **settings: Any) -> AsyncIterator[Send
         clock=clock,
         rng=Random(1),
     ) as client:
-        sender = Sender(client, PartSender(client, folder / "derived", clock=clock), clock)
+        sender = Sender(client, PartSender(client, folder / "derived", clock=clock, ceilings=ceilings), clock)
         sender.follow()
         yield sender

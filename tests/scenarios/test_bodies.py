@@ -12,9 +12,8 @@ import pytest
 
 from sentinel_sync.base.errors import ScenarioError, StoreError
 from sentinel_sync.cloud.upload import PIECE_BYTES, BandwidthLimit, FileBody, OpenFile
-from sentinel_sync.scenarios.preparation import annotations_file
+from sentinel_sync.scenarios.preparation import annotations_file, open_what_goes
 from sentinel_sync.scenarios.rules.plan import PartFile, PartKind
-from sentinel_sync.scenarios.upload import open_what_goes
 from tests.fakes.patience import until
 from tests.scenarios.recorded_part import noise, part_of
 

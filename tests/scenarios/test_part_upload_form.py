@@ -13,6 +13,7 @@ import pytest
 
 from sentinel_sync.base.errors import CredentialError, CutError, RejectedError
 from sentinel_sync.cloud.request import DEADLINE_FACTOR
+from sentinel_sync.cloud.response_policy import AttemptOutcome
 from tests.fakes.cloud import Answer, FakeCloud, problem
 from tests.scenarios.recorded_part import VIDEOS, RecordedPart, noise
 from tests.scenarios.sending import MEBIBYTE, vehicle
@@ -63,6 +64,36 @@ async def test_one_that_is_cut_goes_again_whole_under_the_same_key(cloud: FakeCl
     first, second = cloud.to("POST", VIDEOS)
     assert first.key == second.key
     assert VIDEO in second.body
+
+
+@pytest.mark.parametrize("fault", [Answer(cut=0), Answer(cut=0, reset=True), Answer(cut=0, early=True)])
+async def test_on_a_kept_connection_that_ends_without_a_byte_it_goes_again_at_once(
+    cloud: FakeCloud, tmp_path: Path, fault: Answer
+) -> None:
+    """Nobody is told of an outage: the second one goes over a connection of its own, under the same key."""
+    cloud.script("OPTIONS", VIDEOS, Answer(405))
+    recorded = await RecordedPart.video(tmp_path, VIDEO)
+    async with vehicle(cloud.url, tmp_path) as sender:
+        told: list[AttemptOutcome] = []
+        sender.client.subscribe(lambda contact, _: told.append(contact))
+        await sender.send(recorded)
+        cloud.script("POST", VIDEOS, fault)
+        await sender.send(recorded)
+    first, cut, again = cloud.to("POST", VIDEOS)
+    assert cut.key == again.key == first.key
+    assert VIDEO in again.body
+    assert set(told) == {AttemptOutcome.AUTHORIZED}
+
+
+async def test_a_second_one_that_ends_so_is_cut(cloud: FakeCloud, tmp_path: Path) -> None:
+    cloud.script("OPTIONS", VIDEOS, Answer(405))
+    recorded = await RecordedPart.video(tmp_path, VIDEO)
+    async with vehicle(cloud.url, tmp_path) as sender:
+        await sender.send(recorded)
+        cloud.script("POST", VIDEOS, Answer(cut=0), Answer(cut=0))
+        with pytest.raises(CutError):
+            await sender.send(recorded)
+    assert len(cloud.to("POST", VIDEOS)) == 3
 
 
 @pytest.mark.parametrize("status", [413, 422])

@@ -13,12 +13,17 @@ import pytest
 from sentinel_sync.base.errors import (
     CloudError,
     CredentialError,
+    CutError,
     HeldError,
     NotNowError,
     RejectedError,
     UnacknowledgedError,
     UnreachableError,
 )
+from sentinel_sync.cloud.response_policy import AttemptOutcome
+from sentinel_sync.scenarios.records import ScenarioRecords
+from sentinel_sync.store.store import Store
+from tests.fakes.clock import FakeClock
 from tests.fakes.cloud import Answer, FakeCloud, closed_port, portal, problem, refused
 from tests.fakes.tus import GONE, VERSION, FakeTus
 from tests.fakes.wire_rules import Seen
@@ -234,6 +239,55 @@ class TestRowCreation:
             await sender.send(recorded)
         assert not cloud.to("PATCH")
         assert recorded.remembered == []
+
+
+class TestRowTooLarge:
+    """413 on a PATCH is about the piece."""
+
+    async def test_the_piece_is_halved_until_it_passes_and_that_is_remembered_over_a_restart(
+        self, tus: FakeTus, cloud: FakeCloud, store: Store, clock: FakeClock, tmp_path: Path
+    ) -> None:
+        most = 300_000
+        tus.on_patch = lambda seen: problem(413) if int(seen.headers["content-length"]) > most else None
+        records = ScenarioRecords(store.documents, store.outbox, clock)
+        refused: list[int] = []
+        for run in range(2):
+            (folder := tmp_path / str(run)).mkdir()
+            async with vehicle(cloud.url, folder, ceilings=records) as sender:
+                await sender.send(await RecordedPart.video(folder, VIDEO))
+            sizes = [int(seen.headers["content-length"]) for seen in cloud.to("PATCH")]
+            refused.append(len([size for size in sizes if size > most]))
+        assert refused == [2, 2]  # 1 MiB and its half, in the first run; none in the second
+        assert tus.contents() == [VIDEO, VIDEO]
+        server = cloud.url.removeprefix("http://")
+        assert await records.patch_ceiling(server) == MEBIBYTE // 4
+        clock.tick(8 * 86_400.0)
+        assert await records.patch_ceiling(server) is None
+
+
+class TestReusedConnection:
+    """One that ends before a byte of the answer: asked how much is there, and once more at once."""
+
+    @pytest.mark.parametrize("fault", [Answer(cut=0), Answer(cut=0, reset=True)])
+    async def test_a_piece_goes_again_at_once(
+        self, sender: Sender, recorded: RecordedPart, tus: FakeTus, cloud: FakeCloud, fault: Answer
+    ) -> None:
+        told: list[AttemptOutcome] = []
+        sender.client.subscribe(lambda contact, _: told.append(contact))
+        tus.on_patch = once(fault)
+        await sender.send(recorded)
+        assert tus.contents() == [VIDEO]
+        assert set(told) == {AttemptOutcome.AUTHORIZED}
+        assert len(cloud.to("HEAD")) == 1
+
+    async def test_a_second_time_it_is_cut(
+        self, sender: Sender, recorded: RecordedPart, tus: FakeTus, cloud: FakeCloud
+    ) -> None:
+        tus.on_patch = once(*[Answer(cut=0)] * 9)
+        with pytest.raises(CutError):
+            await sender.send(recorded)
+        first, second = [int(seen.headers["content-length"]) for seen in cloud.to("PATCH")]
+        assert second <= first // 2
 
 
 class TestRowLocation:

@@ -343,18 +343,26 @@ _TRUST_BYTES = 64 << 20
 
 
 class PatchSize:
-    """Learns from what goes through, and from what is cut."""
+    """Learns from what goes through, and from what is cut.
 
-    def __init__(self) -> None:
+    Args:
+        ceiling_bytes: No larger one passes the server, as it showed earlier; None where nothing is known of that.
+
+    Attributes:
+        ceiling_bytes: What is known of that now; None where no piece was too large.
+    """
+
+    def __init__(self, ceiling_bytes: int | None = None) -> None:
         self._last = FIRST_BYTES // _GROWTH
         self._rate = float("inf")
         self._limit = LARGEST_BYTES
-        self._ceiling = LARGEST_BYTES
+        self.ceiling_bytes: int | None = ceiling_bytes
         self._through = 0
 
     def next_bytes(self) -> int:
         """How much goes in the next one, where there is as much."""
-        wanted = min(self._rate * _SECONDS, self._last * _GROWTH, self._limit, self._ceiling)
+        ceiling = LARGEST_BYTES if self.ceiling_bytes is None else self.ceiling_bytes
+        wanted = min(self._rate * _SECONDS, self._last * _GROWTH, self._limit, ceiling)
         return int(max(wanted, SMALLEST_BYTES))
 
     def went_through(self, size_bytes: int, seconds: float) -> None:
@@ -369,7 +377,7 @@ class PatchSize:
 
     def was_too_large(self, size_bytes: int) -> bool:
         """The server refused a piece for its size (413): half as much at most from now on; False where none is."""
-        self._ceiling = max(SMALLEST_BYTES, size_bytes // 2)
+        self.ceiling_bytes = max(SMALLEST_BYTES, size_bytes // 2)
         return size_bytes > SMALLEST_BYTES
 
     def won_nothing(self, size_bytes: int) -> None:
