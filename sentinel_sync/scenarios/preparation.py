@@ -7,10 +7,12 @@ import secrets
 import shutil
 import zlib
 from collections.abc import Awaitable, Callable, Collection
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import BinaryIO
 
+from sentinel_sync.base.clock import Clock
 from sentinel_sync.base.errors import NotNowError, ScenarioError, StoreError
 from sentinel_sync.base.files import sync_folder
 from sentinel_sync.base.tasks import run_to_end
@@ -18,6 +20,7 @@ from sentinel_sync.base.transfer import ActiveTransfer
 from sentinel_sync.cloud.upload import OpenFile
 from sentinel_sync.scenarios.recordings import absolute, open_part
 from sentinel_sync.scenarios.rules.annotations import AnnotationFilter
+from sentinel_sync.scenarios.rules.metadata import RecordedLength
 from sentinel_sync.scenarios.rules.plan import Part, PartFile, PartKind, ScenarioPlan
 from sentinel_sync.scenarios.transcoder import MadeVideo, NotMade, Transcoder
 from sentinel_sync.settings import CloudSettings
@@ -31,6 +34,8 @@ BLOCK_BYTES = 256 << 10
 #: zlib's window bits for "with a gzip header"; the header holds no time, so the same file is the same bytes.
 _GZIP_WINDOW = 16 + zlib.MAX_WBITS
 _GZIP_LEVEL = 6
+#: Seconds after its last change in which a video that is too short may still be written: recorders flush every few.
+_STILL_WRITTEN = 60.0
 _NO_ROOM = "there is no room left within cloud.derived_max_bytes"
 
 
@@ -139,6 +144,7 @@ class Preparation:
         derived: The folder for what is made.
         transcoder: Makes videos small.
         packs_annotations: Asks, for a scenario, whether the backend takes annotations as gzip.
+        clock: Says how long ago a video was written.
     """
 
     def __init__(
@@ -147,11 +153,13 @@ class Preparation:
         derived: DerivedFiles,
         transcoder: Transcoder,
         packs_annotations: Callable[[str], Awaitable[bool]],
+        clock: Clock,
     ) -> None:
         self._settings = settings
         self._derived = derived
         self._transcoder = transcoder
         self._packs_annotations = packs_annotations
+        self._clock = clock
 
     async def is_ready(self, part: Part) -> bool:
         """Whether what goes for a part lies there: made before, and still whole."""
@@ -165,25 +173,45 @@ class Preparation:
         path = self._derived.path(file.derived_name)
         return await run_to_end(_has_size, path, file.size_bytes)
 
-    async def file_of(self, plan: ScenarioPlan, part: Part, transfer: ActiveTransfer) -> PartFile:
+    async def file_of(
+        self, plan: ScenarioPlan, part: Part, length: RecordedLength, transfer: ActiveTransfer
+    ) -> PartFile:
         """Make what goes for a video or for the annotations.
+
+        Args:
+            plan: The scenario.
+            part: Which of its parts.
+            length: What the recorder says that a video holds.
+            transfer: Where it says how far it is.
 
         Raises:
             ScenarioError: The recording is not what was queued, never fits the budget, or cannot be made fit to leave.
-            CloudError: There is no room for it now, no ffmpeg, or the backend does not say how it takes annotations.
+            CloudError: There is no room for it now, no ffmpeg, it may still be written, or the backend does not say how
+                it takes annotations.
             StoreError: The disk that holds the state folder is full.
         """
         transfer.begin(UploadPhase.PREPARING, part.name, part.size_bytes)
         if part.kind is PartKind.ANNOTATIONS:
             return await self._annotations(plan, part)
-        return await self._video(plan, part, transfer)
+        file, made = await self._video(plan, part, transfer)
+        if (lack := length.shortfall(made.seconds, made.frames)) is None:
+            return file
+        # Not told by the file itself: a recorder may close it between two pieces, or the power went.
+        if 0.0 <= self._clock.now() - part.modified_ns / 1e9 < _STILL_WRITTEN:
+            await self._discard(file)
+            raise NotNowError(f"{part.name} {lack}: it may still be written, and waits")
+        return replace(file, note=f"it {lack}: what is there goes")
 
     async def forget(self, part: Part) -> None:
         """Delete what was made for a part."""
-        if part.file is not None and part.file.derived_name is not None:
-            await run_to_end(self._derived.path(part.file.derived_name).unlink, missing_ok=True)
+        if part.file is not None:
+            await self._discard(part.file)
 
-    async def _video(self, plan: ScenarioPlan, part: Part, transfer: ActiveTransfer) -> PartFile:
+    async def _discard(self, file: PartFile) -> None:
+        if file.derived_name is not None:
+            await run_to_end(self._derived.path(file.derived_name).unlink, missing_ok=True)
+
+    async def _video(self, plan: ScenarioPlan, part: Part, transfer: ActiveTransfer) -> tuple[PartFile, MadeVideo]:
         """Nothing goes as the recorder wrote it: what else a container holds may say who or where."""
         await self._make_sure_of_room(part)
         name = self._derived.name_for(plan.scenario_id, part.name, ".mp4")
@@ -197,16 +225,16 @@ class Preparation:
                 match await self._transcoder.compress(
                     source, part.size_bytes, target, transfer.moved_share, drop_audio=drop_audio
                 ):
-                    case MadeVideo(size_bytes, sha256, note):
-                        return PartFile(name, size_bytes, sha256, note=note)
+                    case MadeVideo() as made:
+                        return PartFile(name, made.size_bytes, made.sha256, note=made.note), made
                     case NotMade(reason):
                         note = reason
                 transfer.begin(UploadPhase.PREPARING, part.name, part.size_bytes)
             match await self._transcoder.remux(
                 source, part.size_bytes, target, transfer.moved_share, drop_audio=drop_audio
             ):
-                case MadeVideo(size_bytes, sha256):
-                    return PartFile(name, size_bytes, sha256, note=note)
+                case MadeVideo() as made:
+                    return PartFile(name, made.size_bytes, made.sha256, note=note), made
                 case NotMade(reason, is_recordings_fault):
                     raise _not_stripped(part, reason, lasting=is_recordings_fault)
         finally:

@@ -177,7 +177,8 @@ class ScenarioUploader:
         derived_dir = store.state_dir / DERIVED_NAME
         self._derived = DerivedFiles(derived_dir, settings.derived_max_bytes)
         sender = PartSender(api_client, derived_dir, clock=clock, ceilings=records)
-        preparation = Preparation(settings, self._derived, Transcoder(settings, clock), sender.packs_annotations)
+        transcoder = Transcoder(settings, clock)
+        preparation = Preparation(settings, self._derived, transcoder, sender.packs_annotations, clock)
         context = UploadContext(records, self._permission, preparation, sender, clock, self._id_key)
         self._events = EventPublisher[TransferStatus]("scenario.progress")
         self._worker = UploadWorker(api_client, store.outbox, context, self._events, rng=foundation.rng)

@@ -55,11 +55,15 @@ class MadeVideo:
     Attributes:
         size_bytes: What it has.
         sha256: Of its bytes, lower-case hex.
+        seconds: How long it is.
+        frames: How many pictures it has.
         note: What is not as it was asked for, or None.
     """
 
     size_bytes: int
     sha256: str
+    seconds: float
+    frames: int
     note: str | None = None
 
 
@@ -173,7 +177,7 @@ class Transcoder:
         sha256 = await _sha256(work.unfinished)
         await run_to_end(_put_in_place, work.unfinished, work.target)
         logger.info("video.copied: %d bytes of %d, %d frames", size, work.size_bytes, reader.last.frames)
-        return MadeVideo(size, sha256)
+        return MadeVideo(size, sha256, reader.last.seconds, reader.last.frames)
 
     async def _compress(self, work: "_Work") -> MadeVideo:
         codec = await self._usable_codec()
@@ -199,7 +203,8 @@ class Transcoder:
             result.seconds,
             codec,
         )
-        return MadeVideo(size, sha256, None if codec == self._codec else f"{_without(self._codec)}: it is {codec}")
+        note = None if codec == self._codec else f"{_without(self._codec)}: it is {codec}"
+        return MadeVideo(size, sha256, result.seconds, result.frames, note)
 
     async def _usable_codec(self) -> Codec:
         codec = choose_codec(self._codec, (await self._ffmpeg.program()).encoders)

@@ -23,7 +23,7 @@ from sentinel_sync.cloud.upload import BandwidthLimit, FileUpload, SingleRequest
 from sentinel_sync.scenarios.consent import UploadPermission
 from sentinel_sync.scenarios.preparation import Preparation, UploadPhase, open_what_goes
 from sentinel_sync.scenarios.records import KIND, QueuedScenario, ScenarioRecords, id_of, queued_of
-from sentinel_sync.scenarios.rules.metadata import outgoing_metadata, videos
+from sentinel_sync.scenarios.rules.metadata import RecordedLength, outgoing_metadata, videos
 from sentinel_sync.scenarios.rules.plan import (
     Consent,
     Part,
@@ -240,7 +240,8 @@ class ScenarioUpload:
         """The part with the file that goes for it, made now where it was not made before."""
         if await self._context.preparation.is_ready(part):
             return part
-        file = await self._context.preparation.file_of(self._plan, part, self._transfer)
+        length = RecordedLength.of(self._queued.metadata)
+        file = await self._context.preparation.file_of(self._plan, part, length, self._transfer)
         # An upload that was begun was of another file.
         return await self._note(replace(part, file=file, upload_url=None))
 

@@ -116,8 +116,8 @@ class TestConsent:
         elsewhere, sent = ConsentRecord(store.documents, clock), []
         file_of = Preparation.file_of
 
-        async def slow(preparation: Preparation, plan: Any, part: Any, transfer: Any) -> Any:
-            made = await file_of(preparation, plan, part, transfer)
+        async def slow(preparation: Preparation, plan: Any, part: Any, *more: Any) -> Any:
+            made = await file_of(preparation, plan, part, *more)
             if part.name == "interior.mp4":
                 await elsewhere.record(granted=False, policy_version="1")
             return made

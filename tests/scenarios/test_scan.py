@@ -353,6 +353,59 @@ async def test_one_that_somebody_has_open_to_write_is_not_taken(
     assert (await uploader.get_upload_status(FIRST))["status"] == "queued"
 
 
+def noting(folder: Path, clock: FakeClock, **facts: object) -> None:
+    """Have the recorder say so, just now."""
+    path = folder / "metadata.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | facts))
+    backdate(folder, clock.now())
+
+
+@pytest.mark.parametrize(
+    ("facts", "lack"),
+    [
+        ({"duration": 30.0}, "holds 2.0 s of the 30.0 s in metadata.json"),
+        ({"duration": None, "num_frames": 900}, "holds 60 pictures of the 900 in metadata.json"),
+    ],
+)
+@pytest.mark.parametrize("compressed", [False, True])
+async def test_one_that_is_shorter_than_its_metadata_says_waits_and_then_goes_marked(
+    recordings: Path, build: Build, clock: FakeClock, facts: dict[str, object], lack: str, *, compressed: bool
+) -> None:
+    """G11: a recorder that closes the file between two pieces; or one that a power cut ended."""
+    noting(recordings / FIRST, clock, **facts)
+    uploader = build(compress_videos=compressed)
+    await settle(uploader, clock)
+    await uploader.sync_now()
+    status = await uploader.get_upload_status(FIRST)
+    assert (status["status"], lack in str(status["reason"])) == ("queued", True)
+    assert not (status["parts"] | {"metadata.json": False}).get("interior.mp4")
+    clock.tick(120.0)
+    await uploader.sync_now()
+    status = await uploader.get_upload_status(FIRST)
+    assert status["status"] == "uploaded"
+    assert f"it {lack}: what is there goes" in str(status)
+
+
+async def test_one_that_is_written_on_meanwhile_goes_whole(
+    cloud: FakeCloud, recordings: Path, build: Build, clock: FakeClock
+) -> None:
+    """G11."""
+    whole = (recordings / FIRST / "bev.mp4").read_bytes()
+    shutil.copy(recordings / SECOND / "bev.mp4", recordings / FIRST / "bev.mp4")  # the first half of it
+    noting(recordings / FIRST, clock, duration=30.0)
+    uploader = build()
+    await settle(uploader, clock)
+    await uploader.sync_now()
+    (recordings / FIRST / "bev.mp4").write_bytes(whole)
+    noting(recordings / FIRST, clock, duration=2.0)
+    for _ in range(3):
+        clock.tick(120.0)
+        await settle(uploader, clock)
+        await uploader.sync_now()
+    status = await uploader.get_upload_status(FIRST)
+    assert (status["status"], "what is there goes" in str(status)) == ("uploaded", False)
+
+
 def boxes(*found: tuple[bytes, int]) -> bytes:
     return b"".join(struct.pack(">I4s", size, kind) + bytes(size - 8) for kind, size in found)
 

@@ -2,6 +2,8 @@
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Self
 
 from pydantic import JsonValue
 
@@ -12,10 +14,52 @@ from sentinel_sync.scenarios.rules.private_data import Context, outgoing
 
 #: A recorder writes a few hundred bytes; backends take no more than this of a JSON body.
 LARGEST_METADATA = 1 << 20
+#: Seconds: no recording of a scene is longer than a day.
+_LONGEST_SECONDS = 86_400.0
+#: A video is whole with this share of what the recorder says, and a little less: cameras start one after the other.
+_WHOLE_SHARE, _WHOLE_SECONDS, _WHOLE_FRAMES = 0.8, 1.0, 30
 #: Nested deeper it is no recorder's, and would only exhaust the stack.
 _DEEPEST = 50
 #: A camera's key that says where it looks and nothing else.
 _CAMERA = re.compile(r"[A-Za-z](?!.*\d{3})[A-Za-z0-9_-]{0,31}")
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedLength:
+    """How much the recorder says that each of its videos holds.
+
+    Attributes:
+        seconds: `duration`; None where it is not there, or no length.
+        frames: `num_frames`; likewise.
+    """
+
+    seconds: float | None
+    frames: int | None
+
+    @classmethod
+    def of(cls, metadata: Mapping[str, JsonValue]) -> Self:
+        """What the metadata has of it."""
+        match metadata.get("duration"):
+            case float(seconds) | int(seconds) if not isinstance(seconds, bool) and 0.0 < seconds < _LONGEST_SECONDS:
+                duration: float | None = float(seconds)
+            case _:
+                duration = None
+        match metadata.get("num_frames"):
+            case int(frames) if not isinstance(frames, bool) and frames > 0:
+                return cls(duration, frames)
+        return cls(duration, None)
+
+    def shortfall(self, seconds: float, frames: int) -> str | None:
+        """What a video of that length lacks; None where it is as long as was said.
+
+        A camera may leave out pictures without being cut off: they are counted only where no duration is known.
+        """
+        if self.seconds is not None:
+            if seconds < _WHOLE_SHARE * self.seconds - _WHOLE_SECONDS:
+                return f"holds {seconds:.1f} s of the {self.seconds:.1f} s in {METADATA_NAME}"
+        elif self.frames is not None and frames < _WHOLE_SHARE * self.frames - _WHOLE_FRAMES:
+            return f"holds {frames} pictures of the {self.frames} in {METADATA_NAME}"
+        return None
 
 
 def read_metadata(text: bytes) -> dict[str, JsonValue]:
