@@ -176,7 +176,7 @@ async def _resolve(settings: CloudSettings, arguments: argparse.Namespace) -> in
         standing = (await overview.one(driver_id)).standing
     if standing in {SyncState.UNKNOWN, SyncState.NO_FILE, SyncState.FORGOTTEN, SyncState.TO_FORGET}:
         raise CommandError(f"there is nothing to decide: there is no profile of {driver_id!r} here")
-    if standing is not SyncState.UNDECIDED and keep is not Keep.LOCAL:
+    if standing not in {SyncState.UNDECIDED, SyncState.DECIDED} and keep is not Keep.LOCAL:
         raise CommandError(f"there is nothing to decide about {driver_id!r}: its state is {standing.value!r}")
     running = await agent_runs(settings)
     if running:

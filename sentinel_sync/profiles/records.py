@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
@@ -145,6 +145,7 @@ class SyncState(StrEnum):
     CHANGED = "changed since"
     NEW = "never synced"
     UNDECIDED = "to be decided"
+    DECIDED = "decided"
     UNUSABLE = "cannot be used"
     NO_FILE = "no file here"
     TO_FORGET = "to be forgotten at the backend"
@@ -233,7 +234,14 @@ class ProfileOverview:
         if keyring is not None and self._records is not None and self._commands is not None:
             record = await self._records.load(keyring, driver_id)
             to_forget = await self._commands.find(keyring, driver_id)
-        return await self._executor.do(self._stands, keyring, driver_id, record, to_forget)
+        summary = await self._executor.do(self._stands, keyring, driver_id, record, to_forget)
+        if summary.standing is SyncState.UNDECIDED and keyring is not None and self._records is not None:
+            decisions = await self._records.resolutions(keyring)
+            for decision in (decisions.get(reference) for reference in keyring.references(driver_id)):
+                if decision is not None:
+                    reason = f"--keep {decision.keep} is carried out with the next sync"
+                    return replace(summary, standing=SyncState.DECIDED, reason=reason)
+        return summary
 
     def _stands(
         self, keyring: Keyring | None, driver_id: str, record: ProfileRecord | None, to_forget: bool

@@ -157,6 +157,8 @@ def test_a_decision_waits_for_a_backend_that_is_away(tmp_path: Path, capsys: pyt
     before = unknown_fall(vehicle)
     said = vehicle.run("profiles", "resolve", DRIVER, "--keep", "sum", "--json")
     assert (said.code, said.json["done"]) == (75, False)
+    assert states(vehicle) == {DRIVER: "decided"}
+    assert "--keep sum is carried out with the next sync" in vehicle.run("profiles", "list").out
     content = b"".join(path.read_bytes() for path in vehicle.state.iterdir() if path.is_file())
     assert DRIVER.encode() not in content
     with reference(tmp_path / "backend") as url:

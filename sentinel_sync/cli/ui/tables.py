@@ -15,10 +15,10 @@ from sentinel_sync.cli.exit_codes import CommandError, ExitCode
 from sentinel_sync.cli.ui.text import duration, printable, table
 from sentinel_sync.fleet.rules.queries import FleetAnswer, FleetListing, FleetTrend, VehicleComparison, titled, unit_of
 
-#: A cell of a table is cut to so many characters: one talkative alert must not spread the others over the screen.
-_LONGEST_CELL = 60
 #: A spreadsheet takes a text that begins so for a formula, and runs it; the backend's words are not ours to trust.
 _FORMULA = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+#: So many characters are a sentence, not a name or a figure.
+_LONG_CELL = 40
 _OWN = frozenset({"stale", "age"})
 #: Inches and dots per inch: as wide as a page's text, sharp when printed.
 _SIZE = (8.0, 3.6)
@@ -80,7 +80,9 @@ def as_table(sheet: Sheet, *, by_row: bool, width: int | None) -> list[str]:
     Args:
         sheet: What is shown.
         by_row: True where each row's first cell names its metric, False where the column does.
-        width: Columns of the terminal; None where nothing is cut.
+        width: Columns of the terminal; None where nothing is wrapped.
+
+    Nothing is cut: a column of sentences comes last, where it is wrapped.
     """
     metrics = sheet.metrics or sheet.columns
     rows = [
@@ -90,13 +92,20 @@ def as_table(sheet: Sheet, *, by_row: bool, width: int | None) -> list[str]:
         ]
         for row in sheet.rows
     ]
-    right = frozenset(
-        at
+    right = [
+        any(isinstance(row[at], int | float) for row in sheet.rows) and not (by_row and at == 0)
         for at in range(len(sheet.columns))
-        if any(isinstance(row[at], int | float) for row in sheet.rows) and not (by_row and at == 0)
-    )
+    ]
     head = [name.upper().replace("_", " ") if not by_row or at == 0 else name for at, name in enumerate(sheet.columns)]
-    return table(head, rows, width=width, right=right)
+    order = sorted(
+        range(len(head)), key=lambda at: not by_row and max((len(row[at]) for row in rows), default=0) > _LONG_CELL
+    )
+    return table(
+        [head[at] for at in order],
+        [[row[at] for at in order] for row in rows],
+        width=width,
+        right=frozenset(place for place, at in enumerate(order) if right[at]),
+    )
 
 
 def as_csv(sheet: Sheet) -> str:
@@ -122,10 +131,8 @@ def _cell(value: object, metric: object, *, is_name: bool) -> str:
     if is_name:
         return titled(str(value))
     if isinstance(value, dict | list):
-        text = json.dumps(value, ensure_ascii=False)
-    else:
-        text = unit_of(str(metric), value).said(value)
-    return text if len(text) <= _LONGEST_CELL else f"{text[: _LONGEST_CELL - 1]}…"
+        return json.dumps(value, ensure_ascii=False)
+    return unit_of(str(metric), value).said(value)
 
 
 def _harmless(value: object) -> object:
