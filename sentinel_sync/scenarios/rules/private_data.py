@@ -18,12 +18,20 @@ from sentinel_sync.scenarios.rules.private_text import PLACE, clean, is_fine, is
 
 _WORD = re.compile(r"[A-Z]?[a-zäöüß]+|[A-Z]+(?![a-z])|\d+")
 _PERSONS = frozenset(
-    {"driver", "owner", "user", "passenger", "operator", "occupant", "customer", "person", "caller", "codriver"}
-)
+    {
+        "driver", "owner", "user", "passenger", "operator", "occupant", "customer", "person", "caller", "codriver",
+        "author", "annotator", "labeler", "labeller", "reviewer", "fahrer", "fahrerin", "beifahrer", "halter",
+        "insasse", "conducteur", "passager", "conductor", "pasajero", "conducente",
+    }
+)  # fmt: skip
 #: What of a person tells who it is.
 _IDENTITY = frozenset(
-    {"id", "ids", "name", "names", "uuid", "guid", "profile", "no", "number", "code", "key", "ref", "label", "tag"}
-)
+    {
+        "id", "ids", "name", "names", "uuid", "guid", "profile", "no", "number", "code", "key", "ref", "label", "tag",
+        "first", "last", "middle", "given", "family", "initials", "nick", "alias", "handle", "nombre", "nom", "nome",
+        "vorname", "nachname", "vector", "descriptor", "template", "encoding", "features",
+    }
+)  # fmt: skip
 #: Keys that are one word or a few, run together: nothing under them leaves.
 _PERSONAL = frozenset(
     {
@@ -37,23 +45,52 @@ _PERSONAL = frozenset(
         "licenceplate", "licensenumber", "licencenumber", "licenseplatenumber", "numberplate", "plate",
         "platenumber", "platetext", "registrationnumber", "kennzeichen", "vin", "lpr", "anpr", "faceprint",
         "fingerprint", "voiceprint", "biometrics", "biometric", "faceid", "facevector", "facetemplate",
-        "faceencoding", "facedescriptor",
+        "faceencoding", "facedescriptor", "facefeatures", "recordedby", "createdby", "uploadedby", "annotatedby",
+        "drivenby", "hostname", "computername", "devicename", "initials", "whatsapp", "telegram", "skype", "vorname",
+        "nachname", "adresse", "telefon", "telefonnummer", "handynummer", "mailadresse",
     }
 )  # fmt: skip
-_CONTAINS = ("embedding", "licenseplate", "licenceplate", "numberplate", "emailaddress")
+_CONTAINS = ("polyline", "embedding", "licenseplate", "licenceplate", "numberplate", "emailaddress")
 #: A word that begins a number to call; `phone_detected` is none.
 _PHONES = frozenset({"phone", "mobile", "cell", "tel", "telephone"})
-_COORDINATES = frozenset({"lat", "latitude", "lon", "lng", "long", "longitude"})
+_COORDINATES = frozenset(
+    {
+        "lat", "latitude", "lon", "lng", "long", "longitude", "lattitude", "latitud", "longitud", "latitudine",
+        "longitudine", "breitengrad", "längengrad", "laengengrad",
+    }
+)  # fmt: skip
+#: The same with a word run into it: `minlat`, `startlon`, `egolat`.
+_RUN_IN = re.compile(
+    r"(?:min|max|start|end|from|to|gps|geo|car|ego|cur|current|last|home|dest|target|user|my|center|centre|mean|avg)"
+    r"(?:lat|lon|lng|latitude|longitude)"
+)
+#: What a coordinate's number may stand under once more.
+_VALUES = frozenset({"value", "val", "raw", "degrees", "deg"})
+#: The corners of an area: west, south, east, north.
+_CORNERS = (
+    ("xmin", "ymin", "xmax", "ymax"),
+    ("minx", "miny", "maxx", "maxy"),
+    ("left", "bottom", "right", "top"),
+    ("west", "south", "east", "north"),
+)
+_PLACE_KEYS = frozenset({"pos", "fix", "gnss", "gcj02", "wgs84", "webmercator", "mercator"})
 #: Keys of a place in a grid or code of its own.
 _GRIDS = frozenset({"easting", "northing", "eastings", "northings"})
 _CODES = frozenset(
-    {"mgrs", "usng", "gridref", "gridreference", "what3words", "w3w", "quadkey", "h3", "h3index", "s2", "s2cell"}
-)
+    {
+        "mgrs", "usng", "gridref", "gridreference", "what3words", "w3w", "quadkey", "h3", "h3index", "s2", "s2cell",
+        "maidenhead", "gridlocator", "gridsquare", "gars", "georef", "utmref", "osgb", "osgridref",
+    }
+)  # fmt: skip
 #: Of a place in degrees, minutes and seconds: all but the degrees.
 _FRACTIONS = frozenset({"min", "mins", "minute", "minutes", "sec", "secs", "second", "seconds", "milliseconds"})
 #: Keys beside which `x` and `y` are a place on Earth.
 _REFERENCE_SYSTEMS = frozenset({"spatialreference", "wkid", "crs", "srs", "epsg", "srid"})
 _MOST_DEGREES = 180.0
+#: Of a map in metres; beyond it is no place on Earth.
+_MOST_METRES = 20_100_000.0
+#: Of a line of places so many are looked at, to tell that it is one.
+_FIRST_FEW = 4
 #: Numbers within this are finite.
 _PLAIN = 1e300
 #: A place in metres is rounded to so many.
@@ -92,6 +129,7 @@ class _Traits:
     is_name: bool
     is_identity: bool
     person: bool
+    face: bool
     place: bool
     coordinate: bool
     phone: bool
@@ -99,6 +137,7 @@ class _Traits:
     code: bool
     fraction: bool
     reference_system: bool
+    corner: bool
     plain: bool
 
     @property
@@ -115,7 +154,8 @@ def _under(context: Context, key: str) -> Context | None:
     if context.person and traits.is_identity:
         return None
     place, person = context.place or traits.place, context.person or traits.person
-    return replace(context, place=place, coordinate=traits.coordinate, person=person)
+    coordinate = traits.coordinate or (context.coordinate and key.lower() in _VALUES)
+    return replace(context, place=place, coordinate=coordinate, person=person or traits.face)
 
 
 @lru_cache(maxsize=4096)
@@ -130,21 +170,27 @@ def _traits_of(key: str) -> _Traits:
         or (about_person and words[-1] in _IDENTITY)
         or joined.removesuffix("s") in _PERSONAL
     )
-    coordinate = bool(_COORDINATES.intersection(words)) or any(
-        word.rstrip("0123456789e") in _COORDINATES for word in words
+    coordinate = any(
+        word in _COORDINATES or word.rstrip("0123456789e") in _COORDINATES or _RUN_IN.fullmatch(word) for word in words
     )
     return _Traits(
         personal=personal,
         is_name=joined == "name",
         is_identity=joined in _IDENTITY,
         person=singular in _PERSONS,
-        place=names_a_place(key) or joined in _CODES | _GRIDS or "utm" in words or "geohash" in joined or coordinate,
+        face=singular == "face",
+        place=names_a_place(key)
+        or joined in _CODES | _GRIDS | _PLACE_KEYS
+        or "utm" in words
+        or "geohash" in joined
+        or coordinate,
         coordinate=coordinate,
         phone=bool(_PHONES.intersection(words)),
         grid=bool(_GRIDS.intersection(words)),
         code=joined in _CODES,
         fraction=bool(_FRACTIONS.intersection(words)),
         reference_system=joined in _REFERENCE_SYSTEMS,
+        corner=any(joined in corners for corners in _CORNERS),
         plain=is_plain(key) and _FINE_KEY.fullmatch(key) is None,
     )
 
@@ -221,8 +267,12 @@ def _says_only(text: bytes, value: JsonValue) -> bool:
 
 
 def _outgoing_object(value: dict[str, JsonValue], context: Context) -> JsonValue:
-    if not context.place and any(_traits_of(key).reference_system for key in value):
+    if not context.place and any(
+        traits.reference_system or (traits.corner and _is_area(value)) for traits in map(_traits_of, value)
+    ):
         context = replace(context, place=True)
+    if context.place and _are_metres([value.get("x"), value.get("y")]):
+        value = value | {axis: _coarse_metres(value[axis]) for axis in ("x", "y")}
     kept: dict[str, JsonValue] = {}
     for key, inner in value.items():
         under = _under(context, key)
@@ -286,12 +336,34 @@ def _is_to_call(value: JsonValue) -> bool:
     return False
 
 
+def _is_area(value: dict[str, JsonValue]) -> bool:
+    """Whether an object has the sides or corners of an area on Earth."""
+    keys = {key.lower().replace("_", ""): inner for key, inner in value.items()}
+    return any(keys.keys() >= set(corners) and _is_place([keys[corner] for corner in corners]) for corners in _CORNERS)
+
+
+def _are_metres(values: list[JsonValue]) -> bool:
+    """Whether two numbers in a place are metres of a map's projection (web mercator: within ±20,037,508)."""
+    return len(values) == 2 and all(
+        isinstance(value, int | float) and not isinstance(value, bool) and _MOST_DEGREES < abs(value) < _MOST_METRES
+        for value in values
+    )
+
+
+def _coarse_metres(value: JsonValue) -> JsonValue:
+    return round(value, -3) if isinstance(value, int | float) else value
+
+
 def _outgoing_list(values: list[JsonValue], context: Context) -> JsonValue:
+    if context.coordinate and 2 <= len(values) <= 3 and all(_is_small(value) for value in values):
+        return [values[0] if isinstance(values[0], int) else outgoing(values[0], context), *[None] * (len(values) - 1)]
+    if context.place and _are_metres(values[:2]) and len(values) <= 3:
+        return [_coarse_metres(value) for value in values[:2]] + values[2:]
     if context.place and len(values) == 3 and all(_is_rational(value) for value in values):
         return [values[0], None, None]  # EXIF: degrees, minutes, seconds
     if context.place and 2 <= len(values) <= 3 and any(_is_scaled(value) for value in values[:2]):
         return [None] * len(values)
-    if _is_place(values):
+    if _is_place(values) or any(isinstance(value, list) and _is_place(value) for value in values[:_FIRST_FEW]):
         context = replace(context, place=True)
     elif _is_earth_centred(values):
         return [round(value, -3) for value in values if isinstance(value, int | float)]
@@ -308,6 +380,11 @@ def _is_rational(value: JsonValue) -> bool:
         case str():
             return _RATIONAL.fullmatch(value) is not None
     return False
+
+
+def _is_small(value: JsonValue) -> bool:
+    """Whether it can be degrees, minutes or seconds."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= _MOST_DEGREES
 
 
 def _is_scaled(value: JsonValue) -> bool:

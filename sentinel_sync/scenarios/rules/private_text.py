@@ -3,7 +3,9 @@
 What it knows and what it cannot know is written down in docs/privacy.md; each pattern names its form.
 """
 
+import html
 import re
+import unicodedata
 from collections.abc import Callable
 from functools import lru_cache
 from urllib.parse import unquote
@@ -13,6 +15,7 @@ from sentinel_sync.base.privacy import COORDINATE_DECIMALS, coarse_degrees
 
 #: What stands for something that cannot be made coarse, or is a person's.
 PLACE, PERSON, PLATE, PHONE, MAIL = "[place]", "[person]", "[plate]", "[phone]", "[mail]"
+VEHICLE = "[vehicle]"
 _MOST_DEGREES = 180.0
 #: Of a geohash so many letters stay (a cell of 5 km), of a plus code (open location code) so many (6 km).
 GEOHASH_LETTERS = 5
@@ -24,7 +27,8 @@ _DEEPEST = 4
 
 #: A text without any of these holds nothing that is looked for below.
 _WORTH_A_LOOK = re.compile(
-    r"[\\/@%~]|\w\+\w|\d[\d.,:/ °º'\u2019\u2032-]*\d|[:=]\s?[A-Z]|(?:Mr|Mrs|Ms|Dr|Herr|Frau)\b|\\u|\w\.\w+\.\w"
+    r"[\\/@\uff20%~&=]|\w\+\w|\d[\d.,:/ °º'\u2019\u2032-]*\d|:\s?\w|(?:Mr|Mrs|Ms|Dr|Herr|Frau)\b|\\u|\w\.\w+\.\w"
+    r"|[\[(]at[\])]|[a-z] [A-Z]\S+ [A-Z]|\d[A-Z]|\d,? [A-Z]|[a-zß.] \d|\d,? (?:rue|avenue|boulevard|quai|chemin) "
 )
 
 _N = r"[-+\u2212]?\d{1,3}[.]\d+(?:[eE][-+]?\d+)?"
@@ -39,6 +43,16 @@ _PAIR = re.compile(
 _COMMA_PAIR = re.compile(
     r"(?<![\w.,])([-+]?\d{1,3}),(\d{3,})(\s{0,3}[;/|]\s{0,3}|\s{1,4})([-+]?\d{1,3}),(\d{3,})(?![\d,])"
 )
+#: The corners of an area, or east and north as x and y: "xmin=-122.42231 ymin=37.77212", "x: -122.41942, y: 37.77493".
+_XY_PAIR = re.compile(
+    rf"((?<![A-Za-z])[xX]_?(?:min|max)?\s?[:=]\s?)({_N})([,;&\s]{{1,3}}[yY]_?(?:min|max)?\s?[:=]\s?)({_N})(?![\d.])"
+)
+#: A number with its hemisphere alone, and so fine that it is no force or power: "122.4194W", "122.41942 W".
+_WITH_HEMISPHERE = re.compile(
+    r"(?<![\w.])([-+\u2212]?\d{1,3}\.\d{4,})(?=[°º]?[NSEW]\b|(?<=\d{5})\s?[°º]?\s?[NSEW]\b(?!/))"
+)
+#: Sides of an area: "north: 37.78123, east=-122.41123".
+_SIDE = re.compile(r"((?<![A-Za-z])(?:[Nn]orth|[Ss]outh|[Ee]ast|[Ww]est)\s?[:=]\s?)([-+]?\d{1,3}\.\d{4,})(?![\d.])")
 #: Two whole numbers: degrees times 10⁷ or 10⁶, or semicircles.
 _SCALED_PAIR = re.compile(r"(?<![\w.])[-+]?\d{7,10}\s{0,3}[,;/ ]\s{0,3}[-+]?\d{7,10}(?![\w.])")
 _LABEL = (
@@ -83,8 +97,16 @@ _UNCOARSE_FORMS = (
         r"(?<![A-Za-z0-9])(?:0?[1-9]|[1-5]\d|60)[C-HJ-NP-X]\s?[A-HJ-NP-Z][A-HJ-NP-V]\s?"
         r"(?:\d{3}\s?\d{3}|\d{4}\s?\d{4}|\d{5}\s?\d{5})(?!\w)"
     ),
-    r"(?<![A-Za-z0-9])\d{1,2}\s?[C-HJ-NP-X]\s+\d{6}(?:\.\d+)?\s?m?E?[,\s]+\d{6,7}(?:\.\d+)?\s?m?N?(?!\w)",
+    r"(?<![A-Za-z0-9])\d{1,2}\s?[C-HJ-NP-X]\s+0?\d{6}(?:\.\d+)?\s?m?E?[,\s]+\d{6,7}(?:\.\d+)?\s?m?N?(?!\w)",
     r"(?<![\w.])\d{6}(?:\.\d+)?\s?m?\s?E[,;\s]+\d{6,7}(?:\.\d+)?\s?m?\s?N\b",
+    # A house in a street: 1600 Amphitheatre Parkway, Hauptstraße 12, 12 rue de Rivoli
+    (
+        r"(?<![\w.])\d{1,5}[A-Za-z]?,?\s(?:[NSEW]\.?\s)?(?:[A-Z][\w'\u2019.-]+\s){1,3}(?:Street|St|Avenue|Ave|Road|Rd"
+        r"|Boulevard|Blvd|Drive|Lane|Way|Parkway|Pkwy|Court|Square|Terrace|Close|Crescent)\b\.?"
+    ),
+    r"\b[A-ZÄÖÜ][\w-]{0,30}(?:straße|strasse|str\.|gasse|allee|platz|weg)\s\d{1,4}\s?[a-z]?\b",
+    r"(?<![\w.])\d{1,4}(?:\s?bis)?,?\s(?:rue|avenue|boulevard|quai|chemin)\s(?:[\w'\u2019-]+\s?){1,4}",
+    r"\b(?:Via|Viale|Piazza|Corso|Calle|Avenida|Plaza|Paseo|Rua)\s(?:[\w'\u2019.-]+\s){0,3}[A-Z][\w'\u2019-]+,?\s\d{1,4}\b",
     # A short plus code with its town.
     r"(?<!\w)[23456789CFGHJMPQRVWX]{4,6}\+[23456789CFGHJMPQRVWX]{2,3}(?!\w)",
 )
@@ -97,30 +119,48 @@ _GEOHASH = re.compile(r"(?<![\w.])(?=[a-z]*\d)([0-9b-hjkmnp-z]{5})[0-9b-hjkmnp-z
 _FINE_NUMBER = re.compile(r"[-+]?(?:(?<!\d)\d++(?:\.\d*+)?|\.\d++)[eE][-+]?\d+|[-+]?(?:(?<!\d)\d++)?\.\d{3,}")
 _GRID = re.compile(r"(?<![\w.])\d{6}(?:\.\d+)?[,;\s]+\d{7}(?:\.\d+)?(?![\w.])")
 
-_MAIL = re.compile(r"[\w.+-]{1,64}@[A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]{1,63})*\.[A-Za-z]{2,24}")
-#: International numbers, North American ones, national ones with a leading zero, `tel:` links.
+_MAIL = re.compile(
+    r"[\w.+-]{1,64}@[A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]{1,63})*\.[A-Za-z]{2,24}"
+    r"|[\w.+-]{1,64}\s?[\[(]at[\])]\s?[A-Za-z0-9-]{1,63}(?:(?:\.|\s?[\[(]dot[\])]\s?)[A-Za-z0-9-]{1,63}){1,4}"
+)
+#: International numbers, North American ones, national ones with a leading zero, `tel:` links, after a word for one.
 _PHONE = re.compile(
     r"tel:[+\d][\d ()./-]{5,}\d|(?<![\w.+])(?:\+|00)[1-9]\d{0,2}[ (./-]{0,2}\d[\d ()./-]{5,16}\d(?![\w.])"
     r"|(?<![\w.+-])(?:\(\d{3}\)\s?|\d{3}[-. ])\d{3}[-. ]\d{4}(?![\w.-])"
     r"|(?<![\w.+/-])0\d{2,4}[ /-]\d{3,4}[ -]?\d{3,5}(?![\w.-])"
+    r"|(?:(?<=phone )|(?<=phone: )|(?<=phone=)|(?<=mobile )|(?<=mobile: )|(?<=tel )|(?<=tel: )|(?<=tel\. )|(?<=Tel\. )"
+    r"|(?<=call )|(?<=fax )|(?<=fax: )|(?<=WhatsApp )|(?<=Handy ))\d[\d ()/-]{4,16}\d(?![\w.])"
 )
 _PLATE = re.compile(
     r"(?:(?<=plate )|(?<=plate: )|(?<=Kennzeichen )|(?<=registration ))[A-Z0-9][A-Z0-9 -]{2,9}[A-Z0-9]\b"
     r"|(?<![\w-])(?:\d[A-Z]{3}\d{3}|[A-Z]{2}\d{2} ?[A-Z]{3}|[A-Z]{2}-\d{3}-[A-Z]{2}"
-    r"|[A-ZÄÖÜ]{1,3}-[A-Z]{1,2} \d{1,4}[EH]?)(?![\w-])"
+    r"|[A-ZÄÖÜ]{1,3}-[A-Z]{1,2} \d{1,4}[EH]?|\d[ -][A-Z]{3}[ -]\d{3}|[A-Z]{2}[ -]?\d{1,2}[ -]?[A-Z]{1,3}[ -]?\d{4}"
+    r"|[A-Z]{2}[ -]?\d{3}[ -]?[A-Z]{2}|\d{2}-[A-Z]{2}-\d{2}|[A-Z]{2}-\d{2}-[A-Z]{2}"
+    r"|[\u4e00-\u9fff][A-Z][ \u00b7\u2022]?[A-Z0-9]{5,6})(?![\w-])"
 )
+#: A vehicle identification number (ISO 3779): 17 letters and digits without I, O and Q, the last four digits.
+_VEHICLE = re.compile(r"(?<![A-Za-z0-9])(?=\d{0,12}[A-Z])[A-HJ-NPR-Z0-9]{13}\d{4}(?![A-Za-z0-9])")
 _NAMED = re.compile(
-    r"((?:driver|owner|passenger|operator|user|occupant)(?:[ _]?name)?\s?[:=]\s?)"
-    r"[A-Z][\w'\u2019.-]*(?:\s+[A-Z][\w'\u2019.-]*)*"
+    r"((?:driver|owner|passenger|operator|user|occupant|author|annotator|[Ff]ahrer(?:in)?|[Hh]alter(?:in)?|conduct(?:eur|or)"
+    r"|passager)(?:[ _]?name)?\s?[:=]\s?)[A-Z][\w'\u2019.-]*(?:\s+[A-Z][\w'\u2019.-]*)*"
+    r"|((?<![A-Za-z])(?:user(?:[ _]?name)?|login|account)\s?[:=]\s?)[\w.-]+"
+    r"|((?<![A-Za-z])[Nn]ame\s?[:=]\s?)[A-Z][\w'\u2019.-]*(?:\s[A-Z][\w'\u2019.-]*)+"
+    r"|((?<![A-Za-z])(?:driver|owner|passenger|occupant)\s)(?!Monitor|Attent|Assist|Alert|Warn|Stat|Drows|Distract)[A-Z][a-z'\u2019-]+\s[A-Z][a-z'\u2019-]+"
     r"|\b(?:Mr|Mrs|Ms|Dr|Herr|Frau)\.?\s[A-Z][\w'\u2019-]+(?:\s[A-Z][\w'\u2019-]+)?",
 )
 #: A path: absolute (two segments or more, so that "24 m/s" and "and/or" are none), home, relative by dots, a drive's,
 #: or a file URL.
 _PATH = re.compile(
-    r"""(?<![\w/.:\]])(?:file:/{0,3}|[A-Za-z]:(?=[\\/])|~\w*|\.{1,2}(?=[\\/]))?(?:[\\/][^\\/\s"':;,]+){2,}[\\/]?"""
+    r"""(?<![\w/.:\]}%])(?:(?:file|smb|nfs|content|sftp):/{0,3}|[A-Za-z]:(?=[\\/])|~\w*|\.{1,2}(?=[\\/])|\$\{?\w+\}?|%\w+%)?"""
+    r"""(?:[\\/][^\\/\s"':;,]+){2,}[\\/]?"""
 )
 #: A value that is nothing but a path may be shorter, and have blanks in it.
-_WHOLE_PATH = re.compile(r"\s*(?:file:|~\w*[\\/]|\.{1,2}[\\/]|[\\/]|[A-Za-z]:[\\/]).*", re.DOTALL)
+_WHOLE_PATH = re.compile(
+    r"\s*(?:(?:file|smb|nfs|content|sftp):|~\w*[\\/]|\.{1,2}[\\/]|[\\/]|[A-Za-z]:[\\/]|\$\{?\w+\}?[\\/]|%\w+%[\\/]"
+    r"|(?:home|Users|mnt|media|root|var|storage|sdcard)[\\/]).*"
+    r"|[\w.-]+(?:[\\/][\w .-]+)*[\\/][\w .-]+\.(?:[A-Za-z][A-Za-z0-9]{1,4}|7z)",
+    re.DOTALL,
+)
 _SEPARATOR = re.compile(r"[\\/]+")
 _ESCAPED = re.compile(r"%[0-9A-Fa-f]{2}")
 _UNICODE_ESCAPE = re.compile(r"\\u([0-9A-Fa-f]{4})|\\/")
@@ -154,14 +194,15 @@ def clean(text: str, inner_json: InnerJSON, *, place: bool, depth: int = _DEEPES
             return inner
     if depth:
         # What is hidden by an encoding is only unpacked for good where there is something in it.
-        for unpacked in (_unquoted(text), _unescaped(text)):
+        for unpacked in (_unquoted(text), _unescaped(text), html.unescape(text), unicodedata.normalize("NFKC", text)):
             if unpacked != text and (cleaned := clean(unpacked, inner_json, place=place, depth=depth - 1)) != unpacked:
                 return cleaned
     text = _without_places(text, place=place)
     text = _MAIL.sub(MAIL, text)
     text = _PHONE.sub(PHONE, text)
+    text = _VEHICLE.sub(VEHICLE, text)
     text = _PLATE.sub(PLATE, text)
-    text = _NAMED.sub(lambda found: f"{found[1] or ''}{PERSON}", text)
+    text = _NAMED.sub(lambda found: f"{next(filter(None, found.groups()), '')}{PERSON}", text)
     return _without_paths(text)
 
 
@@ -171,6 +212,9 @@ def _without_places(text: str, *, place: bool) -> str:
     text = _MINUTES.sub(r"\1", text)
     text = _COMMA_PAIR.sub(_coarse_comma_pair, text)
     text = _PAIR.sub(_coarse_pair, text)
+    text = _XY_PAIR.sub(_coarse_xy_pair, text)
+    text = _WITH_HEMISPHERE.sub(lambda found: _coarse_degrees_in(found[1]), text)
+    text = _SIDE.sub(lambda found: found[1] + _coarse_degrees_in(found[2]), text)
     text = _LABELLED.sub(_coarse_labelled, text)
     text = _SCALED_PAIR.sub(_scaled_place, text)
     if place:
@@ -228,6 +272,18 @@ def _coarse_pair(found: re.Match[str]) -> str:
         + coarse_number(other)
         + text[found.end(3) : found.end(0)]
     )
+
+
+def _coarse_xy_pair(found: re.Match[str]) -> str:
+    east, north = found[2], found[4]
+    numbers = [float(number.replace("\u2212", "-")) for number in (east, north)]
+    if not is_pair(*numbers) or not is_fine_pair(east, north):
+        return found[0]
+    return f"{found[1]}{coarse_number(east)}{found[3]}{coarse_number(north)}"
+
+
+def _coarse_degrees_in(number: str) -> str:
+    return coarse_number(number) if abs(float(number.replace("\u2212", "-"))) <= _MOST_DEGREES else number
 
 
 def _coarse_comma_pair(found: re.Match[str]) -> str:
