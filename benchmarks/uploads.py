@@ -264,7 +264,7 @@ class Upload:
 
 async def _upload(video: Path, scenario: str) -> Upload:
     status = await asyncio.to_thread(video.stat)
-    part = Part(PartKind.VIDEO, video.name, status.st_size, status.st_mtime_ns)
+    part = Part(PartKind.VIDEO, video.name, status.st_size, status.st_mtime_ns, sent_as="bev.mp4")
     digest = await asyncio.to_thread(_sha256, video)
     part = replace(part, file=PartFile(video.name, status.st_size, digest))
     announced = Part(PartKind.METADATA, "metadata.json", 1, 1)

@@ -9,7 +9,7 @@ from sentinel_sync.base.tasks import PeriodicTaskStatus
 from sentinel_sync.base.transfer import TransferStatus
 from sentinel_sync.cloud.rules.connectivity import ConnectivitySummary
 from sentinel_sync.models.rules.status import ModelCheckStatus, ModelStatus
-from sentinel_sync.network.rules.traffic import NetworkStatus
+from sentinel_sync.network.rules.budget import NetworkStatus
 from sentinel_sync.profiles.records import ProfilesStatus
 from sentinel_sync.scenarios.rules.status import ScenariosStatus
 from sentinel_sync.store.rules.outbox import OutboxStatus

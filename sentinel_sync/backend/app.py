@@ -5,7 +5,7 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 
-from sentinel_sync.backend import delta_offers, fleet, health, models, profiles, resumable, scenarios, trips, vehicles
+from sentinel_sync.backend import fleet, health, models, profiles, resumable, scenarios, trips, vehicles
 from sentinel_sync.backend.bodies import Profile, ScenarioRegistration, Trip
 from sentinel_sync.backend.context import open_backend
 from sentinel_sync.backend.documentation import DESCRIPTION, TAGS, TITLE, install_documentation
@@ -53,7 +53,7 @@ def create_app(settings: BackendSettings, *, faults: FaultPlan | None = None) ->
     if settings.extensions.profile_deletion:
         app.include_router(profiles.deletion)
     if settings.extensions.model_deltas:
-        app.include_router(delta_offers.router)
+        app.include_router(models.deltas)
     bodies = (Trip, ScenarioRegistration, Profile)
     if faults is None:
         install_documentation(app, bodies)

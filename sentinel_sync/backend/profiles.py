@@ -10,10 +10,9 @@ from pydantic import BaseModel
 
 from sentinel_sync.backend.bodies import Profile
 from sentinel_sync.backend.callers import Caller, CallerHere, read_json
-from sentinel_sync.backend.conditional import matches
 from sentinel_sync.backend.context import Backend, BackendHere
 from sentinel_sync.backend.documentation import EXTENSION, operation
-from sentinel_sync.backend.downloads import sign
+from sentinel_sync.backend.downloads import matches, sign
 from sentinel_sync.backend.problems import FieldError, Problem
 from sentinel_sync.backend.storage import fresh_name
 

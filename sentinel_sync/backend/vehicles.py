@@ -9,9 +9,9 @@ from fastapi.responses import Response
 from pydantic import BaseModel
 
 from sentinel_sync.backend.callers import CallerHere
-from sentinel_sync.backend.conditional import revalidated
 from sentinel_sync.backend.context import BackendHere
 from sentinel_sync.backend.documentation import operation
+from sentinel_sync.backend.downloads import revalidated
 from sentinel_sync.backend.problems import Problem
 
 router: APIRouter = APIRouter(tags=["vehicles"])

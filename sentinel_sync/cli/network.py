@@ -12,7 +12,8 @@ from sentinel_sync.cli.exit_codes import ExitCode
 from sentinel_sync.cli.offline import last_said, opened, runs
 from sentinel_sync.cli.ui.text import from_now, pairs, table, width
 from sentinel_sync.network.policy import TransferPolicy, load_operator_override, save_operator_override
-from sentinel_sync.network.rules.traffic import Link, Metering, NetworkChoice, NetworkStatus, Period, data_size
+from sentinel_sync.network.rules.budget import NetworkStatus, Period, data_size
+from sentinel_sync.network.rules.traffic import Link, Metering, NetworkChoice
 from sentinel_sync.settings import CloudSettings
 
 _HEAD = ("LINK", "PERIOD", "USED", "BUDGET", "LEFT", "BEGINS ANEW")

@@ -21,7 +21,7 @@ from sentinel_sync.profiles.keys import LegacyKeys, ProfileCipher, key_provider
 from sentinel_sync.profiles.merge_session import ClockReading, MergeSession
 from sentinel_sync.profiles.profile_synchronizer import ProfileSynchronizer
 from sentinel_sync.profiles.records import ProfileOverview, ProfileRecords
-from sentinel_sync.profiles.rules.resolution import Keep
+from sentinel_sync.profiles.rules.descent import Keep
 from sentinel_sync.scenarios.consent import ConsentRecord, WithdrawalMark
 from sentinel_sync.scenarios.records import ScenarioRecords
 from sentinel_sync.scenarios.rules.plan import missing_consent

@@ -14,8 +14,8 @@ from sentinel_sync.cli.offline import agent_runs, beside_agent, looked_into, wit
 from sentinel_sync.cli.ui.text import count, err, pairs, printable, table, width
 from sentinel_sync.profiles.commands import ALL, SyncCommand
 from sentinel_sync.profiles.records import ProfileSummary, SyncState
+from sentinel_sync.profiles.rules.descent import Keep
 from sentinel_sync.profiles.rules.fields import checked_id
-from sentinel_sync.profiles.rules.resolution import Keep
 from sentinel_sync.settings import CloudSettings
 
 _HEAD = ("DRIVER", "STATE", "DISTANCE", "SESSIONS", "VEHICLES", "NOTE")

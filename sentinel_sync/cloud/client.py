@@ -14,18 +14,13 @@ from typing import Any, Protocol, Self, TypedDict, TypeVar, Unpack, cast
 from uuid import uuid4
 
 import httpx
-from pydantic import SecretStr, ValidationError
-from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt
+from pydantic import SecretStr
 
-from sentinel_sync.base.backoff import full_jitter
 from sentinel_sync.base.clock import Clock, SystemClock
 from sentinel_sync.base.errors import (
     CloudError,
-    ConfigurationError,
-    CredentialError,
     CutError,
     HeldError,
-    NotNowError,
     UnacknowledgedError,
     UnreachableError,
 )
@@ -44,17 +39,21 @@ from sentinel_sync.cloud.request import (
     target_of,
 )
 from sentinel_sync.cloud.response import Download, ElsewhereError, Exchange, Response
-from sentinel_sync.cloud.response_policy import APIResponse, AttemptOutcome, Listener, Probe, ResponsePolicy
+from sentinel_sync.cloud.response_policy import (
+    APIResponse,
+    AttemptOutcome,
+    CallRetries,
+    Listener,
+    Probe,
+    ResponsePolicy,
+)
 from sentinel_sync.cloud.rules.answers import Gate, GateState, RetryBudget
 from sentinel_sync.cloud.transport import TrafficListener, TrafficMeter, mute
-from sentinel_sync.settings import CloudSettings
+from sentinel_sync.settings import CloudSettings, settings_from
 
 __all__ = ["APIResponse", "AttemptOutcome", "CloudAPIClient", "Listener", "Probe", "Response", "quote_id"]
 
 logger: logging.Logger = logging.getLogger(__name__)
-
-#: One wait inside one call lasts at most so many seconds: an hour's Retry-After is not what a caller sits through.
-LONGEST_WAIT = 30.0
 
 
 class Closable(Protocol):
@@ -123,16 +122,13 @@ class CloudAPIClient:
             **options,
         }
         given = {name: value for name, value in arguments.items() if value is not None}
-        settings = _settings(settings, given)
-        self.settings: CloudSettings = settings
+        self.settings = settings = settings_from(settings, given)
         self._clock = clock or SystemClock()
         self._rng = rng or SystemRandom()
         self._http = http
         self._owns_http = http is None
         self._is_ready = False
         self._opening = asyncio.Lock()
-        self._verifying = asyncio.Lock()
-        self._healthy_at = float("-inf")
         self._credential = credential_of(settings)
         self._key = ""
         self._headers = RequestHeaders(settings)
@@ -141,13 +137,14 @@ class CloudAPIClient:
         self._timeouts = Timeouts.of(settings.timeout)
         self._probe_timeouts = Timeouts.of_a_probe(settings.timeout)
         self._meter = TrafficMeter()
-        self._budget = RetryBudget()
+        budget = RetryBudget()
         self.gate: Gate = Gate(
             self._rng,
             credential_retry_interval=settings.credential_retry_interval,
             reconnect_spread=settings.reconnect_spread,
         )
-        self._policy = ResponsePolicy(self.gate, self._budget, self._clock, settings.max_retry_after)
+        self._policy = ResponsePolicy(self.gate, budget, self._clock, settings.max_retry_after)
+        self._retries = CallRetries(self.gate, budget, self._clock, self._rng, settings.max_retries)
         self._closers: list[Callable[[], Awaitable[None]]] = []
         self._companions: dict[type[Closable], Closable] = {}
         mute()
@@ -214,8 +211,6 @@ class CloudAPIClient:
             self.close_with(companion.close)
         return cast("Companion", companion)
 
-    # --- single attempts ---
-
     async def request(
         self,
         method: HTTPMethod,
@@ -279,27 +274,8 @@ class CloudAPIClient:
             self._refuse_if_closed(asked)
             reply, key_in_use = await self._attempt(asked, self._timeouts)
         if self._policy.is_rejected(reply, asked):
-            await self._verify_backend(asked, reply)
+            await self._policy.verify_backend(asked, reply, self.probe)
         return self._policy.answer(reply, asked, key_in_use=key_in_use)
-
-    async def _verify_backend(self, asked: Request, reply: Response) -> None:
-        """Whether it is the backend that rejects: else the address is wrong or a gateway answers, and all must wait.
-
-        Raises:
-            UnreachableError: `/health` does not answer as the contract says ("Something in between").
-            HeldError: It may not be asked now.
-        """
-        async with self._verifying:  # several are rejected together: one asks for all
-            if self._healthy_at >= reply.sent:
-                return
-            asked_at = self._clock.monotonic()
-            try:
-                await self.probe()
-            except (HeldError, CredentialError):
-                raise
-            except CloudError as error:
-                raise self._policy.in_between(asked, reply, error) from None
-            self._healthy_at = asked_at
 
     def address_of(self, path: str, location: str) -> str | None:
         """The address that the answer to a request of `path` named in `Location`; None where none may be followed."""
@@ -436,15 +412,8 @@ class CloudAPIClient:
         idempotency_key: str | None = None,
     ) -> APIResponse:
         path, query = target_of(endpoint, params)
-        retrying = AsyncRetrying(
-            retry=retry_if_exception(self._is_worth_retrying),
-            stop=self._gives_up,
-            wait=self._wait,
-            sleep=self._clock.sleep,
-            reraise=True,
-        )
         try:
-            reply: Response = await retrying(
+            reply: Response = await self._retries.retrying()(
                 self.request,
                 method,
                 path,
@@ -455,22 +424,6 @@ class CloudAPIClient:
         except CloudError as error:
             return APIResponse(False, error.status or 0, None, str(error), error.request_id)
         return APIResponse(True, reply.status, reply.data, None, reply.request_id)
-
-    def _is_worth_retrying(self, error: BaseException) -> bool:
-        if isinstance(error, CredentialError):
-            # Only where the key was changed meanwhile: a refused one is not tried again.
-            return self.gate.passage(self._clock.monotonic()).state is not GateState.REFUSED
-        return isinstance(error, UnreachableError | UnacknowledgedError | NotNowError | HeldError)
-
-    def _gives_up(self, state: RetryCallState) -> bool:
-        if stop_after_attempt(self.settings.max_retries + 1)(state) or not self._budget.allows_retry:
-            return True
-        passage = self.gate.passage(self._clock.monotonic())
-        return not passage.open and (passage.state is not GateState.PAUSED or (passage.wait or 0.0) > LONGEST_WAIT)
-
-    def _wait(self, state: RetryCallState) -> float:
-        passage = self.gate.passage(self._clock.monotonic())
-        return max(full_jitter(state.attempt_number, self._rng), passage.wait or 0.0)
 
     async def _exchange(self) -> Exchange:
         http = self._http
@@ -495,15 +448,3 @@ class CloudAPIClient:
         if http is not None and self._owns_http:
             self._http, self._is_ready = None, False
             await http.aclose()
-
-
-def _settings(settings: CloudSettings | None, given: dict[str, Any]) -> CloudSettings:
-    if settings is not None:
-        if given:
-            raise ConfigurationError(f"CloudAPIClient takes settings or {', '.join(given)}, not both")
-        return settings
-    try:
-        return CloudSettings(**given)
-    except ValidationError as error:
-        reasons = "; ".join(detail["msg"] for detail in error.errors(include_input=False, include_url=False))
-        raise ConfigurationError(f"CloudAPIClient cannot be built: {reasons}") from None

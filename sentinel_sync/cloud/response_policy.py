@@ -4,19 +4,24 @@
 an object store says nothing about our credential.
 """
 
+import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from http import HTTPMethod, HTTPStatus
+from random import Random
 from typing import Any
 
 from pydantic import ValidationError
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt
 
+from sentinel_sync.base.backoff import full_jitter
 from sentinel_sync.base.clock import Clock
 from sentinel_sync.base.errors import (
     CloudError,
     CredentialError,
+    HeldError,
     NotNowError,
     PreconditionError,
     RejectedError,
@@ -40,6 +45,9 @@ from sentinel_sync.cloud.rules.answers import (
 )
 
 logger: logging.Logger = logging.getLogger(__name__)
+
+#: One wait inside one call lasts at most so many seconds: an hour's Retry-After is not what a caller sits through.
+LONGEST_WAIT = 30.0
 
 
 class AttemptOutcome(StrEnum):
@@ -107,6 +115,8 @@ class ResponsePolicy:
         self._clock = clock
         self._max_retry_after = max_retry_after
         self._listeners: list[Listener] = []
+        self._verifying = asyncio.Lock()
+        self._healthy_at = float("-inf")
 
     def subscribe(self, listener: Listener) -> None:
         """Have every attempt's lesson told to `listener`."""
@@ -125,8 +135,26 @@ class ResponsePolicy:
         self._budget.on_failure()
         return error
 
-    def in_between(self, asked: Request, reply: Response, error: CloudError) -> UnreachableError:
-        """Take in that a 4xx came from where `/health` does not answer as the contract says; returns what to raise."""
+    async def verify_backend(self, asked: Request, reply: Response, probe: Callable[[], Awaitable[object]]) -> None:
+        """Whether it is the backend that rejects: else the address is wrong or a gateway answers, and all must wait.
+
+        Raises:
+            UnreachableError: `/health` does not answer as the contract says ("Something in between").
+            HeldError: It may not be asked now.
+        """
+        async with self._verifying:  # several are rejected together: one asks for all
+            if self._healthy_at >= reply.sent:
+                return
+            asked_at = self._clock.monotonic()
+            try:
+                await probe()
+            except (HeldError, CredentialError):
+                raise
+            except CloudError as error:
+                raise self._in_between(asked, reply, error) from None
+            self._healthy_at = asked_at
+
+    def _in_between(self, asked: Request, reply: Response, error: CloudError) -> UnreachableError:
         why = (
             f"{asked.what}: {_words(reply)}, and {error}: something in between answers, or the address is wrong: "
             "check cloud.api_url"
@@ -241,3 +269,48 @@ def _words(reply: Response) -> str:
         return f"answered {reply.status}"
     reason = loggable_text(": ".join(part for part in (problem.title, problem.detail) if part))
     return f"answered {reply.status} ({reason})" if reason else f"answered {reply.status}"
+
+
+class CallRetries:
+    """The retries within one call of `get`, `post`, `put` and `delete`.
+
+    Args:
+        gate: Whether anything may be sent, and when.
+        budget: Bounds the retries of all calls together.
+        clock: For the waits.
+        rng: Spreads them.
+        max_retries: Further attempts of one call.
+    """
+
+    def __init__(self, gate: Gate, budget: RetryBudget, clock: Clock, rng: Random, max_retries: int) -> None:
+        self._gate = gate
+        self._budget = budget
+        self._clock = clock
+        self._rng = rng
+        self._max_retries = max_retries
+
+    def retrying(self) -> AsyncRetrying:
+        """What calls an attempt again and again, and raises the last one's error."""
+        return AsyncRetrying(
+            retry=retry_if_exception(self._is_worth_retrying),
+            stop=self._gives_up,
+            wait=self._wait,
+            sleep=self._clock.sleep,
+            reraise=True,
+        )
+
+    def _is_worth_retrying(self, error: BaseException) -> bool:
+        if isinstance(error, CredentialError):
+            # Only where the key was changed meanwhile: a refused one is not tried again.
+            return self._gate.passage(self._clock.monotonic()).state is not GateState.REFUSED
+        return isinstance(error, UnreachableError | UnacknowledgedError | NotNowError | HeldError)
+
+    def _gives_up(self, state: RetryCallState) -> bool:
+        if stop_after_attempt(self._max_retries + 1)(state) or not self._budget.allows_retry:
+            return True
+        passage = self._gate.passage(self._clock.monotonic())
+        return not passage.open and (passage.state is not GateState.PAUSED or (passage.wait or 0.0) > LONGEST_WAIT)
+
+    def _wait(self, state: RetryCallState) -> float:
+        passage = self._gate.passage(self._clock.monotonic())
+        return max(full_jitter(state.attempt_number, self._rng), passage.wait or 0.0)

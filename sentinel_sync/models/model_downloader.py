@@ -24,7 +24,7 @@ from sentinel_sync.models.commands import (
 from sentinel_sync.models.fetch import ReleaseFetch
 from sentinel_sync.models.installed import InstalledModels
 from sentinel_sync.models.installer import HealthCheck, ModelInstaller, Validator
-from sentinel_sync.models.releases import ReleaseSelector
+from sentinel_sync.models.releases import ReleaseChecks, ReleaseSelector
 from sentinel_sync.models.rules.releases import check_name, check_version
 from sentinel_sync.models.rules.status import (
     DownloadStatus,
@@ -36,7 +36,7 @@ from sentinel_sync.models.rules.status import (
     update_of,
 )
 from sentinel_sync.models.sources import BackendReleases, ReleaseSource
-from sentinel_sync.models.updater import CommitWindow, ModelStatusView, ModelUpdater, ReleaseChecks
+from sentinel_sync.models.updater import CommitWindow, ModelStatusView, ModelUpdater
 from sentinel_sync.network.foundation import Foundation, Lifecycle
 from sentinel_sync.network.rules.traffic import TrafficClass
 from sentinel_sync.settings import is_loopback
@@ -263,7 +263,7 @@ class ModelDownloader:
             check_version(version)
         await self.prepare()
         if version is not None:
-            self._refuse_bad(name, version)
+            self._releases.check_pinnable(name, version)
         await self._installed.change(name, lambda record: record.pinned_to(version))
         self._checks.expedite()
         self.wake()
@@ -420,15 +420,6 @@ class ModelDownloader:
                 self._checks.expedite()
                 await self.sync_now()
         return InstallResult(True, name, version)
-
-    def _refuse_bad(self, name: str, version: str) -> None:
-        bad = next((bad for bad in self._installed.record(name).bad if bad.version == version), None)
-        listed = self._releases.listed(name, version)
-        if bad is not None and (listed is None or listed.checksum == bad.checksum):
-            raise VerificationError(
-                f"{name} {version} is not pinned: it was found bad on this vehicle ({bad.reason}); to try it again,"
-                " clear it first (models clear-bad)"
-            )
 
     def _update(self, release: ModelRelease) -> ModelUpdate:
         return update_of(release, self._installed.record(release.name).standing.installed)

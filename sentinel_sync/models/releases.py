@@ -1,19 +1,23 @@
 """What is offered to this vehicle, and what of it may be taken: the source's word against keys and records."""
 
+import asyncio
 import base64
 import binascii
 import logging
 from collections.abc import Collection, Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
+from random import Random
 
-from sentinel_sync.base.errors import ConfigurationError, VerificationError
+from sentinel_sync.base.clock import Clock
+from sentinel_sync.base.errors import ConfigurationError, SentinelSyncError, VerificationError
 from sentinel_sync.base.payloads import ModelRelease
 from sentinel_sync.base.tasks import run_to_end
 from sentinel_sync.models.fetch import leftovers_of
 from sentinel_sync.models.installed import InstalledModels
-from sentinel_sync.models.rules.installed import ModelRecord, StagedVersion
+from sentinel_sync.models.rules.installed import CheckSchedule, ModelRecord, StagedVersion
 from sentinel_sync.models.rules.releases import (
     ReleaseChoice,
     Trust,
@@ -29,6 +33,7 @@ from sentinel_sync.models.rules.releases import (
     newest,
     raw_key,
 )
+from sentinel_sync.models.rules.status import ModelCheckStatus
 from sentinel_sync.models.sources import ReleaseSource
 from sentinel_sync.settings import CloudSettings
 
@@ -275,6 +280,16 @@ class ReleaseSelector:
             return None
         return "its rollout does not reach this vehicle any more"
 
+    def check_pinnable(self, name: str, version: str) -> None:
+        """Raise VerificationError where a version was found bad on this vehicle, and is still what is offered."""
+        bad = next((bad for bad in self._installed.record(name).bad if bad.version == version), None)
+        listed = self.listed(name, version)
+        if bad is not None and (listed is None or listed.checksum == bad.checksum):
+            raise VerificationError(
+                f"{name} {version} is not pinned: it was found bad on this vehicle ({bad.reason}); to try it again,"
+                " clear it first (models clear-bad)"
+            )
+
     def listed(self, name: str, version: str, checksum: str | None = None) -> ModelRelease | None:
         """What the last listing says of a version, verified or not; of several entries the one with this checksum."""
         listing = () if self._source.last is None else self._source.last.releases
@@ -326,6 +341,73 @@ class ReleaseSelector:
             except VerificationError:
                 continue  # it was refused, and said so, when it was listed
         return paths
+
+
+class ReleaseChecks:
+    """The checks of one vehicle; when the last one was outlives the process.
+
+    Args:
+        releases: Asks the source.
+        interval: Seconds between checks.
+        clock: Says whether one is due.
+        rng: Spreads them.
+    """
+
+    def __init__(self, releases: ReleaseSelector, *, interval: float, clock: Clock, rng: Random) -> None:
+        self._releases = releases
+        self._clock = clock
+        self._schedule = CheckSchedule(interval, rng)
+        self._asking = asyncio.Lock()
+        self._failure: str | None = None
+
+    @property
+    def is_due(self) -> bool:
+        """Whether to ask now: it is time, or somebody woke us after the network had failed."""
+        return self._schedule.may_try(self._clock.now(), self._clock.monotonic(), self._releases.checked_at)
+
+    def due_in(self) -> float:
+        """Seconds until the next check is due; 0.0 where one is."""
+        return self._schedule.due_in(self._clock.now(), self._clock.monotonic(), self._releases.checked_at)
+
+    def expedite(self) -> None:
+        """The operator wants something: the next check is due now."""
+        self._schedule.expedite()
+
+    async def ask(self) -> list[ModelRelease]:
+        """Ask the source, and choose: one release per model at most.
+
+        Raises:
+            CloudError: There was no answer.
+            VerificationError: The answer is not to be believed.
+            ConfigurationError: A trusted key cannot be read.
+            StoreError: The result cannot be written down.
+        """
+        async with self._asking:
+            releases = await self._releases.ask()
+        self._schedule.answered()
+        self._failure = None
+        return releases
+
+    def succeeded(self) -> None:
+        """All that the last check led to came to its end; what is gone on with after a check that failed is none."""
+        if self._failure is None:
+            self._schedule.succeeded()
+
+    def failed(self, error: SentinelSyncError) -> None:
+        """There was no check: try again later, and say why until one succeeds."""
+        self._failure = str(error)
+        self.try_again(error)
+
+    def try_again(self, error: SentinelSyncError) -> None:
+        """What the check led to came to nothing: check again sooner than in an interval."""
+        self._schedule.failed(error, self._clock.monotonic())
+
+    def shown(self) -> ModelCheckStatus:
+        """When the source last answered, and why it could not be asked after that."""
+        at = self._releases.checked_at
+        return ModelCheckStatus(
+            checked_at=None if at is None else datetime.fromtimestamp(at, UTC), failure=self._failure
+        )
 
 
 def _mends(release: ModelRelease, record: ModelRecord) -> bool:

@@ -12,25 +12,27 @@ from sentinel_sync.base.clock import Clock
 from sentinel_sync.base.errors import StoreError
 from sentinel_sync.base.tasks import PeriodicTask
 from sentinel_sync.network.network_manager import NetworkManagerWatch
-from sentinel_sync.network.rules.traffic import (
+from sentinel_sync.network.rules.budget import (
     ANY,
-    NAMES,
     Accounts,
     Limit,
-    Link,
     LinkStatus,
-    Metering,
-    NetworkChoice,
-    NetworkCondition,
     NetworkStatus,
     Period,
-    TrafficClass,
     budget_status,
-    condition,
     resets_at,
     spent,
     until_next_share,
     why_spent,
+)
+from sentinel_sync.network.rules.traffic import (
+    NAMES,
+    Link,
+    Metering,
+    NetworkChoice,
+    NetworkCondition,
+    TrafficClass,
+    condition,
     why_unfit,
 )
 from sentinel_sync.network.usage import UsageRecord

@@ -28,8 +28,7 @@ from sentinel_sync.profiles.files import SerialExecutor
 from sentinel_sync.profiles.keys import Keyring, ProfileCipher
 from sentinel_sync.profiles.merge_session import ClockReading, Forgotten, MergeResult, MergeSession, MissingInput
 from sentinel_sync.profiles.records import ProfileRecord, ProfileRecords
-from sentinel_sync.profiles.rules.descent import Origin
-from sentinel_sync.profiles.rules.resolution import Resolution
+from sentinel_sync.profiles.rules.descent import Origin, Resolution
 
 logger: logging.Logger = logging.getLogger(__name__)
 

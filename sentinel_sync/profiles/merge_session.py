@@ -13,7 +13,7 @@ from sentinel_sync.profiles.backend_copy import RemoteProfile
 from sentinel_sync.profiles.commands import ForgetCommand
 from sentinel_sync.profiles.keys import Keyring
 from sentinel_sync.profiles.records import ProfileRecord
-from sentinel_sync.profiles.rules.descent import Known, Origin, base_of, confirmed, dropped
+from sentinel_sync.profiles.rules.descent import Keep, Known, Origin, Resolution, base_of, confirmed, dropped
 from sentinel_sync.profiles.rules.envelope import (
     begun_anew,
     envelope,
@@ -29,7 +29,6 @@ from sentinel_sync.profiles.rules.envelope import (
 from sentinel_sync.profiles.rules.fields import CREATED, digest, moment_of, read_profile
 from sentinel_sync.profiles.rules.history import Merged, MergeInput, merge, taken_in
 from sentinel_sync.profiles.rules.merge import ProfileState, join, render
-from sentinel_sync.profiles.rules.resolution import Keep, Resolution
 from sentinel_sync.profiles.rules.state_folders import Cloud, begun, name_of, shared_vehicle_ids
 
 logger: logging.Logger = logging.getLogger(__name__)

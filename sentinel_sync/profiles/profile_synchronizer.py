@@ -24,9 +24,9 @@ from sentinel_sync.profiles.forgetting import Forgetter, ProfileCommandRunner
 from sentinel_sync.profiles.keys import KeyProvider, LegacyKeys, ProfileCipher, key_provider
 from sentinel_sync.profiles.merge_session import ClockReading, MergeSession, open_profile
 from sentinel_sync.profiles.records import ProfileRecords, ProfilesStatus
+from sentinel_sync.profiles.rules.descent import Keep
 from sentinel_sync.profiles.rules.envelope import detached
 from sentinel_sync.profiles.rules.fields import canonical, checked_id, read_profile
-from sentinel_sync.profiles.rules.resolution import Keep
 from sentinel_sync.store.store import Store
 
 logger: logging.Logger = logging.getLogger(__name__)

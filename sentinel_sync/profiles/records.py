@@ -14,11 +14,10 @@ from sentinel_sync.base.payloads import StatusModel
 from sentinel_sync.profiles.commands import ForgetCommands
 from sentinel_sync.profiles.files import ProfileFolder, SerialExecutor
 from sentinel_sync.profiles.keys import Keyring, ProfileCipher
-from sentinel_sync.profiles.rules.descent import Known, Origin, base_of, descent
+from sentinel_sync.profiles.rules.descent import UNDECIDED, Known, Origin, Resolution, base_of, descent
 from sentinel_sync.profiles.rules.envelope import known_from, resolution_bytes, resolution_from, state_digest
 from sentinel_sync.profiles.rules.fields import AVERAGES, CREATED, TOTALS, UPDATED, read_profile
 from sentinel_sync.profiles.rules.merge import PLAIN, render, vehicle_of
-from sentinel_sync.profiles.rules.resolution import UNDECIDED, Resolution
 from sentinel_sync.profiles.rules.state_folders import name_of, shared_vehicle_ids
 from sentinel_sync.store.documents import Documents
 

@@ -1,6 +1,15 @@
 """Settings: one YAML file, overridden by the environment; the `cloud:` keys are those of deployed vehicles."""
 
 from sentinel_sync.settings.cloud import CloudSettings, DataBudget, ModelSource, is_key, is_loopback
-from sentinel_sync.settings.reading import Settings, explain
+from sentinel_sync.settings.reading import Settings, explain, settings_from
 
-__all__ = ["CloudSettings", "DataBudget", "ModelSource", "Settings", "explain", "is_key", "is_loopback"]
+__all__ = [
+    "CloudSettings",
+    "DataBudget",
+    "ModelSource",
+    "Settings",
+    "explain",
+    "is_key",
+    "is_loopback",
+    "settings_from",
+]

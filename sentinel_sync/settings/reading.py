@@ -183,3 +183,20 @@ def _look_for_ours(document: dict[str, Any], lines: Mapping[tuple[str, ...], int
         line = lines.get((name,), 0)
         raise ConfigurationError(f"{path} has no block `cloud:`, but `{name}:` in line {line}: is that meant?")
     logger.warning("settings.no_block: %s has no block `cloud:`: the defaults count", path)
+
+
+def settings_from(settings: CloudSettings | None, given: Mapping[str, Any]) -> CloudSettings:
+    """The settings as such, or made of single ones that a caller gave.
+
+    Raises:
+        ConfigurationError: Both are given, or they cannot be used.
+    """
+    if settings is not None:
+        if given:
+            raise ConfigurationError(f"CloudAPIClient takes settings or {', '.join(given)}, not both")
+        return settings
+    try:
+        return CloudSettings(**given)
+    except ValidationError as error:
+        reasons = "; ".join(detail["msg"] for detail in error.errors(include_input=False, include_url=False))
+        raise ConfigurationError(f"CloudAPIClient cannot be built: {reasons}") from None

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from sentinel_sync.network.policy import TransferPolicy
-from sentinel_sync.network.rules.traffic import Period, TrafficClass
+from sentinel_sync.network.rules.budget import Period
+from sentinel_sync.network.rules.traffic import TrafficClass
 from sentinel_sync.settings import CloudSettings
 from sentinel_sync.store.store import Store
 from sentinel_sync.store.timekeeper import Timekeeper

@@ -16,7 +16,8 @@ from sentinel_sync.cloud.client import CloudAPIClient
 from sentinel_sync.fleet.fleet_manager import FleetManager
 from sentinel_sync.network.foundation import Foundation
 from sentinel_sync.network.policy import TransferPolicy
-from sentinel_sync.network.rules.traffic import DAY, TrafficClass
+from sentinel_sync.network.rules.budget import DAY
+from sentinel_sync.network.rules.traffic import TrafficClass
 from sentinel_sync.scenarios.scenario_uploader import ScenarioUploader
 from sentinel_sync.settings import CloudSettings
 from sentinel_sync.store.store import Store

@@ -8,7 +8,8 @@ import pytest
 
 from sentinel_sync.base.timekeeping import ClockObservation
 from sentinel_sync.network.policy import save_operator_override
-from sentinel_sync.network.rules.traffic import BULK, DAY, Link, LinkStatus, Metering, TrafficClass
+from sentinel_sync.network.rules.budget import DAY, LinkStatus
+from sentinel_sync.network.rules.traffic import BULK, Link, Metering, TrafficClass
 from sentinel_sync.store.store import Store
 from sentinel_sync.store.timekeeper import Timekeeper
 from tests.fakes.clock import FakeClock

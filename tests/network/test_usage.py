@@ -9,7 +9,8 @@ from typing import Any, ClassVar
 import pytest
 
 from sentinel_sync.base.errors import StoreFullError
-from sentinel_sync.network.rules.traffic import DAY, Period, TrafficClass
+from sentinel_sync.network.rules.budget import DAY, Period
+from sentinel_sync.network.rules.traffic import TrafficClass
 from sentinel_sync.store.store import Store
 from tests.fakes.clock import FakeClock
 from tests.network.policies import A_MOMENT, MEGABYTE, held, opened, policy_on, used

@@ -23,7 +23,7 @@ from sentinel_sync.base.errors import UndecidedProfileError
 from sentinel_sync.cloud.client import CloudAPIClient
 from sentinel_sync.profiles.keys import GivenKeys
 from sentinel_sync.profiles.profile_synchronizer import ProfileSynchronizer
-from sentinel_sync.profiles.rules.resolution import Keep
+from sentinel_sync.profiles.rules.descent import Keep
 from sentinel_sync.settings import CloudSettings
 from tests.profiles.fleet import KEY, NO_TLS
 

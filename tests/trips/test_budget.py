@@ -11,7 +11,8 @@ import pytest
 from sentinel_sync.cloud.client import CloudAPIClient
 from sentinel_sync.network.foundation import Foundation
 from sentinel_sync.network.policy import TransferPolicy
-from sentinel_sync.network.rules.traffic import DAY, TrafficClass
+from sentinel_sync.network.rules.budget import DAY
+from sentinel_sync.network.rules.traffic import TrafficClass
 from sentinel_sync.store.outbox import ItemState
 from sentinel_sync.store.store import Store
 from sentinel_sync.trips.trip_uploader import TripUploader

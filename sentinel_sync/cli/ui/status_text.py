@@ -7,7 +7,7 @@ from sentinel_sync.base.transfer import TransferStatus
 from sentinel_sync.cli.ui.text import count, duration, moment, size
 from sentinel_sync.cloud.rules.connectivity import ConnectivitySummary
 from sentinel_sync.models.rules.status import ModelCheckStatus, ModelStatus
-from sentinel_sync.network.rules.traffic import NetworkStatus
+from sentinel_sync.network.rules.budget import NetworkStatus
 from sentinel_sync.profiles.records import ProfilesStatus
 from sentinel_sync.scenarios.rules.status import ScenariosStatus
 from sentinel_sync.status import AgentStatus

@@ -28,6 +28,34 @@ MARK_DIGITS = 12
 READING_DIGITS = 6
 #: The same for whole profiles.
 _PROFILE_DIGITS = 16
+#: What is said of a profile of which nothing tells what its totals mean.
+UNDECIDED = (
+    "its totals are not what they were, and nothing tells whether they were reset, or go on from an older copy: nothing"
+    " is changed until `profiles resolve DRIVER --keep local|fleet|sum` decides"
+)
+
+
+class Keep(StrEnum):
+    """What a person decides where nothing tells what a profile's totals mean."""
+
+    LOCAL = "local"
+    FLEET = "fleet"
+    SUM = "sum"
+
+
+@dataclass(frozen=True, slots=True)
+class Resolution:
+    """A person's decision about one profile.
+
+    Attributes:
+        name: Tells it from any other decision: it is carried out once.
+        keep: This vehicle's totals, everywhere; the fleet's; or both added up.
+        of: The profile that was decided about; what was driven since counts. None where there was none.
+    """
+
+    name: str
+    keep: Keep
+    of: Ancestor | None = None
 
 
 class PriorFolder(NamedTuple):

@@ -9,10 +9,9 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 from sentinel_sync.base.errors import ProfileError
 from sentinel_sync.base.payloads import MalformedJSONError, read_json
 from sentinel_sync.base.timekeeping import EARLIEST_PLAUSIBLE
-from sentinel_sync.profiles.rules.descent import Known
+from sentinel_sync.profiles.rules.descent import Known, Resolution
 from sentinel_sync.profiles.rules.fields import ProfileTime, canonical, digest
 from sentinel_sync.profiles.rules.merge import ProfileState, render
-from sentinel_sync.profiles.rules.resolution import Resolution
 from sentinel_sync.profiles.rules.state_folders import Cloud, plain_cloud
 
 #: A profile with all its merge state stays below this (bytes of JSON); a real one has a few thousand.

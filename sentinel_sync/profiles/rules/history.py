@@ -14,9 +14,12 @@ from sentinel_sync.base.errors import ProfileError, UndecidedProfileError
 from sentinel_sync.profiles.rules.descent import (
     MARK_DIGITS,
     READING_DIGITS,
+    UNDECIDED,
     Descent,
+    Keep,
     Known,
     Origin,
+    Resolution,
     added,
     base_of,
     descent,
@@ -48,7 +51,6 @@ from sentinel_sync.profiles.rules.merge import (
     render,
     reset_order,
 )
-from sentinel_sync.profiles.rules.resolution import UNDECIDED, Keep, Resolution
 from sentinel_sync.profiles.rules.state_folders import Cloud, acknowledged, begun, name_of, renamed
 
 

@@ -7,15 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sentinel_sync.base.timekeeping import ClockStamp
-from sentinel_sync.network.rules.traffic import (
+from sentinel_sync.network.rules.budget import (
     ANY,
     DAY,
     SHARES,
     Accounts,
     Limit,
-    Link,
     Period,
-    TrafficClass,
     budget_status,
     data_size,
     month_of,
@@ -23,6 +21,7 @@ from sentinel_sync.network.rules.traffic import (
     spent,
     why_spent,
 )
+from sentinel_sync.network.rules.traffic import Link, TrafficClass
 
 CELLULAR_DAY = Limit(Link.CELLULAR, Period.DAY, 1000)
 
