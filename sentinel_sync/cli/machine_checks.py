@@ -12,8 +12,8 @@ from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
+from sentinel_sync.base.clock import EARLIEST_PLAUSIBLE
 from sentinel_sync.base.errors import ConfigurationError, StoreError
-from sentinel_sync.base.timekeeping import EARLIEST_PLAUSIBLE
 from sentinel_sync.cli.arguments import program
 from sentinel_sync.cli.findings import Finding, fail, ok, warn
 from sentinel_sync.cli.offline import last_said, opened, runs

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from http import HTTPMethod
 from urllib.parse import urlsplit
 
-from sentinel_sync.base.clock import Clock, SystemClock
+from sentinel_sync.base.clock import TOLERANCE, Clock, ClockStamp, SystemClock, clock_observation, skew
 from sentinel_sync.base.errors import (
     CloudError,
     ConfigurationError,
@@ -18,7 +18,6 @@ from sentinel_sync.base.errors import (
     RejectedError,
     UnreachableError,
 )
-from sentinel_sync.base.timekeeping import TOLERANCE, ClockStamp, clock_observation, skew
 from sentinel_sync.cli.findings import Finding, Level, fail, ok, warn
 from sentinel_sync.cli.machine_checks import expiry
 from sentinel_sync.cli.ui.text import duration

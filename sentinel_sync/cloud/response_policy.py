@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt
 
 from sentinel_sync.base.backoff import full_jitter
-from sentinel_sync.base.clock import Clock
+from sentinel_sync.base.clock import Clock, is_plausible
 from sentinel_sync.base.errors import (
     CloudError,
     CredentialError,
@@ -30,7 +30,6 @@ from sentinel_sync.base.errors import (
 )
 from sentinel_sync.base.payloads import Health, Problem
 from sentinel_sync.base.privacy import loggable_text
-from sentinel_sync.base.timekeeping import is_plausible
 from sentinel_sync.cloud.request import Request
 from sentinel_sync.cloud.response import ElsewhereError, Response
 from sentinel_sync.cloud.rules.answers import (

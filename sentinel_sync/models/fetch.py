@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from pydantic import TypeAdapter
 
 from sentinel_sync.base.backoff import RETURN_SPREAD
-from sentinel_sync.base.clock import Clock
+from sentinel_sync.base.clock import Clock, moment
 from sentinel_sync.base.errors import (
     HeldError,
     RejectedError,
@@ -26,7 +26,6 @@ from sentinel_sync.base.errors import (
 from sentinel_sync.base.files import file_error
 from sentinel_sync.base.payloads import DeltaOffer, ModelRelease
 from sentinel_sync.base.tasks import run_to_end
-from sentinel_sync.base.timekeeping import moment
 from sentinel_sync.base.transfer import TransferAttempts, TransferGuard
 from sentinel_sync.cloud.client import CloudAPIClient
 from sentinel_sync.cloud.download import PART_ENDING, FileDownload, FileHostError, StaleAddressError, Target, discard

@@ -7,9 +7,8 @@ from uuid import uuid4
 
 from pydantic import TypeAdapter
 
-from sentinel_sync.base.clock import Clock
+from sentinel_sync.base.clock import Clock, ClockStamp
 from sentinel_sync.base.errors import StoreError
-from sentinel_sync.base.timekeeping import ClockStamp
 from sentinel_sync.network.rules.budget import ANY, Accounts, KeptAccounts, Limit, Period
 from sentinel_sync.network.rules.traffic import Link
 from sentinel_sync.store.documents import Documents

@@ -7,12 +7,10 @@ from pathlib import Path
 from random import Random
 from typing import Any, TypedDict
 
-from sentinel_sync.base.clock import Clock
+from sentinel_sync.base.clock import Clock, moment
 from sentinel_sync.base.errors import ConsentError, ScenarioError
-from sentinel_sync.base.events import EventPublisher
 from sentinel_sync.base.tasks import PeriodicTask, run_to_end
-from sentinel_sync.base.timekeeping import moment
-from sentinel_sync.base.transfer import TransferStatus
+from sentinel_sync.base.transfer import EventPublisher, TransferStatus
 from sentinel_sync.cloud.client import CloudAPIClient
 from sentinel_sync.cloud.http import read_pseudonym_key
 from sentinel_sync.network.foundation import Foundation, Lifecycle

@@ -9,13 +9,11 @@ from pathlib import Path
 from random import Random
 from urllib.parse import urlsplit
 
-from sentinel_sync.base.clock import Clock, SystemClock
+from sentinel_sync.base.clock import Clock, SystemClock, moment
 from sentinel_sync.base.errors import CloudError, HeldError, NotNowError, ScenarioError, UnsettledError
-from sentinel_sync.base.events import EventPublisher
 from sentinel_sync.base.payloads import ConsentGiven, ScenarioAnnouncement
 from sentinel_sync.base.tasks import run_to_end
-from sentinel_sync.base.timekeeping import moment
-from sentinel_sync.base.transfer import ActiveTransfer, TransferGuard, TransferStatus
+from sentinel_sync.base.transfer import ActiveTransfer, EventPublisher, TransferGuard, TransferStatus
 from sentinel_sync.cloud.client import CloudAPIClient, quote_id
 from sentinel_sync.cloud.rules.answers import GateState
 from sentinel_sync.cloud.tus import PatchCeilings, TusUploads

@@ -11,8 +11,7 @@ from collections.abc import Iterable, Sequence
 from functools import partial
 
 from sentinel_sync.base.backoff import CAP
-from sentinel_sync.base.clock import Clock
-from sentinel_sync.base.timekeeping import ClockObservation, ClockStamp
+from sentinel_sync.base.clock import Clock, ClockObservation, ClockStamp
 from sentinel_sync.store.database import Database, Operation, Result, UnreadableError
 from sentinel_sync.store.documents import delete_document
 from sentinel_sync.store.outbox_items import (

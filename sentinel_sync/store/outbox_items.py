@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from sentinel_sync.base.backoff import CAP
-from sentinel_sync.base.timekeeping import ClockObservation, ClockStamp
+from sentinel_sync.base.clock import ClockObservation, ClockStamp
 from sentinel_sync.store.database import UnreadableError
 from sentinel_sync.store.rules.outbox import EvictionGroup, OutboxStatus, eviction_order, is_too_old
 

@@ -9,7 +9,7 @@ from sentinel_sync.base.errors import StoreError
 _MIGRATIONS: tuple[tuple[str, ...], ...] = (
     (
         # One row per piece of outgoing work. Times are wall time in seconds since the epoch; `boot_id` and
-        # `clock_offset` say by which clocks, so that they can be put right later (base/timekeeping.py). `offline`
+        # `clock_offset` say by which clocks, so that they can be put right later (base/clock.py). `offline`
         # marks an item that only the network held up. Acknowledged work has no row: `counter` keeps the totals.
         """
         CREATE TABLE item (

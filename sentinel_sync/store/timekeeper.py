@@ -4,8 +4,15 @@ import logging
 
 from pydantic import TypeAdapter
 
-from sentinel_sync.base.clock import Clock
-from sentinel_sync.base.timekeeping import ClockObservation, ClockStamp, clock_observation, correction, is_trusted, skew
+from sentinel_sync.base.clock import (
+    Clock,
+    ClockObservation,
+    ClockStamp,
+    clock_observation,
+    correction,
+    is_trusted,
+    skew,
+)
 from sentinel_sync.cloud.client import Probe
 from sentinel_sync.cloud.rules.answers import rfc3339
 from sentinel_sync.store.documents import Documents

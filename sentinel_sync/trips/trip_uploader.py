@@ -10,12 +10,11 @@ from typing import TypedDict
 
 from pydantic import TypeAdapter
 
-from sentinel_sync.base.clock import Clock
+from sentinel_sync.base.clock import Clock, moment
 from sentinel_sync.base.errors import CloudError, StoreFullError, TripStateError
 from sentinel_sync.base.payloads import TripSummary
 from sentinel_sync.base.privacy import Place, place_or_none, pseudonym
 from sentinel_sync.base.tasks import PeriodicTask, Supervisor
-from sentinel_sync.base.timekeeping import moment
 from sentinel_sync.cloud.client import CloudAPIClient
 from sentinel_sync.cloud.http import read_pseudonym_key
 from sentinel_sync.network.foundation import Foundation, Lifecycle

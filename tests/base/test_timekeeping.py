@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sentinel_sync.base.timekeeping import (
+from sentinel_sync.base.clock import (
     EARLIEST_PLAUSIBLE,
     LATEST_PLAUSIBLE,
     TOLERANCE,

@@ -16,9 +16,9 @@ from typing import Any
 
 import pytest
 
+from sentinel_sync.base.clock import moment
 from sentinel_sync.base.payloads import Location, TripSummary
 from sentinel_sync.base.privacy import pseudonym
-from sentinel_sync.base.timekeeping import moment
 from sentinel_sync.cli.exit_codes import ExitCode
 from sentinel_sync.demo.city import ACCELERATION, DAY, LIMIT, Moment, moments
 from sentinel_sync.demo.processes import DemoError

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from sentinel_sync.base.timekeeping import ClockObservation
+from sentinel_sync.base.clock import ClockObservation
 from sentinel_sync.network.policy import save_operator_override
 from sentinel_sync.network.rules.budget import DAY, LinkStatus
 from sentinel_sync.network.rules.traffic import BULK, Link, Metering, TrafficClass

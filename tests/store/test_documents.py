@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from pydantic import TypeAdapter
 
-from sentinel_sync.base.timekeeping import ClockObservation
+from sentinel_sync.base.clock import ClockObservation
 from sentinel_sync.store.store import Store
 from tests.fakes.clock import FakeClock
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from sentinel_sync.base.clock import ClockStamp
 from sentinel_sync.base.errors import StoreError, StoreFullError
-from sentinel_sync.base.timekeeping import ClockStamp
 from sentinel_sync.store.database import Database
 from sentinel_sync.store.headroom import SIZE_BYTES, Headroom
 from sentinel_sync.store.outbox import ItemState, NewItem

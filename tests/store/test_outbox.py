@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from sentinel_sync.base.backoff import CAP
-from sentinel_sync.base.timekeeping import ClockStamp
+from sentinel_sync.base.clock import ClockStamp
 from sentinel_sync.store.database import Database
 from sentinel_sync.store.outbox import ItemState, NewItem, Outbox, OutboxItem
 from sentinel_sync.store.rules.outbox import OutboxStatus

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from sentinel_sync.base.timekeeping import ClockObservation, ClockStamp
+from sentinel_sync.base.clock import ClockObservation, ClockStamp
 from sentinel_sync.store.database import Database
 from sentinel_sync.store.outbox import ItemState, NewItem, Outbox
 from sentinel_sync.store.outbox_items import SLACK_BYTES

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from pydantic import TypeAdapter
 
-from sentinel_sync.base.timekeeping import ClockObservation
+from sentinel_sync.base.clock import ClockObservation
 from sentinel_sync.cloud.response_policy import Probe
 from sentinel_sync.store.store import Store
 from sentinel_sync.store.timekeeper import Timekeeper

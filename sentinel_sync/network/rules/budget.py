@@ -8,8 +8,8 @@ from enum import StrEnum
 
 from pydantic import Field
 
+from sentinel_sync.base.clock import EARLIEST_PLAUSIBLE, LATEST_PLAUSIBLE, ClockStamp
 from sentinel_sync.base.payloads import StatusModel
-from sentinel_sync.base.timekeeping import EARLIEST_PLAUSIBLE, LATEST_PLAUSIBLE, ClockStamp
 from sentinel_sync.network.rules.traffic import NAMES, Link, TrafficClass
 
 #: For all links together.

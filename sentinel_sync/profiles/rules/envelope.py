@@ -6,9 +6,9 @@ from typing import Any
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 
+from sentinel_sync.base.clock import EARLIEST_PLAUSIBLE
 from sentinel_sync.base.errors import ProfileError
 from sentinel_sync.base.payloads import MalformedJSONError, read_json
-from sentinel_sync.base.timekeeping import EARLIEST_PLAUSIBLE
 from sentinel_sync.profiles.rules.descent import Known, Resolution
 from sentinel_sync.profiles.rules.fields import ProfileTime, canonical, digest
 from sentinel_sync.profiles.rules.merge import ProfileState, render

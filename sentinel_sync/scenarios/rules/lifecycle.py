@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from pydantic import JsonValue
 
-from sentinel_sync.base.timekeeping import is_plausible
+from sentinel_sync.base.clock import is_plausible
 from sentinel_sync.scenarios.rules.plan import Consent, Priority
 
 #: A recording that is incomplete and has not changed for so long, seconds, is refused with the reason: a recorder at

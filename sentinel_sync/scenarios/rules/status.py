@@ -7,8 +7,8 @@ from typing import TypedDict
 
 from pydantic import Field
 
+from sentinel_sync.base.clock import moment
 from sentinel_sync.base.payloads import StatusModel
-from sentinel_sync.base.timekeeping import moment
 from sentinel_sync.base.transfer import TransferStatus
 from sentinel_sync.scenarios.rules.lifecycle import DELETED_UNSENT
 from sentinel_sync.scenarios.rules.plan import Consent, Part, ScenarioPlan

@@ -7,6 +7,7 @@ from random import Random
 from pydantic import Field
 
 from sentinel_sync.base.backoff import full_jitter
+from sentinel_sync.base.clock import EARLIEST_PLAUSIBLE, ClockObservation, ClockStamp, correction
 from sentinel_sync.base.errors import (
     CloudError,
     CredentialError,
@@ -16,7 +17,6 @@ from sentinel_sync.base.errors import (
     UnreachableError,
 )
 from sentinel_sync.base.payloads import StatusModel
-from sentinel_sync.base.timekeeping import EARLIEST_PLAUSIBLE, ClockObservation, ClockStamp, correction
 
 #: The kind that goes last: a trip is small, and it is what the vehicle is for.
 PROTECTED_KIND = "trip"

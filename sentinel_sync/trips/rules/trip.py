@@ -9,9 +9,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from sentinel_sync.base.clock import ClockStamp, moment
 from sentinel_sync.base.payloads import Location, TripSummary
 from sentinel_sync.base.privacy import Place, place_or_none
-from sentinel_sync.base.timekeeping import ClockStamp, moment
 
 #: No update covers more metres than a quarter of the Earth's circumference: it is a broken sensor.
 MAX_DISTANCE_DELTA = 1.0e7

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sentinel_sync.base.timekeeping import ClockStamp
+from sentinel_sync.base.clock import ClockStamp
 from sentinel_sync.network.rules.budget import (
     ANY,
     DAY,

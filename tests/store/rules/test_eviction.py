@@ -4,7 +4,7 @@ from itertools import permutations
 
 import pytest
 
-from sentinel_sync.base.timekeeping import ClockObservation, ClockStamp
+from sentinel_sync.base.clock import ClockObservation, ClockStamp
 from sentinel_sync.store.rules.outbox import EvictionGroup, eviction_order, is_too_old
 
 DAY = 86_400.0

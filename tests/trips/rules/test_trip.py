@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sentinel_sync.base.clock import ClockStamp, moment
 from sentinel_sync.base.payloads import Location, TripSummary
 from sentinel_sync.base.privacy import Place
-from sentinel_sync.base.timekeeping import ClockStamp, moment
 from sentinel_sync.trips.rules.trip import MAX_DISTANCE_DELTA, MAX_SPEED, OpenTrip, adopted_trip_id, new_trip_id
 
 NOW = 1_780_000_000.0

@@ -5,8 +5,7 @@ import threading
 
 import pytest
 
-from sentinel_sync.base.events import EventPublisher
-from sentinel_sync.base.transfer import TransferStatus
+from sentinel_sync.base.transfer import EventPublisher, TransferStatus
 from tests.fakes.patience import until
 
 
