@@ -317,7 +317,7 @@ async def _cut(folder: Path, video: Path) -> Figure:
         async with fault_proxy(server.url) as proxy, _client(proxy.url) as client:
             proxy.cuts.extend(later - earlier for earlier, later in zip([0, *places], places, strict=False))
             client.on_traffic(count)
-            parts, upload = PartSender(client, folder), await _upload(video, "s")
+            parts, upload = PartSender(client, video.parent), await _upload(video, "s")
             while True:
                 try:
                     await _send(parts, upload)
