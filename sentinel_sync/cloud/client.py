@@ -47,7 +47,7 @@ from sentinel_sync.cloud.response_policy import (
     Probe,
     ResponsePolicy,
 )
-from sentinel_sync.cloud.rules.answers import Gate, GateState, RetryBudget
+from sentinel_sync.cloud.rules.answers import AddressGuard, Gate, GateState, RetryBudget
 from sentinel_sync.cloud.transport import TrafficListener, TrafficMeter, mute
 from sentinel_sync.settings import CloudSettings, settings_from
 
@@ -121,8 +121,7 @@ class CloudAPIClient:
             "fleet_id": fleet_id,
             **options,
         }
-        given = {name: value for name, value in arguments.items() if value is not None}
-        self.settings = settings = settings_from(settings, given)
+        self.settings = settings = settings_from(settings, arguments)
         self._clock = clock or SystemClock()
         self._rng = rng or SystemRandom()
         self._http = http
@@ -132,6 +131,7 @@ class CloudAPIClient:
         self._credential = credential_of(settings)
         self._key = ""
         self._headers = RequestHeaders(settings)
+        self._guard = AddressGuard(self._headers.base.host, is_ours=http is None and settings.proxy is None)
         self._in_flight = ActiveRequests()
         self._limit = ConcurrencyLimit(settings.max_in_flight, settings.rate_limit, self._in_flight)
         self._timeouts = Timeouts.of(settings.timeout)
@@ -429,7 +429,7 @@ class CloudAPIClient:
         http = self._http
         if http is None or not self._is_ready:
             http = await self._open()
-        return Exchange(http, self._headers, self._key, self._meter, self._clock)
+        return Exchange(http, self._headers, self._key, self._meter, self._clock, self._guard.refusal)
 
     async def _open(self) -> httpx.AsyncClient:
         async with self._opening:

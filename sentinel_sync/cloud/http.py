@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 import aiofiles
+import httpcore
 import httpx
 
 from sentinel_sync.base.errors import ConfigurationError
@@ -182,13 +183,23 @@ def _bulk(settings: CloudSettings, context: ssl.SSLContext, *, keep: int) -> Bul
         connections=BULK_CONNECTIONS,
         keep=keep,
         keepalive_expiry=KEEPALIVE_EXPIRY,
-        proxy=_proxy(settings),
+        proxy=_bulk_proxy(settings),
         marked=settings.mark_background,
     )
 
 
 def _proxy(settings: CloudSettings) -> str | None:
     return None if settings.proxy is None else settings.proxy.get_secret_value()
+
+
+def _bulk_proxy(settings: CloudSettings) -> httpcore.Proxy | None:
+    if (address := _proxy(settings)) is None:
+        return None
+    proxy = httpx.Proxy(address)
+    url = httpcore.URL(
+        scheme=proxy.url.raw_scheme, host=proxy.url.raw_host, port=proxy.url.port, target=proxy.url.raw_path
+    )
+    return httpcore.Proxy(url, auth=proxy.raw_auth, headers=proxy.headers.raw)
 
 
 def tls_context(settings: CloudSettings) -> ssl.SSLContext:

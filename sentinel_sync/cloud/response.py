@@ -6,9 +6,10 @@ Never more of an answer is read than is wanted, also of one that unpacks to a th
 import asyncio
 import codecs
 import zlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 from uuid import uuid4
 
@@ -110,6 +111,7 @@ class Exchange:
         key: The credential; goes to the origin of `api_url` alone.
         meter: Counts what goes out and comes in.
         clock: To say when a request was sent and answered.
+        guard: Says why nothing may be sent to a host at an address, or None.
     """
 
     http: httpx.AsyncClient
@@ -117,6 +119,7 @@ class Exchange:
     key: str
     meter: TrafficMeter
     clock: Clock
+    guard: Callable[[str, str], str | None]
 
     async def send(self, asked: Request, request_id: str, deadline: Deadline, timeout: httpx.Timeout) -> Response:
         """Send one request and read its answer whole.
@@ -137,7 +140,7 @@ class Exchange:
         while redirects <= MAX_REDIRECTS:
             from_api = Origin.of(url) == self.headers.origin
             headers = self.headers.of(asked, request_id, self.key, from_api=from_api)
-            trace = ConnectionTrace()
+            trace = ConnectionTrace(partial(self.guard, url.host))
             # Not http.build_request(): that would add the shared client's cookies and default headers.
             request = httpx.Request(
                 asked.method,
@@ -207,7 +210,7 @@ class Exchange:
         redirects, fresh = 0, False
         while redirects <= MAX_REDIRECTS:
             headers = self.headers.of(asked, request_id, self.key, from_api=Origin.of(url) == self.headers.origin)
-            trace = ConnectionTrace()
+            trace = ConnectionTrace(partial(self.guard, url.host))
             extensions = {"timeout": timeout.as_dict(), BULK: True, FRESH: fresh, "trace": trace.note}
             request = httpx.Request("GET", url, headers=headers, extensions=extensions)
             try:

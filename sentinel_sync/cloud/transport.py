@@ -9,7 +9,7 @@ import logging
 import socket
 import ssl
 import struct
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from contextlib import AsyncExitStack, contextmanager, suppress
 from contextvars import ContextVar
 from typing import Any, NamedTuple
@@ -70,9 +70,14 @@ class PriorityTransport(httpx.AsyncBaseTransport):
 
 
 class ConnectionTrace:
-    """Follows one request through httpcore ("trace" among its request extensions)."""
+    """Follows one request through httpcore ("trace" among its request extensions).
 
-    def __init__(self) -> None:
+    Args:
+        refusal: Says of an address that was just connected to why nothing may be sent there, or None.
+    """
+
+    def __init__(self, refusal: Callable[[str], str | None]) -> None:
+        self._refusal = refusal
         self._opened = self._sent = self._answered = False
 
     @property
@@ -80,10 +85,16 @@ class ConnectionTrace:
         """Whether it went over a connection that others had used, and no answer's head came."""
         return self._sent and not self._opened and not self._answered
 
-    async def note(self, event: str, _facts: object) -> None:
-        """Take in an event."""
+    async def note(self, event: str, facts: Mapping[str, Any]) -> None:
+        """Take in an event; raises httpx.ConnectError where nothing may be sent to an address, before anything is."""
         if event.startswith("connection.connect_"):
             self._opened = True
+            stream = facts.get("return_value")
+            if isinstance(stream, httpcore.AsyncNetworkStream):
+                address, *_ = stream.get_extra_info("server_addr") or ("",)
+                if (why := self._refusal(str(address))) is not None:
+                    await stream.aclose()
+                    raise httpx.ConnectError(why)
         elif event.endswith("send_request_headers.started"):
             self._sent = True
         elif event.endswith("receive_response_headers.complete"):
@@ -100,11 +111,8 @@ class BulkTransport(httpx.AsyncBaseTransport):
         connections: So many at most.
         keep: So many of them are kept while they are idle.
         keepalive_expiry: Idle seconds after which one is given up.
-        proxy: A URL, or None.
+        proxy: Or None.
         marked: Whether they carry DSCP CS1.
-
-    Raises:
-        ValueError, httpx.InvalidURL: The proxy is none.
     """
 
     def __init__(
@@ -114,12 +122,12 @@ class BulkTransport(httpx.AsyncBaseTransport):
         connections: int,
         keep: int,
         keepalive_expiry: float,
-        proxy: str | None,
+        proxy: httpcore.Proxy | None,
         marked: bool,
     ) -> None:
         self._pool = httpcore.AsyncConnectionPool(
             ssl_context=context,
-            proxy=None if proxy is None else _proxy(httpx.Proxy(proxy)),
+            proxy=proxy,
             max_connections=connections,
             max_keepalive_connections=keep,
             keepalive_expiry=keepalive_expiry,
@@ -171,15 +179,6 @@ def _as_httpx(request: httpx.Request) -> Iterator[None]:
     except _HTTPCORE_ERRORS as error:
         kind = getattr(httpx, type(error).__name__, httpx.TransportError)
         raise kind(str(error), request=request) from error
-
-
-def _proxy(proxy: httpx.Proxy) -> httpcore.Proxy:
-    url = proxy.url
-    return httpcore.Proxy(
-        httpcore.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path),
-        auth=proxy.raw_auth,
-        headers=proxy.headers.raw,
-    )
 
 
 #: DSCP class selector 1, "low-priority data" (RFC 4594 section 4.10): the upper six bits of IP's traffic class.

@@ -185,12 +185,13 @@ def _look_for_ours(document: dict[str, Any], lines: Mapping[tuple[str, ...], int
     logger.warning("settings.no_block: %s has no block `cloud:`: the defaults count", path)
 
 
-def settings_from(settings: CloudSettings | None, given: Mapping[str, Any]) -> CloudSettings:
-    """The settings as such, or made of single ones that a caller gave.
+def settings_from(settings: CloudSettings | None, arguments: Mapping[str, Any]) -> CloudSettings:
+    """The settings as such, or made of single ones that a caller gave: those that are not None.
 
     Raises:
         ConfigurationError: Both are given, or they cannot be used.
     """
+    given = {name: value for name, value in arguments.items() if value is not None}
     if settings is not None:
         if given:
             raise ConfigurationError(f"CloudAPIClient takes settings or {', '.join(given)}, not both")

@@ -21,11 +21,14 @@ class Arrivals(httpx.AsyncBaseTransport):
 
     def __init__(self, takes: float = 0.0, status: Callable[[int], int] = lambda _: 200) -> None:
         self.at: list[float] = []
+        self.received = 0
         self._takes = takes
         self._status = status
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         self.at.append(asyncio.get_running_loop().time())
+        if isinstance(request.stream, httpx.AsyncByteStream):
+            self.received += sum([len(piece) async for piece in request.stream])
         if self._takes:
             await asyncio.sleep(self._takes)
         return httpx.Response(self._status(len(self.at)), json={})
@@ -171,24 +174,27 @@ class TestTimeOuts:
                 result[1].close()
         listener.close()
 
-    async def test_a_long_body_moves_the_deadline_along(self, cloud: FakeCloud) -> None:
+    def test_a_long_body_moves_the_deadline_along(self) -> None:
         """Pieces come for four deadlines long, each in time."""
+        arrivals = Arrivals()
 
         async def pieces() -> AsyncIterator[bytes]:
             for _ in range(12):
-                await asyncio.sleep(0.1)
+                await asyncio.sleep(1.0)
                 yield b"x" * 1000
 
-        async with CloudAPIClient(settings=settings_for(cloud, timeout=0.1)) as client:
-            reply = await client.request(
-                HTTPMethod.POST,
-                "/scenarios/s/videos",
-                content=pieces(),
-                idempotency_key="k",
-                headers={"Content-Type": "video/mp4"},
-            )
-        assert reply.status == 201
-        assert cloud.requests[0].body == b"x" * 12_000
+        async def main() -> int:
+            async with (
+                httpx.AsyncClient(transport=arrivals) as http,
+                CloudAPIClient(settings=paced(timeout=1.0), http=http) as client,
+            ):
+                reply = await client.request(
+                    HTTPMethod.POST, "/scenarios/s/videos", content=pieces(), idempotency_key="k"
+                )
+                return reply.status
+
+        assert run_virtually(main()) == 200
+        assert arrivals.received == 12_000
 
     async def test_a_fault_of_the_bodys_own_is_the_callers(self, cloud: FakeCloud) -> None:
         async def pieces() -> AsyncIterator[bytes]:

@@ -1,5 +1,6 @@
 """What an answer means (the wire contract's table), whether anything may be sent after it, and tried again."""
 
+import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -311,3 +312,40 @@ class RetryBudget:
     def on_success(self) -> None:
         """Count an attempt that was answered."""
         self._tokens = min(self._capacity, self._tokens + self._ratio)
+
+
+class AddressGuard:
+    """Keeps what others have named (a download's address, a `Location`, a redirect) from leading into the vehicle.
+
+    Server-side request forgery (CWE-918): a listing that names http://192.168.0.1/ would have the vehicle call its own
+    devices. It is the address that was connected to that counts, so no name server's word gets by. Where the API itself
+    is on such an address, as on a bench or in a private network, others may be too.
+
+    Args:
+        api_host: As in `api_url`.
+        is_ours: Whether connections are ours to make; a proxy, or whoever shares a client, decides for itself.
+    """
+
+    def __init__(self, api_host: str, *, is_ours: bool = True) -> None:
+        self._is_ours = is_ours
+        self._api_host = api_host.lower()
+        self._api_is_inside = api_host.lower() == "localhost" or _is_inside(api_host)
+
+    def refusal(self, host: str, address: str) -> str | None:
+        """Why nothing may be sent to a host at that address, or None."""
+        if host.lower() == self._api_host:
+            self._api_is_inside = self._api_is_inside or _is_inside(address)
+            return None
+        if self._api_is_inside or not self._is_ours or not _is_inside(address):
+            return None
+        return f"{address} is no address of the internet: what others name may not lead into this network"
+
+
+def _is_inside(address: str) -> bool:
+    try:
+        found = ipaddress.ip_address(address.partition("%")[0].strip("[]"))
+    except ValueError:  # a name
+        return False
+    if isinstance(found, ipaddress.IPv6Address):
+        found = found.ipv4_mapped or found.sixtofour or found
+    return not found.is_global or found.is_multicast
