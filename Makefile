@@ -1,6 +1,6 @@
 # Two commands set up everything by themselves: `make demo` and `make test`.
 .DEFAULT_GOAL := all
-.PHONY: all setup demo test check lint types verify-types format cover soak powercut bench lock run clean
+.PHONY: all setup demo test check lint types verify-types format cover soak powercut simulate mutants bench lock run clean
 
 PYTHON ?= python3
 VENV   ?= .venv
@@ -12,6 +12,7 @@ TESTS  ?= tests
 WORKERS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 SEED   ?= 1
 KILLS  ?= 200
+SEEDS  ?= 20
 
 all: check test
 
@@ -78,6 +79,14 @@ soak: $(STAMP)
 # A kill, and a failing disk, at every call that changes the disk.
 powercut: $(STAMP)
 	SENTINEL_POWERCUT=all $(BIN)/python -m pytest -n $(WORKERS) tests/powercut
+
+# The whole agent in virtual time on a bad network, dying at any instant; a seed that fails says how to replay it.
+simulate: $(STAMP)
+	$(BIN)/python -m tests.simulation --seeds $(SEEDS) --first $(SEED)
+
+# Dangerous changes that the simulation alone has to notice.
+mutants: $(STAMP)
+	$(BIN)/python -m tests.simulation.mutants
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks

@@ -1,0 +1,136 @@
+"""Looks at what came of it all, by what lies at the backend and went over the wire; shares no code with the agent."""
+
+import hashlib
+import json
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from pathlib import Path
+
+from tests.simulation.link import Network
+from tests.simulation.vehicle import DRIVER, NAME, History, Vehicle
+
+#: The model that is released.
+MODEL = "yolov8m_automotive"
+#: No part of a secret may be in anything that was sent, but for the driver's own address.
+_TRACES = (b"Quillfeather", b"48.858", b"2.2944", b"488583")
+#: Requests of one vehicle within any hour: a probe every 30 s, and what there is to send.
+_MOST_PER_HOUR = 1200
+#: Metres of a trip that a dying process may lose: what was driven since the last checkpoint, 5 s, one reading of 300 m.
+_LOST_METRES = 600.0
+
+
+def findings(backend_folder: Path, history: History, network: Network, vehicles: Sequence[Vehicle]) -> list[str]:
+    """All that is not as it was promised."""
+    return [
+        *_trips(backend_folder, history),
+        *_secrets(network),
+        *_keys(network),
+        *_requests(network),
+        *_profiles(history, vehicles),
+        *_models(history, vehicles),
+        *_leftovers(vehicles),
+    ]
+
+
+def _trips(backend_folder: Path, history: History) -> Iterator[str]:
+    path = backend_folder / "backend.sqlite3"
+    with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as connection:
+        rows = connection.execute("SELECT trip_id, vehicle_id, distance, body FROM trips").fetchall()
+    there = {trip_id: (vehicle, distance, json.loads(body)) for trip_id, vehicle, distance, body in rows}
+    if len(there) != len(rows):
+        yield "a trip is at the backend for two vehicles"
+    for trip_id, record in history.trips.items():
+        found = there.pop(trip_id, None)
+        if found is None:
+            yield f"trip {trip_id} of {record.vehicle} is lost ({record})"
+            continue
+        vehicle, distance, body = found
+        if vehicle != record.vehicle:
+            yield f"trip {trip_id} of {record.vehicle} came from {vehicle}"
+        if record.told is not None and abs(distance - record.told) > 0.01:
+            yield f"trip {trip_id}: {record.told} m were acknowledged, {distance} m arrived"
+        if record.told is not None and abs(record.told - record.driven) > 1.0:
+            yield f"trip {trip_id}: {record.driven} m were driven, {record.told} m acknowledged"
+        if record.told is None and not record.driven - _LOST_METRES <= distance <= record.driven + 300.1:
+            yield f"trip {trip_id}: {record.driven} m were driven before the process died, {distance} m arrived"
+        if record.told is not None and body["interrupted"]:
+            yield f"trip {trip_id} ended, and arrived as interrupted"
+    for trip_id in there:
+        yield f"trip {trip_id} was never begun"
+
+
+def _secrets(network: Network) -> Iterator[str]:
+    for sent in network.wire:
+        for trace in _TRACES:
+            if trace in sent:
+                yield f"{trace!r} was sent: {sent[:200]!r}"
+        if DRIVER.encode() in sent and not sent.startswith(b"http://127.0.0.1:1/drivers/"):
+            yield f"the driver's id was sent: {sent[:200]!r}"
+
+
+def _keys(network: Network) -> Iterator[str]:
+    """The same work always goes under the same key: a trip's is its id."""
+    for sent in network.wire:
+        if sent.startswith(b"http://127.0.0.1:1/trips\r\n"):
+            head, _, body = sent.rpartition(b"\r\n")
+            trip_id = json.loads(body)["trip_id"]
+            if f"Idempotency-Key: {trip_id}\r\n".encode() not in head:
+                yield f"trip {trip_id} went under another key: {head!r}"
+
+
+def _requests(network: Network) -> Iterator[str]:
+    for vehicle, times in network.requests.items():
+        begin = 0
+        for end, at in enumerate(times):
+            while at - times[begin] > 3600.0:
+                begin += 1
+            if end - begin > _MOST_PER_HOUR:
+                yield f"{vehicle} sent {end - begin} requests within an hour"
+                return
+
+
+def _profiles(history: History, vehicles: Sequence[Vehicle]) -> Iterator[str]:
+    for vehicle in vehicles:
+        if not vehicle.profile_file.exists():
+            continue
+        profile = json.loads(vehicle.profile_file.read_text())
+        if abs(profile["total_distance"] - history.profile_metres) > 1.0:
+            yield (
+                f"{vehicle.name}'s profile says {profile['total_distance']:.1f} m, {history.profile_metres:.1f} m were"
+                " driven"
+            )
+        if profile["name"] != NAME:
+            yield f"{vehicle.name}'s profile lost its name"
+
+
+def _models(history: History, vehicles: Sequence[Vehicle]) -> Iterator[str]:
+    """Only whole, signed bytes are opened, the registry says which, and in the end the newest of them."""
+    genuine = {release.sha256: release.version for release in history.releases if release.is_genuine}
+    for vehicle in vehicles:
+        models = vehicle.folder / "models"
+        live = models / f"{MODEL}.pt"
+        if not live.exists():
+            if genuine:
+                yield f"{vehicle.name} has no model"
+            continue
+        version = genuine.get(hashlib.sha256(live.read_bytes()).hexdigest())
+        if version is None:
+            yield f"{vehicle.name} opens a model that nobody may have released"
+            continue
+        registered = json.loads((models / "registry.json").read_text())[MODEL]["version"]
+        if registered != version:
+            yield f"{vehicle.name} opens {version}, and its registry says {registered}"
+        if version != list(genuine.values())[-1]:
+            yield f"{vehicle.name} opens {version}, and {list(genuine.values())[-1]} was released"
+        if half := [path.name for path in models.rglob(".*") if path.is_file() and path.name != ".bad_versions.json"]:
+            yield f"{vehicle.name} has left half-done files: {half}"
+
+
+def _leftovers(vehicles: Sequence[Vehicle]) -> Iterator[str]:
+    for vehicle in vehicles:
+        path = vehicle.folder / "state" / "outbox.db"
+        with closing(sqlite3.connect(path)) as connection:
+            (left,) = connection.execute("SELECT count(*) FROM item").fetchone()
+        if left:
+            yield f"{left} items are left in {vehicle.name}'s outbox"

@@ -1,0 +1,197 @@
+"""A bad network in front of the real backend: weather that changes, and what it does to each request."""
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from enum import StrEnum
+from random import Random
+from typing import Any
+
+import httpx
+
+from sentinel_sync.backend import BackendSettings, create_app
+from tests.simulation.world import World
+
+#: The mean length of one kind of weather, seconds.
+_WEATHER_LASTS = 300.0
+
+
+class Weather(StrEnum):
+    """What the network is like."""
+
+    FINE = "fine"
+    LOSSY = "lossy"
+    OUTAGE = "outage"
+    PORTAL = "portal"
+    STORM = "storm"
+    SLOW = "slow"
+
+
+_ODDS = {
+    Weather.FINE: 8,
+    Weather.LOSSY: 5,
+    Weather.OUTAGE: 3,
+    Weather.PORTAL: 3,
+    Weather.STORM: 2,
+    Weather.SLOW: 1,
+}
+_PIECE_BYTES, _PIECE_SECONDS = 32 << 10, 0.5
+_PORTAL = b"<html><body>Welcome! Log in to use this network.</body></html>"
+
+
+class BackendThread:
+    """The reference backend's application on a loop of its own: each request is one step of the simulation."""
+
+    def __init__(self, settings: BackendSettings) -> None:
+        self._app = create_app(settings)
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Open its folder, and close it again."""
+        self._thread.start()
+        lifespan = self._app.router.lifespan_context(self._app)
+        self._do(lifespan.__aenter__())
+        try:
+            yield
+        finally:
+            self._do(lifespan.__aexit__(None, None, None))
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join()
+            self._loop.close()
+
+    def handle(self, method: str, url: str, headers: httpx.Headers, body: bytes) -> tuple[int, httpx.Headers, bytes]:
+        """Answer a request."""
+        answer: tuple[int, httpx.Headers, bytes] = self._do(self._handle(method, url, headers, body))
+        return answer
+
+    async def _handle(
+        self, method: str, url: str, headers: httpx.Headers, body: bytes
+    ) -> tuple[int, httpx.Headers, bytes]:
+        request = httpx.Request(method, url, headers=headers, content=body)
+        answer = await httpx.ASGITransport(self._app).handle_async_request(request)
+        return answer.status_code, answer.headers, await answer.aread()
+
+    def _do(self, work: Any) -> Any:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(60.0)
+
+
+@dataclass(slots=True)
+class Network:
+    """All that goes between vehicles and the backend.
+
+    Attributes:
+        requests: Times of all requests, true seconds since the epoch, by vehicle.
+        wire: All bytes that vehicles sent.
+        is_calm: Only fine weather from now on.
+    """
+
+    world: World
+    backend: BackendThread
+    rng: Random
+    requests: dict[str, list[float]] = field(default_factory=dict)
+    wire: list[bytes] = field(default_factory=list)
+    happened: set[str] = field(default_factory=set)
+    is_calm: bool = False
+    _weather: Weather = Weather.FINE
+    _until: float = 0.0
+
+    @property
+    def weather(self) -> Weather:
+        """What it is like now."""
+        if self.is_calm:
+            return Weather.FINE
+        if self.world.elapsed() >= self._until:
+            self._weather = self.rng.choices(list(_ODDS), list(_ODDS.values()))[0]
+            self._until = self.world.elapsed() + self.rng.expovariate(1.0 / _WEATHER_LASTS)
+            self.world.note(f"weather: {self._weather}")
+        return self._weather
+
+
+class SimulatedLink(httpx.AsyncBaseTransport):
+    """One vehicle's connection, as long as its process lives.
+
+    Args:
+        vehicle: Whose.
+        on_answered: Told once the backend has done the work, and before the vehicle hears of it.
+
+    Attributes:
+        is_cut: The process is gone: nothing leaves any more.
+    """
+
+    def __init__(self, network: Network, vehicle: str, on_answered: Callable[[], None]) -> None:
+        self._network = network
+        self._vehicle = vehicle
+        self._on_answered = on_answered
+        self.is_cut = False
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        network, rng = self._network, self._network.rng
+        body = b"".join([piece async for piece in _pieces(request)])
+        if self.is_cut:
+            raise httpx.ConnectError("the process is gone", request=request)
+        weather = network.weather
+        network.requests.setdefault(self._vehicle, []).append(network.world.now())
+        network.wire.append(_as_sent(request, body))
+        await asyncio.sleep(rng.uniform(5.0, 40.0) if weather is Weather.SLOW else rng.expovariate(1.0 / 0.08))
+        if self.is_cut:
+            raise httpx.ReadError("the process is gone", request=request)
+        fate = rng.random()
+        if weather is Weather.OUTAGE or (weather is Weather.LOSSY and fate < 0.2):
+            raise httpx.ConnectError("no route", request=request)
+        if weather is Weather.PORTAL:
+            return httpx.Response(200, headers={"Content-Type": "text/html"}, content=_PORTAL, request=request)
+        if weather is Weather.STORM and fate < 0.7:
+            status = rng.choice([429, 500, 502, 503, 504])
+            later = {"Retry-After": str(rng.randint(1, 120))} if rng.random() < 0.5 else {}
+            network.happened.add(f"answered {status}")
+            return httpx.Response(status, headers=later, content=b"busy", request=request)
+        status, headers, content = network.backend.handle(request.method, str(request.url), request.headers, body)
+        network.happened.add(f"{request.method} answered {status}")
+        if request.method in {"POST", "PUT"}:
+            self._on_answered()
+        if self.is_cut:
+            raise httpx.ReadError("the process is gone", request=request)
+        if weather is Weather.LOSSY and fate < 0.4:
+            network.happened.add("an answer was lost after the work was done")
+            raise httpx.ReadError("reset", request=request)
+        if weather is Weather.LOSSY and fate < 0.5 and content:
+            network.happened.add("an answer was cut off")
+            return httpx.Response(status, headers=headers, stream=self._stream(content, len(content) // 2))
+        return httpx.Response(status, headers=headers, stream=self._stream(content, len(content)))
+
+    def _stream(self, content: bytes, length: int) -> "_Stream":
+        return _Stream(self, content, length)
+
+
+class _Stream(httpx.AsyncByteStream):
+    """An answer's body as it arrives: so much of it, and not after the process is gone."""
+
+    def __init__(self, link: SimulatedLink, content: bytes, length: int) -> None:
+        self._link = link
+        self._content = content
+        self._length = length
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        for begin in range(0, self._length, _PIECE_BYTES):
+            if begin:
+                await asyncio.sleep(_PIECE_SECONDS)
+            if self._link.is_cut:
+                raise httpx.ReadError("the process is gone")
+            yield self._content[begin : min(begin + _PIECE_BYTES, self._length)]
+        if self._length < len(self._content):
+            raise httpx.RemoteProtocolError("peer closed connection without sending complete message body")
+
+
+async def _pieces(request: httpx.Request) -> AsyncIterator[bytes]:
+    if isinstance(request.stream, httpx.AsyncByteStream):
+        async for piece in request.stream:
+            yield piece
+
+
+def _as_sent(request: httpx.Request, body: bytes) -> bytes:
+    heads = b"\r\n".join(name + b": " + value for name, value in request.headers.raw)
+    return b"\r\n".join([str(request.url).encode(), heads, body])

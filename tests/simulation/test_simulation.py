@@ -1,0 +1,35 @@
+"""A seed of the simulation, played twice; `make simulate` plays many, for days of driving each."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.simulation.play import play
+
+#: A seed that meets all of these soon.
+_SEED, _DAYS = 3, 0.12
+_SOMETIMES = {
+    "a process died",
+    "an answer was lost after the work was done",
+    "an answer was cut off",
+    "POST answered 201",
+    "GET answered 206",
+    "PUT answered 200",
+    "answered 429",
+    "answered 503",
+}
+
+
+@pytest.mark.timeout(180)
+def test_what_was_promised_holds_and_a_seed_tells_all_that_happens(tmp_path: Path) -> None:
+    logs = []
+    for run in ("one", "two"):
+        (tmp_path / run).mkdir()
+        outcome = play(_SEED, tmp_path / run, days=_DAYS)
+        assert outcome.findings == [], f"again: python -m tests.simulation --seed {_SEED} --days {_DAYS} --trace"
+        assert outcome.trips
+        assert outcome.happened >= _SOMETIMES
+        # Ids of trips are random bytes of the system's.
+        logs.append([re.sub(r"trip_[0-9a-f]+", "trip", line) for line in outcome.log])
+    assert logs[0] == logs[1]

@@ -1,0 +1,206 @@
+"""A vehicle's days: it is driven, its driver's profile changes, its agent starts, stops, and dies at any instant."""
+
+import asyncio
+import contextlib
+import json
+import shutil
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import httpx
+
+from sentinel_sync import Settings, SyncAgent
+from tests.simulation.link import Network, SimulatedLink
+from tests.simulation.world import BootClock, World
+
+#: What must never be seen on the wire; the auditor looks for every part of it.
+DRIVER, NAME = "driver_ada", "Ada Quillfeather"
+LAT, LON = 48.858370, 2.294481
+_UPDATE_EVERY = 10.0
+
+
+@dataclass(slots=True)
+class TripRecord:
+    """What the driver of a trip remembers.
+
+    Attributes:
+        driven: Metres so far.
+        told: Metres that `end_trip` acknowledged; None where it never returned.
+    """
+
+    vehicle: str
+    driven: float = 0.0
+    told: float | None = None
+
+
+@dataclass(slots=True)
+class History:
+    """What was done and acknowledged, for the auditor.
+
+    Attributes:
+        trips: By the id that `start_trip` returned.
+        profile_metres: Metres that profile managers have added to the driver's file, in all vehicles.
+        releases: Of the model, oldest first.
+    """
+
+    trips: dict[str, TripRecord] = field(default_factory=dict)
+    profile_metres: float = 0.0
+    releases: list["Release"] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """A version of the model at the backend.
+
+    Attributes:
+        sha256: Of its bytes, in hex.
+        is_genuine: Whether the fleet's key has signed it.
+    """
+
+    version: str
+    sha256: str
+    is_genuine: bool
+
+
+class CrashedError(Exception):
+    """The vehicle's process is gone."""
+
+
+class Vehicle:
+    """One vehicle with its folders, over many lives of its process.
+
+    Args:
+        folder: For all that it keeps.
+        settings: More settings.
+    """
+
+    def __init__(
+        self, name: str, folder: Path, world: World, network: Network, history: History, rng: Random, **settings: Any
+    ) -> None:
+        self.name = name
+        self.folder = folder / "0"
+        self.folder.mkdir(parents=True)
+        self._world = world
+        self._network = network
+        self._history = history
+        self._rng = rng
+        self._settings = settings
+        self._lives = 0
+        self._crash: asyncio.Future[None] | None = None
+        self._link: SimulatedLink | None = None
+        self._may_die_answering = False
+
+    @property
+    def profile_file(self) -> Path:
+        """The driver's profile, as the vehicle's profile manager keeps it."""
+        return self.folder / "profiles" / f"{DRIVER}.json"
+
+    async def live(self, script: Callable[[SyncAgent, BootClock], Awaitable[None]], *, crash_in: float | None) -> None:
+        """Start the agent, do what the script says, and stop it, or have it die after so many seconds at most."""
+        self._lives += 1
+        clock = self._world.boot(self._rng.choice([0.0, 0.0, 0.0, self._rng.uniform(-9e4, 9e4), -4e8]))
+        self._world.note(f"{self.name} starts, its clock wrong by {clock.wrong_by:.0f} s")
+        self._crash = crash = self._world.loop.create_future()
+        self._link = SimulatedLink(self._network, self.name, self._answered)
+        self._may_die_answering = crash_in is not None and self._rng.random() < 0.5
+        life = asyncio.create_task(self._life(script, clock, self._link))
+        await asyncio.wait({life, crash}, timeout=crash_in, return_when=asyncio.FIRST_COMPLETED)
+        if not life.done():
+            self._die()
+            life.cancel()
+            with contextlib.suppress(asyncio.CancelledError, CrashedError):
+                await life
+            return
+        self._world.note(f"{self.name} stops")
+        life.result()
+
+    async def _life(
+        self, script: Callable[[SyncAgent, BootClock], Awaitable[None]], clock: BootClock, link: SimulatedLink
+    ) -> None:
+        folder = self.folder
+        settings = Settings.model_validate(
+            {
+                "cloud": {
+                    "enabled": True,
+                    "api_url": "http://127.0.0.1:1/",
+                    "api_key": "key",
+                    "vehicle_id": self.name,
+                    "fleet_id": "fleet",
+                    "network": "unmetered",
+                    "pseudonym_key": "pseudonyms",
+                    "sync_interval": 120.0,
+                    "auto_install_models": True,
+                    "model_check_interval": 120.0,
+                    "trip_queue_file": folder / "trip_queue.json",
+                    **{f"{name}_dir": folder / name for name in ("state", "scenarios", "profiles", "models")},
+                    **self._settings,
+                }
+            }
+        )
+        async with (
+            httpx.AsyncClient(transport=link) as http,
+            SyncAgent(settings, http=http, clock=clock, rng=Random(self._rng.random())) as agent,
+        ):
+            await script(agent, clock)
+
+    def _answered(self) -> None:
+        """Die at the worst instant: the backend has done the work, and the vehicle has not heard of it."""
+        if self._may_die_answering and self._rng.random() < 0.3 and self._crash is not None:
+            self._die()
+            if not self._crash.done():
+                self._crash.set_result(None)
+
+    def _die(self) -> None:
+        """Keep what is on disk at this instant; nothing that the dead process does counts any more."""
+        if self._link is None or self._link.is_cut:
+            return
+        self._link.is_cut = True
+        self._world.stores.wait()
+        former, self.folder = self.folder, self.folder.with_name(str(self._lives))
+        shutil.copytree(former, self.folder, symlinks=True)
+        self._world.note(f"{self.name} dies")
+        self._network.happened.add("a process died")
+
+    # --- what drivers do ---
+
+    async def drive(self, agent: SyncAgent, clock: BootClock) -> None:
+        """One trip, its readings, and what the profile manager makes of it."""
+        rng, trips = self._rng, self._history.trips
+        life = self._link
+        driver = DRIVER if rng.random() < 0.8 else None
+        trip_id = await agent.trips.start_trip(driver, {"lat": LAT, "lon": LON} if rng.random() < 0.9 else None)
+        if life is None or life.is_cut:
+            raise CrashedError
+        record = trips[trip_id] = TripRecord(self.name)
+        for _ in range(rng.randint(1, 120)):
+            metres = rng.uniform(0.0, 300.0)
+            agent.trips.update_trip(metres, speed=metres / _UPDATE_EVERY, risk_score=rng.random(), location=(LAT, LON))
+            record.driven += metres
+            await asyncio.sleep(_UPDATE_EVERY)
+            if life.is_cut:
+                raise CrashedError
+            if rng.random() < 0.02:
+                clock.wrong_by = rng.choice([0.0, rng.uniform(-9e4, 9e4)])
+                self._world.note(f"{self.name}: the clock is set, now wrong by {clock.wrong_by:.0f} s")
+        summary = await agent.trips.end_trip()
+        if life.is_cut:
+            raise CrashedError
+        if summary is not None:
+            record.told = summary.distance
+        self._world.note(f"{self.name}: {trip_id} ended, {record.driven:.1f} m")
+        if self.profile_file.exists() and driver is not None:
+            self.add_to_profile(record.driven, clock)
+
+    def add_to_profile(self, metres: float, clock: BootClock) -> None:
+        """As the profile manager does after a trip: it reads the file, changes it, and writes it."""
+        profile = json.loads(self.profile_file.read_text())
+        profile["total_distance"] += metres
+        profile["total_trips"] += 1
+        profile["last_updated"] = clock.now()
+        beside = self.profile_file.with_suffix(".tmp")
+        beside.write_text(json.dumps(profile, indent=2))
+        beside.replace(self.profile_file)
+        self._history.profile_metres += metres
