@@ -45,5 +45,12 @@ def test_it_is_there(name: str) -> None:
         assert name in defined()
 
 
+def test_the_tests_that_security_names_are_there() -> None:
+    page = (ROOT / "docs" / "security.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`(tests/[\w/]+\.py)`", page))
+    assert len(named) > 20
+    assert [name for name in sorted(named) if not (ROOT / name).is_file()] == []
+
+
 def test_many_are_named() -> None:
     assert len(NAMED) > 100

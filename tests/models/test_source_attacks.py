@@ -1,5 +1,5 @@
 """Attacks on the contract's own source by somebody who has stolen a signing key; what keys do not help with is tested
-in test_model_attacks.py, and the same on a TUF repository in tests/adapters/models/test_tuf_attacks.py.
+in test_attacks.py, and the same on a TUF repository in tests/models/tuf/test_attacks.py.
 """
 
 import base64

@@ -1,7 +1,7 @@
 """Whatever happens to a fleet, all vehicles end with the same profile, its totals are what was driven, and nobody else
 can read any of it. See `profile_fleet` for what may happen, and where.
 
-`EXAMPLES=500 pytest --timeout 3600 tests/services/test_profiles_history.py` looks longer.
+`EXAMPLES=500 pytest --timeout 3600 tests/profiles/test_history.py` looks longer.
 """
 
 import asyncio

@@ -1,8 +1,8 @@
 """Attacks that the TUF specification lists (section 1.5.2), on a repository that is not the backend's: all refused.
 
-Here those with content that is not the repository's; those with its own past are in test_tuf_replays.py, those with its
-root in test_tuf_roots.py. Who attacks has the network and the mirror; where it says so, also some of the repository's
-keys. What a refusal leaves alone besides, the installed model, is in tests/services/test_model_downloader_tuf.py.
+Here those with content that is not the repository's; those with its own past are in test_replays.py, those with its
+root in test_roots.py. Who attacks has the network and the mirror; where it says so, also some of the repository's
+keys. What a refusal leaves alone besides, the installed model, is in tests/models/tuf/service/test_model_downloader.py.
 """
 
 import json
