@@ -140,12 +140,6 @@ MUTANTS = (
         "await run_to_end(self._staging.begin, offset, etag)",
         "await run_to_end(self._staging.begin, max(0, offset - 1), etag)",
     ),
-    Mutant(
-        "a check of the models is never due again",
-        "models/rules/installed.py",
-        "LEAST_SHARE = ",
-        "LEAST_SHARE = 1e9 * ",
-    ),
 )
 
 
