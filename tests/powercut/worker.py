@@ -48,6 +48,7 @@ async def _act(operation: str, folder: Path, acks: Path) -> None:
 
 
 def _stop_at_thread(notice: int) -> None:
+    """Have the store's thread write its id to a pipe, and stop the process."""
     run = threading.Thread.run
 
     def stopped(thread: threading.Thread) -> None:
@@ -80,12 +81,13 @@ def _say(where: TextIO, what: object) -> None:
 def main() -> None:
     for line in sys.stdin:
         order = json.loads(line)
+        noticed, notice = os.pipe()
         process = os.fork()
         if process == 0:
             code = 70
             try:
                 if order["stop_at_thread"]:
-                    _stop_at_thread(sys.stdout.fileno())
+                    _stop_at_thread(notice)
                 code = _child(order["operation"], Path(order["folder"]), Path(order["acks"]))
             except BaseException as error:  # whatever it is, the judge is told
                 _say(sys.stderr, f"{type(error).__name__}: {error}")
@@ -93,6 +95,13 @@ def main() -> None:
                 os._exit(code)
         os.waitpid(process, os.WUNTRACED)
         _say(sys.stdout, process)
+        if order["stop_at_thread"]:
+            # Said once it has stopped: what comes to go on before that would be lost on it.
+            if not os.WIFSTOPPED(os.waitpid(process, os.WUNTRACED)[1]):
+                raise RuntimeError(f"{order['operation']} ended before its store's thread began")
+            _say(sys.stdout, os.read(noticed, 64).decode().strip())
+        os.close(noticed)
+        os.close(notice)
         _say(sys.stdout, os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]))
 
 
