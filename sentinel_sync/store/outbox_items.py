@@ -222,9 +222,9 @@ def next_due_in(connection: sqlite3.Connection, kind: str, now: float) -> float 
     waits: list[float] = []
     for priority in priorities(connection, "waiting", kind):
         first, last = connection.execute(
-            "SELECT (SELECT min(due_at) FROM item WHERE state = 'waiting' AND kind = ?1 AND priority = ?2),"
-            " (SELECT max(due_at) FROM item WHERE state = 'waiting' AND kind = ?1 AND priority = ?2)",
-            (kind, priority),
+            "SELECT (SELECT min(due_at) FROM item WHERE state = 'waiting' AND kind = :kind AND priority = :priority),"
+            " (SELECT max(due_at) FROM item WHERE state = 'waiting' AND kind = :kind AND priority = :priority)",
+            {"kind": kind, "priority": priority},
         ).fetchone()
         if first <= now or last > now + CAP:
             return 0.0
