@@ -111,7 +111,7 @@ class Exchange:
         key: The credential; goes to the origin of `api_url` alone.
         meter: Counts what goes out and comes in.
         clock: To say when a request was sent and answered.
-        guard: Says why nothing may be sent to a host at an address, or None.
+        guard: Says why nothing may be sent to a host at an address (whose certificate was verified or not), or None.
     """
 
     http: httpx.AsyncClient
@@ -119,7 +119,7 @@ class Exchange:
     key: str
     meter: TrafficMeter
     clock: Clock
-    guard: Callable[[str, str], str | None]
+    guard: Callable[[str, str, bool], str | None]
 
     async def send(self, asked: Request, request_id: str, deadline: Deadline, timeout: httpx.Timeout) -> Response:
         """Send one request and read its answer whole.

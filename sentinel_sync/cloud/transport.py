@@ -73,10 +73,10 @@ class ConnectionTrace:
     """Follows one request through httpcore ("trace" among its request extensions).
 
     Args:
-        refusal: Says of an address that was just connected to why nothing may be sent there, or None.
+        refusal: Says of an address that was connected to, and whether its certificate was, why nothing may go there.
     """
 
-    def __init__(self, refusal: Callable[[str], str | None]) -> None:
+    def __init__(self, refusal: Callable[[str, bool], str | None]) -> None:
         self._refusal = refusal
         self._opened = self._sent = self._answered = False
 
@@ -87,14 +87,14 @@ class ConnectionTrace:
 
     async def note(self, event: str, facts: Mapping[str, Any]) -> None:
         """Take in an event; raises httpx.ConnectError where nothing may be sent to an address, before anything is."""
+        stream = facts.get("return_value")
+        if isinstance(stream, httpcore.AsyncNetworkStream):
+            address, *_ = stream.get_extra_info("server_addr") or ("",)
+            if (why := self._refusal(str(address), event.endswith("start_tls.complete"))) is not None:
+                await stream.aclose()
+                raise httpx.ConnectError(why)
         if event.startswith("connection.connect_"):
             self._opened = True
-            stream = facts.get("return_value")
-            if isinstance(stream, httpcore.AsyncNetworkStream):
-                address, *_ = stream.get_extra_info("server_addr") or ("",)
-                if (why := self._refusal(str(address))) is not None:
-                    await stream.aclose()
-                    raise httpx.ConnectError(why)
         elif event.endswith("send_request_headers.started"):
             self._sent = True
         elif event.endswith("receive_response_headers.complete"):

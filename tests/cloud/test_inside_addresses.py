@@ -9,7 +9,7 @@ from sentinel_sync.base.errors import UnreachableError
 from sentinel_sync.cloud.client import CloudAPIClient
 from sentinel_sync.cloud.request import Request
 from sentinel_sync.cloud.rules.answers import AddressGuard
-from tests.fakes.cloud import FakeCloud, redirect, settings_for
+from tests.fakes.cloud import FakeCloud, PrivateCA, redirect, settings_for
 
 
 class TestRule:
@@ -20,25 +20,28 @@ class TestRule:
     )  # fmt: skip
     def test_inside(self, address: str) -> None:
         guard = AddressGuard("api.example.com")
-        why = guard.refusal("cdn.example.com", address)
+        why = guard.refusal("cdn.example.com", address, False)
         assert why is not None
         assert address in why
-        assert AddressGuard("localhost").refusal("cdn.example.com", address) is None
-        assert AddressGuard("api.example.com", is_ours=False).refusal("cdn.example.com", address) is None
+        assert AddressGuard("localhost").refusal("cdn.example.com", address, False) is None
+        assert AddressGuard("api.example.com", is_ours=False).refusal("cdn.example.com", address, False) is None
 
     @pytest.mark.parametrize("address", ["8.8.8.8", "2606:4700::1111", "::ffff:8.8.8.8", "", "a name"])
     def test_outside(self, address: str) -> None:
-        assert AddressGuard("api.example.com").refusal("cdn.example.com", address) is None
+        assert AddressGuard("api.example.com").refusal("cdn.example.com", address, False) is None
 
     def test_where_the_api_is_inside_others_may_be(self) -> None:
         guard = AddressGuard("API.example.com")
-        assert guard.refusal("store.example.com", "10.0.0.2") is not None
-        assert guard.refusal("api.example.com", "10.0.0.1") is None
-        assert guard.refusal("store.example.com", "10.0.0.2") is None
+        assert guard.refusal("store.example.com", "10.0.0.2", False) is not None
+        # A login page's name server says that the API is inside, too.
+        assert guard.refusal("api.example.com", "10.0.0.1", False) is None
+        assert guard.refusal("store.example.com", "10.0.0.2", False) is not None
+        assert guard.refusal("api.example.com", "10.0.0.1", True) is None
+        assert guard.refusal("store.example.com", "10.0.0.2", False) is None
 
     @pytest.mark.parametrize("host", ["10.1.2.3", "[::1]", "127.0.0.1", "LOCALHOST"])
     def test_an_api_that_is_inside_by_its_name(self, host: str) -> None:
-        assert AddressGuard(host).refusal("store.example.com", "10.0.0.2") is None
+        assert AddressGuard(host).refusal("store.example.com", "10.0.0.2", False) is None
 
 
 class _ApiOutside(AddressGuard):
@@ -48,8 +51,8 @@ class _ApiOutside(AddressGuard):
         super().__init__(api_host)
         self._api_is_inside = False
 
-    def refusal(self, host: str, address: str) -> str | None:
-        return None if host == self._api_host else super().refusal(host, address)
+    def refusal(self, host: str, address: str, is_verified: bool) -> str | None:
+        return None if host == self._api_host else super().refusal(host, address, is_verified)
 
 
 class TestOnTheWire:
@@ -92,3 +95,14 @@ class TestOnTheWire:
         ):
             assert download.response.status_code == 200
         assert len(inside.requests) == 1
+
+    @pytest.mark.parametrize("is_named", [True, False])
+    async def test_where_the_api_is_counts_once_its_certificate_was_verified(
+        self, private_ca: PrivateCA, *, is_named: bool
+    ) -> None:
+        async with FakeCloud(tls=private_ca.server()) as cloud:
+            settings = settings_for(cloud, **({"ca_file": private_ca.ca_file} if is_named else {}))
+            async with CloudAPIClient(settings=settings) as client:
+                client._guard._api_is_inside = False
+                assert await client.check_connectivity() is is_named
+                assert client._guard._api_is_inside is is_named

@@ -331,10 +331,16 @@ class AddressGuard:
         self._api_host = api_host.lower()
         self._api_is_inside = api_host.lower() == "localhost" or _is_inside(api_host)
 
-    def refusal(self, host: str, address: str) -> str | None:
-        """Why nothing may be sent to a host at that address, or None."""
+    def refusal(self, host: str, address: str, is_verified: bool) -> str | None:
+        """Why nothing may be sent to a host at that address, or None.
+
+        Args:
+            host: By its name.
+            address: That was connected to.
+            is_verified: Whether it has shown the host's certificate: a login page's name server has every name inside.
+        """
         if host.lower() == self._api_host:
-            self._api_is_inside = self._api_is_inside or _is_inside(address)
+            self._api_is_inside = self._api_is_inside or (is_verified and _is_inside(address))
             return None
         if self._api_is_inside or not self._is_ours or not _is_inside(address):
             return None
