@@ -8,11 +8,10 @@ from pathlib import Path
 from random import Random, SystemRandom
 from typing import Self
 
-import httpx
-
 from sentinel_sync import __version__
 from sentinel_sync.base.clock import Clock, SystemClock
 from sentinel_sync.base.errors import SentinelSyncError
+from sentinel_sync.base.http_library import httpx
 from sentinel_sync.base.tasks import PeriodicTask, Supervisor
 from sentinel_sync.cloud.client import CloudAPIClient
 from sentinel_sync.cloud.offline_manager import OfflineManager

@@ -6,10 +6,9 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from random import Random
 
-import httpx
-
 from sentinel_sync.base.clock import Clock
 from sentinel_sync.base.errors import FileError, ProfileError, ScenarioError
+from sentinel_sync.base.http_library import httpx
 from sentinel_sync.base.tasks import PeriodicTask
 from sentinel_sync.cloud.client import CloudAPIClient
 from sentinel_sync.cloud.offline_manager import OfflineManager

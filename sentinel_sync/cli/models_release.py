@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
 
-import httpx
 from pydantic import ValidationError
 
 from sentinel_sync.base.files import replace_file
+from sentinel_sync.base.http_library import httpx
 from sentinel_sync.base.payloads import ModelRelease
 from sentinel_sync.cli.actions import load_settings
 from sentinel_sync.cli.arguments import Subparsers

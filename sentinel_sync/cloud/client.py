@@ -13,7 +13,6 @@ from random import Random, SystemRandom
 from typing import Any, Protocol, Self, TypedDict, TypeVar, Unpack, cast
 from uuid import uuid4
 
-import httpx
 from pydantic import SecretStr
 
 from sentinel_sync.base.clock import Clock, SystemClock
@@ -24,6 +23,7 @@ from sentinel_sync.base.errors import (
     UnacknowledgedError,
     UnreachableError,
 )
+from sentinel_sync.base.http_library import httpx
 from sentinel_sync.base.payloads import Payload
 from sentinel_sync.cloud.http import build_http_client, credential_of, warm_up
 from sentinel_sync.cloud.request import (

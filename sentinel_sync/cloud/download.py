@@ -10,11 +10,10 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
-import httpx
-
 from sentinel_sync.base.clock import Clock
 from sentinel_sync.base.errors import UnreachableError, VerificationError
 from sentinel_sync.base.files import file_error, replace_file
+from sentinel_sync.base.http_library import httpx
 from sentinel_sync.base.tasks import run_to_end
 from sentinel_sync.cloud.client import CloudAPIClient
 from sentinel_sync.cloud.response import Download

@@ -10,9 +10,9 @@ from typing import Protocol
 
 import aiofiles
 import httpcore
-import httpx
 
 from sentinel_sync.base.errors import ConfigurationError
+from sentinel_sync.base.http_library import httpx
 from sentinel_sync.cloud.transport import BulkTransport, Lane, PriorityTransport
 from sentinel_sync.settings import CloudSettings, is_key
 

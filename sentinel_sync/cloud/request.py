@@ -9,12 +9,12 @@ from http import HTTPMethod
 from typing import Any, Protocol, runtime_checkable
 from urllib.parse import parse_qsl, quote
 
-import httpx
 import pydantic_core
 from aiolimiter import AsyncLimiter
 
 from sentinel_sync import __version__
 from sentinel_sync.base.errors import ConfigurationError, HeldError
+from sentinel_sync.base.http_library import httpx
 from sentinel_sync.base.payloads import Payload
 from sentinel_sync.base.privacy import coarse_path, coarsen, loggable_path
 from sentinel_sync.cloud.http import timeouts

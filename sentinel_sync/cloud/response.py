@@ -13,10 +13,9 @@ from functools import partial
 from typing import Any
 from uuid import uuid4
 
-import httpx
-
 from sentinel_sync.base.clock import Clock
 from sentinel_sync.base.errors import UnacknowledgedError, UnreachableError
+from sentinel_sync.base.http_library import httpx
 from sentinel_sync.base.payloads import MalformedJSONError, read_json
 from sentinel_sync.base.privacy import loggable_text
 from sentinel_sync.cloud.request import Deadline, Origin, Request, RequestHeaders

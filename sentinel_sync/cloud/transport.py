@@ -15,7 +15,8 @@ from contextvars import ContextVar
 from typing import Any, NamedTuple
 
 import httpcore
-import httpx
+
+from sentinel_sync.base.http_library import httpx
 
 logger: logging.Logger = logging.getLogger(__name__)
 

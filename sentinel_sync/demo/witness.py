@@ -4,8 +4,7 @@ import asyncio
 from types import TracebackType
 from typing import Any, Self
 
-import httpx
-
+from sentinel_sync.base.http_library import httpx
 from sentinel_sync.demo.processes import PATIENCE, DemoError
 
 #: Seconds between two questions while something is awaited from another process.

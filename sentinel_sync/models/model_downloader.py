@@ -6,9 +6,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import httpx
-
 from sentinel_sync.base.errors import CloudError, ConfigurationError, StoreError, VerificationError
+from sentinel_sync.base.http_library import httpx
 from sentinel_sync.base.payloads import ModelRelease
 from sentinel_sync.base.tasks import PeriodicTask
 from sentinel_sync.base.transfer import TransferStatus
