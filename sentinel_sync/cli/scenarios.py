@@ -10,11 +10,10 @@ from sentinel_sync.cli.arguments import Subparsers, program
 from sentinel_sync.cli.exit_codes import CommandError, ExitCode
 from sentinel_sync.cli.offline import Books, changed, conditions, read, runs
 from sentinel_sync.cli.ui.text import count, duration, err, moment, pairs, size, table, width
-from sentinel_sync.scenarios.recordings import absolute, read_recording
-from sentinel_sync.scenarios.records import key_of, storable
+from sentinel_sync.scenarios.recordings import absolute, folder_names, read_recording, storable
+from sentinel_sync.scenarios.records import key_of
 from sentinel_sync.scenarios.rules.plan import Part, Priority, ScenarioPlan
 from sentinel_sync.scenarios.rules.status import ScenarioStatus
-from sentinel_sync.scenarios.scan import folder_names
 from sentinel_sync.scenarios.scenario_uploader import ScenarioIntake
 from sentinel_sync.settings import CloudSettings
 

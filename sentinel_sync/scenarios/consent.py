@@ -1,10 +1,11 @@
 """The driver's decisions about sending recordings: on disk, each with its time and the policy that it was about."""
 
 import asyncio
-import json
+import hashlib
 import logging
 import secrets
-from dataclasses import replace
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pydantic import TypeAdapter
@@ -15,6 +16,7 @@ from sentinel_sync.base.files import file_error, make_folder, replace_file
 from sentinel_sync.base.tasks import run_to_end
 from sentinel_sync.network.policy import TransferPolicy
 from sentinel_sync.network.rules.traffic import TrafficClass
+from sentinel_sync.scenarios.recordings import folder_names, snapshot_of, storable
 from sentinel_sync.scenarios.rules.plan import Consent, missing_consent
 from sentinel_sync.settings import CloudSettings
 from sentinel_sync.store.documents import Documents
@@ -25,41 +27,87 @@ _KIND = "consent"
 _KEY = "scenarios"
 #: Every decision by itself; keys sort by the order in which they were made.
 _HISTORY_KIND = "consent.scenarios"
+#: Names of recordings that were made while a consent stood withdrawn.
+_EXCLUDED_KEY = "made_while_withdrawn"
 _SHAPE = TypeAdapter(Consent)
-_MARK = TypeAdapter(dict[str, float])
+_NAMES = TypeAdapter(frozenset[str])
+
+
+@dataclass(frozen=True, slots=True)
+class _Note:
+    """What a withdrawal leaves beside the recordings.
+
+    Attributes:
+        at: When it was, seconds since the epoch.
+        present: Digests of what lay in the folder then.
+    """
+
+    at: float
+    present: list[str]
+
+
+_NOTE = TypeAdapter(_Note)
 
 
 class WithdrawalMark:
     """A withdrawal outside the state folder: one that was put back from a backup brings no consent back with it.
 
-    It lies with the recordings that it is about. Blocks: call it off the loop.
+    It lies with the recordings that it is about, and says which of them were there: whatever else is there at the next
+    consent was made in between, and no clock has to be believed for that. Blocks: call it off the loop.
 
     Args:
         scenarios_dir: The folder of recordings.
     """
 
     def __init__(self, scenarios_dir: Path) -> None:
+        self._folder = scenarios_dir
         self._path = scenarios_dir / ".consent-withdrawn.json"
 
-    def read(self) -> float | None:
-        """When consent was last withdrawn, seconds since the epoch; None where no withdrawal stands.
-
-        One that cannot be read counts as newer than any consent: in doubt there is none.
-        """
+    def stands(self) -> bool:
+        """Whether a withdrawal stands: every consent takes the mark away. In doubt it does."""
         try:
-            return _MARK.validate_json(self._path.read_bytes())["at"]
+            self._path.lstat()
         except FileNotFoundError:
-            return None
-        except (OSError, ValueError, KeyError):
-            return float("inf")
+            return False
+        except OSError:
+            return True
+        return True
 
     def write(self, at: float) -> None:
-        """Note a withdrawal; one that cannot be noted stands in the state folder all the same."""
+        """Note a withdrawal; one that cannot be noted stands in the state folder all the same.
+
+        Where one stands already, what was made since that one stays so.
+        """
         try:
-            make_folder(self._path.parent)
-            replace_file(self._path, json.dumps({"at": at}).encode(), durable=True)
+            present = self._noted() if self.stands() else sorted(self._present().values())
+            make_folder(self._folder)
+            replace_file(self._path, _NOTE.dump_json(_Note(at, present)), durable=True)
         except OSError as error:
             logger.warning("consent.mark: the withdrawal cannot be noted beside the recordings (%s)", error.strerror)
+
+    def made_since(self, known: Collection[str]) -> frozenset[str]:
+        """Names of the folders that were not there, or not so, when the withdrawal was noted; all where nobody knows.
+
+        Args:
+            known: Of those made while former ones stood; who is still there is among the result.
+        """
+        noted = set(self._noted())
+        return frozenset(name for name, digest in self._present().items() if digest not in noted or name in known)
+
+    def _noted(self) -> list[str]:
+        try:
+            return _NOTE.validate_json(self._path.read_bytes()).present
+        except (OSError, ValueError):
+            return []
+
+    def _present(self) -> dict[str, str]:
+        """A digest of name and content of each folder, by its name."""
+        found: dict[str, str] = {}
+        for name in folder_names(self._folder):
+            seen = snapshot_of(self._folder / name)
+            if seen is not None:
+                found[storable(name)] = hashlib.sha256(f"{name!a} {seen.fingerprint}".encode()).hexdigest()[:32]
+        return found
 
     def clear(self) -> None:
         """A consent was given.
@@ -93,10 +141,7 @@ class ConsentRecord:
         decided = await self._stored()
         if decided is None or not decided.granted or self._mark is None:
             return decided
-        withdrawn_at = await run_to_end(self._mark.read)
-        if withdrawn_at is None or withdrawn_at < decided.at:
-            return decided
-        return replace(decided, granted=False)
+        return replace(decided, granted=False) if await run_to_end(self._mark.stands) else decided
 
     async def _stored(self) -> Consent | None:
         decided = await self._documents.load(_KIND, _KEY, _SHAPE)
@@ -116,6 +161,10 @@ class ConsentRecord:
         # One that was made before there was a history, or cut off between the two writes.
         return past if decided is None or decided in past else [*past, decided]
 
+    async def made_while_withdrawn(self) -> frozenset[str]:
+        """Names of the recordings (as `storable`) that a consent found which were made while it stood withdrawn."""
+        return await self._documents.load(_KIND, _EXCLUDED_KEY, _NAMES) or frozenset()
+
     async def record(self, *, granted: bool, policy_version: str) -> Consent:
         """Write a decision; returns once it is on disk.
 
@@ -123,8 +172,11 @@ class ConsentRecord:
             StoreFullError: A consent cannot be written. A withdrawal can always: it takes the consent away.
         """
         consent = Consent(granted, self._clock.now(), policy_version)
-        if self._mark is not None:
-            await run_to_end(self._mark.clear) if granted else await run_to_end(self._mark.write, consent.at)
+        if self._mark is not None and granted:
+            await self._exclude(self._mark)
+            await run_to_end(self._mark.clear)
+        elif self._mark is not None:
+            await run_to_end(self._mark.write, consent.at)
         past, before = await self._past(), await self._stored()
         events = [consent] if before is None or before in past else [before, consent]
         # Submitted within one turn of the loop, so they share a transaction.
@@ -148,6 +200,16 @@ class ConsentRecord:
             raise fault
         logger.info("consent.recorded: %s, policy %s", "granted" if granted else "withdrawn", policy_version)
         return consent
+
+    async def _exclude(self, mark: WithdrawalMark) -> None:
+        """Write down, before a consent counts, what it does not reach back to."""
+        before = await self.load()
+        if before is None or before.granted:
+            return
+        known = await self.made_while_withdrawn()
+        made_since = await run_to_end(mark.made_since, known)
+        if made_since != known:
+            await self._documents.save(_KIND, _EXCLUDED_KEY, made_since, _NAMES)
 
     async def _past(self) -> list[Consent]:
         keys = await self._documents.keys(_HISTORY_KIND)

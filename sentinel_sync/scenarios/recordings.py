@@ -1,6 +1,7 @@
 """Recordings as the recorder leaves them: read, checked, opened, never changed. Blocks: call it off the loop."""
 
 import fcntl
+import hashlib
 import os
 import signal
 import stat
@@ -25,6 +26,7 @@ _MEDIA_BOXES = frozenset({b"mdat", b"moof"})
 _MOST_BOXES = 4096
 #: Of annotations, so much is looked at from either end: white space beyond that is no JSON writer's.
 _END_BYTES = 4096
+_NS = 1e-9
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +44,58 @@ class Recording:
     metadata: dict[str, JsonValue]
     parts: tuple[Part, ...]
     warning: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FolderSnapshot:
+    """A folder as it looks now.
+
+    Attributes:
+        fingerprint: Differs when anything in it was written, added, removed or renamed.
+        changed_at: When the newest of its files was written, seconds since the epoch.
+        is_link: It is a link to a folder.
+    """
+
+    fingerprint: str
+    changed_at: float
+    is_link: bool
+
+
+def folder_names(scenarios_dir: Path) -> list[str]:
+    """Names of the folders, and of links to folders, that a recorder may have left; none where there is no such folder.
+
+    One call to the system per few hundred names: none of the folders is looked into.
+    """
+    try:
+        with os.scandir(scenarios_dir) as entries:
+            # What begins with a dot is being made by somebody, or is not a recording.
+            return [entry.name for entry in entries if not entry.name.startswith(".") and entry.is_dir()]
+    except OSError:
+        return []
+
+
+def snapshot_of(folder: Path) -> FolderSnapshot | None:
+    """Look at a folder and its files, without opening any; None where it has gone."""
+    digest = hashlib.sha256()
+    try:
+        status = folder.lstat()
+        if stat.S_ISLNK(status.st_mode):
+            digest.update(f"{status.st_mtime_ns}".encode())
+            return FolderSnapshot(digest.hexdigest(), status.st_mtime_ns * _NS, is_link=True)
+        newest = 0
+        with os.scandir(folder) as entries:
+            for entry in sorted(entries, key=lambda entry: entry.name):
+                found = entry.stat(follow_symlinks=False)
+                newest = max(newest, found.st_mtime_ns)
+                digest.update(f"{entry.name!a} {found.st_mode} {found.st_size} {found.st_mtime_ns}\n".encode())
+    except OSError:
+        return None
+    return FolderSnapshot(digest.hexdigest(), (newest or status.st_mtime_ns) * _NS, is_link=False)
+
+
+def storable(name: str) -> str:
+    """A folder's name as text that SQLite takes, also where it is not UTF-8."""
+    return name.encode("utf-8", "backslashreplace").decode()
 
 
 def absolute(path: str | Path) -> Path:

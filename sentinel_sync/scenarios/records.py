@@ -13,7 +13,7 @@ from pydantic import JsonValue, TypeAdapter, ValidationError
 
 from sentinel_sync.base.clock import Clock
 from sentinel_sync.base.errors import ScenarioError
-from sentinel_sync.scenarios.recordings import Recording
+from sentinel_sync.scenarios.recordings import Recording, storable
 from sentinel_sync.scenarios.rules.lifecycle import HEAD_START, turn
 from sentinel_sync.scenarios.rules.plan import Priority, ScenarioPlan
 from sentinel_sync.scenarios.rules.status import QueueState
@@ -306,11 +306,6 @@ def key_of(scenario_id: str) -> str:
 def id_of(item: OutboxItem) -> str:
     """The scenario that an item is about."""
     return item.key.removeprefix(f"{KIND}:")
-
-
-def storable(name: str) -> str:
-    """A folder's name as text that SQLite takes, also where it is not UTF-8."""
-    return name.encode("utf-8", "backslashreplace").decode()
 
 
 def _batched(things: Sequence[Thing], size: int) -> Iterator[Sequence[Thing]]:

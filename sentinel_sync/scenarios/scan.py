@@ -7,25 +7,23 @@ little.
 
 import asyncio
 import contextlib
-import hashlib
 import logging
 import os
 import stat
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from sentinel_sync.base.clock import Clock
 from sentinel_sync.base.errors import ScenarioError, UnsettledError
 from sentinel_sync.base.tasks import run_to_end
 from sentinel_sync.scenarios.consent import ConsentRecord
-from sentinel_sync.scenarios.recordings import absolute, open_file, read_recording
-from sentinel_sync.scenarios.records import ScenarioRecords, ScenarioSummary, bare_plan, storable
+from sentinel_sync.scenarios.recordings import absolute, folder_names, open_file, read_recording, snapshot_of, storable
+from sentinel_sync.scenarios.records import ScenarioRecords, ScenarioSummary, bare_plan
 from sentinel_sync.scenarios.rules.lifecycle import (
     MADE_WHILE_WITHDRAWN,
     FolderObservation,
-    appeared_while_withdrawn,
     is_past,
     made_while_withdrawn,
     priority_of,
@@ -46,59 +44,11 @@ logger: logging.Logger = logging.getLogger(__name__)
 
 #: A folder is only opened itself, never what a link of its name leads to.
 _FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_NS = 1e-9
 #: A refused folder is looked at again so often, seconds: there may be many, and nobody waits for them.
 _REFUSED_INTERVAL = 60.0
 _IS_LINK = "this is a link: only folders of the recorder's own are sent"
 #: Why an item goes whose recording is deleted by its age.
 REASON = "retention"
-
-
-@dataclass(frozen=True, slots=True)
-class FolderSnapshot:
-    """A folder as it looks now.
-
-    Attributes:
-        fingerprint: Differs when anything in it was written, added, removed or renamed.
-        changed_at: When the newest of its files was written, seconds since the epoch.
-        is_link: It is a link to a folder.
-    """
-
-    fingerprint: str
-    changed_at: float
-    is_link: bool
-
-
-def folder_names(scenarios_dir: Path) -> list[str]:
-    """Names of the folders, and of links to folders, that a recorder may have left; none where there is no such folder.
-
-    One call to the system per few hundred names: none of the folders is looked into.
-    """
-    try:
-        with os.scandir(scenarios_dir) as entries:
-            # What begins with a dot is being made by somebody, or is not a recording.
-            return [entry.name for entry in entries if not entry.name.startswith(".") and entry.is_dir()]
-    except OSError:
-        return []
-
-
-def snapshot_of(folder: Path) -> FolderSnapshot | None:
-    """Look at a folder and its files, without opening any; None where it has gone."""
-    digest = hashlib.sha256()
-    try:
-        status = folder.lstat()
-        if stat.S_ISLNK(status.st_mode):
-            digest.update(f"{status.st_mtime_ns}".encode())
-            return FolderSnapshot(digest.hexdigest(), status.st_mtime_ns * _NS, is_link=True)
-        newest = 0
-        with os.scandir(folder) as entries:
-            for entry in sorted(entries, key=lambda entry: entry.name):
-                found = entry.stat(follow_symlinks=False)
-                newest = max(newest, found.st_mtime_ns)
-                digest.update(f"{entry.name!a} {found.st_mode} {found.st_size} {found.st_mtime_ns}\n".encode())
-    except OSError:
-        return None
-    return FolderSnapshot(digest.hexdigest(), (newest or status.st_mtime_ns) * _NS, is_link=False)
 
 
 def own_files(folder: Path) -> tuple[Part, ...]:
@@ -177,7 +127,6 @@ class Scan:
         self._clock = clock
         self._sights: dict[str, FolderObservation] = {}
         self._refused_at: dict[str, float] = {}
-        self._present: frozenset[str] | None = None
         self._looking = asyncio.Lock()
 
     async def look(self) -> tuple[int, float]:
@@ -192,18 +141,18 @@ class Scan:
         consent = await self._record.load()
         directory = await run_to_end(absolute, self._settings.scenarios_dir)
         names = frozenset(await run_to_end(folder_names, directory))
-        before, self._present = self._present, names
         summaries = await self._records.summaries()
         unsettled = [name for name in sorted(names) if not _is_settled(summaries.get(storable(name)))]
         self._forget_others(unsettled)
         if missing_consent(consent, self._settings.policy_version) is not None:
             self._sights.clear()
-            if consent is not None and not consent.granted and before is not None:
-                await self._decline(directory, [name for name in unsettled if name not in before], consent)
             return 0, interval
-        history = await self._record.history()
+        history, excluded = await self._record.history(), await self._record.made_while_withdrawn()
         queued, wait = 0, interval
         for name in unsettled:
+            if storable(name) in excluded:
+                await self._records.decline(directory / name, MADE_WHILE_WITHDRAWN)
+                continue
             if not self._is_due(name, summaries.get(storable(name))):
                 continue
             new, settles_in = await self._consider(directory / name, summaries.get(storable(name)), history)
@@ -221,13 +170,6 @@ class Scan:
         now, settle_time = self._clock.monotonic(), self._settings.scenario_settle_time
         waits = [sight.settles_in(now, settle_time) for sight in self._sights.values() if sight.fault is None]
         return min(waits, default=None)
-
-    async def _decline(self, directory: Path, names: list[str], withdrawal: Consent) -> None:
-        """Remember what came into sight while the consent stood withdrawn: its time may not be believed later."""
-        for name in names:
-            appearance = await run_to_end(snapshot_of, directory / name)
-            if appearance is not None and appeared_while_withdrawn(withdrawal, appearance.changed_at):
-                await self._records.decline(directory / name, MADE_WHILE_WITHDRAWN)
 
     def _is_due(self, name: str, summary: ScenarioSummary | None) -> bool:
         if summary is None or summary.refused is None or name in self._sights:

@@ -84,7 +84,8 @@ class Database:
         #: An fsync has failed: what the system says it holds may never have reached the disk (Rebello et al., "Can
         #: Applications Recover from fsync Failures?", USENIX ATC 2020), so all of it is written anew.
         self._is_doubtful = False
-        #: Device and inode of the file and of its log, as they were opened.
+        self._watched = (str(path), f"{path}-wal")
+        #: Device and inode of each of these, as they were opened.
         self._opened: dict[str, tuple[int, int]] = {}
 
     async def open(self) -> None:
@@ -180,9 +181,6 @@ class Database:
             connection.close()
 
     def _serve(self) -> None:
-        connection = self._connection
-        if connection is None:
-            raise StoreError("the store's thread was started before its file was opened")
         stopping = False
         while not stopping:
             group: list[_Operation] = []
@@ -198,32 +196,36 @@ class Database:
             else:
                 stopping = True
             if group:
-                try:
-                    connection = self._present(connection)
-                except (OSError, sqlite3.Error) as error:
-                    why = "has lost a write" if self._is_doubtful else "was deleted or replaced under the running agent"
-                    gone = StoreError(
-                        f"{self._path.name} {why}, and cannot be written again ({error}): nothing is acknowledged "
-                        "until it can be"
-                    )
-                    _report([(request.future, None, gone) for request in group])
-                else:
-                    _report(self._commit_group(connection, group))
+                _report(self._outcomes(group))
         self._close()
+
+    def _outcomes(self, group: list[_Operation]) -> list[_Outcome]:
+        try:
+            return self._commit_group(self._present(), group)
+        except (OSError, sqlite3.Error) as error:
+            why = "has lost a write" if self._is_doubtful else "was deleted or replaced under the running agent"
+            gone = StoreError(
+                f"{self._path.name} {why}, and cannot be written again ({error}): nothing is acknowledged "
+                "until it can be"
+            )
+            return [(request.future, None, gone) for request in group]
 
     def _identities(self) -> dict[str, tuple[int, int]]:
         found: dict[str, tuple[int, int]] = {}
-        for suffix in ("", "-wal"):
+        for name in self._watched:
             with contextlib.suppress(FileNotFoundError):
-                status = self._path.with_name(self._path.name + suffix).stat()
-                found[suffix] = (status.st_dev, status.st_ino)
+                status = os.stat(name)  # noqa: PTH116 - asked before each group: pathlib takes longer than the system
+                found[name] = (status.st_dev, status.st_ino)
         return found
 
-    def _present(self, connection: sqlite3.Connection) -> sqlite3.Connection:
+    def _present(self) -> sqlite3.Connection:
         """The connection to the file that has the name; made again where somebody took the file away under us.
 
         Without this look SQLite would go on acknowledging into a file without a name.
         """
+        connection = self._connection
+        if connection is None:
+            raise StoreError("the store's file is not open")
         if not self._opened:
             return connection
         found = self._identities()

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from sentinel_sync.base.errors import StoreFullError
+from sentinel_sync.base.files import make_folder
 from sentinel_sync.scenarios.consent import ConsentRecord, WithdrawalMark
 from sentinel_sync.scenarios.rules.plan import Consent
 from sentinel_sync.store.store import Store
@@ -109,6 +110,45 @@ async def test_in_doubt_there_is_no_consent(tmp_path: Path, store: Store, clock:
     decided = await record.load()
     assert decided is not None
     assert not decided.granted
+
+
+async def test_a_consent_that_a_wrong_clock_dates_after_a_withdrawal_is_not_put_back(
+    tmp_path: Path, clock: FakeClock
+) -> None:
+    mark = WithdrawalMark(tmp_path / "scenarios")
+    async with Store(tmp_path / "state", clock=clock) as store:
+        await ConsentRecord(store.documents, clock, mark).record(granted=True, policy_version="1")
+    shutil.copytree(tmp_path / "state", tmp_path / "backup")
+    clock.set_wall(clock.now() - 400_000_000.0)
+    async with Store(tmp_path / "state", clock=clock) as store:
+        await ConsentRecord(store.documents, clock, mark).record(granted=False, policy_version="1")
+    async with Store(tmp_path / "backup", clock=clock) as store:
+        restored = await ConsentRecord(store.documents, clock, mark).load()
+        assert restored is not None
+        assert not restored.granted
+
+
+async def test_what_was_there_at_a_withdrawal_is_told_from_what_came_later(
+    tmp_path: Path, store: Store, clock: FakeClock
+) -> None:
+    folder = tmp_path / "scenarios"
+    record = ConsentRecord(store.documents, clock, WithdrawalMark(folder))
+    make_folder(folder / "before")
+    await record.record(granted=False, policy_version="1")
+    make_folder(folder / "later")
+    assert await record.made_while_withdrawn() == frozenset()
+    await record.record(granted=True, policy_version="1")
+    assert await record.made_while_withdrawn() == {"later"}
+    await record.record(granted=True, policy_version="1")
+    make_folder(folder / "consented")
+    await record.record(granted=False, policy_version="1")
+    (folder / ".consent-withdrawn.json").write_bytes(b"spoilt")
+    await record.record(granted=True, policy_version="1")
+    assert await record.made_while_withdrawn() == {"before", "later", "consented"}, "in doubt there is no consent"
+    shutil.rmtree(folder)
+    await record.record(granted=False, policy_version="1")
+    await record.record(granted=True, policy_version="1")
+    assert await record.made_while_withdrawn() == frozenset(), "nothing is remembered of what is gone"
 
 
 async def test_a_withdrawal_that_cannot_be_noted_beside_the_recordings_stands_all_the_same(

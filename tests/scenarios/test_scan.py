@@ -190,6 +190,28 @@ async def test_what_was_made_while_the_consent_stood_withdrawn_is_sent_by_name_o
     assert (await uploader.get_upload_status(SECOND))["status"] == "queued"
 
 
+@pytest.mark.parametrize("clock_moves_by", [-90_000.0, 0.0, 90_000.0])
+async def test_no_clock_has_to_be_right_for_what_was_made_while_the_consent_stood_withdrawn(
+    recordings: Path, build: Build, clock: FakeClock, clock_moves_by: float, tmp_path: Path
+) -> None:
+    """Found by the simulation: withdrawn by a clock that ran ahead, recorded by one that had been set right."""
+    (recordings / SECOND).rename(tmp_path / SECOND)
+    uploader = build(consent=False)
+    await uploader.set_consent(True)
+    await uploader.set_consent(False)
+    clock.set_wall(clock.now() + clock_moves_by)
+    (tmp_path / SECOND).rename(recordings / SECOND)
+    backdate(recordings / SECOND, clock.now())
+    # The recording that was there goes on being written.
+    (recordings / FIRST / "annotations.json").write_text('{"frames": []}')
+    backdate(recordings / FIRST, clock.now())
+    await uploader.set_consent(False)
+    clock.set_wall(clock.now() + clock_moves_by)
+    await uploader.set_consent(True)
+    await settle(uploader, clock)
+    assert await statuses(uploader) == {FIRST: "dropped", SECOND: "dropped"}
+
+
 async def test_a_link_to_a_folder_is_refused_and_files_and_hidden_folders_are_nobody(
     recordings: Path, build: Build, clock: FakeClock, tmp_path: Path
 ) -> None:

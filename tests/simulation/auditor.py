@@ -8,12 +8,15 @@ from contextlib import closing
 from pathlib import Path
 
 from tests.simulation.link import Network
-from tests.simulation.vehicle import DRIVER, NAME, History, Vehicle
+from tests.simulation.recorder import CAMERA
+from tests.simulation.vehicle import DRIVER, NAME, History, RecordingRecord, Vehicle
 
 #: The model that is released.
 MODEL = "yolov8m_automotive"
 #: No part of a secret may be in anything that was sent, but for the driver's own address.
 _TRACES = (b"Quillfeather", b"48.858", b"2.2944", b"488583")
+_RECORDINGS_GO_TO = ("/scenarios", "/uploads")
+_PARTS = sorted([f"{CAMERA}.mp4", "annotations.json"])
 #: Requests of one vehicle within any hour: a probe every 30 s, and what there is to send.
 _MOST_PER_HOUR = 1200
 #: Metres of a trip that a dying process may lose: what was driven since the last checkpoint, 5 s, one reading of 300 m.
@@ -29,6 +32,8 @@ def findings(backend_folder: Path, history: History, network: Network, vehicles:
         *_requests(network),
         *_profiles(history, vehicles),
         *_models(history, vehicles),
+        *_consent(history, network),
+        *_recordings(backend_folder, history, vehicles),
         *_leftovers(vehicles),
     ]
 
@@ -63,17 +68,17 @@ def _trips(backend_folder: Path, history: History) -> Iterator[str]:
 def _secrets(network: Network) -> Iterator[str]:
     for sent in network.wire:
         for trace in _TRACES:
-            if trace in sent:
-                yield f"{trace!r} was sent: {sent[:200]!r}"
-        if DRIVER.encode() in sent and not sent.startswith(b"http://127.0.0.1:1/drivers/"):
-            yield f"the driver's id was sent: {sent[:200]!r}"
+            if trace in sent.data:
+                yield f"{trace!r} was sent: {sent.data[:200]!r}"
+        if DRIVER.encode() in sent.data and not sent.path.startswith("/drivers/"):
+            yield f"the driver's id was sent: {sent.data[:200]!r}"
 
 
 def _keys(network: Network) -> Iterator[str]:
     """The same work always goes under the same key: a trip's is its id."""
     for sent in network.wire:
-        if sent.startswith(b"http://127.0.0.1:1/trips\r\n"):
-            head, _, body = sent.rpartition(b"\r\n")
+        if sent.path == "/trips":
+            head, _, body = sent.data.rpartition(b"\r\n")
             trip_id = json.loads(body)["trip_id"]
             if f"Idempotency-Key: {trip_id}\r\n".encode() not in head:
                 yield f"trip {trip_id} went under another key: {head!r}"
@@ -125,6 +130,72 @@ def _models(history: History, vehicles: Sequence[Vehicle]) -> Iterator[str]:
             yield f"{vehicle.name} opens {version}, and {list(genuine.values())[-1]} was released"
         if half := [path.name for path in models.rglob(".*") if path.is_file() and path.name != ".bad_versions.json"]:
             yield f"{vehicle.name} has left half-done files: {half}"
+
+
+def _stands(history: History, vehicle: str, at: float) -> bool | None:
+    """Whether a consent stood; None where that cannot be said, as a process died while it was being decided."""
+    standing: bool | None = False
+    for decision in history.decisions:
+        if decision.vehicle == vehicle and decision.began <= at:
+            is_done = decision.stands_since is not None and decision.stands_since <= at
+            standing = decision.granted if is_done or standing is decision.granted else None
+    return standing
+
+
+def _consent(history: History, network: Network) -> Iterator[str]:
+    for sent in network.wire:
+        if sent.path.startswith(_RECORDINGS_GO_TO) and sent.method in {"POST", "PATCH", "PUT"}:
+            if _stands(history, sent.vehicle, sent.at) is False:
+                yield f"{sent.vehicle} sent {sent.method} {sent.path} at {sent.at:.1f} s without a consent"
+            if sent.is_metered:
+                yield f"{sent.vehicle} sent {sent.method} {sent.path} at {sent.at:.1f} s over a metered link"
+
+
+def _recordings(backend_folder: Path, history: History, vehicles: Sequence[Vehicle]) -> Iterator[str]:
+    """Whole and once at the backend, or the agent says why not; none that was made while a consent stood withdrawn."""
+    with closing(sqlite3.connect(f"file:{backend_folder / 'backend.sqlite3'}?mode=ro", uri=True)) as connection:
+        rows = connection.execute(
+            "SELECT vehicle_id, scenario_id, name, file FROM scenarios LEFT JOIN parts ON scenario = scenarios.id"
+        ).fetchall()
+    there: dict[tuple[str, str], list[str]] = {}
+    for vehicle_id, name, part, file in rows:
+        there.setdefault((vehicle_id, name), []).append(part)
+        yield from _kept(backend_folder, file, f"{name} of {vehicle_id}")
+    said = {vehicle.name: vehicle.said for vehicle in vehicles}
+    for made in history.recordings:
+        parts = sorted(there.pop((made.vehicle, made.name), []))
+        reported = said[made.vehicle].get(made.name)
+        if parts and _is_after_a_no(history, made):
+            yield f"{made.name} of {made.vehicle} was made while no consent stood, and was sent"
+        if parts == _PARTS:
+            if reported is None or reported["status"] != "uploaded":
+                yield f"{made.name} of {made.vehicle} arrived, and the agent says {reported}"
+        elif not _may_stay(history, made):
+            yield f"{made.name} of {made.vehicle} has not arrived whole ({parts}): {reported}"
+        elif reported is None or reported["reason"] is None:
+            yield f"{made.name} of {made.vehicle} stays, and nobody knows why: {reported}"
+    for vehicle_id, name in there:
+        yield f"{name} of {vehicle_id} was never recorded"
+
+
+def _kept(backend_folder: Path, file: str | None, whose: str) -> Iterator[str]:
+    if file is None:
+        return
+    content = next(backend_folder.rglob(file)).read_bytes()
+    for trace in _TRACES:
+        if trace in content:
+            yield f"{trace!r} of {whose} is at the backend"
+
+
+def _is_after_a_no(history: History, made: RecordingRecord) -> bool:
+    """Whether the driver had said no when it was made; before the first word there was none."""
+    has_decided = any(it.vehicle == made.vehicle and it.began <= made.made_at for it in history.decisions)
+    return has_decided and _stands(history, made.vehicle, made.made_at) is False
+
+
+def _may_stay(history: History, made: RecordingRecord) -> bool:
+    """Whether a driver has ever said no before or after: a vehicle whose clock was set cannot always tell the two."""
+    return any(not it.granted for it in history.decisions if it.vehicle == made.vehicle)
 
 
 def _leftovers(vehicles: Sequence[Vehicle]) -> Iterator[str]:

@@ -26,6 +26,7 @@ class Weather(StrEnum):
     OUTAGE = "outage"
     PORTAL = "portal"
     STORM = "storm"
+    REVOKED = "revoked"
     SLOW = "slow"
 
 
@@ -35,6 +36,7 @@ _ODDS = {
     Weather.OUTAGE: 3,
     Weather.PORTAL: 3,
     Weather.STORM: 2,
+    Weather.REVOKED: 1,
     Weather.SLOW: 1,
 }
 _PIECE_BYTES, _PIECE_SECONDS = 32 << 10, 0.5
@@ -79,13 +81,31 @@ class BackendThread:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(60.0)
 
 
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """A request as it left a vehicle.
+
+    Attributes:
+        at: Virtual seconds since the beginning.
+        is_metered: Whether that link cost money.
+        data: All of it: the address, the headers, the body.
+    """
+
+    at: float
+    vehicle: str
+    is_metered: bool
+    method: str
+    path: str
+    data: bytes
+
+
 @dataclass(slots=True)
 class Network:
     """All that goes between vehicles and the backend.
 
     Attributes:
         requests: Times of all requests, true seconds since the epoch, by vehicle.
-        wire: All bytes that vehicles sent.
+        wire: All that vehicles sent.
         is_calm: Only fine weather from now on.
     """
 
@@ -93,7 +113,7 @@ class Network:
     backend: BackendThread
     rng: Random
     requests: dict[str, list[float]] = field(default_factory=dict)
-    wire: list[bytes] = field(default_factory=list)
+    wire: list[Sent] = field(default_factory=list)
     happened: set[str] = field(default_factory=set)
     is_calm: bool = False
     _weather: Weather = Weather.FINE
@@ -116,15 +136,17 @@ class SimulatedLink(httpx.AsyncBaseTransport):
 
     Args:
         vehicle: Whose.
+        is_metered: Whether it costs money.
         on_answered: Told once the backend has done the work, and before the vehicle hears of it.
 
     Attributes:
         is_cut: The process is gone: nothing leaves any more.
     """
 
-    def __init__(self, network: Network, vehicle: str, on_answered: Callable[[], None]) -> None:
+    def __init__(self, network: Network, vehicle: str, *, is_metered: bool, on_answered: Callable[[], None]) -> None:
         self._network = network
         self._vehicle = vehicle
+        self._is_metered = is_metered
         self._on_answered = on_answered
         self.is_cut = False
 
@@ -135,30 +157,59 @@ class SimulatedLink(httpx.AsyncBaseTransport):
             raise httpx.ConnectError("the process is gone", request=request)
         weather = network.weather
         network.requests.setdefault(self._vehicle, []).append(network.world.now())
-        network.wire.append(_as_sent(request, body))
+        network.wire.append(
+            Sent(
+                network.world.elapsed(),
+                self._vehicle,
+                self._is_metered,
+                request.method,
+                request.url.path,
+                _as_sent(request, body),
+            )
+        )
         await asyncio.sleep(rng.uniform(5.0, 40.0) if weather is Weather.SLOW else rng.expovariate(1.0 / 0.08))
         if self.is_cut:
             raise httpx.ReadError("the process is gone", request=request)
         fate = rng.random()
+        return self._turned_away(request, weather, fate) or self._passed_on(request, body, weather, fate)
+
+    def _turned_away(self, request: httpx.Request, weather: Weather, fate: float) -> httpx.Response | None:
+        """What something in between makes of it, before the backend has seen it."""
+        network, rng = self._network, self._network.rng
         if weather is Weather.OUTAGE or (weather is Weather.LOSSY and fate < 0.2):
             raise httpx.ConnectError("no route", request=request)
         if weather is Weather.PORTAL:
             return httpx.Response(200, headers={"Content-Type": "text/html"}, content=_PORTAL, request=request)
+        if weather is Weather.REVOKED:
+            network.happened.add("answered 401")
+            return httpx.Response(401, json={"title": "unknown key"}, request=request)
         if weather is Weather.STORM and fate < 0.7:
             status = rng.choice([429, 500, 502, 503, 504])
             later = {"Retry-After": str(rng.randint(1, 120))} if rng.random() < 0.5 else {}
             network.happened.add(f"answered {status}")
             return httpx.Response(status, headers=later, content=b"busy", request=request)
+        return None
+
+    def _passed_on(self, request: httpx.Request, body: bytes, weather: Weather, fate: float) -> httpx.Response:
+        """The backend's own answer, as far as it comes back."""
+        network, rng = self._network, self._network.rng
+        is_cut_off = weather is Weather.LOSSY and request.method == "PATCH" and fate < 0.5
+        if is_cut_off:
+            body = body[: rng.randint(0, len(body))]
+            request.headers["Content-Length"] = str(len(body))
         status, headers, content = network.backend.handle(request.method, str(request.url), request.headers, body)
         network.happened.add(f"{request.method} answered {status}")
-        if request.method in {"POST", "PUT"}:
+        if request.method in {"POST", "PUT", "PATCH"}:
             self._on_answered()
         if self.is_cut:
             raise httpx.ReadError("the process is gone", request=request)
+        if is_cut_off:
+            network.happened.add("a piece was cut off on its way")
+            raise httpx.WriteError("reset", request=request)
         if weather is Weather.LOSSY and fate < 0.4:
             network.happened.add("an answer was lost after the work was done")
             raise httpx.ReadError("reset", request=request)
-        if weather is Weather.LOSSY and fate < 0.5 and content:
+        if weather is Weather.LOSSY and fate < 0.6 and content:
             network.happened.add("an answer was cut off")
             return httpx.Response(status, headers=headers, stream=self._stream(content, len(content) // 2))
         return httpx.Response(status, headers=headers, stream=self._stream(content, len(content)))

@@ -7,6 +7,7 @@ import hashlib
 import json
 import shutil
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from random import Random
 
@@ -79,7 +80,7 @@ def play(seed: int, folder: Path, *, days: float = 1.0) -> Outcome:
             network.is_calm = True
             # Twice: what the second vehicle sends is news to the first.
             for vehicle in (*vehicles, *vehicles):
-                await vehicle.live(_rest, crash_in=None)
+                await vehicle.live(partial(_end, vehicle), crash_in=None)
         return Outcome(
             findings(folder / "backend", history, network, vehicles), world.log, network.happened, len(history.trips)
         )
@@ -105,6 +106,8 @@ async def _days(vehicle: Vehicle, world: World, rng: Random, days: float) -> Non
     async def drives(agent: SyncAgent, clock: BootClock) -> None:
         for _ in range(rng.randint(0, 3)):
             await asyncio.sleep(rng.expovariate(1.0 / 120.0))
+            if rng.random() < 0.3:
+                await vehicle.decide(agent, granted=rng.random() < 0.6)
             await vehicle.drive(agent, clock)
         if rng.random() < 0.5:
             await agent.drain(rng.uniform(0.0, 30.0))
@@ -137,6 +140,14 @@ def manifest_of(name: str, version: str, size: int, checksum: str) -> bytes:
     fields = {"checksum": checksum, "name": name, "size": size, "version": version}
     body = json.dumps(fields, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
     return b" ".join([b"DSSEv1", str(len(kind)).encode(), kind, str(len(body)).encode(), body])
+
+
+async def _end(vehicle: Vehicle, agent: SyncAgent, clock: BootClock) -> None:
+    """Whatever may go does, and what does not is to have a reason."""
+    clock.wrong_by = 0.0
+    await vehicle.decide(agent, granted=True)
+    await _rest(agent, clock)
+    vehicle.said = {status["scenario_id"]: status for status in await agent.scenarios.get_scenarios()}
 
 
 async def _rest(agent: SyncAgent, _: BootClock) -> None:

@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -13,7 +14,9 @@ from typing import Any
 import httpx
 
 from sentinel_sync import Settings, SyncAgent
+from sentinel_sync.scenarios.rules.status import ScenarioStatus
 from tests.simulation.link import Network, SimulatedLink
+from tests.simulation.recorder import leave_recording
 from tests.simulation.world import BootClock, World
 
 #: What must never be seen on the wire; the auditor looks for every part of it.
@@ -37,6 +40,36 @@ class TripRecord:
 
 
 @dataclass(slots=True)
+class Decision:
+    """What a driver decided about recordings.
+
+    Attributes:
+        began: When `set_consent` was called, virtual seconds.
+        stands_since: When it returned; None where it never did.
+    """
+
+    vehicle: str
+    granted: bool
+    began: float
+    stands_since: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RecordingRecord:
+    """A recording as its recorder remembers it.
+
+    Attributes:
+        made_at: Virtual seconds.
+        is_wrong_clock: Whether the vehicle's clock was wrong then.
+    """
+
+    vehicle: str
+    name: str
+    made_at: float
+    is_wrong_clock: bool
+
+
+@dataclass(slots=True)
 class History:
     """What was done and acknowledged, for the auditor.
 
@@ -44,11 +77,14 @@ class History:
         trips: By the id that `start_trip` returned.
         profile_metres: Metres that profile managers have added to the driver's file, in all vehicles.
         releases: Of the model, oldest first.
+        decisions: In the order in which they were made.
     """
 
     trips: dict[str, TripRecord] = field(default_factory=dict)
     profile_metres: float = 0.0
     releases: list["Release"] = field(default_factory=list)
+    decisions: list[Decision] = field(default_factory=list)
+    recordings: list[RecordingRecord] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +128,8 @@ class Vehicle:
         self._crash: asyncio.Future[None] | None = None
         self._link: SimulatedLink | None = None
         self._may_die_answering = False
+        #: What the agent said of its recordings in the end, by name.
+        self.said: dict[str, ScenarioStatus] = {}
 
     @property
     def profile_file(self) -> Path:
@@ -104,9 +142,10 @@ class Vehicle:
         clock = self._world.boot(self._rng.choice([0.0, 0.0, 0.0, self._rng.uniform(-9e4, 9e4), -4e8]))
         self._world.note(f"{self.name} starts, its clock wrong by {clock.wrong_by:.0f} s")
         self._crash = crash = self._world.loop.create_future()
-        self._link = SimulatedLink(self._network, self.name, self._answered)
+        is_metered = crash_in is not None and self._rng.random() < 0.2
+        self._link = SimulatedLink(self._network, self.name, is_metered=is_metered, on_answered=self._answered)
         self._may_die_answering = crash_in is not None and self._rng.random() < 0.5
-        life = asyncio.create_task(self._life(script, clock, self._link))
+        life = asyncio.create_task(self._life(script, clock, self._link, is_metered))
         await asyncio.wait({life, crash}, timeout=crash_in, return_when=asyncio.FIRST_COMPLETED)
         if not life.done():
             self._die()
@@ -118,7 +157,11 @@ class Vehicle:
         life.result()
 
     async def _life(
-        self, script: Callable[[SyncAgent, BootClock], Awaitable[None]], clock: BootClock, link: SimulatedLink
+        self,
+        script: Callable[[SyncAgent, BootClock], Awaitable[None]],
+        clock: BootClock,
+        link: SimulatedLink,
+        is_metered: bool,
     ) -> None:
         folder = self.folder
         settings = Settings.model_validate(
@@ -129,7 +172,8 @@ class Vehicle:
                     "api_key": "key",
                     "vehicle_id": self.name,
                     "fleet_id": "fleet",
-                    "network": "unmetered",
+                    "network": "metered" if is_metered else "unmetered",
+                    "upload_scenarios": True,
                     "pseudonym_key": "pseudonyms",
                     "sync_interval": 120.0,
                     "auto_install_models": True,
@@ -158,7 +202,6 @@ class Vehicle:
         if self._link is None or self._link.is_cut:
             return
         self._link.is_cut = True
-        self._world.stores.wait()
         former, self.folder = self.folder, self.folder.with_name(str(self._lives))
         shutil.copytree(former, self.folder, symlinks=True)
         self._world.note(f"{self.name} dies")
@@ -182,6 +225,8 @@ class Vehicle:
             await asyncio.sleep(_UPDATE_EVERY)
             if life.is_cut:
                 raise CrashedError
+            if rng.random() < 0.01:
+                self.record(clock)
             if rng.random() < 0.02:
                 clock.wrong_by = rng.choice([0.0, rng.uniform(-9e4, 9e4)])
                 self._world.note(f"{self.name}: the clock is set, now wrong by {clock.wrong_by:.0f} s")
@@ -193,6 +238,29 @@ class Vehicle:
         self._world.note(f"{self.name}: {trip_id} ended, {record.driven:.1f} m")
         if self.profile_file.exists() and driver is not None:
             self.add_to_profile(record.driven, clock)
+
+    async def decide(self, agent: SyncAgent, *, granted: bool) -> None:
+        """The driver gives a consent to sending recordings, or takes it back."""
+        life = self._link
+        decision = Decision(self.name, granted, self._world.elapsed())
+        self._history.decisions.append(decision)
+        await agent.scenarios.set_consent(granted)
+        if life is None or life.is_cut:
+            raise CrashedError
+        decision.stands_since = self._world.elapsed()
+        self._world.note(f"{self.name}: consent {'given' if granted else 'withdrawn'}")
+
+    def record(self, clock: BootClock) -> None:
+        """The recorder leaves a recording."""
+        if self._link is None or self._link.is_cut:
+            raise CrashedError
+        name = datetime.fromtimestamp(self._world.now(), UTC).strftime("%Y%m%d_%H%M%S")
+        if (folder := self.folder / "scenarios" / name).exists():
+            return
+        leave_recording(folder, clock.now())
+        made = RecordingRecord(self.name, name, self._world.elapsed(), clock.wrong_by != 0.0)
+        self._history.recordings.append(made)
+        self._world.note(f"{self.name}: recorded {name}")
 
     def add_to_profile(self, metres: float, clock: BootClock) -> None:
         """As the profile manager does after a trip: it reads the file, changes it, and writes it."""

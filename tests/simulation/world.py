@@ -1,16 +1,15 @@
 """Virtual time for a whole agent: its timers, its threads and its clocks, in an order that a seed decides.
 
-Whatever the agent puts into a thread is done at once, in the loop's own; its store's thread is waited for at each turn
-of the loop, so that its answers always come at the same place. So the order of all that happens follows from the seed.
+Whatever the agent puts into a thread is done at once, in the loop's own, and so is what it asks of its store. So the
+order of all that happens follows from the seed.
 """
 
 import asyncio
 import itertools
 import selectors
-import threading
 from collections.abc import Callable, Coroutine, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
+from random import Random
 from typing import Any, TypeVar
 from unittest import mock
 
@@ -21,71 +20,55 @@ Result = TypeVar("Result")
 _TURN = 1e-6
 #: The store's thread has to have answered within so many real seconds.
 _STUCK = 60.0
+#: Virtual seconds that a machine under load may need to start ffmpeg and have it do its work.
+_LONGEST_START = 20.0
 #: 2026-06-01, when the simulation begins.
 BEGIN = 1_780_272_000.0
 
 
-class _StoreThreads:
-    """Operations that were handed to the stores' threads, and those that they have answered."""
-
-    def __init__(self) -> None:
-        self._changed = threading.Condition()
-        self._open = 0
-
-    def wait(self) -> None:
-        """Wait, in real time, until nothing is under way."""
-        with self._changed:
-            if not self._changed.wait_for(lambda: self._open == 0, _STUCK):
-                raise RuntimeError("the store's thread does not answer")
-
-    def add(self, number: int) -> None:
-        """So many more are under way (fewer, where it is negative)."""
-        with self._changed:
-            self._open += number
-            self._changed.notify_all()
-
-    @contextmanager
-    def watched(self) -> Iterator[None]:
-        """Count what goes there and comes back."""
-        hand_over, report = database.Database._hand_over, database._report
-
-        def handing_over(store: database.Database) -> None:
-            self.add(len(store._gathered))
-            hand_over(store)
-
-        def reporting(outcomes: Any) -> None:
-            report(outcomes)
-            self.add(-len(outcomes))
-
-        with (
-            mock.patch.object(database.Database, "_hand_over", handing_over),
-            mock.patch.object(database, "_report", reporting),
-        ):
-            yield
+def _hand_over(store: database.Database) -> None:
+    """Do what was asked of a store now, and tell who asked in the next turn."""
+    group, store._gathered = store._gathered, []
+    if group:
+        outcomes = store._outcomes(group)
+        asyncio.get_running_loop().call_soon(database._resolve, outcomes)
 
 
 class _Jumping(selectors.DefaultSelector):
     """Does not wait, but says for how long it would have."""
 
-    def __init__(self, stores: _StoreThreads) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self._stores = stores
+        self._children: list[asyncio.SubprocessTransport] = []
         self.passed = 0.0
 
+    def wait_for(self, child: asyncio.SubprocessTransport) -> None:
+        """Let no time pass until a process has ended: its pace is the machine's."""
+        self._children.append(child)
+
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        self._stores.wait()
         # An answer that has just come is taken before any time passes.
         ready = super().select(0)
-        if not ready and timeout is not None:
+        if ready:
+            return ready
+        self._children = [child for child in self._children if child.get_returncode() is None]
+        if self._children and timeout != 0:
+            return super().select(_STUCK)
+        if timeout is not None:
             self.passed += max(_TURN, timeout)
-        return ready or super().select(0 if timeout is not None else None)
+        return super().select(0 if timeout is not None else None)
 
 
 class SimulatedLoop(asyncio.SelectorEventLoop):
-    """Starts at 0.0 seconds; its threads are the loop's own."""
+    """Starts at 0.0 seconds; its threads are the loop's own.
 
-    def __init__(self, stores: _StoreThreads) -> None:
-        self._jumping = _Jumping(stores)
+    Args:
+        rng: Decides how long it takes until a child process is started.
+    """
+
+    def __init__(self, rng: Random) -> None:
+        self._jumping = _Jumping()
+        self._rng = rng
         super().__init__(self._jumping)
 
     def time(self) -> float:
@@ -105,12 +88,21 @@ class SimulatedLoop(asyncio.SelectorEventLoop):
             future.set_exception(error)
         return future
 
+    async def subprocess_exec(self, *args: Any, **kwargs: Any) -> Any:
+        """What takes time is put before the process itself, so that a crash can come in between."""
+        await asyncio.sleep(self._rng.uniform(0.5, _LONGEST_START))
+        transport, protocol = await super().subprocess_exec(*args, **kwargs)
+        self._jumping.wait_for(transport)
+        return transport, protocol
+
 
 def run_simulated(main: Callable[["World"], Coroutine[Any, Any, Result]], seed: int) -> Result:
     """Run a world to its end."""
-    stores = _StoreThreads()
-    with stores.watched(), asyncio.Runner(loop_factory=lambda: SimulatedLoop(stores)) as runner:
-        return runner.run(main(World(seed, stores, runner.get_loop())))
+    with (
+        mock.patch.object(database.Database, "_hand_over", _hand_over),
+        asyncio.Runner(loop_factory=lambda: SimulatedLoop(Random(seed))) as runner,
+    ):
+        return runner.run(main(World(seed, runner.get_loop())))
 
 
 @dataclass(slots=True)
@@ -118,7 +110,6 @@ class World:
     """What is true, whatever the vehicles' clocks say."""
 
     seed: int
-    stores: _StoreThreads
     loop: asyncio.AbstractEventLoop
     log: list[str] = field(default_factory=list)
     _boots: Iterator[int] = field(default_factory=lambda: itertools.count(1))

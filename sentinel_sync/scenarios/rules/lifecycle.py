@@ -54,9 +54,10 @@ def priority_of(metadata: Mapping[str, JsonValue]) -> Priority:
 
 
 def made_while_withdrawn(history: Sequence[Consent], made_at: float) -> bool:
-    """Whether the consent stood withdrawn when a recording was made.
+    """Whether the consent stood withdrawn when a recording was made, going by its time and that of the decisions.
 
-    What was made before any decision is not: nobody had said no.
+    Only good for what comes into the folder later: of what lies there at a grant it is known (`WithdrawalMark`), and
+    a clock may have been set in between. What was made before any decision is not: nobody had said no.
 
     Args:
         history: All decisions, oldest first.
@@ -64,14 +65,6 @@ def made_while_withdrawn(history: Sequence[Consent], made_at: float) -> bool:
     """
     before = [decision for decision in history if decision.at <= made_at]
     return bool(before) and not before[-1].granted
-
-
-def appeared_while_withdrawn(withdrawal: Consent, made_at: float) -> bool:
-    """Whether a recording that came into sight while the consent stood withdrawn was made then.
-
-    Only a time that a working clock can show is believed to be before the withdrawal.
-    """
-    return made_at >= withdrawal.at or not is_plausible(made_at)
 
 
 def turn(queued_at: float, rank: int) -> float:

@@ -7,7 +7,6 @@ from sentinel_sync.scenarios.rules.lifecycle import (
     HEAD_START,
     PATIENCE,
     FolderObservation,
-    appeared_while_withdrawn,
     is_past,
     made_while_withdrawn,
     priority_of,
@@ -79,11 +78,6 @@ class TestWithdrawn:
     def test_what_was_made_before_any_decision_is_not(self) -> None:
         assert not made_while_withdrawn([WITHDRAWN, AGAIN], NOW)
         assert not made_while_withdrawn([], NOW)
-
-    def test_a_time_that_no_working_clock_shows_does_not_count_as_before(self) -> None:
-        assert appeared_while_withdrawn(WITHDRAWN, made_at=WITHDRAWN.at + 1.0)
-        assert not appeared_while_withdrawn(WITHDRAWN, made_at=WITHDRAWN.at - 1.0)
-        assert appeared_while_withdrawn(WITHDRAWN, made_at=0.0)
 
 
 @pytest.mark.parametrize(
