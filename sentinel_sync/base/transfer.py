@@ -89,6 +89,7 @@ class TransferAttempts:
         next_at: When the next may be made, seconds since the epoch.
         reason: What the last one ended with.
         wasted_bytes: What was spent for nothing on the day `wasted_on` (days since the epoch, UTC).
+        ended_at: When the last attempt ended, seconds since the epoch.
     """
 
     host: str = ""
@@ -98,6 +99,17 @@ class TransferAttempts:
     reason: str = ""
     wasted_bytes: int = 0
     wasted_on: int = 0
+    ended_at: float = 0.0
+
+    def as_of(self, now: float) -> Self:
+        """The same, in the time of a clock that was set back behind the last attempt: the wait begins anew.
+
+        How long ago that attempt was is not known then; what its day has cost counts for this one.
+        """
+        if now >= self.ended_at:
+            return self
+        wait = max(0.0, self.next_at - self.ended_at)
+        return replace(self, ended_at=now, next_at=now + wait, wasted_on=int(now // _DAY_SECONDS))
 
     def wait(self, now: float) -> float:
         """Seconds until the next may be made; a clock that was set back keeps nobody waiting for longer than a day."""
@@ -144,6 +156,7 @@ class TransferAttempts:
             reason=reason,
             wasted_bytes=wasted,
             wasted_on=today,
+            ended_at=now,
         )
 
 

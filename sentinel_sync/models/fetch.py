@@ -279,7 +279,10 @@ class ReleaseFetch:
         if why is not None:
             raise HeldError(f"{release.name} {release.version} is not fetched: {why}")
         on_progress(min(release.size, await run_to_end(self._files.make_room, staging, release.size)))
-        attempts = await self._documents.load(_KIND, release.checksum, _ATTEMPTS) or TransferAttempts()
+        kept = await self._documents.load(_KIND, release.checksum, _ATTEMPTS) or TransferAttempts()
+        attempts = kept.as_of(self._clock.now())
+        if attempts is not kept:
+            await self._documents.save(_KIND, release.checksum, attempts, _ATTEMPTS)
         if not is_asked_for and attempts.wait(self._clock.now()) > 0.0:
             until = moment(attempts.next_at).strftime("%Y-%m-%dT%H:%M:%SZ")
             raise HeldError(f"{release.name} {release.version} is not fetched before {until}: {attempts.reason}")

@@ -64,6 +64,17 @@ def test_a_clock_that_was_set_back_keeps_nobody_for_longer_than_a_day() -> None:
     assert TransferAttempts(next_at=NOW).wait(0.0) == 86_400.0
 
 
+@pytest.mark.parametrize("ahead", [80_000.0, 400_000_000.0])
+def test_a_clock_that_is_set_right_keeps_nobody_waiting_for_its_error(ahead: float) -> None:
+    """Found by the simulation: an attempt failed while the clock was a day ahead, and the next was a day later."""
+    failed = ended(TransferAttempts(wasted_bytes=PIECE, wasted_on=int((NOW + ahead) // 86_400)), NOW + ahead)
+    right = failed.as_of(NOW)
+    assert 0.0 < right.wait(NOW) <= 30.0
+    assert right.as_of(NOW + 1.0) is right, "it begins anew once"
+    assert right.wait(NOW + 30.0) == 0.0
+    assert ended(right, NOW + 30.0).wasted_bytes == 3 * PIECE, "what the day has cost still counts"
+
+
 @pytest.mark.parametrize("piece", [64 << 10, PIECE, 8 << 20, 100_000_000])
 @pytest.mark.parametrize("seed", range(5))
 def test_what_a_day_costs_with_nothing_won_is_bounded(piece: int, seed: int) -> None:
