@@ -30,6 +30,7 @@ def findings(backend_folder: Path, history: History, network: Network, vehicles:
         *_secrets(network),
         *_keys(network),
         *_requests(network),
+        *_patience(network),
         *_profiles(history, vehicles),
         *_models(history, vehicles),
         *_consent(history, network),
@@ -93,6 +94,13 @@ def _requests(network: Network) -> Iterator[str]:
             if end - begin > _MOST_PER_HOUR:
                 yield f"{vehicle} sent {end - begin} requests within an hour"
                 return
+
+
+def _patience(network: Network) -> Iterator[str]:
+    """What a backend asks for is for the whole vehicle; who was about to send at that instant still may."""
+    for sent in network.wire:
+        if sent.is_early:
+            yield f"{sent.vehicle} sent {sent.method} {sent.path} at {sent.at:.1f} s, and was to come later"
 
 
 def _profiles(history: History, vehicles: Sequence[Vehicle]) -> Iterator[str]:

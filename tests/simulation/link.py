@@ -88,12 +88,14 @@ class Sent:
     Attributes:
         at: Virtual seconds since the beginning.
         is_metered: Whether that link cost money.
+        is_early: Whether the backend had asked this process to come back later than that.
         data: All of it: the address, the headers, the body.
     """
 
     at: float
     vehicle: str
     is_metered: bool
+    is_early: bool
     method: str
     path: str
     data: bytes
@@ -148,6 +150,7 @@ class SimulatedLink(httpx.AsyncBaseTransport):
         self._vehicle = vehicle
         self._is_metered = is_metered
         self._on_answered = on_answered
+        self._asked_until = 0.0
         self.is_cut = False
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
@@ -162,6 +165,7 @@ class SimulatedLink(httpx.AsyncBaseTransport):
                 network.world.elapsed(),
                 self._vehicle,
                 self._is_metered,
+                network.world.elapsed() < self._asked_until,
                 request.method,
                 request.url.path,
                 _as_sent(request, body),
@@ -185,7 +189,9 @@ class SimulatedLink(httpx.AsyncBaseTransport):
             return httpx.Response(401, json={"title": "unknown key"}, request=request)
         if weather is Weather.STORM and fate < 0.7:
             status = rng.choice([429, 500, 502, 503, 504])
-            later = {"Retry-After": str(rng.randint(1, 120))} if rng.random() < 0.5 else {}
+            later = {"Retry-After": str(wait := rng.randint(1, 120))} if rng.random() < 0.5 else {}
+            if later and status in {429, 503}:
+                self._asked_until = max(self._asked_until, network.world.elapsed() + wait)
             network.happened.add(f"answered {status}")
             return httpx.Response(status, headers=later, content=b"busy", request=request)
         return None
@@ -209,6 +215,10 @@ class SimulatedLink(httpx.AsyncBaseTransport):
         if weather is Weather.LOSSY and fate < 0.4:
             network.happened.add("an answer was lost after the work was done")
             raise httpx.ReadError("reset", request=request)
+        if weather is Weather.LOSSY and fate > 0.8 and request.url.path.startswith("/model-files/") and content:
+            network.happened.add("a file was altered on its way")
+            at = rng.randrange(len(content))
+            content = content[:at] + bytes([content[at] ^ 0x10]) + content[at + 1 :]
         if weather is Weather.LOSSY and fate < 0.6 and content:
             network.happened.add("an answer was cut off")
             return httpx.Response(status, headers=headers, stream=self._stream(content, len(content) // 2))
