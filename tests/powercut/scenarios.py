@@ -6,6 +6,7 @@ What an operation has acknowledged it says by `acknowledge`, which is on disk, o
 import asyncio
 import hashlib
 import json
+import os
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from pydantic import SecretStr, TypeAdapter
 
 from sentinel_sync import CloudAPIClient, TripUploader
 from sentinel_sync.base.errors import StoreError
+from sentinel_sync.base.files import sync_folder
 from sentinel_sync.models.installed import InstalledModels
 from sentinel_sync.models.rules.installed import KeptVersion
 from sentinel_sync.profiles.files import ProfileFolder
@@ -361,4 +363,38 @@ OPERATIONS: dict[str, Operation] = {
     "consent withdrawn": Operation(consented, withdraw, stays_withdrawn),
     "consent given": Operation(three_trips, grant, stays_granted),
     "upload plan": Operation(three_trips, plan_upload, is_planned),
+}
+
+
+# --- what must be noticed, where the test is any good ---
+
+
+def writes(*synced: str) -> Operation:
+    """Write a file by a temporary name, syncing only what is named, and acknowledge it."""
+
+    async def act(folder: Path, acknowledge: Acknowledge) -> None:
+        def write() -> None:
+            with (folder / "new").open("wb") as file:
+                file.write(NEW)
+                if "file" in synced:
+                    file.flush()
+                    os.fsync(file.fileno())
+            (folder / "new").replace(folder / "kept")
+            if "folder" in synced:
+                sync_folder(folder)
+            acknowledge("kept")
+
+        await asyncio.to_thread(write)
+
+    async def judge(folder: Path, acknowledged: set[str]) -> None:
+        kept = folder / "kept"
+        assert not acknowledged or await asyncio.to_thread(kept.read_bytes) == NEW
+
+    return Operation(nothing, act, judge)
+
+
+CONTROLS: dict[str, Operation] = {
+    "written": writes(),
+    "file synced": writes("file"),
+    "file and folder synced": writes("file", "folder"),
 }

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from tests.powercut.disk import OPTIONS, RecordedRun
+
 #: Calls that change what is on disk, or make it durable.
 CALLS = ("write", "pwrite64", "fsync", "fdatasync", "rename", "unlink", "ftruncate")
 #: What happens at a call: the process is killed before it is made, or the call fails.
@@ -91,6 +93,14 @@ class Bench:
             for (call, path, thread), calls in counts.items()
             for number in range(1, calls + 1)
         ]
+
+    def record(self, operation: str) -> RecordedRun:
+        """All that the operation does to the disk."""
+        ended = self._run(operation, [*OPTIONS, "-o", str(self._log)])
+        assert ended.code == 0, "undisturbed it works"
+        run = RecordedRun(self._template, self.work, self._acks, self._log.read_text())
+        assert {word for _, word in run.acknowledged} == ended.acknowledged, "and the log says all of it"
+        return run
 
     def fail(self, operation: str, point: Point, fault: str) -> Ended:
         """The operation, disturbed at one point."""

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from sentinel_sync.base.errors import SentinelSyncError
-from tests.powercut.scenarios import OPERATIONS
+from tests.powercut.scenarios import CONTROLS, OPERATIONS
 
 #: The operation said, by one of our own errors, that it could not be done.
 REFUSED = 3
@@ -44,7 +44,7 @@ async def _act(operation: str, folder: Path, acks: Path) -> None:
         with acks.open("a") as file:
             file.write(f"{word}\n")
 
-    await OPERATIONS[operation].act(folder, acknowledge)
+    await (OPERATIONS | CONTROLS)[operation].act(folder, acknowledge)
 
 
 def _stop_at_thread(notice: int) -> None:
