@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import hashlib
 import os
 import secrets
 from pathlib import Path
@@ -10,6 +11,9 @@ from sentinel_sync.base.errors import FileError, StoreError, StoreFullError
 
 #: What a process that was killed while it wrote leaves behind, for whoever owns the folder to remove.
 LEFTOVERS = ".*.new"
+
+#: Of a SHA-512 in hex.
+_SHA512_DIGITS = 128
 
 
 def replace_file(path: Path, content: bytes, *, durable: bool, mode: int = 0o600) -> None:
@@ -39,6 +43,11 @@ def replace_file(path: Path, content: bytes, *, durable: bool, mode: int = 0o600
         raise
     if durable:
         sync_folder(path.parent)
+
+
+def digest_like(checksum: str | None) -> "hashlib._Hash":
+    """A fresh digest of the kind that a checksum in hex is of: SHA-512 where it has 128 digits, else SHA-256."""
+    return hashlib.sha512() if checksum is not None and len(checksum) == _SHA512_DIGITS else hashlib.sha256()
 
 
 def make_folder(folder: Path, mode: int = 0o777) -> None:

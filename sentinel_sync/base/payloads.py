@@ -207,13 +207,14 @@ class ModelSignature(Answer):
 class ModelRelease(Answer):
     """One version of a model, as `GET /models` lists it. `size` in bytes, `checksum` SHA-256 in lower-case hex.
 
+    A TUF repository's may be SHA-512 (`base.files.digest_like`).
     `signatures` is an extension (docs/models.md): further ones beside `signature`, or all of them.
     """
 
     name: str
     version: str
     size: Annotated[int, Field(gt=0)]
-    checksum: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    checksum: Annotated[str, Field(pattern=r"^(?:[0-9a-f]{64}|[0-9a-f]{128})$")]
     signature: str | None = None
     key_id: str | None = None
     released_at: str | None = None

@@ -8,11 +8,12 @@ import os
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from sentinel_sync.base.clock import Clock
 from sentinel_sync.base.errors import UnreachableError, VerificationError
-from sentinel_sync.base.files import file_error, replace_file
+from sentinel_sync.base.files import digest_like, file_error, replace_file
 from sentinel_sync.base.http_library import httpx
 from sentinel_sync.base.tasks import run_to_end
 from sentinel_sync.cloud.client import CloudAPIClient
@@ -97,7 +98,7 @@ class FileDownload:
         self._clock = clock
         self._min_rate = client.settings.download_min_rate
         self._on_progress = on_progress
-        self._staging = _Staging(target.staging)
+        self._staging = _Staging(target.staging, partial(digest_like, target.checksum))
         self._watched_since, self._received = clock.monotonic(), 0
         self.received_bytes = 0
 
@@ -228,11 +229,11 @@ class FileDownload:
 class _GrowingFile:
     """A file that grows, with the hash of what it holds. Blocks."""
 
-    def __init__(self, path: Path, flags: int = 0) -> None:
+    def __init__(self, path: Path, digest: "hashlib._Hash", flags: int = 0) -> None:
         self.path = path
         flags |= os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
         self._descriptor = os.open(path, flags, 0o600)
-        self.digest = hashlib.sha256()
+        self.digest = digest
         self.size = 0
         self._state: tuple[int, int, int] | None = None
 
@@ -285,15 +286,16 @@ class _Staging:
     A body that begins again at the file's start is written beside what there is, and takes its place once it is longer.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, new_digest: "Callable[[], hashlib._Hash]") -> None:
         self._path = path
+        self._new_digest = new_digest
         self._etag_path = path.with_name(path.name.removesuffix(PART_ENDING) + ETAG_ENDING)
         self._restart_path = path.with_name(path.name.removesuffix(PART_ENDING) + RESTART_ENDING)
         self._kept: _GrowingFile | None = None
         self._closed: _GrowingFile | None = None
         self._restart: _GrowingFile | None = None
         self._restart_etag: str | None = None
-        self._before: tuple[int, hashlib._Hash] = (0, hashlib.sha256())
+        self._before: tuple[int, hashlib._Hash] = (0, new_digest())
         self.size = 0
         self.etag: str | None = None
 
@@ -304,7 +306,7 @@ class _Staging:
 
     def open(self, limit: int) -> None:
         """Open it and hash what it holds; a file larger than `limit` is not what is wanted."""
-        self._kept = _GrowingFile(self._path)
+        self._kept = _GrowingFile(self._path, self._new_digest())
         if self._closed is not None and self._closed.go_on(self._kept):
             return
         if self._kept.length() > limit:
@@ -325,8 +327,8 @@ class _Staging:
             self._before = (self.size, self._file.digest.copy())
             self._note(etag)
         else:
-            self._restart, self._restart_etag = _GrowingFile(self._restart_path, os.O_TRUNC), etag
-            self._before = (0, hashlib.sha256())
+            self._restart, self._restart_etag = _GrowingFile(self._restart_path, self._new_digest(), os.O_TRUNC), etag
+            self._before = (0, self._new_digest())
 
     def append(self, piece: bytes) -> None:
         """Write the next bytes of the body."""
@@ -354,12 +356,12 @@ class _Staging:
 
     def empty(self) -> None:
         """Begin again."""
-        self._file.cut(0, hashlib.sha256())
+        self._file.cut(0, self._new_digest())
         self.size, self.etag = 0, None
         self._etag_path.unlink(missing_ok=True)
 
     def checksum(self) -> str:
-        """SHA-256 of what it holds, in hex."""
+        """The checksum of what it holds, in hex, of the kind of the target's."""
         return self._file.digest.hexdigest()
 
     def close(self) -> None:

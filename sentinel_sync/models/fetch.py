@@ -348,7 +348,9 @@ class ReleaseFetch:
         target: Target,
         on_progress: Callable[[int], None],
     ) -> None:
-        have = base.checksum if base is not None and self._deltas else None
+        # What came from a TUF repository may be known by another kind of checksum than a backend knows files by.
+        known = base is not None and base.checksum is not None and len(base.checksum) == len(release.checksum)
+        have = base.checksum if base is not None and known and self._deltas else None
         for attempt in range(1, _MOST_ADDRESSES + 1):
             address = await self._source.address(release, have)
             self._host = urlsplit(address.url).netloc

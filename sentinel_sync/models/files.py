@@ -5,7 +5,6 @@ same bytes on disk by a hard link, and, while it is downloaded, `models/versions
 """
 
 import errno
-import hashlib
 import json
 import os
 import re
@@ -20,7 +19,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from sentinel_sync.base.errors import StoreFullError
-from sentinel_sync.base.files import file_error, make_folder, replace_file, sync_folder
+from sentinel_sync.base.files import digest_like, file_error, make_folder, replace_file, sync_folder
 from sentinel_sync.base.payloads import read_json
 from sentinel_sync.cloud.download import PART_ENDING, discard, owner_of
 from sentinel_sync.models.rules.installed import BadVersion
@@ -84,14 +83,14 @@ class ModelFiles:
     def holds(self, path: Path, size: int, checksum: str) -> bool:
         """Whether a file is there with just these bytes; reads all of it."""
         stamp = self.stamp(path)
-        return stamp is not None and stamp.size == size and self.checksum(path) == (size, checksum)
+        return stamp is not None and stamp.size == size and self.checksum(path, like=checksum) == (size, checksum)
 
-    def checksum(self, path: Path) -> tuple[int, str] | None:
-        """Size and SHA-256 of a file, or None where none is there; reads all of it."""
+    def checksum(self, path: Path, *, like: str | None = None) -> tuple[int, str] | None:
+        """Size and checksum of a file, of the kind of another; None where there is no file. Reads all of it."""
         try:
             if (stamp := self.stamp(path)) is None:
                 return None
-            return stamp.size, checksum_of(path)
+            return stamp.size, checksum_of(path, like=like)
         except FileNotFoundError:
             return None
         except OSError as error:
@@ -199,9 +198,9 @@ class ModelFiles:
             raise file_error(error, self._folder) from None
 
 
-def checksum_of(path: Path) -> str:
-    """SHA-256 of a file, in hex."""
-    digest = hashlib.sha256()
+def checksum_of(path: Path, *, like: str | None = None) -> str:
+    """SHA-256 of a file, in hex, or whatever another checksum is of."""
+    digest = digest_like(like)
     with path.open("rb") as file:
         while chunk := file.read(_HASH_CHUNK):
             digest.update(chunk)

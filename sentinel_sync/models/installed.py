@@ -269,7 +269,7 @@ class InstalledModels:
         live, kept = self.files.live(old.live_name), self.files.version(name, old.version, old.live_name)
         # The one that is kept comes first: after a cut in the middle the live file may be the new one already.
         for is_kept in (True, False):
-            measured = self.files.checksum(kept if is_kept else live)
+            measured = self.files.checksum(kept if is_kept else live, like=old.checksum)
             if measured is not None and old.checksum in {None, measured[1]}:
                 if not is_kept:
                     self.files.keep_live(live, kept)

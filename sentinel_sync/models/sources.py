@@ -21,6 +21,8 @@ logger: logging.Logger = logging.getLogger(__name__)
 _KIND = "models"
 _KEY = "catalogue"
 #: So many entries that cannot be read are remembered, by so much of their names.
+#: What the wire contract says that a checksum is.
+_SHA256_DIGITS = 64
 _MOST_LEFT_OUT = 20
 _LONGEST_NAME = 80
 
@@ -178,12 +180,16 @@ def _read(data: object, request_id: str) -> tuple[tuple[ModelRelease, ...], dict
     left_out: dict[str, str] = {}
     for entry in catalogue.models:
         try:
-            releases.append(ModelRelease.model_validate(entry))
+            release = ModelRelease.model_validate(entry)
+            if len(release.checksum) == _SHA256_DIGITS:
+                releases.append(release)
+                continue
+            places = {"checksum": None}
         except ValidationError as error:
-            name = loggable_text(str(entry.get("name") if isinstance(entry, dict) else None), _LONGEST_NAME)
             places = {str(detail["loc"][0]): None for detail in error.errors(include_input=False) if detail["loc"]}
-            why = f"its entry in the listing cannot be read: {', '.join(places) or 'not an object'}"
-            logger.warning("models.entry: %s is left out: %s", name, why)
-            if len(left_out) < _MOST_LEFT_OUT:
-                left_out.setdefault(name, why)
+        name = loggable_text(str(entry.get("name") if isinstance(entry, dict) else None), _LONGEST_NAME)
+        why = f"its entry in the listing cannot be read: {', '.join(places) or 'not an object'}"
+        logger.warning("models.entry: %s is left out: %s", name, why)
+        if len(left_out) < _MOST_LEFT_OUT:
+            left_out.setdefault(name, why)
     return tuple(releases), left_out

@@ -11,7 +11,17 @@ from typing import Any
 
 from securesystemslib.signer._crypto_signer import CryptoSigner  # where mypy finds them: the packages export by name
 from securesystemslib.signer._signer import Signer
-from tuf.api._payload import MetaFile, Root, Signed, Snapshot, TargetFile, Targets, Timestamp
+from tuf.api._payload import (
+    DelegatedRole,
+    Delegations,
+    MetaFile,
+    Root,
+    Signed,
+    Snapshot,
+    TargetFile,
+    Targets,
+    Timestamp,
+)
 from tuf.api.metadata import Metadata
 
 from tests.fakes.cloud import Answer
@@ -34,6 +44,8 @@ class TufRepository:
         attack: Answers in the repository's place, where it wants to.
         signers: Who signs, by role.
         root_signers: Who signed the newest root.
+        delegated: Roles that the targets role lets speak for some paths.
+        asked: What was asked for.
     """
 
     now: float
@@ -43,6 +55,8 @@ class TufRepository:
     attack: Callable[[Seen], Answer | None] = lambda _: None
     signers: dict[str, list[Signer]] = field(default_factory=dict)
     root_signers: list[Signer] = field(default_factory=list)
+    delegated: dict[str, Targets] = field(default_factory=dict)
+    asked: list[Seen] = field(default_factory=list)
     root: Root = field(init=False)
     timestamp: Timestamp = field(init=False)
     snapshot: Snapshot = field(init=False)
@@ -61,6 +75,7 @@ class TufRepository:
     # --- serving ---
 
     def __call__(self, seen: Seen) -> Answer:
+        self.asked.append(seen)
         attack = self.attack(seen)
         if attack is not None:
             return attack
@@ -76,7 +91,7 @@ class TufRepository:
 
     def until(self, role: str) -> datetime:
         """When what is signed now expires."""
-        return datetime.fromtimestamp(int(self.now + LIVES[role]), UTC)
+        return datetime.fromtimestamp(int(self.now + LIVES.get(role, LIVES["targets"])), UTC)
 
     def set_keys(self, role: str, count: int, threshold: int = 1) -> None:
         """Give a role new keys; the next root says so."""
@@ -100,22 +115,44 @@ class TufRepository:
         self.files[f"/metadata/{self.root.version}.root.json"] = content
         self.root_signers = list(self.signers["root"])
 
-    def add(self, path: str, content: bytes, custom: dict[str, Any] | None = None, **changed: Any) -> TargetFile:
+    def delegate(self, role: str, paths: list[str], *, terminating: bool = False) -> None:
+        """Let a role with a key of its own speak for some paths."""
+        signer = CryptoSigner.generate_ed25519()
+        self.signers[role], self.delegated[role] = [signer], Targets()
+        self.delegated[role].version = 0
+        if self.targets.delegations is None:
+            self.targets.delegations = Delegations({}, {})
+        assert self.targets.delegations.roles is not None
+        self.targets.delegations.roles[role] = DelegatedRole(role, [], 1, terminating, paths)
+        self.targets.add_key(signer.public_key, role)
+
+    def add(
+        self,
+        path: str,
+        content: bytes,
+        custom: dict[str, Any] | None = None,
+        *,
+        role: str | None = None,
+        **changed: Any,
+    ) -> TargetFile:
         """Make `content` a target; `changed` says what is signed instead of the truth (`length`, `hashes`)."""
         target = TargetFile.from_data(path, content, ["sha256"])
         if custom is not None:
             target.unrecognized_fields["custom"] = custom
         for name, value in changed.items():
             setattr(target, name, value)
-        self.targets.targets[path] = target
+        (self.targets if role is None else self.delegated[role]).targets[path] = target
         folder, slash, name = path.rpartition("/")
-        prefix = f"{target.hashes['sha256']}." if self.consistent and "sha256" in target.hashes else ""
+        checksum = target.hashes.get("sha256") or target.hashes.get("sha512")
+        prefix = f"{checksum}." if self.consistent and checksum is not None else ""
         self.files[f"/targets/{folder}{slash}{prefix}{name}"] = content
         return target
 
     def publish(self, *roles: str) -> None:
         """Sign and publish these roles (all below root by default), each as its next version."""
         roles = roles or ("targets", "snapshot", "timestamp")
+        for role, signed in self.delegated.items() if "targets" in roles else ():
+            self.snapshot.meta[f"{role}.json"] = self._meta(signed, self._sign(role, signed))
         if "targets" in roles:
             content = self._sign("targets", self.targets)
             self.snapshot.meta["targets.json"] = self._meta(self.targets, content)

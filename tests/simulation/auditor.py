@@ -14,7 +14,7 @@ from tests.simulation.vehicle import DRIVER, NAME, History, RecordingRecord, Veh
 #: The model that is released.
 MODEL = "yolov8m_automotive"
 #: No part of a secret may be in anything that was sent, but for the driver's own address.
-_TRACES = (b"Quillfeather", b"48.8583", b"2.29448", b"488583")
+_TRACES = (b"Quillfeather", b"48.8583", b"2.29448", b"4885837")
 _RECORDINGS_GO_TO = ("/scenarios", "/uploads")
 _PARTS = sorted([f"{CAMERA}.mp4", "annotations.json"])
 #: Requests of one vehicle within any hour: a probe every 30 s, and what there is to send.

@@ -94,12 +94,11 @@ def release_of(target: SignedTarget) -> ModelRelease | None:
         return None
     if len(target.path) > _LONGEST_PATH or not _PATH.fullmatch(target.path):
         raise VerificationError("its path is not one of a file below the targets")
-    if "sha256" not in target.hashes:
-        raise VerificationError("it has no sha256 among its hashes")
+    checksum = target.hashes.get("sha256") or target.hashes.get("sha512")
+    if checksum is None:
+        raise VerificationError("it has neither sha256 nor sha512 among its hashes")
     try:
-        release = ModelRelease.model_validate(
-            {**facts, "size": target.size, "checksum": target.hashes["sha256"].lower()}
-        )
+        release = ModelRelease.model_validate({**facts, "size": target.size, "checksum": checksum.lower()})
     except ValidationError as error:
         places = {str(detail["loc"][0]) for detail in error.errors(include_input=False) if detail["loc"]}
         raise VerificationError(f"its {', '.join(sorted(places))} cannot be used") from None

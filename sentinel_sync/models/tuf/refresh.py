@@ -7,9 +7,10 @@ need not spend.
 import errno
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,7 +21,7 @@ from tuf.api.exceptions import (
     ExpiredMetadataError,
     RepositoryError,
 )
-from tuf.api.metadata import Metadata
+from tuf.api.metadata import Metadata, Targets  # type: ignore[attr-defined]  # it is a public name there
 from tuf.api.serialization import DeserializationError
 from tuf.ngclient.config import UpdaterConfig
 from tuf.ngclient.fetcher import FetcherInterface
@@ -58,6 +59,8 @@ _BOUNDS = UpdaterConfig(
     targets_max_length=LARGEST_FILE,
 )
 _NOTHING_IS_TOUCHED = "nothing new is taken, what is installed stays in use"
+#: A host that answers so does not have the file, and will not have it by itself.
+_NOT_THERE = frozenset({403, 404, 410})
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
@@ -82,7 +85,7 @@ def refresh(request: RefreshRequest, fetch: Fetch) -> RefreshResult:
     try:
         cache = _prepare(request.folder, digest[:16])
         updater = _updater(anchor, cache, request.metadata_url, fetch, reference)
-        return _refresh(updater, memory, reference, memory.reference(request.trusted_now))
+        return _refresh(updater, memory, reference, memory.reference(request.trusted_now), request.wanted)
     except OSError as error:
         kind = StoreFullError if error.errno in _NO_ROOM else StoreError
         raise kind(f"the cache of TUF metadata in the state folder cannot be written: {error.strerror}") from None
@@ -129,11 +132,18 @@ def _updater(anchor: bytes, cache: Path, metadata_url: str, fetch: Fetch, refere
         raise _no_root(error) from None
 
 
-def _refresh(updater: "_DatedUpdater", memory: RepositoryState, reference: float, trusted_now: float) -> RefreshResult:
+def _refresh(
+    updater: "_DatedUpdater",
+    memory: RepositoryState,
+    reference: float,
+    trusted_now: float,
+    wanted: Sequence[str] | None,
+) -> RefreshResult:
     try:
         updater.refresh()
         verified = updater.verified()
         memory.check(verified)
+        targets = tuple(updater.targets(wanted))
     except DownloadError as error:
         return RefreshResult(memory.learned(updater.verified()), reference, error=_download_fault(error))
     except ExpiredMetadataError:
@@ -150,9 +160,10 @@ def _refresh(updater: "_DatedUpdater", memory: RepositoryState, reference: float
         memory.learned(verified),
         reference,
         verified,
-        tuple(updater.targets()),
+        targets,
         updater.consistent,
-        updater.delegates,
+        min([verified.expires, *updater.expiries()]),
+        tuple(f"{loggable_text(name, 80)}: {reason}" for name, reason in updater.left_aside.items()),
     )
 
 
@@ -197,16 +208,15 @@ class _DatedUpdater(Updater):
     ) -> None:
         super().__init__(str(cache), metadata_url, fetcher=fetcher, config=_BOUNDS, bootstrap=anchor)
         self._trusted_set.reference_time = datetime.fromtimestamp(reference, UTC)
+        self._refused_roles: dict[str, Exception] = {}
+        self._delegated: list[Targets] = []
+        #: Roles and targets that cannot be used, and why.
+        self.left_aside: dict[str, str] = {}
 
     @property
     def consistent(self) -> bool:
         """Whether files lie under their hashes."""
         return self._trusted_set.root.consistent_snapshot is True
-
-    @property
-    def delegates(self) -> bool:
-        """Whether the targets role names further ones."""
-        return self._trusted_set.targets.delegations is not None
 
     def verified(self) -> Verified:
         """What was verified so far."""
@@ -224,10 +234,75 @@ class _DatedUpdater(Updater):
         version = trusted.snapshot.meta["targets.json"].version
         return "targets", SeenMetadata(version, trusted.reference_time.timestamp())
 
-    def targets(self) -> Iterator[SignedTarget]:
-        """What the top-level role has signed, sorted by path."""
-        for path, target in sorted(self._trusted_set.targets.targets.items()):
-            yield SignedTarget(path, target.length, target.hashes, target.custom)
+    def targets(self, wanted: Sequence[str] | None) -> Iterator[SignedTarget]:
+        """Every target, or those that are wanted, as the first role says that may speak for it (TUF, 5.6.7).
+
+        A role that cannot be used costs only what it might have spoken for: that is left aside.
+
+        Raises:
+            DownloadError: A role did not come; it may the next time.
+        """
+        if wanted is None:
+            wanted = sorted({path for role in self._all_roles() for path in role.targets})
+        for path in wanted:
+            try:
+                target = self.get_targetinfo(path)
+            except RepositoryError as error:
+                self.left_aside[path] = loggable_text(str(error))
+                continue
+            if target is not None:
+                yield SignedTarget(path, target.length, target.hashes, target.custom)
+
+    def expiries(self) -> list[float]:
+        """When each of the delegated roles expires that could be used, seconds since the epoch."""
+        return [_mark(role).expires for role in self._delegated]
+
+    def _all_roles(self) -> Iterator[Targets]:
+        """The targets role and all that it leads to, each once, as far as they can be used."""
+        waiting, seen = [(Targets.type, "root")], set[str]()
+        while waiting:
+            name, parent = waiting.pop()
+            if name in seen:
+                continue
+            if len(seen) > self.config.max_delegations:
+                self.left_aside[name] = f"more than {self.config.max_delegations} delegated roles are not followed"
+                return
+            seen.add(name)
+            try:
+                role = self._load_targets(name, parent)
+            except RepositoryError as error:
+                self.left_aside[name] = loggable_text(str(error))
+                continue
+            if name != Targets.type:
+                self._delegated.append(role)
+            yield role
+            waiting += [(child, name) for child in reversed(_children(role))]
+
+    def _load_targets(self, role: str, parent_role: str) -> Targets:
+        """As python-tuf, but a role that was refused is not fetched again for each target that it might speak for."""
+        if role in self._refused_roles:
+            raise self._refused_roles[role]
+        try:
+            return super()._load_targets(role, parent_role)
+        except DownloadHTTPError as error:
+            if role == Targets.type or error.status_code not in _NOT_THERE:
+                raise
+            refused: RepositoryError = RepositoryError(f"its metadata is not there (answered {error.status_code})")
+        except RepositoryError as error:
+            if role == Targets.type:
+                raise
+            refused = error
+        self._refused_roles[role] = refused
+        raise refused
+
+
+def _children(role: Targets) -> list[str]:
+    """The roles that one delegates to, in the order in which they are asked."""
+    if role.delegations is None:
+        return []
+    if role.delegations.succinct_roles is not None:
+        return list(islice(role.delegations.succinct_roles.get_roles(), _BOUNDS.max_delegations + 1))
+    return list(role.delegations.roles or {})
 
 
 def _mark(signed: _Signed) -> SeenMetadata:

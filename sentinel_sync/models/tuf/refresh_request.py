@@ -50,6 +50,7 @@ class RefreshRequest:
         memory: Of this repository, or of another one, or None.
         now: The time to judge expiry by, but for the memory's, seconds since the epoch.
         trusted_now: The time that nobody contradicts: what has expired by it stays expired.
+        wanted: Paths of targets to look up; None for all that there are.
     """
 
     metadata_url: str
@@ -58,6 +59,7 @@ class RefreshRequest:
     memory: RepositoryState | None
     now: float
     trusted_now: float
+    wanted: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,9 +70,10 @@ class RefreshResult:
         memory: To be kept, whether it failed or not.
         reference: The time by which expiry was judged.
         verified: What was verified, where it did not fail.
-        targets: Those of the top-level role.
+        targets: Those of all roles, each as the first says that may speak for it.
         consistent: Whether files lie under their hashes.
-        delegates: Whether the repository has further roles, which are not asked.
+        expires: When the first of what they rest on expires, seconds since the epoch.
+        left_aside: Roles and targets that cannot be used, each with the reason.
         error: Why it failed, or None.
     """
 
@@ -79,7 +82,8 @@ class RefreshResult:
     verified: Verified | None = None
     targets: tuple[SignedTarget, ...] = ()
     consistent: bool = False
-    delegates: bool = False
+    expires: float = 0.0
+    left_aside: tuple[str, ...] = ()
     error: SentinelSyncError | None = None
 
 

@@ -188,7 +188,7 @@ class TufReleases:
         if verified is None:
             raise VerificationError("the TUF repository is refused: nothing of it was verified")
         _report(refreshed, verified, found, left_aside)
-        return _Listing(memory.anchor, found[:_MOST_RELEASES], self._clock.now(), verified.expires)
+        return _Listing(memory.anchor, found[:_MOST_RELEASES], self._clock.now(), refreshed.expires)
 
 
 def _is_anchor(root_file: Path, anchor: str) -> bool:
@@ -209,17 +209,16 @@ def _carry_out(request: RefreshRequest, fetch: Fetch) -> tuple[RefreshResult, tu
             f"cloud.models.source is tuf, which needs python-tuf: install sentinel-sync[tuf] ({error.name} is missing)"
         ) from None
     refreshed = refresh(request, fetch)
-    return refreshed, *models_among(refreshed.targets, consistent=refreshed.consistent)
+    found, left_aside = models_among(refreshed.targets, consistent=refreshed.consistent)
+    return refreshed, found, (*refreshed.left_aside, *left_aside)
 
 
 def _report(
     refreshed: RefreshResult, verified: Verified, found: Sequence[FoundModel], left_aside: Sequence[str]
 ) -> None:
     for reason in left_aside[:_MOST_LINES]:
-        logger.warning("models.entry: a target is left aside: %s", reason)
+        logger.warning("models.entry: left aside: %s", reason)
     if len(left_aside) > _MOST_LINES:
-        logger.warning("models.entry: %d more targets are left aside", len(left_aside) - _MOST_LINES)
-    if refreshed.delegates:
-        logger.warning("models.delegations: the repository's delegated targets are left aside: see docs/tuf.md")
+        logger.warning("models.entry: %d more are left aside", len(left_aside) - _MOST_LINES)
     versions = ", ".join(f"{role} {mark.version}" for role, mark in verified.marks.items())
     logger.info("models.tuf: %s: %d models among %d targets", versions, len(found), len(refreshed.targets))

@@ -32,6 +32,27 @@ pytestmark = pytest.mark.usefixtures("off_the_loop")
 
 
 class TestOffers:
+    @pytest.mark.parametrize("consistent", [True, False], ids=["consistent", "not consistent"])
+    async def test_a_file_may_be_known_by_its_sha512_alone(
+        self, vehicle: Vehicle, stranger: FakeCloud, tmp_path: Path, consistent: bool
+    ) -> None:
+        stranger.handler = repository = TufRepository(vehicle.clock.now(), consistent=consistent)
+        (tmp_path / "root.json").write_bytes(repository.anchor)
+        checksum = hashlib.sha512(content_of("v3")).hexdigest()
+        repository.add(f"{NAME}/v3/m.pt", content_of("v3"), hashes={"sha512": checksum})
+        repository.publish()
+        offers = await vehicle.start()
+        (release,) = (await offers.ask()).releases
+        assert release.checksum == checksum
+        assert await vehicle.fetch(offers, release) == content_of("v3")
+        (kept,) = (await vehicle.start()).last.releases  # type: ignore[union-attr]
+        assert kept == release, "also as it is read again"
+        for path in [path for path in repository.files if path.startswith("/targets/")]:
+            repository.files[path] = bytes(10_000)
+        await asyncio.to_thread(vehicle.staging.unlink)
+        with pytest.raises(VerificationError, match="not those that were signed"):
+            await vehicle.fetch(offers, release)
+
     @pytest.mark.parametrize("pinned", [True, False], ids=["hashes in snapshot", "versions only"])
     @pytest.mark.parametrize("consistent", [True, False], ids=["consistent", "not consistent"])
     async def test_a_release_is_offered_with_its_numbers_and_its_address(
@@ -149,7 +170,7 @@ class TestWhatIsNoModel:
         repository.add("bad/climbs.pt", b"x", {"name": "../../etc/passwd", "version": "v1"})
         repository.add("bad/../../climbs.pt", b"x", {"name": "bad", "version": "v1"})
         repository.add("bad/empty.pt", b"", {"name": "bad", "version": "v1"})
-        repository.add("bad/md5.pt", b"x", {"name": "bad", "version": "v1"}, hashes={"sha512": "ab" * 64})
+        repository.add("bad/md5.pt", b"x", {"name": "bad", "version": "v1"}, hashes={"md5": "ab" * 16})
         repository.add("twice/a.pt", b"one", {"name": "twice", "version": "v1"})
         repository.add("twice/b.pt", b"other", {"name": "twice", "version": "v1"})
         repository.publish()
@@ -157,7 +178,7 @@ class TestWhatIsNoModel:
         said = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
         assert len(said) == 8
         assert not any("README" in line or "maps" in line for line in said)
-        assert any("bad/md5.pt: it has no sha256" in line for line in said)
+        assert any("bad/md5.pt: it has neither sha256 nor sha512" in line for line in said)
         assert any("twice/a.pt and twice/b.pt: both are twice v1, and not the same file" in line for line in said)
 
     async def test_the_path_names_the_model_where_nothing_else_does(
