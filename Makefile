@@ -1,6 +1,6 @@
 # Two commands set up everything by themselves: `make demo` and `make test`.
 .DEFAULT_GOAL := all
-.PHONY: all setup demo test check lint types verify-types format cover soak powercut simulate mutants bench lock run clean
+.PHONY: all setup demo test check lint types verify-types fuzz-openapi format cover soak powercut simulate mutants bench lock run clean
 
 PYTHON ?= python3
 VENV   ?= .venv
@@ -60,6 +60,11 @@ verify-types: $(STAMP)
 	rm -rf build/typed && mkdir -p build/typed && cp -r sentinel_sync build/typed/
 	PYTHONPATH=build/typed:$$($(BIN)/python -c 'import site; print(site.getsitepackages()[0])') \
 	  $(VENV)/pyright/bin/pyright --pythonpath $(abspath $(VENV))/pyright/bin/python --verifytypes sentinel_sync --ignoreexternal
+
+# Whatever is asked of the reference backend, it answers as /openapi.json says. Schemathesis is no dependency of ours.
+fuzz-openapi: $(STAMP)
+	$(PYTHON) -m venv $(VENV)/schemathesis && $(VENV)/schemathesis/bin/python -m pip install --quiet schemathesis
+	$(BIN)/python -m tests.backend.openapi_fuzz $(VENV)/schemathesis/bin/schemathesis --seed $(SEED)
 
 format: $(STAMP)
 	$(BIN)/ruff format .

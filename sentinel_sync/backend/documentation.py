@@ -73,6 +73,7 @@ def operation(
     idempotent: bool = False,
     body: type[BaseModel] | Mapping[str, Any] | None = None,
     headers: Mapping[str, str] | None = None,
+    also: Mapping[int, type[BaseModel]] | None = None,
 ) -> dict[str, Any]:
     """The keyword arguments of a route decorator that document what FastAPI can't see.
 
@@ -83,6 +84,7 @@ def operation(
         idempotent: `Idempotency-Key` is required.
         body: What is read from the request: a model for JSON, or an OpenAPI `content` object.
         headers: Further request headers and what they mean; all optional.
+        also: Further statuses of success, and what each answers.
     """
     statuses = {*problems, *([400, 401] if caller else [401] if credential else []), *([413, 415] if body else [])}
     required = {**(_CALLER_HEADERS if caller else {}), **(_IDEMPOTENCY if idempotent else {})}
@@ -96,7 +98,10 @@ def operation(
         extra["requestBody"] = {"required": True, "content": content}
     elif body is not None:
         extra["requestBody"] = {"required": True, "content": dict(body)}
-    return {"openapi_extra": extra, "responses": {status: _problem(status) for status in sorted(statuses)}}
+    answers: dict[int, dict[str, Any]] = {status: {"model": answer} for status, answer in (also or {}).items()}
+    if "If-None-Match" in (headers or {}):
+        answers[304] = {"description": "What the client has still holds."}
+    return {"openapi_extra": extra, "responses": answers | {status: _problem(status) for status in sorted(statuses)}}
 
 
 def install_documentation(app: FastAPI, bodies: tuple[type[BaseModel], ...]) -> None:
@@ -117,6 +122,10 @@ def install_documentation(app: FastAPI, bodies: tuple[type[BaseModel], ...]) -> 
             components = whole.setdefault("components", {})
             components.setdefault("schemas", {}).update(definitions.get("$defs", {}))
             _drop_framework_errors(whole)
+            for path, operations in whole["paths"].items():
+                for described in operations.values() if "{" in path else ():
+                    # What cannot stand in an address, such as a line feed, leads nowhere.
+                    described["responses"].setdefault("404", _problem(404))
             components["securitySchemes"] = {"bearer": {"type": "http", "scheme": "bearer"}}
             app.openapi_schema = whole
         return app.openapi_schema

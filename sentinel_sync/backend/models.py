@@ -193,6 +193,7 @@ async def send_model(
         422,
         caller=False,
         body={"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
+        also={200: Published},
     ),
 )
 async def publish(

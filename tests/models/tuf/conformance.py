@@ -18,6 +18,7 @@ from sentinel_sync import CloudAPIClient
 from sentinel_sync.base.clock import SystemClock
 from sentinel_sync.base.errors import SentinelSyncError, VerificationError
 from sentinel_sync.cloud.download import FileDownload, Target
+from sentinel_sync.models.files import checksum_of
 from sentinel_sync.models.rules.tuf import RepositoryState, SignedTarget
 from sentinel_sync.models.tuf.refresh import refresh
 from sentinel_sync.models.tuf.refresh_request import RefreshRequest, RefreshResult, anchor_of, run_fetching
@@ -53,59 +54,49 @@ async def fetch(
     client: CloudAPIClient, arguments: argparse.Namespace, target: SignedTarget, *, is_consistent: bool
 ) -> None:
     """Fetch one file, unless it is here."""
-    checksum = target.hashes.get("sha256") or target.hashes.get("sha512")
-    if checksum is None:
-        raise VerificationError("it has neither sha256 nor sha512 among its hashes")
+    checksum = target.hashes.get("sha256") or target.hashes["sha512"]
     folder, slash, name = target.path.rpartition("/")
     path = f"{folder}{slash}{checksum}.{name}" if is_consistent else target.path
-    whole = arguments.target_dir / f"{checksum}.{quote(target.path, '')}"
-    if whole.exists():
+    whole = arguments.target_dir / quote(target.path, "")
+    if whole.exists() and checksum_of(whole, like=checksum) == checksum:
         return
-    staging = whole.with_name(f"{whole.name}.part")
-    wanted = Target(staging, target.size, checksum)
-    address = arguments.target_base_url.rstrip("/") + "/" + quote(path)
-    await FileDownload(client, wanted, clock=SystemClock(), on_progress=lambda _: None).fetch(address)
+    staging = arguments.metadata_dir.with_name("staging")
+    download = FileDownload(client, Target(staging, target.size, checksum), clock=SystemClock(), on_progress=id)
+    await download.fetch(arguments.target_base_url.rstrip("/") + "/" + quote(path))
     staging.rename(whole)
-    for besides in staging.parent.glob(f"{whole.name}.*"):
-        besides.unlink()
 
 
 async def act(arguments: argparse.Namespace) -> None:
     """Refresh, and fetch what is named."""
     settings = CloudSettings(api_url="http://127.0.0.1:9", api_key=SecretStr("none"), vehicle_id="v", rate_limit=0.0)
     async with CloudAPIClient(settings=settings) as client:
-        names = tuple(arguments.target_name or ())
-        result = await refreshed(client, arguments, names)
+        result = await refreshed(client, arguments, names := tuple(arguments.target_name or ()))
+        targets = {target.path: target for target in result.targets}
         for name in names:
-            target = next((target for target in result.targets if target.path == name), None)
-            if target is None:
+            if name not in targets:
                 raise VerificationError(f"{name} is not among the targets: {result.left_aside}")
-            await fetch(client, arguments, target, is_consistent=result.consistent)
+            await fetch(client, arguments, targets[name], is_consistent=result.consistent)
 
 
-def main() -> int:
+def main() -> None:
     """Parse the command line, and do it."""
     parser = argparse.ArgumentParser(prog="python -m tests.models.tuf.conformance")
-    for name in ("--metadata-dir", "--target-dir"):
-        parser.add_argument(name, type=Path)
-    for name in ("--metadata-url", "--target-base-url"):
-        parser.add_argument(name)
+    for name in ("--metadata-dir", "--target-dir", "--metadata-url", "--target-base-url"):
+        parser.add_argument(name, type=Path if name.endswith("dir") else str)
     parser.add_argument("--target-name", action="append")
     actions = parser.add_subparsers(dest="action", required=True)
     actions.add_parser("init").add_argument("trusted_root", type=Path)
     actions.add_parser("refresh")
     actions.add_parser("download")
     arguments = parser.parse_args()
+    if arguments.action == "init":
+        begin(arguments.metadata_dir, arguments.trusted_root)
+        return
     try:
-        if arguments.action == "init":
-            begin(arguments.metadata_dir, arguments.trusted_root)
-        else:
-            asyncio.run(act(arguments))
+        asyncio.run(act(arguments))
     except SentinelSyncError as error:
-        sys.stderr.write(f"{error}\n")
-        return 1
-    return 0
+        sys.exit(str(error))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
