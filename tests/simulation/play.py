@@ -106,7 +106,7 @@ async def _days(vehicle: Vehicle, world: World, rng: Random, days: float) -> Non
     async def drives(agent: SyncAgent, clock: BootClock) -> None:
         for _ in range(rng.randint(0, 3)):
             await asyncio.sleep(rng.expovariate(1.0 / 120.0))
-            if rng.random() < 0.3:
+            if rng.random() < 0.5:
                 await vehicle.decide(agent, granted=rng.random() < 0.6)
             await vehicle.drive(agent, clock)
         if rng.random() < 0.5:

@@ -8,7 +8,7 @@ import pytest
 from tests.simulation.play import play
 
 #: A seed that meets all of these soon.
-_SEED, _DAYS = 44, 0.1
+_SEED, _DAYS = 428, 0.1
 _SOMETIMES = {
     "a process died",
     "an answer was lost after the work was done",

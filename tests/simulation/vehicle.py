@@ -142,7 +142,7 @@ class Vehicle:
         clock = self._world.boot(self._rng.choice([0.0, 0.0, 0.0, self._rng.uniform(-9e4, 9e4), -4e8]))
         self._world.note(f"{self.name} starts, its clock wrong by {clock.wrong_by:.0f} s")
         self._crash = crash = self._world.loop.create_future()
-        is_metered = crash_in is not None and self._rng.random() < 0.2
+        is_metered = crash_in is not None and self._rng.random() < 0.3
         self._link = SimulatedLink(self._network, self.name, is_metered=is_metered, on_answered=self._answered)
         self._may_die_answering = crash_in is not None and self._rng.random() < 0.5
         life = asyncio.create_task(self._life(script, clock, self._link, is_metered))
@@ -225,7 +225,7 @@ class Vehicle:
             await asyncio.sleep(_UPDATE_EVERY)
             if life.is_cut:
                 raise CrashedError
-            if rng.random() < 0.01:
+            if rng.random() < 0.02:
                 self.record(clock)
             if rng.random() < 0.02:
                 clock.wrong_by = rng.choice([0.0, rng.uniform(-9e4, 9e4)])

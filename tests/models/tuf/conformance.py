@@ -1,7 +1,4 @@
-"""The command that theupdateframework/tuf-conformance drives: its CLIENT-CLI.md, by the agent's own TUF code.
-
-Where the suite is at hand: `pytest tuf_conformance --entrypoint "python -m tests.models.tuf.conformance"` (its README).
-"""
+"""The command that tuf-conformance drives (its CLIENT-CLI.md, `--entrypoint`), by the agent's own TUF code."""
 
 import argparse
 import asyncio
@@ -61,7 +58,7 @@ async def fetch(
     if whole.exists() and checksum_of(whole, like=checksum) == checksum:
         return
     staging = arguments.metadata_dir.with_name("staging")
-    download = FileDownload(client, Target(staging, target.size, checksum), clock=SystemClock(), on_progress=id)
+    download = FileDownload(client, Target(staging, target.size, checksum), clock=SystemClock(), on_progress=print)
     await download.fetch(arguments.target_base_url.rstrip("/") + "/" + quote(path))
     staging.rename(whole)
 
