@@ -6,7 +6,7 @@ import os
 import secrets
 import shutil
 import zlib
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
@@ -349,8 +349,9 @@ class _AnnotationsMaker:
         self.digest.update(piece)
 
 
-async def open_what_goes(part: Part, derived_dir: Path) -> OpenFile:
-    """Open what was made of a part.
+@contextlib.asynccontextmanager
+async def open_what_goes(part: Part, derived_dir: Path) -> AsyncIterator[OpenFile]:
+    """Open what was made of a part, for as long as the block takes.
 
     Raises:
         StoreError: What was made of it is gone or changed; it has to be made again.
@@ -358,8 +359,12 @@ async def open_what_goes(part: Part, derived_dir: Path) -> OpenFile:
     """
     if part.file is None or part.file.derived_name is None:
         raise ValueError(f"{part.name} was not made ready")
-    file = await run_to_end(_open_derived, derived_dir / part.file.derived_name, part.file.size_bytes, part.name)
-    return OpenFile(file, part.name, part.file.size_bytes, error=ScenarioError)
+    path, size_bytes = derived_dir / part.file.derived_name, part.file.size_bytes
+    with contextlib.ExitStack() as stack:
+        # Held by the stack already where whoever waits for it is cancelled.
+        file = await run_to_end(lambda: stack.enter_context(_open_derived(path, size_bytes, part.name)))
+        async with OpenFile(file, part.name, size_bytes, error=ScenarioError) as opened:
+            yield opened
 
 
 def _open_derived(path: Path, size_bytes: int, name: str) -> BinaryIO:

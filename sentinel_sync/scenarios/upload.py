@@ -106,7 +106,7 @@ class PartSender:
         if part.file is None:
             raise ValueError(f"{part.name} was not made ready")
         is_video = part.kind is PartKind.VIDEO
-        async with await open_what_goes(part, self._derived_dir) as source:
+        async with open_what_goes(part, self._derived_dir) as source:
             upload = FileUpload(
                 path=_path(plan.known_as, part.kind),
                 key=key,

@@ -184,7 +184,7 @@ class TestWhatGoes:
         derived.mkdir()
         (derived / "made.mp4").write_bytes(b"smaller")
         part = replace(part_of(video), file=PartFile("made.mp4", 7, hashlib.sha256(b"smaller").hexdigest()))
-        async with await open_what_goes(part, derived) as source:
+        async with open_what_goes(part, derived) as source:
             assert [piece async for piece in source.pieces(0, 7)] == [b"smaller"]
 
     @pytest.mark.parametrize("fault", ["gone", "changed", "a link"])
@@ -197,13 +197,16 @@ class TestWhatGoes:
             (derived / "made.mp4").symlink_to(video)
         part = replace(part_of(video), file=PartFile("made.mp4", 7, "0" * 64))
         with pytest.raises(StoreError, match=r"what was made of bev\.mp4"):
-            await open_what_goes(part, derived)
+            async with open_what_goes(part, derived):
+                raise AssertionError("opened")
 
     async def test_has_to_be_made_ready_first(self, tmp_path: Path, video: Path) -> None:
         with pytest.raises(ValueError, match="was not made ready"):
-            await open_what_goes(part_of(video), tmp_path)
+            async with open_what_goes(part_of(video), tmp_path):
+                raise AssertionError("opened")
 
     async def test_the_recordings_own_file_never_goes(self, video: Path) -> None:
         part = replace(part_of(video), file=PartFile(None, len(CONTENT), "0" * 64))
         with pytest.raises(ValueError, match="not made ready"):
-            await open_what_goes(part, video.parent)
+            async with open_what_goes(part, video.parent):
+                raise AssertionError("opened")
