@@ -1,6 +1,6 @@
 # Two commands set up everything by themselves: `make demo` and `make test`.
 .DEFAULT_GOAL := all
-.PHONY: all setup demo test check lint types verify-types fuzz-openapi format cover soak powercut simulate mutants bench lock run clean
+.PHONY: all setup demo test check lint types verify-types fuzz-openapi audit format cover soak powercut simulate mutants bench lock run clean
 
 PYTHON ?= python3
 VENV   ?= .venv
@@ -65,6 +65,14 @@ verify-types: $(STAMP)
 fuzz-openapi: $(STAMP)
 	$(PYTHON) -m venv $(VENV)/schemathesis && $(VENV)/schemathesis/bin/python -m pip install --quiet schemathesis
 	$(BIN)/python -m tests.backend.openapi_fuzz $(VENV)/schemathesis/bin/schemathesis --seed $(SEED)
+
+# What is in it (CycloneDX, build/sbom.cdx.json), and what is known to be wrong with that. Neither tool is a dependency.
+audit: $(STAMP)
+	$(PYTHON) -m venv $(VENV)/audit && $(VENV)/audit/bin/python -m pip install --quiet cyclonedx-bom pip-audit
+	mkdir -p build
+	$(VENV)/audit/bin/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible \
+	  -o build/sbom.cdx.json $(BIN)/python
+	$(VENV)/audit/bin/pip-audit --disable-pip --require-hashes -r $(LOCK)
 
 format: $(STAMP)
 	$(BIN)/ruff format .

@@ -22,7 +22,7 @@ from tests.scenarios.test_part_upload_tus import KINDS, Server, announced, diges
 from tests.servers.node_tus import NodeTus, node_tus
 
 MANY = os.environ.get("SENTINEL_TUS") == "many"
-EXAMPLES, STEPS = (300, 25) if MANY else (6, 8)
+EXAMPLES, STEPS = (200, 20) if MANY else (4, 6)
 VIDEO = noise(3_000_000)
 CUTS = st.lists(st.integers(1, len(VIDEO) // 2), max_size=4)
 

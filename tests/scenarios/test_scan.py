@@ -393,7 +393,8 @@ async def test_one_that_is_shorter_than_its_metadata_says_waits_and_then_goes_ma
     recordings: Path, build: Build, clock: FakeClock, facts: dict[str, object], lack: str, *, compressed: bool
 ) -> None:
     """G11: a recorder that closes the file between two pieces; or one that a power cut ended."""
-    noting(recordings / FIRST, clock, **facts)
+    shutil.rmtree(recordings / SECOND)
+    noting(recordings / FIRST, clock, **facts, files={"interior": "interior.mp4"})
     uploader = build(compress_videos=compressed)
     await settle(uploader, clock)
     await uploader.sync_now()

