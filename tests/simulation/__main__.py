@@ -7,7 +7,11 @@ import tempfile
 import time
 from pathlib import Path
 
+from tests.simulation.auditor import SOMETIMES
 from tests.simulation.play import play
+
+#: In so many days of seeds, all that has to happen sometimes has.
+_ENOUGH_DAYS = 6.0
 
 
 def main() -> int:
@@ -20,7 +24,9 @@ def main() -> int:
     parser.add_argument("--trace", action="store_true", help="print what happened, and the agent's log")
     parser.add_argument("--stop", action="store_true", help="end with the first seed that fails")
     arguments = parser.parse_args()
-    logging.basicConfig(level=logging.DEBUG if arguments.trace else logging.CRITICAL, format="%(message)s")
+    printer = logging.StreamHandler()
+    printer.setLevel(logging.DEBUG if arguments.trace else logging.CRITICAL)
+    logging.basicConfig(level=printer.level, format="%(message)s", handlers=[printer])
     first, number = (arguments.first, arguments.seeds) if arguments.seed is None else (arguments.seed, 1)
     failed, happened, trips, began = 0, set[str](), 0, time.monotonic()
     for seed in range(first, first + number):
@@ -39,7 +45,10 @@ def main() -> int:
                 break
     print(f"{number} seeds, {trips} trips, {failed} failed, {time.monotonic() - began:.0f} s")
     print("happened: " + ", ".join(sorted(happened)))
-    return 1 if failed else 0
+    missing = SOMETIMES - happened if number * arguments.days >= _ENOUGH_DAYS and not arguments.stop else set[str]()
+    if missing:
+        print("never happened, so nothing was shown of it: " + ", ".join(sorted(missing)))
+    return 1 if failed or missing else 0
 
 
 if __name__ == "__main__":

@@ -5,8 +5,10 @@ import base64
 import contextlib
 import hashlib
 import json
+import logging
+import re
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -25,6 +27,7 @@ from tests.simulation.world import BootClock, World, run_simulated
 _FERNET = "ZmZmZmZmZmZmZmZmZmZmZmZmZmZmZmZmZmZmZmZmZmY="
 _KEY, _STRANGERS_KEY = (Ed25519PrivateKey.from_private_bytes(byte * 32) for byte in (b"k", b"s"))
 _TRUSTED = base64.b64encode(_KEY.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)).decode()
+_EVENT = re.compile(r"[a-z_]+(?:\.[a-z_]+)+")
 _DAY = 86_400.0
 #: Calm seconds at the end, in which all that is left must arrive.
 _CALM = 7200.0
@@ -85,7 +88,30 @@ def play(seed: int, folder: Path, *, days: float = 1.0) -> Outcome:
             findings(folder / "backend", history, network, vehicles), world.log, network.happened, len(history.trips)
         )
 
-    return run_simulated(main, seed)
+    events = _Events()
+    agents = logging.getLogger("sentinel_sync")
+    before = agents.level
+    agents.addHandler(events)
+    agents.setLevel(min(logging.INFO, agents.getEffectiveLevel()))
+    try:
+        outcome = run_simulated(main, seed)
+    finally:
+        agents.removeHandler(events)
+        agents.setLevel(before)
+    return replace(outcome, happened=outcome.happened | events.seen)
+
+
+class _Events(logging.Handler):
+    """The events that agents have written to their logs: what they came to do."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.INFO)
+        self.seen: set[str] = set()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        event = str(record.msg).partition(":")[0]
+        if _EVENT.fullmatch(event):
+            self.seen.add(event)
 
 
 async def _enrol(vehicles: list[Vehicle], network: Network) -> None:
