@@ -134,6 +134,8 @@ class ReleaseSelector:
         self._trusted_keys = tuple(trusted_keys)
         self._allow_unsigned = allow_unsigned
         self._refusals: dict[str, str] = {}
+        #: What was said of refused releases at the last check.
+        self._told: frozenset[str] = frozenset()
         self._available: dict[str, str] = {}
 
     async def open(self) -> None:
@@ -199,12 +201,15 @@ class ReleaseSelector:
             allow_unsigned=self._allow_unsigned,
         )
         self._refusals, self._available = dict(offer.left_out), {}
-        return [update for name, choice in choices.items() if (update := await self._note(name, choice)) is not None]
+        updates = [update for name, choice in choices.items() if (update := await self._note(name, choice)) is not None]
+        self._told = frozenset(refusal for choice in choices.values() for refusal in choice.refusals)
+        return updates
 
     async def _note(self, name: str, choice: ReleaseChoice) -> ModelRelease | None:
         record = self._installed.record(name)
         for refusal in choice.refusals:
-            logger.error("model.refused: %s", refusal)
+            if refusal not in self._told:  # at each check it would only bury what is new
+                logger.error("model.refused: %s", refusal)
         if choice.withdrawn is not None:
             logger.warning("model.withdrawn: %s: %s", ascii(name), choice.withdrawn)
         if choice.update is not None:

@@ -317,6 +317,19 @@ class TestTrust:
 
 
 class TestTheWayBack:
+    async def test_a_refusal_is_said_once_and_not_at_each_check(
+        self, host: ModelHost, build: Build, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        host.entries = [listed("v9.9.9", by=OTHER_KEY)]
+        downloader = build()
+        for _ in range(3):
+            assert await downloader.check_for_updates() == []
+        host.entries.append(listed("v9.9.10", by=OTHER_KEY))
+        assert await downloader.check_for_updates() == []
+        said = [record.getMessage() for record in caplog.records if record.getMessage().startswith("model.refused")]
+        assert len(said) == 2
+        assert ["v9.9.10" in line for line in said] == [False, True]
+
     async def test_older_versions_are_refused(self, host: ModelHost, build: Build, models: Path) -> None:
         host.entries = [listed("v1.9.0"), listed("v2.0.0")]
         downloader = build()
