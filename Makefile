@@ -91,7 +91,7 @@ soak: $(STAMP)
 
 # A kill, and a failing disk, at every call that changes the disk.
 powercut: $(STAMP)
-	SENTINEL_POWERCUT=all $(BIN)/python -m pytest -n $(WORKERS) tests/powercut
+	SENTINEL_POWERCUT=all $(BIN)/python -m pytest -n $(WORKERS) tests/powercut tests/store/test_bit_flips.py
 
 # The whole agent in virtual time on a bad network, dying at any instant; a seed that fails says how to replay it.
 simulate: $(STAMP)

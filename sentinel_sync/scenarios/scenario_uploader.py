@@ -209,6 +209,9 @@ class ScenarioUploader:
         recordings, and leaves the recordings.
         """
         await self.prepare()
+        if not granted:
+            # At once: to note what lies in a folder of thousands takes a moment.
+            self._worker.cut(WITHDRAWN)
         await self._record.record(granted=granted, policy_version=self._settings.policy_version)
         self._worker.ask_again.set()
         if granted:

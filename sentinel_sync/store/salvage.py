@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from sentinel_sync.base.files import sync_folder
+from sentinel_sync.base.files import replace_file, sync_folder
+from sentinel_sync.store.log_repair import mended
 from sentinel_sync.store.schema import ADDED_COLUMNS, BUSY_TIMEOUT, VERSION, connect, migrate
 
 logger: logging.Logger = logging.getLogger(__name__)
@@ -95,10 +96,25 @@ def repair(path: Path, now: float, *, is_new: bool) -> Salvage | None:
         return Salvage(aside, {})
     if not path.exists():
         return None
+    _mend_log(path, now)
     recovered = _recover(path)
     if (is_new and path.stat().st_size == 0) or (recovered and is_sound(path)):
         return None
     return salvage(path, now)
+
+
+def _mend_log(path: Path, now: float) -> None:
+    """Have SQLite play the log to its end where a disk has altered the middle of it; the altered one is kept."""
+    log = _beside(path, "-wal")
+    mend = mended(log)
+    if mend is None:
+        return
+    aside = _free_name(path.with_name(f"{log.name}.damaged-{_stamp(now)}"))
+    _keep(log, aside)
+    # What it says of the log is of the altered one.
+    _beside(path, "-shm").unlink(missing_ok=True)
+    replace_file(log, mend.content, durable=True)
+    logger.error("store.log_damaged: kept as %s; mended: %d frames would have been lost", aside.name, mend.saved_frames)
 
 
 def _recover(path: Path) -> bool:
@@ -129,7 +145,7 @@ def is_sound(path: Path) -> bool:
         # Reading only: a writer would play the log into a damaged file.
         with contextlib.closing(connect(path, writable=False)) as connection:
             connection.text_factory = bytes  # the check's own words may hold what is damaged
-            if [row[0] for row in connection.execute("PRAGMA quick_check(1)")] != [b"ok"]:
+            if [row[0] for row in connection.execute("PRAGMA integrity_check(1)")] != [b"ok"]:
                 return False
             return _has_our_tables(connection)
     except (sqlite3.DatabaseError, UnicodeDecodeError) as error:

@@ -58,6 +58,7 @@ def after_cuts(folder: Path, operation: str, most: int) -> tuple[int, int, list[
         tried += 1
         try:
             asyncio.run(what.judge(bench.work, {word for number, word in run.acknowledged if number <= made}))
+            assert not list(bench.work.rglob("*-wal.damaged-*")), "a power cut's log was taken for an altered one"
         except Exception as error:  # all of them are told together
             told = ", ".join(f"{number}: {_told(run, number)}" for number in lost)
             wrong.append(f"{made} of {len(run.changes)} made, lost {told}: {type(error).__name__} {error}")
