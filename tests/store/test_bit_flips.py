@@ -15,7 +15,7 @@ from sentinel_sync.store.outbox import ItemState, NewItem
 from sentinel_sync.store.store import DATABASE_NAME, Store
 from tests.fakes.clock import FakeClock
 
-FLIPS = 1_000 if os.environ.get("SENTINEL_POWERCUT") == "all" else 60
+FLIPS = 1_000 if os.environ.get("SENTINEL_POWERCUT") == "all" else 25
 BODIES = {f"trip-{number}": f"trip number {number} ".encode() * 20 for number in range(40)}
 LOG = f"{DATABASE_NAME}-wal"
 
