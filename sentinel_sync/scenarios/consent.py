@@ -204,7 +204,8 @@ class ConsentRecord:
     async def _exclude(self, mark: WithdrawalMark) -> None:
         """Write down, before a consent counts, what it does not reach back to."""
         before = await self.load()
-        if before is None or before.granted:
+        # The mark alone tells of a withdrawal where the state folder was lost.
+        if (before is None or before.granted) and not await run_to_end(mark.stands):
             return
         known = await self.made_while_withdrawn()
         made_since = await run_to_end(mark.made_since, known)

@@ -151,6 +151,17 @@ async def test_what_was_there_at_a_withdrawal_is_told_from_what_came_later(
     assert await record.made_while_withdrawn() == frozenset(), "nothing is remembered of what is gone"
 
 
+async def test_a_withdrawal_is_known_of_also_where_the_state_folder_was_lost(tmp_path: Path, clock: FakeClock) -> None:
+    folder = tmp_path / "scenarios"
+    async with Store(tmp_path / "state", clock=clock) as store:
+        await ConsentRecord(store.documents, clock, WithdrawalMark(folder)).record(granted=False, policy_version="1")
+    make_folder(folder / "meanwhile")
+    async with Store(tmp_path / "another", clock=clock) as store:
+        record = ConsentRecord(store.documents, clock, WithdrawalMark(folder))
+        await record.record(granted=True, policy_version="1")
+        assert await record.made_while_withdrawn() == {"meanwhile"}
+
+
 async def test_a_withdrawal_that_cannot_be_noted_beside_the_recordings_stands_all_the_same(
     tmp_path: Path, store: Store, clock: FakeClock
 ) -> None:
