@@ -201,7 +201,7 @@ class Database:
 
     def _outcomes(self, group: list[_Operation]) -> list[_Outcome]:
         try:
-            return self._commit_group(self._present(), group)
+            connection = self._present()
         except (OSError, sqlite3.Error) as error:
             why = "has lost a write" if self._is_doubtful else "was deleted or replaced under the running agent"
             gone = StoreError(
@@ -209,6 +209,7 @@ class Database:
                 "until it can be"
             )
             return [(request.future, None, gone) for request in group]
+        return self._commit_group(connection, group)
 
     def _identities(self) -> dict[str, tuple[int, int]]:
         found: dict[str, tuple[int, int]] = {}

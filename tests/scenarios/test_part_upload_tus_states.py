@@ -7,6 +7,7 @@ import asyncio
 import os
 import tempfile
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -109,16 +110,7 @@ class Upload(RuleBasedStateMachine):
     @rule()
     def the_vehicle_forgets_where_the_upload_was(self) -> None:
         """Its store was put back from a backup."""
-        self._runner.run(self._forget())
-
-    async def _forget(self) -> None:
-        self._recorded.part = type(self._recorded.part)(
-            self._recorded.part.kind,
-            self._recorded.part.name,
-            self._recorded.part.size_bytes,
-            self._recorded.part.modified_ns,
-            file=self._recorded.part.file,
-        )
+        self._recorded.part = replace(self._recorded.part, upload_url=None)
 
     # --- what always holds ---
 

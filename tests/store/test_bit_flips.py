@@ -85,11 +85,33 @@ def test_the_last_transaction_that_a_power_cut_tore_stays_as_it_is(stopped: dict
     log = stopped[LOG] / LOG
     content = bytearray(log.read_bytes())
     assert mended(log) is None, "a whole one needs nothing"
-    content[torn_at - 512 : torn_at] = bytes(512)
+    content[torn_at - 512 : torn_at] = b"\xff" * len(content[torn_at - 512 : torn_at])
     log.write_bytes(content)
     assert mended(log) is None
     log.write_bytes(content[:torn_at])
     assert mended(log) is None
+
+
+async def test_what_two_power_cuts_tore_is_not_taken_for_altered(tmp_path: Path, clock: FakeClock) -> None:
+    """A long transaction is torn; a short one is written over its beginning, and torn too: the rest has its end."""
+    async with Store(tmp_path / "one", clock=clock) as store:
+        await store.outbox.put(NewItem("trip", "kept", b"x"))
+        shutil.copytree(tmp_path / "one", tmp_path / "two", ignore=shutil.ignore_patterns("*-shm"))
+        begin = (tmp_path / "one" / LOG).stat().st_size
+        await store.outbox.put_all([NewItem("trip", key, body * 9) for key, body in BODIES.items()])
+        long_one = (tmp_path / "one" / LOG).read_bytes()
+    async with Store(tmp_path / "two", clock=clock) as store:
+        await store.outbox.put(NewItem("trip", "short", b"y"))
+        short_one = (tmp_path / "two" / LOG).read_bytes()
+    frame = 24 + 4096
+    assert long_one[:32] == short_one[:32], "one and the same log"
+    assert len(long_one) > len(short_one) + 4 * frame
+    for torn_frame in range((len(short_one) - begin) // frame):
+        both = bytearray(short_one + long_one[len(short_one) :])
+        at = begin + torn_frame * frame
+        both[at + 1_000 : at + 2_000] = b"\xff" * 1_000
+        (tmp_path / LOG).write_bytes(both)
+        assert mended(tmp_path / LOG) is None
 
 
 @pytest.mark.parametrize("damage", [b"", b"x" * 10, b"x" * 100_000])
