@@ -9,6 +9,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from sentinel_sync.base.backoff import full_jitter
 from sentinel_sync.base.clock import Clock, wait_first
+from sentinel_sync.base.errors import SentinelSyncError
 from sentinel_sync.base.payloads import StatusModel
 
 logger: logging.Logger = logging.getLogger(__name__)
@@ -133,7 +134,8 @@ class Supervisor:
             task.crashes,
             delay,
             task.last_error,
-            exc_info=error,
+            # Our own errors say what to do; where in our code they were raised helps nobody with a full disk.
+            exc_info=None if isinstance(error, SentinelSyncError) else error,
         )
         # A wake does not shorten this: whoever wakes a duty that crashes would have it crash in a circle.
         await wait_first(self._clock, delay, self._stopping)

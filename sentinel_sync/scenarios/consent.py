@@ -6,6 +6,7 @@ import logging
 import secrets
 from collections.abc import Collection
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from pydantic import TypeAdapter
@@ -73,13 +74,17 @@ class WithdrawalMark:
             return True
         return True
 
-    def write(self, at: float) -> None:
+    def write(self, at: float, *, stood: bool) -> None:
         """Note a withdrawal; one that cannot be noted stands in the state folder all the same.
 
         Where one stands already, what was made since that one stays so.
+
+        Args:
+            at: When it was made, seconds since the epoch.
+            stood: Whether one stood before. Where that could not be noted, nobody knows what was there then.
         """
         try:
-            present = self._noted() if self.stands() else sorted(self._present().values())
+            present = self._noted() if stood or self.stands() else sorted(self._present().values())
             make_folder(self._folder)
             replace_file(self._path, _NOTE.dump_json(_Note(at, present)), durable=True)
         except OSError as error:
@@ -171,13 +176,13 @@ class ConsentRecord:
         Raises:
             StoreFullError: A consent cannot be written. A withdrawal can always: it takes the consent away.
         """
-        consent = Consent(granted, self._clock.now(), policy_version)
+        consent, before = Consent(granted, self._clock.now(), policy_version), await self._stored()
         if self._mark is not None and granted:
             await self._exclude(self._mark)
             await run_to_end(self._mark.clear)
         elif self._mark is not None:
-            await run_to_end(self._mark.write, consent.at)
-        past, before = await self._past(), await self._stored()
+            await run_to_end(partial(self._mark.write, consent.at, stood=before is not None and not before.granted))
+        past = await self._past()
         events = [consent] if before is None or before in past else [before, consent]
         # Submitted within one turn of the loop, so they share a transaction.
         outcomes = await asyncio.gather(

@@ -1,6 +1,7 @@
 """The state folder: its lock, its one database, and what lies in it. What a power cut must not take is here."""
 
 import asyncio
+import contextlib
 import errno
 import fcntl
 import logging
@@ -52,7 +53,8 @@ class StateLock:
         Raises:
             StateLockedError: Another agent holds it.
         """
-        file = self._path.open("a+", encoding="ascii", errors="replace")
+        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        file = os.fdopen(descriptor, "r+", encoding="ascii", errors="replace")
         folder = os.open(self._state_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             if not _try_lock(folder) or not _try_lock(file.fileno()):
@@ -62,9 +64,11 @@ class StateLock:
                     f"another agent (process {owner}) runs on {self._path.parent}: "
                     "stop it first, or give this one a state_dir of its own"
                 )
-            file.truncate(0)
-            file.write(str(os.getpid()))
-            file.flush()
+            process = str(os.getpid()).encode()
+            # Who owns the folder is told to whoever asks; no full disk may keep the agent from its start for that.
+            with contextlib.suppress(OSError):
+                os.pwrite(descriptor, process, 0)
+                os.ftruncate(descriptor, len(process))
         except BaseException:
             os.close(folder)
             file.close()

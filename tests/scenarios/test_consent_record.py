@@ -1,7 +1,9 @@
 """Decisions are kept, all of them, whoever makes them and however full the disk is."""
 
+import errno
 import shutil
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -171,3 +173,19 @@ async def test_a_withdrawal_that_cannot_be_noted_beside_the_recordings_stands_al
     decided = await record.load()
     assert decided is not None
     assert not decided.granted
+
+
+async def test_after_a_withdrawal_that_could_not_be_noted_nobody_knows_what_a_later_one_found(
+    tmp_path: Path, store: Store, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "scenarios"
+    record = ConsentRecord(store.documents, clock, WithdrawalMark(folder))
+    with monkeypatch.context() as full:
+        full.setattr(
+            "sentinel_sync.scenarios.consent.replace_file", Mock(side_effect=OSError(errno.ENOSPC, "No space left"))
+        )
+        await record.record(granted=False, policy_version="1")
+    make_folder(folder / "meanwhile")
+    await record.record(granted=False, policy_version="1")
+    await record.record(granted=True, policy_version="1")
+    assert await record.made_while_withdrawn() == {"meanwhile"}

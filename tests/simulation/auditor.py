@@ -1,7 +1,9 @@
 """Looks at what came of it all, by what lies at the backend and went over the wire; shares no code with the agent."""
 
 import hashlib
+import itertools
 import json
+import math
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import closing
@@ -9,7 +11,7 @@ from pathlib import Path
 
 from tests.simulation.link import Network
 from tests.simulation.recorder import CAMERA
-from tests.simulation.vehicle import DRIVER, NAME, History, RecordingRecord, Vehicle
+from tests.simulation.vehicle import DRIVERS, History, RecordingRecord, Vehicle
 
 #: The model that is released.
 MODEL = "yolov8m_automotive"
@@ -18,6 +20,8 @@ MODEL = "yolov8m_automotive"
 SOMETIMES = frozenset(
     {
         "a process died",
+        "a full disk refused something",
+        "the backend was restarted",
         "an answer was lost after the work was done",
         "an answer was cut off",
         "a piece was cut off on its way",
@@ -46,11 +50,13 @@ SOMETIMES = frozenset(
     }
 )
 #: No part of a secret may be in anything that was sent, but for the driver's own address.
-_TRACES = (b"Quillfeather", b"48.8583", b"2.29448", b"4885837")
+_TRACES = (b"Quillfeather", b"Brandvold", b"48.8583", b"2.29448", b"4885837")
 _RECORDINGS_GO_TO = ("/scenarios", "/uploads")
 _PARTS = sorted([f"{CAMERA}.mp4", "annotations.json"])
 #: Requests of one vehicle within any hour: a probe every 30 s, and what there is to send.
 _MOST_PER_HOUR = 1200
+#: A release that is withdrawn between the last word on it and the switch is switched to, within so many seconds.
+_WORD_TAKES = 60.0
 #: Metres of a trip that a dying process may lose: what was driven since the last checkpoint, 5 s, one reading of 300 m.
 _LOST_METRES = 600.0
 
@@ -103,8 +109,9 @@ def _secrets(network: Network) -> Iterator[str]:
         for trace in _TRACES:
             if trace in sent.data:
                 yield f"{trace!r} was sent: {sent.data[:200]!r}"
-        if DRIVER.encode() in sent.data and not sent.path.startswith("/drivers/"):
-            yield f"the driver's id was sent: {sent.data[:200]!r}"
+        for driver in DRIVERS:
+            if driver.encode() in sent.data and not sent.path.startswith("/drivers/"):
+                yield f"the driver's id was sent: {sent.data[:200]!r}"
 
 
 def _keys(network: Network) -> Iterator[str]:
@@ -136,27 +143,26 @@ def _patience(network: Network) -> Iterator[str]:
 
 
 def _profiles(history: History, vehicles: Sequence[Vehicle]) -> Iterator[str]:
-    for vehicle in vehicles:
-        if not vehicle.profile_file.exists():
-            continue
-        profile = json.loads(vehicle.profile_file.read_text())
-        if abs(profile["total_distance"] - history.profile_metres) > 1.0:
-            yield (
-                f"{vehicle.name}'s profile says {profile['total_distance']:.1f} m, {history.profile_metres:.1f} m were"
-                " driven"
-            )
-        if profile["name"] != NAME:
-            yield f"{vehicle.name}'s profile lost its name"
+    for vehicle, (driver, name) in itertools.product(vehicles, DRIVERS.items()):
+        profile, driven = json.loads(vehicle.profile_file(driver).read_text()), history.profile_metres[driver]
+        if abs(profile["total_distance"] - driven) > 1.0:
+            yield f"{driver} in {vehicle.name}: {profile['total_distance']:.1f} m, {driven:.1f} m were driven"
+        if profile["name"] != name:
+            yield f"{driver} in {vehicle.name} lost the name"
 
 
 def _models(history: History, vehicles: Sequence[Vehicle]) -> Iterator[str]:
     """Only whole, signed bytes are opened, the registry says which, and in the end the newest of them."""
     genuine = {release.sha256: release.version for release in history.releases if release.is_genuine}
+    offered = [it.version for it in history.releases if it.is_genuine and it.withdrawn_at == math.inf]
+    for (at, said), release in itertools.product(history.switches, history.releases):
+        if said.endswith(f" {release.version}") and at > release.withdrawn_at + _WORD_TAKES:
+            yield f"at {at:.0f} s, {said}, which was withdrawn at {release.withdrawn_at:.0f} s"
     for vehicle in vehicles:
         models = vehicle.folder / "models"
         live = models / f"{MODEL}.pt"
         if not live.exists():
-            if genuine:
+            if offered:
                 yield f"{vehicle.name} has no model"
             continue
         version = genuine.get(hashlib.sha256(live.read_bytes()).hexdigest())
@@ -166,8 +172,10 @@ def _models(history: History, vehicles: Sequence[Vehicle]) -> Iterator[str]:
         registered = json.loads((models / "registry.json").read_text())[MODEL]["version"]
         if registered != version:
             yield f"{vehicle.name} opens {version}, and its registry says {registered}"
-        if version != list(genuine.values())[-1]:
-            yield f"{vehicle.name} opens {version}, and {list(genuine.values())[-1]} was released"
+        # One that was withdrawn stays where it is in use; nothing older takes its place.
+        versions = list(genuine.values())
+        if offered and versions.index(version) < versions.index(offered[-1]):
+            yield f"{vehicle.name} opens {version}, and {offered[-1]} is offered"
         if half := [path.name for path in models.rglob(".*") if path.is_file() and path.name != ".bad_versions.json"]:
             yield f"{vehicle.name} has left half-done files: {half}"
 

@@ -4,7 +4,7 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
 from random import Random
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 
 from sentinel_sync.backend import BackendSettings, create_app
+from sentinel_sync.backend.settings import Extensions
 from tests.simulation.world import World
 
 #: The mean length of one kind of weather, seconds.
@@ -39,6 +40,8 @@ _ODDS = {
     Weather.REVOKED: 1,
     Weather.SLOW: 1,
 }
+#: How often the backend comes back with other extensions when the weather changes.
+_RESTARTS = 0.15
 _PIECE_BYTES, _PIECE_SECONDS = 32 << 10, 0.5
 _PORTAL = b"<html><body>Welcome! Log in to use this network.</body></html>"
 
@@ -47,6 +50,7 @@ class BackendThread:
     """The reference backend's application on a loop of its own: each request is one step of the simulation."""
 
     def __init__(self, settings: BackendSettings) -> None:
+        self._settings = settings
         self._app = create_app(settings)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
@@ -55,15 +59,27 @@ class BackendThread:
     def running(self) -> Iterator[None]:
         """Open its folder, and close it again."""
         self._thread.start()
-        lifespan = self._app.router.lifespan_context(self._app)
-        self._do(lifespan.__aenter__())
+        self._open()
         try:
             yield
         finally:
-            self._do(lifespan.__aexit__(None, None, None))
+            self._close()
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join()
             self._loop.close()
+
+    def _open(self) -> None:
+        self._lifespan = self._app.router.lifespan_context(self._app)
+        self._do(self._lifespan.__aenter__())
+
+    def _close(self) -> None:
+        self._do(self._lifespan.__aexit__(None, None, None))
+
+    def restart(self, extensions: Extensions) -> None:
+        """Go on with the same folder, as a backend that has these extensions."""
+        self._close()
+        self._app = create_app(replace(self._settings, extensions=extensions))
+        self._open()
 
     def handle(self, method: str, url: str, headers: httpx.Headers, body: bytes) -> tuple[int, httpx.Headers, bytes]:
         """Answer a request."""
@@ -130,6 +146,11 @@ class Network:
             self._weather = self.rng.choices(list(_ODDS), list(_ODDS.values()))[0]
             self._until = self.world.elapsed() + self.rng.expovariate(1.0 / _WEATHER_LASTS)
             self.world.note(f"weather: {self._weather}")
+            if self.rng.random() < _RESTARTS:
+                has = {it.name: self.rng.random() < 0.5 for it in fields(Extensions)}
+                self.backend.restart(Extensions(**has))
+                self.world.note(f"the backend comes back with {', '.join(name for name, it in has.items() if it)}")
+                self.happened.add("the backend was restarted")
         return self._weather
 
 

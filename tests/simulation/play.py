@@ -8,6 +8,7 @@ import json
 import logging
 import re
 import shutil
+import sqlite3
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -21,7 +22,7 @@ from sentinel_sync.backend import BackendSettings, ModelSignature, publish_model
 from sentinel_sync.backend.publishing import ModelRelease
 from tests.simulation.auditor import MODEL, findings
 from tests.simulation.link import BackendThread, Network
-from tests.simulation.vehicle import DRIVER, NAME, History, Release, Vehicle
+from tests.simulation.vehicle import DRIVERS, History, Release, Vehicle
 from tests.simulation.world import BootClock, World, run_simulated
 
 _FERNET = "ZmZmZmZmZmZmZmZmZmZmZmZmZmZmZmZmZmZmZmZmZmY="
@@ -54,6 +55,7 @@ class Outcome:
 
 def play(seed: int, folder: Path, *, days: float = 1.0) -> Outcome:
     """Play one seed."""
+    history = History()
 
     async def main(world: World) -> Outcome:
         rng = Random(seed)
@@ -61,7 +63,7 @@ def play(seed: int, folder: Path, *, days: float = 1.0) -> Outcome:
             BackendSettings(folder=folder / "backend", api_keys=("key",), clock=world.now),
         )
         with backend.running():
-            network, history = Network(world, backend, Random(rng.random())), History()
+            network, events.world = Network(world, backend, Random(rng.random())), world
             vehicles = [
                 Vehicle(
                     name,
@@ -88,7 +90,7 @@ def play(seed: int, folder: Path, *, days: float = 1.0) -> Outcome:
             findings(folder / "backend", history, network, vehicles), world.log, network.happened, len(history.trips)
         )
 
-    events = _Events()
+    events = _Events(history)
     agents = logging.getLogger("sentinel_sync")
     before = agents.level
     agents.addHandler(events)
@@ -104,28 +106,34 @@ def play(seed: int, folder: Path, *, days: float = 1.0) -> Outcome:
 class _Events(logging.Handler):
     """The events that agents have written to their logs: what they came to do."""
 
-    def __init__(self) -> None:
+    def __init__(self, history: History) -> None:
         super().__init__(logging.INFO)
+        self._history = history
+        self.world: World | None = None
         self.seen: set[str] = set()
 
     def emit(self, record: logging.LogRecord) -> None:
         event = str(record.msg).partition(":")[0]
         if _EVENT.fullmatch(event):
             self.seen.add(event)
+        if event == "model.installed" and self.world is not None:
+            self._history.switches.append((self.world.elapsed(), record.getMessage()))
 
 
 async def _enrol(vehicles: list[Vehicle], network: Network) -> None:
-    """The driver is enrolled in the first vehicle, and the file carried to the others."""
+    """The drivers are enrolled in the first vehicle, and their files carried to the others."""
     first, *others = vehicles
-    first.profile_file.parent.mkdir()
-    profile = {"driver_id": DRIVER, "name": NAME, "total_distance": 0.0, "total_trips": 0, "created_at": 1.78e9}
-    first.profile_file.write_text(json.dumps(profile))
+    (first.folder / "profiles").mkdir()
+    for driver, name in DRIVERS.items():
+        profile = {"driver_id": driver, "name": name, "total_distance": 0.0, "total_trips": 0, "created_at": 1.78e9}
+        first.profile_file(driver).write_text(json.dumps(profile))
     network.is_calm = True
     await first.live(_rest, crash_in=None)
     network.is_calm = False
     for other in others:
-        other.profile_file.parent.mkdir()
-        shutil.copy(first.profile_file, other.profile_file)
+        (other.folder / "profiles").mkdir()
+        for driver in DRIVERS:
+            shutil.copy(first.profile_file(driver), other.profile_file(driver))
 
 
 async def _days(vehicle: Vehicle, world: World, rng: Random, days: float) -> None:
@@ -152,12 +160,21 @@ async def _publish(world: World, rng: Random, folder: Path, history: History, da
         signed = manifest_of(MODEL, version, len(content), checksum)
         key = _KEY if is_genuine else _STRANGERS_KEY
         (folder / "new.pt").write_bytes(content)
-        release = ModelRelease(
-            name=MODEL, version=version, signatures=[ModelSignature(base64.b64encode(key.sign(signed)).decode(), None)]
-        )
-        publish_model(folder / "backend", folder / "new.pt", release)
-        history.releases.append(Release(version, checksum, is_genuine))
+        signatures = [ModelSignature(base64.b64encode(key.sign(signed)).decode(), None)]
+        offered = ModelRelease(name=MODEL, version=version, signatures=signatures)
+        publish_model(folder / "backend", folder / "new.pt", offered)
+        history.releases.append(release := Release(version, checksum, is_genuine))
         world.note(f"released: {version}{'' if is_genuine else ', signed by a stranger'}")
+        if rng.random() < 0.3:
+            await asyncio.sleep(rng.expovariate(1.0 / 1800.0))
+            _withdraw(folder / "backend", version)
+            release.withdrawn_at = world.elapsed()
+            world.note(f"withdrawn: {version}")
+
+
+def _withdraw(backend: Path, version: str) -> None:
+    with contextlib.closing(sqlite3.connect(backend / "backend.sqlite3", isolation_level=None)) as connection:
+        connection.execute("DELETE FROM models WHERE version = ?", (version,))
 
 
 def manifest_of(name: str, version: str, size: int, checksum: str) -> bytes:

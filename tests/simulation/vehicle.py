@@ -3,26 +3,31 @@
 import asyncio
 import contextlib
 import json
+import math
 import shutil
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 
-from sentinel_sync import Settings, SyncAgent
+from sentinel_sync import Settings, StoreFullError, SyncAgent
 from sentinel_sync.scenarios.rules.status import ScenarioStatus
 from tests.simulation.link import Network, SimulatedLink
 from tests.simulation.recorder import leave_recording
 from tests.simulation.world import BootClock, World
 
+Result = TypeVar("Result")
+
 #: What must never be seen on the wire; the auditor looks for every part of it.
-DRIVER, NAME = "driver_ada", "Ada Quillfeather"
+DRIVERS = {"driver_ada": "Ada Quillfeather", "driver_bo": "Bo Brandvold"}
 LAT, LON = 48.858370, 2.294481
 _UPDATE_EVERY = 10.0
+#: The mean time until somebody makes room on a full disk, and until somebody asks again for what it refused, seconds.
+_FULL_LASTS, _ASK_AGAIN = 600.0, 30.0
 
 
 @dataclass(slots=True)
@@ -75,30 +80,34 @@ class History:
 
     Attributes:
         trips: By the id that `start_trip` returned.
-        profile_metres: Metres that profile managers have added to the driver's file, in all vehicles.
+        profile_metres: Metres that profile managers have added to each driver's file, in all vehicles.
         releases: Of the model, oldest first.
         decisions: In the order in which they were made.
+        switches: When an agent said that it had switched to a release, virtual seconds, and how it said it.
     """
 
     trips: dict[str, TripRecord] = field(default_factory=dict)
-    profile_metres: float = 0.0
+    profile_metres: dict[str, float] = field(default_factory=lambda: dict.fromkeys(DRIVERS, 0.0))
     releases: list["Release"] = field(default_factory=list)
     decisions: list[Decision] = field(default_factory=list)
     recordings: list[RecordingRecord] = field(default_factory=list)
+    switches: list[tuple[float, str]] = field(default_factory=list)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Release:
     """A version of the model at the backend.
 
     Attributes:
         sha256: Of its bytes, in hex.
         is_genuine: Whether the fleet's key has signed it.
+        withdrawn_at: Since when it is not offered any more, virtual seconds.
     """
 
     version: str
     sha256: str
     is_genuine: bool
+    withdrawn_at: float = math.inf
 
 
 class CrashedError(Exception):
@@ -131,10 +140,9 @@ class Vehicle:
         #: What the agent said of its recordings in the end, by name.
         self.said: dict[str, ScenarioStatus] = {}
 
-    @property
-    def profile_file(self) -> Path:
-        """The driver's profile, as the vehicle's profile manager keeps it."""
-        return self.folder / "profiles" / f"{DRIVER}.json"
+    def profile_file(self, driver: str) -> Path:
+        """A driver's profile, as the vehicle's profile manager keeps it."""
+        return self.folder / "profiles" / f"{driver}.json"
 
     async def live(self, script: Callable[[SyncAgent, BootClock], Awaitable[None]], *, crash_in: float | None) -> None:
         """Start the agent, do what the script says, and stop it, or have it die after so many seconds at most."""
@@ -203,7 +211,10 @@ class Vehicle:
             return
         self._link.is_cut = True
         former, self.folder = self.folder, self.folder.with_name(str(self._lives))
+        is_full = former in self._world.disks.full
         shutil.copytree(former, self.folder, symlinks=True)
+        if is_full:
+            self._fill_disk()
         self._world.note(f"{self.name} dies")
         self._network.happened.add("a process died")
 
@@ -213,8 +224,9 @@ class Vehicle:
         """One trip, its readings, and what the profile manager makes of it."""
         rng, trips = self._rng, self._history.trips
         life = self._link
-        driver = DRIVER if rng.random() < 0.8 else None
-        trip_id = await agent.trips.start_trip(driver, {"lat": LAT, "lon": LON} if rng.random() < 0.9 else None)
+        driver = rng.choice([*DRIVERS, *DRIVERS, None])
+        place = {"lat": LAT, "lon": LON} if rng.random() < 0.9 else None
+        trip_id = await self._insist(lambda: agent.trips.start_trip(driver, place))
         if life is None or life.is_cut:
             raise CrashedError
         record = trips[trip_id] = TripRecord(self.name)
@@ -227,24 +239,26 @@ class Vehicle:
                 raise CrashedError
             if rng.random() < 0.02:
                 self.record(clock)
+            if rng.random() < 0.005:
+                self._fill_disk()
             if rng.random() < 0.02:
                 clock.wrong_by = rng.choice([0.0, rng.uniform(-9e4, 9e4)])
                 self._world.note(f"{self.name}: the clock is set, now wrong by {clock.wrong_by:.0f} s")
-        summary = await agent.trips.end_trip()
+        summary = await self._insist(agent.trips.end_trip)
         if life.is_cut:
             raise CrashedError
         if summary is not None:
             record.told = summary.distance
         self._world.note(f"{self.name}: {trip_id} ended, {record.driven:.1f} m")
-        if self.profile_file.exists() and driver is not None:
-            self.add_to_profile(record.driven, clock)
+        if driver is not None and self.profile_file(driver).exists():
+            self.add_to_profile(driver, record.driven, clock)
 
     async def decide(self, agent: SyncAgent, *, granted: bool) -> None:
         """The driver gives a consent to sending recordings, or takes it back."""
         life = self._link
         decision = Decision(self.name, granted, self._world.elapsed())
         self._history.decisions.append(decision)
-        await agent.scenarios.set_consent(granted)
+        await self._insist(lambda: agent.scenarios.set_consent(granted))
         if life is None or life.is_cut:
             raise CrashedError
         decision.stands_since = self._world.elapsed()
@@ -255,20 +269,46 @@ class Vehicle:
         if self._link is None or self._link.is_cut:
             raise CrashedError
         name = datetime.fromtimestamp(self._world.now(), UTC).strftime("%Y%m%d_%H%M%S")
-        if (folder := self.folder / "scenarios" / name).exists():
+        if (folder := self.folder / "scenarios" / name).exists() or self._is_full():
             return
         leave_recording(folder, clock.now())
         made = RecordingRecord(self.name, name, self._world.elapsed(), clock.wrong_by != 0.0)
         self._history.recordings.append(made)
         self._world.note(f"{self.name}: recorded {name}")
 
-    def add_to_profile(self, metres: float, clock: BootClock) -> None:
+    def add_to_profile(self, driver: str, metres: float, clock: BootClock) -> None:
         """As the profile manager does after a trip: it reads the file, changes it, and writes it."""
-        profile = json.loads(self.profile_file.read_text())
+        if self._is_full():
+            return
+        path = self.profile_file(driver)
+        profile = json.loads(path.read_text())
         profile["total_distance"] += metres
         profile["total_trips"] += 1
         profile["last_updated"] = clock.now()
-        beside = self.profile_file.with_suffix(".tmp")
+        beside = path.with_suffix(".tmp")
         beside.write_text(json.dumps(profile, indent=2))
-        beside.replace(self.profile_file)
-        self._history.profile_metres += metres
+        beside.replace(path)
+        self._history.profile_metres[driver] += metres
+
+    # --- a disk that fills ---
+
+    async def _insist(self, ask: Callable[[], Awaitable[Result]]) -> Result:
+        """Ask until there is room for it, as a host does that is told so."""
+        while True:
+            try:
+                return await ask()
+            except StoreFullError:
+                if not self._is_full():
+                    raise
+                self._network.happened.add("a full disk refused something")
+                await asyncio.sleep(_ASK_AGAIN)
+
+    def _is_full(self) -> bool:
+        return self.folder in self._world.disks.full
+
+    def _fill_disk(self) -> None:
+        """Something else takes all the space, until somebody makes room."""
+        folder, full = self.folder, self._world.disks.full
+        full.add(folder)
+        self._world.note(f"{self.name}: the disk is full")
+        self._world.loop.call_later(self._rng.expovariate(1.0 / _FULL_LASTS), full.discard, folder)

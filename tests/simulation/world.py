@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from unittest import mock
 
 from sentinel_sync.store import database
+from tests.simulation.disk import Disks
 
 Result = TypeVar("Result")
 #: A turn of the loop takes so many seconds: code that waits for a rounding error to pass would wait for ever without.
@@ -26,10 +27,11 @@ _LONGEST_START = 20.0
 BEGIN = 1_780_272_000.0
 
 
-def _hand_over(store: database.Database) -> None:
+def _hand_over(disks: Disks, store: database.Database) -> None:
     """Do what was asked of a store now, and tell who asked in the next turn."""
     group, store._gathered = store._gathered, []
     if group:
+        disks.limit(store)
         outcomes = store._outcomes(group)
         asyncio.get_running_loop().call_soon(database._resolve, outcomes)
 
@@ -98,11 +100,13 @@ class SimulatedLoop(asyncio.SelectorEventLoop):
 
 def run_simulated(main: Callable[["World"], Coroutine[Any, Any, Result]], seed: int) -> Result:
     """Run a world to its end."""
+    disks = Disks()
     with (
-        mock.patch.object(database.Database, "_hand_over", _hand_over),
+        disks.watched(),
+        mock.patch.object(database.Database, "_hand_over", lambda store: _hand_over(disks, store)),
         asyncio.Runner(loop_factory=lambda: SimulatedLoop(Random(seed))) as runner,
     ):
-        return runner.run(main(World(seed, runner.get_loop())))
+        return runner.run(main(World(seed, runner.get_loop(), disks)))
 
 
 @dataclass(slots=True)
@@ -111,6 +115,7 @@ class World:
 
     seed: int
     loop: asyncio.AbstractEventLoop
+    disks: Disks
     log: list[str] = field(default_factory=list)
     _boots: Iterator[int] = field(default_factory=lambda: itertools.count(1))
 
