@@ -80,8 +80,10 @@ format: $(STAMP)
 	$(BIN)/ruff check --fix .
 
 cover: $(STAMP)
-	$(BIN)/python -m coverage run -m pytest $(TESTS)
-	$(BIN)/python -m coverage report --skip-covered --sort=cover
+	rm -f .coverage .coverage.*
+	$(BIN)/python -m coverage run -m pytest -n $(WORKERS) --dist loadfile -o timeout=400 $(TESTS)
+	$(BIN)/python -m coverage combine --quiet
+	$(BIN)/python -m coverage report --skip-covered --sort=cover --show-missing
 
 # --- longer things ---
 

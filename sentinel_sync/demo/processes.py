@@ -55,6 +55,11 @@ class Child:
             os.close(descriptor)
         return cls(process, name, log)
 
+    @property
+    def process_id(self) -> int:
+        """Its process's id."""
+        return self._process.pid
+
     async def tell(self, order: Mapping[str, object]) -> None:
         """Give it a line."""
         if self._process.stdin is not None:

@@ -364,6 +364,8 @@ class ReleaseChecks:
         self._schedule = CheckSchedule(interval, rng)
         self._asking = asyncio.Lock()
         self._failure: str | None = None
+        #: Whether the source was asked since this process began, with or without an answer.
+        self.has_asked: bool = False
 
     @property
     def is_due(self) -> bool:
@@ -390,7 +392,7 @@ class ReleaseChecks:
         async with self._asking:
             releases = await self._releases.ask()
         self._schedule.answered()
-        self._failure = None
+        self._failure, self.has_asked = None, True
         return releases
 
     def succeeded(self) -> None:
@@ -400,7 +402,7 @@ class ReleaseChecks:
 
     def failed(self, error: SentinelSyncError) -> None:
         """There was no check: try again later, and say why until one succeeds."""
-        self._failure = str(error)
+        self._failure, self.has_asked = str(error), True
         self.try_again(error)
 
     def try_again(self, error: SentinelSyncError) -> None:

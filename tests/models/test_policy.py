@@ -480,6 +480,27 @@ class TestWithdrawn:
         await downloader.upkeep_step()
         assert live(models) == content_of("v2.1.0"), "offered again"
 
+    @pytest.mark.parametrize("word", ["still offered", "withdrawn", "no answer"])
+    async def test_what_an_earlier_life_had_ready_is_asked_for_again(
+        self, host: ModelHost, models: Path, build: Build, policy: TransferPolicy, word: str
+    ) -> None:
+        driving = True
+        policy.follow_trips(lambda: driving)
+        host.entries = [listed("v2.1.0")]
+        await build(auto_install=True, traffic=policy).step()
+        driving = False
+        downloader = build(auto_install=True, traffic=policy)
+        await downloader.upkeep_step()
+        assert live(models) == OLD
+        assert "asked first" in str((await downloader.get_download_status(NAME))["reason"])
+        if word == "withdrawn":
+            host.entries = [listed("v2.0.0")]
+        elif word == "no answer":
+            host.spoil = lambda _: Answer(503)
+        await downloader.step()
+        await downloader.upkeep_step()
+        assert live(models) == (OLD if word == "withdrawn" else content_of("v2.1.0"))
+
 
 class TestDamaged:
     @pytest.mark.parametrize("auto_install", [True, False])

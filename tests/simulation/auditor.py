@@ -55,7 +55,7 @@ _RECORDINGS_GO_TO = ("/scenarios", "/uploads")
 _PARTS = sorted([f"{CAMERA}.mp4", "annotations.json"])
 #: Requests of one vehicle within any hour: a probe every 30 s, and what there is to send.
 _MOST_PER_HOUR = 1200
-#: A release that is withdrawn between the last word on it and the switch is switched to, within so many seconds.
+#: So many seconds after a listing, what it does not offer any more is not switched to.
 _WORD_TAKES = 60.0
 #: Metres of a trip that a dying process may lose: what was driven since the last checkpoint, 5 s, one reading of 300 m.
 _LOST_METRES = 600.0
@@ -71,6 +71,7 @@ def findings(backend_folder: Path, history: History, network: Network, vehicles:
         *_patience(network),
         *_profiles(history, vehicles),
         *_models(history, vehicles),
+        *_withdrawn(history, network),
         *_consent(history, network),
         *_recordings(backend_folder, history, vehicles),
         *_leftovers(vehicles),
@@ -155,9 +156,6 @@ def _models(history: History, vehicles: Sequence[Vehicle]) -> Iterator[str]:
     """Only whole, signed bytes are opened, the registry says which, and in the end the newest of them."""
     genuine = {release.sha256: release.version for release in history.releases if release.is_genuine}
     offered = [it.version for it in history.releases if it.is_genuine and it.withdrawn_at == math.inf]
-    for (at, said), release in itertools.product(history.switches, history.releases):
-        if said.endswith(f" {release.version}") and at > release.withdrawn_at + _WORD_TAKES:
-            yield f"at {at:.0f} s, {said}, which was withdrawn at {release.withdrawn_at:.0f} s"
     for vehicle in vehicles:
         models = vehicle.folder / "models"
         live = models / f"{MODEL}.pt"
@@ -178,6 +176,18 @@ def _models(history: History, vehicles: Sequence[Vehicle]) -> Iterator[str]:
             yield f"{vehicle.name} opens {version}, and {offered[-1]} is offered"
         if half := [path.name for path in models.rglob(".*") if path.is_file() and path.name != ".bad_versions.json"]:
             yield f"{vehicle.name} has left half-done files: {half}"
+
+
+def _withdrawn(history: History, network: Network) -> Iterator[str]:
+    """Nothing is switched to that the last listing which a vehicle got did not offer any more."""
+    for release, (vehicle, listings) in itertools.product(history.releases, network.listings.items()):
+        told_at = next((at for at in listings if at >= release.withdrawn_at), math.inf)
+        mine = [(at, said) for at, whose, said in history.switches if whose == vehicle]
+        words = [(at, said) for at, said in mine if f"{MODEL} {release.version}" in said]
+        late = [(at, said) for at, said in words if at > told_at + _WORD_TAKES]
+        # One that was cut off before that is ended whenever the disk lets it.
+        if late and not any("recovered" in said for at, said in words if at < late[0][0]):
+            yield f"{vehicle} at {late[0][0]:.0f} s: {late[0][1]}; withdrawn at {release.withdrawn_at:.0f} s"
 
 
 def _stands(history: History, vehicle: str, at: float) -> bool | None:
@@ -216,7 +226,8 @@ def _recordings(backend_folder: Path, history: History, vehicles: Sequence[Vehic
         if parts and _is_after_a_no(history, made):
             yield f"{made.name} of {made.vehicle} was made while no consent stood, and was sent"
         if parts == _PARTS:
-            if reported is None or reported["status"] != "uploaded":
+            # Where the last acknowledgement was lost, and then the consent taken back, nobody can ask any more.
+            if reported is None or (reported["status"] != "uploaded" and not _may_stay(history, made)):
                 yield f"{made.name} of {made.vehicle} arrived, and the agent says {reported}"
         elif not _may_stay(history, made):
             yield f"{made.name} of {made.vehicle} has not arrived whole ({parts}): {reported}"

@@ -63,7 +63,10 @@ class Disks:
             mkdir(path, *more, **named)
 
         def statvfs(path: Any) -> Any:
-            return SimpleNamespace(f_bavail=0, f_frsize=_PAGE_BYTES) if self._is_full(path) else real_statvfs(path)
+            found = real_statvfs(path)
+            if not self._is_full(path):
+                return found
+            return SimpleNamespace(f_bavail=0, f_bfree=0, f_blocks=found.f_blocks, f_frsize=found.f_frsize)
 
         with ExitStack() as stack:
             stack.enter_context(mock.patch.object(Headroom, "release", released))

@@ -124,6 +124,7 @@ class Network:
     Attributes:
         requests: Times of all requests, true seconds since the epoch, by vehicle.
         wire: All that vehicles sent.
+        listings: When each vehicle got a listing of the models, virtual seconds.
         is_calm: Only fine weather from now on.
     """
 
@@ -132,6 +133,7 @@ class Network:
     rng: Random
     requests: dict[str, list[float]] = field(default_factory=dict)
     wire: list[Sent] = field(default_factory=list)
+    listings: dict[str, list[float]] = field(default_factory=dict)
     happened: set[str] = field(default_factory=set)
     is_calm: bool = False
     _weather: Weather = Weather.FINE
@@ -147,7 +149,7 @@ class Network:
             self._until = self.world.elapsed() + self.rng.expovariate(1.0 / _WEATHER_LASTS)
             self.world.note(f"weather: {self._weather}")
             if self.rng.random() < _RESTARTS:
-                has = {it.name: self.rng.random() < 0.5 for it in fields(Extensions)}
+                has = {it.name: self.rng.random() < 0.7 for it in fields(Extensions)}
                 self.backend.restart(Extensions(**has))
                 self.world.note(f"the backend comes back with {', '.join(name for name, it in has.items() if it)}")
                 self.happened.add("the backend was restarted")
@@ -235,6 +237,8 @@ class SimulatedLink(httpx.AsyncBaseTransport):
         if is_cut_off:
             network.happened.add("a piece was cut off on its way")
             raise httpx.WriteError("reset", request=request)
+        if request.url.path == "/models" and not (weather is Weather.LOSSY and fate < 0.6):
+            network.listings.setdefault(self._vehicle, []).append(network.world.elapsed())
         if weather is Weather.LOSSY and fate < 0.4:
             network.happened.add("an answer was lost after the work was done")
             raise httpx.ReadError("reset", request=request)

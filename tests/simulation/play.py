@@ -22,7 +22,7 @@ from sentinel_sync.backend import BackendSettings, ModelSignature, publish_model
 from sentinel_sync.backend.publishing import ModelRelease
 from tests.simulation.auditor import MODEL, findings
 from tests.simulation.link import BackendThread, Network
-from tests.simulation.vehicle import DRIVERS, History, Release, Vehicle
+from tests.simulation.vehicle import DRIVERS, WHO, History, Release, Vehicle
 from tests.simulation.world import BootClock, World, run_simulated
 
 _FERNET = "ZmZmZmZmZmZmZmZmZmZmZmZmZmZmZmZmZmZmZmZmZmY="
@@ -116,8 +116,8 @@ class _Events(logging.Handler):
         event = str(record.msg).partition(":")[0]
         if _EVENT.fullmatch(event):
             self.seen.add(event)
-        if event == "model.installed" and self.world is not None:
-            self._history.switches.append((self.world.elapsed(), record.getMessage()))
+        if event in {"model.installed", "model.recovered"} and self.world is not None:
+            self._history.switches.append((self.world.elapsed(), WHO.get(), record.getMessage()))
 
 
 async def _enrol(vehicles: list[Vehicle], network: Network) -> None:

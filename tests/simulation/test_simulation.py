@@ -8,16 +8,14 @@ import pytest
 from tests.simulation.play import play
 
 #: A seed that meets all of these soon.
-_SEED, _DAYS = 428, 0.1
+_SEED, _DAYS = 1, 0.1
 _SOMETIMES = {
     "a process died",
     "an answer was lost after the work was done",
     "an answer was cut off",
     "POST answered 201",
-    "GET answered 206",
     "PUT answered 200",
     "PATCH answered 204",
-    "a piece was cut off on its way",
 }
 
 

@@ -6,6 +6,7 @@ import json
 import math
 import shutil
 from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,6 +26,8 @@ Result = TypeVar("Result")
 #: What must never be seen on the wire; the auditor looks for every part of it.
 DRIVERS = {"driver_ada": "Ada Quillfeather", "driver_bo": "Bo Brandvold"}
 LAT, LON = 48.858370, 2.294481
+#: The vehicle whose agent is at work in this context.
+WHO: ContextVar[str] = ContextVar("WHO")
 _UPDATE_EVERY = 10.0
 #: The mean time until somebody makes room on a full disk, and until somebody asks again for what it refused, seconds.
 _FULL_LASTS, _ASK_AGAIN = 600.0, 30.0
@@ -83,7 +86,8 @@ class History:
         profile_metres: Metres that profile managers have added to each driver's file, in all vehicles.
         releases: Of the model, oldest first.
         decisions: In the order in which they were made.
-        switches: When an agent said that it had switched to a release, virtual seconds, and how it said it.
+        switches: When an agent said that it had switched to a release, or found that it had been cut off doing so,
+            virtual seconds, which vehicle's, and how it said it.
     """
 
     trips: dict[str, TripRecord] = field(default_factory=dict)
@@ -91,7 +95,7 @@ class History:
     releases: list["Release"] = field(default_factory=list)
     decisions: list[Decision] = field(default_factory=list)
     recordings: list[RecordingRecord] = field(default_factory=list)
-    switches: list[tuple[float, str]] = field(default_factory=list)
+    switches: list[tuple[float, str, str]] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -172,6 +176,7 @@ class Vehicle:
         is_metered: bool,
     ) -> None:
         folder = self.folder
+        WHO.set(self.name)
         settings = Settings.model_validate(
             {
                 "cloud": {

@@ -10,12 +10,22 @@ import asyncio
 import json
 import logging
 import os
+import resource
 import sys
+import threading
+import time
+from collections.abc import Awaitable, Callable
+from functools import partial
+from pathlib import Path
 from random import Random
+from typing import Any, TypeVar
 
 from sentinel_sync.agent import SyncAgent
+from sentinel_sync.base.errors import StateLockedError, StoreError
 
 logger = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
 
 #: Readings per trip, at most.
 READINGS = 6
@@ -23,12 +33,17 @@ READINGS = 6
 PAUSE = 0.004
 #: Seconds after which nobody is left who would kill it.
 LIFE = 60.0
-#: Seconds for the last agent to send all that is left.
-FINISH_WITHIN = 90.0
+#: Seconds until what the store refused is asked for again.
+ASK_AGAIN = 0.05
+#: How a process ends whose state folder another one has.
+LOCKED = 9
 
 
 def main() -> None:
     config, diary = sys.argv[1:]
+    if "faketime" in os.environ.get("LD_PRELOAD", ""):
+        # libfaketime 0.9.10 has clock_nanosleep fail with EINVAL where it leaves the monotonic clock alone.
+        time.sleep = rest  # type: ignore[assignment]
     for line in iter(sys.stdin.readline, ""):
         order = json.loads(line)
         process = os.fork()
@@ -39,28 +54,50 @@ def main() -> None:
         tell("ended", code=os.waitstatus_to_exitcode(status))
 
 
-def run(config: str, diary: str, order: dict[str, object]) -> None:
+def rest(seconds: float) -> None:
+    """Sleep without clock_nanosleep."""
+    threading.Event().wait(seconds)
+
+
+def limit(name: str, more: int) -> None:
+    """Allow this process so much more memory than it has, or so many descriptors, or bytes of a file."""
+    if name == "AS":
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
+        more += pages * resource.getpagesize()
+    resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (more, more))
+
+
+def run(config: str, diary: str, order: dict[str, Any]) -> None:
     """In the forked process: an agent's whole life."""
     code = 1
     try:
         # The orders are the parent's to read.
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         pages = Diary(diary)
-        asyncio.run(finish(config, pages) if order.get("finish") else record(config, pages, str(order["seed"])))
+        config = order.get("config", config)
+        if "limit" in order:
+            limit(*order["limit"])
+        if "finish" in order:
+            asyncio.run(finish(config, pages, order["finish"]))
+        else:
+            asyncio.run(record(config, pages, order["seed"], order.get("life", LIFE)))
         code = 0
+    except StateLockedError:
+        code = LOCKED
     except BaseException:
         logger.exception("the vehicle's process failed")
     finally:
         os._exit(code)
 
 
-async def record(config: str, diary: "Diary", seed: str) -> None:
+async def record(config: str, diary: "Diary", seed: str, life: float) -> None:
     """Trip after trip, until the end comes from outside."""
     rng = Random(seed)
-    async with asyncio.timeout(LIFE), SyncAgent.from_config(config) as agent:
+    async with asyncio.timeout(life), SyncAgent.from_config(config) as agent:
         diary.write(running=os.getpid())
         while True:
-            trip_id = await agent.trips.start_trip("driver_1", (rng.uniform(-80.0, 80.0), rng.uniform(-170.0, 170.0)))
+            place = rng.uniform(-80.0, 80.0), rng.uniform(-170.0, 170.0)
+            trip_id = await insist(partial(agent.trips.start_trip, "driver_1", place))
             diary.write(started=trip_id)
             for _ in range(rng.randint(0, READINGS)):
                 agent.trips.update_trip(
@@ -70,19 +107,28 @@ async def record(config: str, diary: "Diary", seed: str) -> None:
                     alert_urgency=rng.choice(("info", "warning", "critical", None)),
                 )
                 await asyncio.sleep(rng.uniform(0.0, PAUSE))
-            trip = await agent.trips.end_trip()
+            trip = await insist(agent.trips.end_trip)
             if trip is None:
                 raise RuntimeError("there was no trip to end")
             diary.write(ended=trip_id, body=trip.model_dump(mode="json"))
 
 
-async def finish(config: str, diary: "Diary") -> None:
+async def insist(ask: Callable[[], Awaitable[Result]]) -> Result:
+    """Ask again for as long as the store refuses, as a host does whose disk is full."""
+    while True:
+        try:
+            return await ask()
+        except StoreError:
+            await asyncio.sleep(ASK_AGAIN)
+
+
+async def finish(config: str, diary: "Diary", within: float) -> None:
     """Send all that is left, and say what there is then."""
     async with SyncAgent.from_config(config) as agent:
         await (
             agent.store.outbox.retry()
         )  # as `queue retry` does: backoffs earned from the failures would only take time
-        counts = await agent.flush(FINISH_WITHIN)
+        counts = await agent.flush(within)
         diary.write(unsent=counts.unsent, set_aside=counts.set_aside, dropped=counts.dropped)
 
 
