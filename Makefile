@@ -13,6 +13,7 @@ TESTS  ?= tests
 WORKERS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 SEED   ?= 1
 KILLS  ?= 200
+MINUTES ?= 10
 SEEDS  ?= 20
 
 all: check test
@@ -91,6 +92,7 @@ soak: $(STAMP)
 	$(BIN)/python -m tests.soak.kill_trips --kills $(KILLS) --seed $(SEED)
 	$(BIN)/python -m tests.soak.kill_scenarios --kills $(KILLS) --seed $(SEED)
 	$(BIN)/python -m tests.soak.kill_models --kills $(KILLS) --seed $(SEED)
+	$(BIN)/python -m tests.soak.chaos --minutes $(MINUTES) --seed $(SEED)
 
 # A kill, and a failing disk, at every call that changes the disk.
 powercut: $(STAMP)

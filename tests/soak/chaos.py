@@ -39,8 +39,10 @@ from tests.soak.vehicle import LOCKED
 _INSIDE = "SENTINEL_SOAK_NAMESPACE"
 #: The vehicle's disk, where one can be mounted, bytes.
 _DISK_MIB = 64
-#: Seconds for which an agent lives in a round, for which a process is stopped, and now and then for which it is.
+#: Seconds for which an agent lives in a round, for which a process is stopped, and for which it is once.
 _LIFE, _STOPPED, _STOPPED_LONG = (0.2, 2.5), (0.5, 8.0), 130.0
+#: Once in a run of so many minutes.
+_LONG_RUN = 5.0
 #: Seconds within which the last agent has to send what is left.
 _FINISH = 300.0
 _LIBFAKETIME = "/usr/lib/*/faketime/libfaketime.so.1"
@@ -51,6 +53,7 @@ class Chaos:
 
     Args:
         folder: For all of it.
+        rng: Decides what happens when.
         has_disk: Whether `folder/disk` is a disk of its own, which can be filled.
 
     Attributes:
@@ -70,7 +73,7 @@ class Chaos:
         self._key = secrets.token_urlsafe(16)
         self._backup_at: int | None = None
         self._excused: set[str] = set()
-        self._longest = 0.0
+        self._is_long_due = False
         self._troubles: dict[str, Callable[[], Awaitable[None]]] = {
             "the agent was killed": self._live,
             "the backend was killed": self._backend_killed,
@@ -96,6 +99,7 @@ class Chaos:
     async def run(self, minutes: float) -> None:
         """Round after round, then the end and the verdict."""
         began = time.monotonic()
+        self._is_long_due = minutes >= _LONG_RUN
         self._disk.mkdir(exist_ok=True)
         self._clock.write_text("+0\n")
         async with AsyncExitStack() as stack:
@@ -210,8 +214,8 @@ class Chaos:
 
     async def _stop(self, process: int) -> None:
         seconds = self.rng.uniform(*_STOPPED)
-        if not self._longest:  # once a run for minutes
-            seconds = self._longest = _STOPPED_LONG
+        if self._is_long_due:
+            seconds, self._is_long_due = _STOPPED_LONG, False
         os.kill(process, signal.SIGSTOP)
         try:
             await asyncio.sleep(seconds)
@@ -299,7 +303,7 @@ def _fill(ballast: Path) -> None:
 def _as_text(chaos: Chaos) -> list[str]:
     outcome = chaos.outcome
     return [
-        f"{outcome.seconds:.0f} s, {outcome.kills} agents, seed as given",
+        f"{outcome.seconds:.0f} s, {outcome.kills} agents",
         *(f"  {number:4} × {name}" for name, number in sorted(chaos.tried.items(), key=lambda it: -it[1])),
         *(f"  not tried: {name}: {why}" for name, why in chaos.not_tried.items()),
         f"  recorded  {outcome.started:,} trips, {outcome.ended:,} of them ended and acknowledged",
