@@ -21,6 +21,7 @@ SUBJECTS = (
     "deltas",
     "profiles",
     "console",
+    "everything",
 )
 
 

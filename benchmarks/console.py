@@ -106,7 +106,7 @@ async def _busy() -> list[float]:
         async with AsyncExitStack() as stack:
             agent = await stack.enter_async_context(SyncAgent(Settings(cloud=trip_settings(Path(folder), url))))
             address = await stack.enter_async_context(running_console(agent, "127.0.0.1", 0))
-            watching = await asyncio.to_thread(_viewers, address.url)
+            watching = await asyncio.to_thread(viewers, address.url)
             stack.callback(_end, watching)
             task = asyncio.create_task(sleeper(lateness, stop))
             for _ in range(TRIPS):
@@ -121,7 +121,7 @@ async def _busy() -> list[float]:
     return lateness
 
 
-def _viewers(url: str) -> "subprocess.Popen[str]":
+def viewers(url: str) -> "subprocess.Popen[str]":
     """Twenty viewers in a process of their own; each has had its first event."""
     process = subprocess.Popen([sys.executable, "-c", _VIEWERS, url, str(VIEWERS)], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None

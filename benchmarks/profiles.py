@@ -45,11 +45,11 @@ def settings_for(folder: Path, url: str) -> CloudSettings:
     })  # fmt: skip
 
 
-def write_profiles(folder: Path) -> None:
+def write_profiles(folder: Path, count: int = PROFILES) -> None:
     """Profiles as the vehicle's manager writes them: the fields of tests/fixtures/profiles."""
     rng = Random(1)
-    folder.mkdir(parents=True)
-    for number in range(PROFILES):
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in range(count):
         profile = {
             "driver_id": f"driver_{number}",
             "face_embedding": [round(rng.gauss(0.0, 0.09), 6) for _ in range(EMBEDDING)],

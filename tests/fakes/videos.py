@@ -34,7 +34,8 @@ def any_ffmpeg() -> str:
 def noisy_video(path: Path, size_bytes: int) -> bytes:
     """Make a whole MP4 of at least so many bytes (and some 55 kB more at most) that cannot be packed any smaller."""
     width, height, per_frame = 320, 240, 54_000
-    pixels = Random(1).randbytes(width * height * (size_bytes // per_frame + 1))
+    rng = Random(1)
+    pixels = b"".join(rng.randbytes(width * height) for _ in range(size_bytes // per_frame + 1))
     source = ("-f", "rawvideo", "-pix_fmt", "gray", "-s", f"{width}x{height}", "-r", "30", "-i", "-")
     made = ("-c:v", "mjpeg", "-q:v", "2", "-pix_fmt", "yuvj420p", "-f", "mp4", str(path))
     subprocess.run([any_ffmpeg(), "-loglevel", "error", "-y", *source, *made], input=pixels, check=True)

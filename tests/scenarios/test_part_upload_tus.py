@@ -23,6 +23,7 @@ from tests.fakes.fault_proxy import fault_proxy
 from tests.fakes.patience import until
 from tests.scenarios.recorded_part import SCENARIO, VIDEOS, RecordedPart, noise
 from tests.scenarios.sending import MEBIBYTE, vehicle
+from tests.servers.nginx import nginx
 from tests.servers.node_tus import NodeTus, node_tus
 from tests.servers.python_tus import python_tus
 
@@ -37,11 +38,16 @@ ON_THE_WAY = MEBIBYTE
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """Any of them: where it is, the SHA-256 of each thing that it has got, and whether it knows scenarios."""
+    """Any of them: where it is, the SHA-256 of each thing that it has got, and whether it knows scenarios.
+
+    Attributes:
+        refused: So many bytes go in vain at most until it is known how large a piece may be.
+    """
 
     url: str
     has: Callable[[], list[str]]
     knows_scenarios: bool = True
+    refused: int = 0
 
 
 def digest(content: bytes) -> str:
@@ -80,11 +86,26 @@ async def _reference(folder: Path) -> AsyncIterator[Server]:
         yield Server(url, lambda: stored(folder / "backend"))
 
 
+def _behind_nginx(
+    kind: Callable[[Path], AbstractAsyncContextManager[Server]], *, buffers_requests: bool
+) -> Callable[[Path], AbstractAsyncContextManager[Server]]:
+    @asynccontextmanager
+    async def running(folder: Path) -> AsyncIterator[Server]:
+        async with kind(folder) as server:
+            with nginx(folder / "nginx", server.url, buffers_requests=buffers_requests) as url:
+                # A piece grows until one is refused: nginx reads no further, but what is on its way then is sent.
+                yield replace(server, url=url, refused=6 * MEBIBYTE)
+
+    return running
+
+
 KINDS: dict[str, Callable[[Path], AbstractAsyncContextManager[Server]]] = {
     "node": _node,
     "python, sha1": _python("sha1"),
     "python, sha256": _python("sha256,sha1"),
     "reference": _reference,
+    "reference behind nginx": _behind_nginx(_reference, buffers_requests=True),
+    "node behind nginx": _behind_nginx(_node, buffers_requests=False),
 }
 
 
@@ -106,7 +127,7 @@ async def test_a_video_arrives_whole(server: Server, tmp_path: Path) -> None:
     await announced(server, recorded, tmp_path)
     async with vehicle(server.url, tmp_path) as sender:
         await sender.send(recorded)
-        assert sender.sent_bytes <= len(VIDEO) + 20 * HEADS
+        assert sender.sent_bytes <= len(VIDEO) + 20 * HEADS + server.refused
     assert server.has() == [digest(VIDEO)]
     assert recorded.progress[-1] == len(VIDEO)
     assert len(recorded.remembered) == 1
