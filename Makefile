@@ -63,10 +63,10 @@ verify-types: $(STAMP)
 	PYTHONPATH=build/typed:$$($(BIN)/python -c 'import site; print(site.getsitepackages()[0])') \
 	  $(VENV)/pyright/bin/pyright --pythonpath $(abspath $(VENV))/pyright/bin/python --verifytypes sentinel_sync --ignoreexternal
 
-# Whatever is asked of the reference backend, it answers as /openapi.json says. Schemathesis is no dependency of ours.
+# Whatever the reference backend and the console are asked, they answer as is documented. Schemathesis is no dependency.
 fuzz-openapi: $(STAMP)
 	$(PYTHON) -m venv $(VENV)/schemathesis && $(VENV)/schemathesis/bin/python -m pip install --quiet schemathesis
-	$(BIN)/python -m tests.backend.openapi_fuzz $(VENV)/schemathesis/bin/schemathesis --seed $(SEED)
+	$(BIN)/python -m tests.contract.openapi_fuzz $(VENV)/schemathesis/bin/schemathesis --seed $(SEED)
 
 # What is in it (CycloneDX, build/sbom.cdx.json), and what is known to be wrong with that. Neither tool is a dependency.
 audit: $(STAMP)
