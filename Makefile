@@ -1,6 +1,6 @@
 # Two commands set up everything by themselves: `make demo` and `make test`.
 .DEFAULT_GOAL := all
-.PHONY: all setup demo test check lint types verify-types fuzz-openapi audit format cover soak powercut simulate mutants bench lock run clean
+.PHONY: all setup demo test check lint types verify-types fuzz fuzz-openapi audit format cover soak powercut simulate mutants bench lock run clean
 
 PYTHON ?= python3
 VENV   ?= .venv
@@ -67,6 +67,10 @@ verify-types: $(STAMP)
 fuzz-openapi: $(STAMP)
 	$(PYTHON) -m venv $(VENV)/schemathesis && $(VENV)/schemathesis/bin/python -m pip install --quiet schemathesis
 	$(BIN)/python -m tests.contract.openapi_fuzz $(VENV)/schemathesis/bin/schemathesis --seed $(SEED)
+
+# Every reader of what comes from outside, at length.
+fuzz: $(STAMP)
+	SENTINEL_FUZZ=3000 $(BIN)/python -m pytest -n $(WORKERS) -o timeout=1800 tests/contract/test_hostile_input.py
 
 # What is in it (CycloneDX, build/sbom.cdx.json), and what is known to be wrong with that. Neither tool is a dependency.
 audit: $(STAMP)

@@ -284,8 +284,8 @@ class CloudAPIClient:
     def download(self, address: str, headers: Mapping[str, str]) -> AbstractAsyncContextManager[Download]:
         """Open a file at an address that the backend gave, perhaps on another host; the caller judges its status.
 
-        It moves neither the gate nor the retry budget: another host says nothing about this backend. Nor does it take
-        a place among those in flight. The deadline moves along while the caller says that there is progress.
+        Another host's answer moves neither the gate nor the retry budget, the API's own only where it says when to come
+        back. No place among those in flight is taken. The deadline moves along while the caller tells of progress.
 
         Args:
             address: Absolute, or relative to `api_url`. The credential goes only to the origin of `api_url`.
@@ -342,11 +342,7 @@ class CloudAPIClient:
             raise HeldError(f"{asked.what}: not sent: {passage.why}")
 
     async def _attempt(self, asked: Request, timeouts: Timeouts, *, level: int = logging.INFO) -> tuple[Response, bool]:
-        """Send it once, under an id of its own; returns the answer and whether the key it went with is still in use.
-
-        Args:
-            level: Of the line in the log where it fails: an outage is full of probes that do.
-        """
+        """Send it once, under an id of its own; returns the answer and whether the key it went with is still in use."""
         exchange = await self._exchange()
         request_id = str(uuid4())
         facts = {"request_id": request_id}
@@ -390,6 +386,8 @@ class CloudAPIClient:
                 self._in_flight.within(timeouts.deadline, asked.what) as deadline,
                 exchange.open(address, asked, request_id, timeouts.phases) as response,
             ):
+                if exchange.headers.is_own(response.url):
+                    self._policy.file_answered(asked.what, response.status_code, response.headers)
                 yield Download(response, deadline)
         except TimeoutError:
             why = f"{asked.what}: nothing came for {timeouts.deadline:g} s"

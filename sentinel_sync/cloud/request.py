@@ -309,6 +309,10 @@ class RequestHeaders:
             "X-Vehicle-ID": settings.vehicle_id,
         }
 
+    def is_own(self, url: httpx.URL) -> bool:
+        """Whether a URL is of the origin of `api_url`."""
+        return Origin.of(url) == self.origin
+
     def of(self, request: Request, request_id: str, key: str, *, from_api: bool) -> dict[str, str]:
         """The headers of one attempt.
 

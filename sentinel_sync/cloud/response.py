@@ -18,7 +18,7 @@ from sentinel_sync.base.errors import UnacknowledgedError, UnreachableError
 from sentinel_sync.base.http_library import httpx
 from sentinel_sync.base.payloads import MalformedJSONError, read_json
 from sentinel_sync.base.privacy import loggable_text
-from sentinel_sync.cloud.request import Deadline, Origin, Request, RequestHeaders
+from sentinel_sync.cloud.request import Deadline, Request, RequestHeaders
 from sentinel_sync.cloud.rules.answers import (
     MAX_REDIRECTS,
     Meaning,
@@ -137,7 +137,7 @@ class Exchange:
         """
         url, redirects, fresh = self.headers.url(asked), 0, False
         while redirects <= MAX_REDIRECTS:
-            from_api = Origin.of(url) == self.headers.origin
+            from_api = self.headers.is_own(url)
             headers = self.headers.of(asked, request_id, self.key, from_api=from_api)
             trace = ConnectionTrace(partial(self.guard, url.host))
             # Not http.build_request(): that would add the shared client's cookies and default headers.
@@ -208,7 +208,7 @@ class Exchange:
         url = _absolute(self.headers.base, address, what, request_id)
         redirects, fresh = 0, False
         while redirects <= MAX_REDIRECTS:
-            headers = self.headers.of(asked, request_id, self.key, from_api=Origin.of(url) == self.headers.origin)
+            headers = self.headers.of(asked, request_id, self.key, from_api=self.headers.is_own(url))
             trace = ConnectionTrace(partial(self.guard, url.host))
             extensions = {"timeout": timeout.as_dict(), BULK: True, FRESH: fresh, "trace": trace.note}
             request = httpx.Request("GET", url, headers=headers, extensions=extensions)

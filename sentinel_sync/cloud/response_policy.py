@@ -6,7 +6,7 @@ an object store says nothing about our credential.
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from http import HTTPMethod, HTTPStatus
@@ -237,12 +237,20 @@ class ResponsePolicy:
 
     def _not_now(self, what: str, reply: Response) -> NotNowError:
         self._budget.on_failure()
-        theirs = http_date(reply.headers.get("Date"))
-        now = self._clock.now() if theirs is None else theirs
-        wait = retry_after_seconds(reply.headers.get("Retry-After"), now, self._max_retry_after)
+        wait = self._asked_wait(reply.headers)
         if reply.from_api:
             self._gate.on_not_now(what, self._clock.monotonic(), wait)
         return NotNowError(what, status=reply.status, request_id=reply.request_id, retry_after=wait)
+
+    def file_answered(self, what: str, status: int, headers: Mapping[str, str]) -> None:
+        """Take in how the API's own host answers a request for a file: when to come back, it says for all requests."""
+        if meaning_of(status, HTTPMethod.GET) is Meaning.NOT_NOW and (wait := self._asked_wait(headers)) is not None:
+            self._gate.on_not_now(f"{what}: answered {status}", self._clock.monotonic(), wait)
+
+    def _asked_wait(self, headers: Mapping[str, str]) -> float | None:
+        theirs = http_date(headers.get("Date"))
+        now = self._clock.now() if theirs is None else theirs
+        return retry_after_seconds(headers.get("Retry-After"), now, self._max_retry_after)
 
     def _refused(self, what: str, reply: Response, *, key_in_use: bool) -> CredentialError:
         facts: dict[str, Any] = {"status": reply.status, "request_id": reply.request_id}

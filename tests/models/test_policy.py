@@ -450,6 +450,19 @@ class TestTheFilesHost:
         await build(auto_install=True).step()
         assert len(stranger.requests) >= 2, "also after a restart"
 
+    async def test_where_it_is_the_apis_own_it_holds_for_everything(
+        self, cloud: FakeCloud, host: ModelHost, build: Build, clock: FakeClock
+    ) -> None:
+        host.entries = [listed("v2.1.0"), listed("v1.0.0", name="another")]
+        host.spoil = lambda seen: Answer(503, headers={"Retry-After": "600"}) if "/files/" in seen.path else None
+        downloader = build(auto_install=True)
+        await downloader.step()
+        assert fetched(cloud)[1:] == ["/files/v2.1.0/1"]
+        asked = len(cloud.requests)
+        clock.tick(590.0)
+        assert not await downloader.download_and_install_model("another", "v1.0.0")
+        assert len(cloud.requests) == asked
+
 
 class TestWithdrawn:
     @pytest.mark.parametrize("change", ["withdrawn", "rollout 0", "other bytes"])

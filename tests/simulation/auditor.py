@@ -156,11 +156,12 @@ def _models(history: History, vehicles: Sequence[Vehicle]) -> Iterator[str]:
     """Only whole, signed bytes are opened, the registry says which, and in the end the newest of them."""
     genuine = {release.sha256: release.version for release in history.releases if release.is_genuine}
     offered = [it.version for it in history.releases if it.is_genuine and it.withdrawn_at == math.inf]
+    is_newest = bool(offered) and offered[-1] == list(genuine.values())[-1]
     for vehicle in vehicles:
         models = vehicle.folder / "models"
         live = models / f"{MODEL}.pt"
         if not live.exists():
-            if offered:
+            if is_newest:
                 yield f"{vehicle.name} has no model"
             continue
         version = genuine.get(hashlib.sha256(live.read_bytes()).hexdigest())
@@ -170,9 +171,8 @@ def _models(history: History, vehicles: Sequence[Vehicle]) -> Iterator[str]:
         registered = json.loads((models / "registry.json").read_text())[MODEL]["version"]
         if registered != version:
             yield f"{vehicle.name} opens {version}, and its registry says {registered}"
-        # One that was withdrawn stays where it is in use; nothing older takes its place.
-        versions = list(genuine.values())
-        if offered and versions.index(version) < versions.index(offered[-1]):
+        # One that was withdrawn stays where it is in use, and where it was seen nothing older takes its place.
+        if is_newest and version != offered[-1]:
             yield f"{vehicle.name} opens {version}, and {offered[-1]} is offered"
         if half := [path.name for path in models.rglob(".*") if path.is_file() and path.name != ".bad_versions.json"]:
             yield f"{vehicle.name} has left half-done files: {half}"

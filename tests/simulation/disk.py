@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from random import Random
 from sqlite3 import Connection
 from types import SimpleNamespace
 from typing import Any
@@ -16,6 +17,7 @@ from sentinel_sync.store.database import Database
 from sentinel_sync.store.headroom import Headroom
 
 _PAGE_BYTES = 4096
+_REFUSED = 0.5
 #: SQLite's own bound.
 _MOST_PAGES = 4_294_967_294
 
@@ -23,11 +25,15 @@ _MOST_PAGES = 4_294_967_294
 class Disks:
     """One disk for each vehicle's folder; that of the machine is never full.
 
+    Args:
+        rng: Decides which small write still finds room.
+
     Attributes:
         full: Folders whose disk has no space.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, rng: Random) -> None:
+        self._rng = rng
         self.full: set[Path] = set()
         self._stores: dict[Path, tuple[Connection, int]] = {}
 
@@ -43,6 +49,10 @@ class Disks:
         (pages,) = connection.execute("PRAGMA page_count").fetchone()
         self._stores[folder] = connection, pages
         connection.execute(f"PRAGMA max_page_count = {pages}")
+
+    def refuses(self, store: Database) -> bool:
+        """Whether a write that gives nothing back finds no room in the log."""
+        return self._is_full(store._path) and self._rng.random() < _REFUSED
 
     @contextmanager
     def watched(self) -> Iterator[None]:

@@ -13,6 +13,7 @@ from random import Random
 from typing import Any, TypeVar
 from unittest import mock
 
+from sentinel_sync.base.errors import StoreFullError
 from sentinel_sync.store import database
 from tests.simulation.disk import Disks
 
@@ -32,7 +33,12 @@ def _hand_over(disks: Disks, store: database.Database) -> None:
     group, store._gathered = store._gathered, []
     if group:
         disks.limit(store)
-        outcomes = store._outcomes(group)
+        # In a group that does not fit, each is tried by itself: some may find a page that is free.
+        refused = [it for it in group if it.writes and not it.frees and disks.refuses(store)]
+        full = StoreFullError("the simulated disk is full")
+        outcomes = store._outcomes([it for it in group if it not in refused]) + [
+            (it.future, None, full) for it in refused
+        ]
         asyncio.get_running_loop().call_soon(database._resolve, outcomes)
 
 
@@ -100,7 +106,7 @@ class SimulatedLoop(asyncio.SelectorEventLoop):
 
 def run_simulated(main: Callable[["World"], Coroutine[Any, Any, Result]], seed: int) -> Result:
     """Run a world to its end."""
-    disks = Disks()
+    disks = Disks(Random(seed))
     with (
         disks.watched(),
         mock.patch.object(database.Database, "_hand_over", lambda store: _hand_over(disks, store)),
