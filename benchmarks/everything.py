@@ -5,6 +5,7 @@ that is watched, a backend that drops and delays, and a disk that somebody else 
 """
 
 import asyncio
+import gc
 import json
 import secrets
 import subprocess
@@ -25,11 +26,11 @@ from sentinel_sync.backend.publishing import ModelRelease
 from sentinel_sync.console import running_console
 from sentinel_sync.demo.cloud import KEY_VARIABLE
 from sentinel_sync.demo.processes import Child
-from tests.fakes.videos import noisy_video
+from tests.fakes.videos import any_ffmpeg, noisy_video
 from tests.fakes.weights import some_tensors_replaced, weights
 
-SECONDS = 25.0
-VIDEO_BYTES = 200_000_000
+SECONDS = 60.0
+VIDEO_BYTES, PIECES = 200_000_000, 10
 WEIGHTS, TENSORS, REPLACED = 12_500_000, 200, 2
 PROFILES = 500
 MODEL = "perception"
@@ -55,7 +56,8 @@ asyncio.run(main())
 """
 #: Somebody else who writes to the same disk, each piece to its end.
 _WRITER = """
-import os, sys
+import os, sys, threading
+threading.Thread(target=lambda: (sys.stdin.read(), os._exit(0)), daemon=True).start()
 with open(sys.argv[1], "wb", buffering=0) as file:
     while True:
         file.seek(0)
@@ -115,6 +117,9 @@ async def both(seconds: float) -> tuple[list[float], list[float], str]:
             write_profiles(folder / "profiles", PROFILES)
             (folder / "recorded").rename(folder / "scenarios" / "20261128_101500")
             await agent.scenarios.set_consent(granted=True)
+            # As a host does that has read the README.
+            gc.collect()
+            gc.freeze()
             lateness: list[float] = []
             async with _writing(folder / "noise"), _bare() as bare, _driving(agent), _napping(lateness):
                 await asyncio.sleep(seconds)
@@ -131,10 +136,15 @@ def _prepare(folder: Path) -> ModelRelease:
     recording = folder / "recorded"
     recording.mkdir()
     (folder / "scenarios").mkdir()
-    noisy_video(recording / "front_left.mp4", VIDEO_BYTES)
+    noisy_video(folder / "piece.mp4", VIDEO_BYTES // PIECES)
+    again = ("-stream_loop", str(PIECES - 1), "-i", str(folder / "piece.mp4"), "-c", "copy")
+    command = [any_ffmpeg(), "-loglevel", "error", *again, str(recording / "front_left.mp4")]
+    subprocess.run(command, check=True)
     frames = [{"index": number, "speed": 3.5, "boxes": [[1.0, 2.0, 3.0, 4.0]] * 8} for number in range(20_000)]
     (recording / "annotations.json").write_text(json.dumps({"frames": frames}))
-    metadata = {"timestamp": "2026-11-28T10:15:00", "duration": 60.0, "files": {"front_left": "front_left.mp4"}}
+    facts = {"timestamp": "2026-11-28T10:15:00", "duration": 120.0, "num_frames": 3600}
+    trigger = {"type": "near_miss", "reason": "risk 0.9"}
+    metadata = {**facts, "trigger": trigger, "files": {"front_left": "front_left.mp4"}}
     (recording / "metadata.json").write_text(json.dumps(metadata))
     return ModelRelease(name=MODEL, version="v1.1.0")
 
@@ -177,13 +187,13 @@ async def _bare() -> AsyncIterator[list[float]]:
         sys.executable, "-c", _BARE, stdin=subprocess.PIPE, stdout=subprocess.PIPE, limit=1 << 26
     )
     yield found
-    output, _ = await process.communicate()
+    output, _ = await process.communicate(b"")
     found += json.loads(output)
 
 
 @asynccontextmanager
 async def _writing(file: Path) -> AsyncIterator[None]:
-    process = await asyncio.create_subprocess_exec(sys.executable, "-c", _WRITER, str(file))
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", _WRITER, str(file), stdin=subprocess.PIPE)
     try:
         yield
     finally:
@@ -233,4 +243,5 @@ async def _done(agent: SyncAgent) -> str:
     trips, recordings = await agent.trips.get_statistics(), await agent.scenarios.get_scenarios()
     profiles = agent.profiles.snapshot()
     sent = sum(int(recording["sent_bytes"] or 0) for recording in recordings)
-    return f"{trips['uploaded']} trips, {sent:,} bytes of the recording, model {await _version(agent)}, {profiles}"
+    unsynced = f"{profiles.unsent} of {profiles.profiles} profiles still unsynced"
+    return f"{trips['uploaded']} trips, {sent:,} bytes of the recording, model {await _version(agent)}, {unsynced}"

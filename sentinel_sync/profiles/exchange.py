@@ -300,11 +300,16 @@ class ProfileExchange:
     # --- how ---
 
     async def _concurrently(self, step: Step, keyring: Keyring, syncs: Sequence[ProfileSync]) -> None:
-        waiting = iter(syncs)
+        waiting, held = iter(syncs), list[HeldError]()
 
         async def work() -> None:
             for sync in waiting:
+                if held:  # the way is closed for all of them
+                    sync.error = held[0]
+                    continue
                 await _attempt(step, keyring, sync)
+                if isinstance(sync.error, HeldError):
+                    held.append(sync.error)
 
         async with asyncio.TaskGroup() as group:
             for _ in range(min(len(syncs), self._workers)):
@@ -329,7 +334,8 @@ async def _attempt(step: Step, keyring: Keyring, sync: ProfileSync) -> None:
     try:
         await step(keyring, sync)
     except SentinelSyncError as error:
-        sync.error = error
+        # Hundreds are kept until the last has been tried: what they were raised in is not to be kept with them.
+        sync.error = error.with_traceback(None)
     except (ValueError, ArithmeticError, TypeError, RecursionError) as error:
         # What somebody wrote into one profile must not stop the others.
         logger.exception("profile.fault: one could not be synced")
