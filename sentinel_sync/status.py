@@ -1,8 +1,9 @@
 """What a running agent says of itself: for the host, for `status` on another terminal, for the console."""
 
+from collections.abc import Iterator
 from datetime import datetime
 
-from pydantic import Field
+from pydantic import Field, computed_field
 
 from sentinel_sync.base.payloads import StatusModel
 from sentinel_sync.base.tasks import PeriodicTaskStatus
@@ -16,6 +17,14 @@ from sentinel_sync.store.rules.outbox import OutboxStatus
 
 #: The file in the state folder that a running agent keeps up to date with its `AgentStatus`.
 STATUS_NAME = "status.json"
+
+
+#: A vehicle may be in a garage for a night: longer without a backend is worth a look, seconds.
+_LONG_OFFLINE = 86_400.0
+#: Trips are dated by the backend's time where the clock is wrong; certificates are not. Seconds.
+_WRONG_CLOCK = 300.0
+#: Of models, as `get_download_status` says it.
+_TROUBLED = frozenset({"failed", "damaged"})
 
 
 class RemainingWork(OutboxStatus):
@@ -35,6 +44,18 @@ class RemainingWork(OutboxStatus):
     def left(self) -> int:
         """All of it."""
         return self.unsent + self.set_aside + self.recordings + self.profiles + self.orders
+
+
+class Trouble(StatusModel):
+    """Something that does not mend itself, and what a person can do about it.
+
+    Attributes:
+        part: Of the agent: "agent", "connection", "queue", "model", "profiles", "clock" or "store".
+    """
+
+    part: str
+    what: str
+    remedy: str
 
 
 class AgentStatus(StatusModel):
@@ -73,8 +94,69 @@ class AgentStatus(StatusModel):
             return self.scenarios.held
         return None if self.traffic is None else self.traffic.held.get(f"{kind}s")
 
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def troubles(self) -> list[Trouble]:
+        """All that somebody has to look after, the worst first; what waits for the network alone is none."""
+        return [
+            *_troubles_of_connection(self),
+            *troubles_of_queue(self.outbox),
+            *_troubles_of_parts(self),
+            *_troubles_of_models(self),
+            *_troubles_of_vehicle(self),
+        ]
+
     @property
     def transfers(self) -> list[TransferStatus]:
         """All that is under way."""
         recording = Field(default_factory=list) if self.scenarios is None else [self.scenarios.under_way]
         return [going for going in (*recording, *(model.under_way for model in self.models)) if going is not None]
+
+
+def troubles_of_queue(outbox: OutboxStatus) -> list[Trouble]:
+    """What the backend has refused for good."""
+    if not outbox.set_aside:
+        return []
+    what = f"{outbox.set_aside:,} {'item was' if outbox.set_aside == 1 else 'items were'} set aside"
+    return [
+        Trouble(part="queue", what=what, remedy="`queue list --state set_aside` says why, `queue retry` sends again")
+    ]
+
+
+def _troubles_of_connection(said: AgentStatus) -> Iterator[Trouble]:
+    shown = said.connectivity
+    if not said.enabled:
+        yield Trouble(part="agent", what="nothing is sent", remedy="set cloud.enabled to true")
+    if shown.unauthorized or shown.gate == "refused":
+        what = shown.gate_reason or "the backend refuses the credential"
+        yield Trouble(part="connection", what=what, remedy="put the right key where cloud.api_key says")
+    elif shown.status == "offline" and shown.offline_duration > _LONG_OFFLINE:
+        what = f"no backend for {shown.offline_duration / 3600.0:.0f} hours"
+        yield Trouble(part="connection", what=f"{what} ({shown.message})", remedy="`doctor` tries each step of the way")
+
+
+def _troubles_of_parts(said: AgentStatus) -> Iterator[Trouble]:
+    for duty in said.duties:
+        if duty.crashes:
+            what = f"{duty.name} keeps failing ({duty.last_error})"
+            yield Trouble(part="agent", what=what, remedy="the log has it; it is tried again by itself")
+    if said.salvaged_from is not None:
+        what = f"the outbox was damaged, and what could be read was saved from {said.salvaged_from}"
+        yield Trouble(part="store", what=what, remedy="check the disk; then restart the agent")
+
+
+def _troubles_of_models(said: AgentStatus) -> Iterator[Trouble]:
+    for model in said.models:
+        if model.reason is not None and model.status in _TROUBLED:
+            what = f"model {model.name} is {model.status}: {model.reason}"
+            yield Trouble(part="model", what=what, remedy="`models list` shows what there is to go back to")
+
+
+def _troubles_of_vehicle(said: AgentStatus) -> Iterator[Trouble]:
+    profiles, skew = said.profiles, said.connectivity.clock_skew
+    if profiles is not None and profiles.failing and profiles.held is None:
+        what = f"{profiles.failing:,} driver profiles cannot be synced ({profiles.reason})"
+        yield Trouble(part="profiles", what=what, remedy="`profiles list` says which, and why")
+    if skew is not None and abs(skew) > _WRONG_CLOCK:
+        what = f"the clock is wrong by {abs(skew) / 60.0:.0f} minutes"
+        yield Trouble(part="clock", what=what, remedy="set it, by NTP")

@@ -65,7 +65,7 @@ async def _list(settings: CloudSettings, arguments: argparse.Namespace) -> int:
         items = await folder.outbox.items(state=arguments.state, kind=arguments.kind, limit=arguments.limit)
         total = _total(await folder.outbox.counts(arguments.kind), arguments.state)
     running = await asyncio.to_thread(runs, settings)
-    items = await _with_reasons(settings, items)
+    items = await with_reasons(settings, items)
     now = time.time()
     if arguments.json:
         print_json({"total": total, "items": [_facts(item) for item in items]})
@@ -80,7 +80,7 @@ async def _list(settings: CloudSettings, arguments: argparse.Namespace) -> int:
 
 async def _show(settings: CloudSettings, arguments: argparse.Namespace) -> int:
     async with opened(settings, writable=False) as folder:
-        (item,) = await _with_reasons(settings, await _find(folder.outbox, [arguments.key]))
+        (item,) = await with_reasons(settings, await _find(folder.outbox, [arguments.key]))
     try:
         body = json.loads(item.body)
     except ValueError:
@@ -96,7 +96,7 @@ async def _show(settings: CloudSettings, arguments: argparse.Namespace) -> int:
         ("state", _state_word(item, running=running)),
         ("reason", item.reason or "none"),
         ("tries", str(item.attempts)),
-        ("next try", _next_try(item, now, running=running)),
+        ("next try", next_try(item, now, running=running)),
         ("queued", f"{moment(item.created_at)} ({duration(now - item.created_at)} ago)"),
         ("size", size(len(item.body))),
     ]
@@ -170,7 +170,7 @@ async def _find(outbox: Outbox, keys: Sequence[str]) -> list[OutboxItem]:
     return [item for item in found if item is not None]
 
 
-async def _with_reasons(settings: CloudSettings, items: Sequence[OutboxItem]) -> list[OutboxItem]:
+async def with_reasons(settings: CloudSettings, items: Sequence[OutboxItem]) -> list[OutboxItem]:
     """The items with the reason that holds now: what an agent said last of all that waits, else each one's own."""
     said = await asyncio.to_thread(last_said, settings)
     if said is None:
@@ -199,7 +199,7 @@ def _row(item: OutboxItem, now: float, *, running: bool) -> tuple[str, ...]:
         item.kind,
         _state_word(item, running=running),
         str(item.attempts),
-        _next_try(item, now, running=running),
+        next_try(item, now, running=running),
         duration(now - item.created_at),
         size(len(item.body)),
         item.reason or "",
@@ -211,7 +211,8 @@ def _state_word(item: OutboxItem, *, running: bool) -> str:
     return _STATE_WORDS[ItemState.WAITING if item.state is ItemState.SENDING and not running else item.state]
 
 
-def _next_try(item: OutboxItem, now: float, *, running: bool) -> str:
+def next_try(item: OutboxItem, now: float, *, running: bool) -> str:
+    """When an item goes next, in words."""
     match item.state:
         case ItemState.SENDING:
             return "under way" if running else "at next start"

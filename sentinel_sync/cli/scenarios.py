@@ -174,12 +174,12 @@ async def _take(settings: CloudSettings, books: Books, path: Path, priority: Pri
 async def _known(settings: CloudSettings, books: Books, scenario_id: str) -> ScenarioPlan:
     plan = await books.records.plan(scenario_id)
     if plan is None:
-        why = await asyncio.to_thread(_why_unheard_of, settings, scenario_id)
+        why = await asyncio.to_thread(why_unheard_of, settings, scenario_id)
         raise CommandError(f"there is no scenario {scenario_id!r} on record: {why}")
     return plan
 
 
-def _why_unheard_of(settings: CloudSettings, scenario_id: str) -> str:
+def why_unheard_of(settings: CloudSettings, scenario_id: str) -> str:
     """Why an agent has not queued a recording. Blocks."""
     if scenario_id not in folder_names(settings.scenarios_dir):
         return "never queued, or mistyped?"

@@ -150,9 +150,11 @@ async def test_a_technicians_visit(tmp_path: Path, backend: str, page: Page) -> 
         (item,) = await agent.store.outbox.items(kind="other")
         await agent.store.outbox.set_aside(item.seq, "answered 422 (<b>markup</b> is text here)")
         await expect(page.locator("#set-aside")).to_contain_text("<b>markup</b>")
+        await expect(page.locator("#health")).to_contain_text("One trouble1 item was set aside")
         await _picture(page, "console-set-aside")
         await page.get_by_role("button", name="Retry item-1").click()
         await expect(page.locator("#set-aside")).to_have_text("nothing is set aside")
+        await expect(page.locator("#health")).to_have_text("✓ All is well.")
 
 
 async def test_a_recording_on_its_way(tmp_path: Path, backend: str, page: Page) -> None:

@@ -143,6 +143,7 @@ function showStatus(said) {
   at("vehicle").textContent = said.vehicle_id;
   at("fleet-id").textContent = `of ${said.fleet_id}`;
   document.title = `${said.vehicle_id}: sentinel-sync`;
+  showHealth(said.troubles, said.connectivity.status !== "offline");
   showConnectivity(said);
   showWork(said);
   showScenarios(said.scenarios);
@@ -150,6 +151,29 @@ function showStatus(said) {
   showProfiles(said.profiles);
   showTraffic(said.traffic);
   at("foot").textContent = `sentinel-sync ${said.version}, process ${said.process_id}`;
+}
+
+let healthShown = "";
+
+function showHealth(troubles, isWithinReach) {
+  // Said again only where it changed: it is read out.
+  const news = JSON.stringify([troubles, isWithinReach]);
+  if (news === healthShown) return;
+  healthShown = news;
+  const place = at("health");
+  place.classList.toggle("bad", troubles.length > 0);
+  if (!troubles.length) {
+    const calm = isWithinReach ? "All is well." : "Nothing to do: what waits goes when the network is back.";
+    place.replaceChildren(element("p", `✓ ${calm}`));
+    return;
+  }
+  const list = element("ul");
+  for (const trouble of troubles) {
+    const line = element("li", trouble.what);
+    line.append(element("span", trouble.remedy, "remedy"));
+    list.append(line);
+  }
+  place.replaceChildren(element("p", `⚠ ${troubles.length === 1 ? "One trouble" : `${troubles.length} troubles`}`), list);
 }
 
 function showConnectivity(said) {
