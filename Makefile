@@ -1,6 +1,6 @@
 # Two commands set up everything by themselves: `make demo` and `make test`.
 .DEFAULT_GOAL := all
-.PHONY: all setup demo test check lint types verify-types fuzz fuzz-openapi audit format cover soak powercut simulate mutants bench lock run clean
+.PHONY: all setup demo test check lint types verify-types fuzz fuzz-openapi audit format cover soak powercut simulate mutants bench dist lock run clean
 
 PYTHON ?= python3
 VENV   ?= .venv
@@ -112,6 +112,10 @@ mutants: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks
+
+# Wheel and sdist, in dist/.
+dist: $(STAMP)
+	$(BIN)/python -m hatchling build -d dist
 
 # --- for whoever changes dependencies: needs the network ---
 

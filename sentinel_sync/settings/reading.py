@@ -4,12 +4,12 @@ import difflib
 import json
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Self, cast
 
-from pydantic import ValidationError
+from pydantic import JsonValue, ValidationError
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -73,20 +73,57 @@ class Settings(BaseSettings):
             ConfigurationError: Missing file, broken YAML, a key that is there twice, unknown or unusable keys; the
                 message names each with its line or variable, and holds no value of any.
         """
-        document, lines = ({}, {}) if path is None else _read_yaml(Path(path))
-        cloud = document.get("cloud") or {}
-        if not isinstance(cloud, dict):
-            raise ConfigurationError(f"{path}: `cloud:` must be a block of keys")
-        values, variables = _environment()
-        source = _Source("the settings" if path is None else str(path), lines, variables)
-        try:
-            # Not built by its constructor: that would read the environment once more, in its own way.
-            read = CloudSettings.model_validate(_joined({**cloud}, values) | overrides)
-            return cast("Self", cls.model_construct(cloud=read))
-        except ValidationError as error:
-            details = error.errors(include_input=False, include_url=False)
-            explained = "; ".join(explain(detail, source) for detail in details)
-            raise ConfigurationError(f"{source.name} cannot be used: {explained}") from None
+        # Not built by its constructor: that would read the environment once more, in its own way.
+        return cast("Self", cls.model_construct(cloud=_read(path, overrides)[0]))
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One key as it counts.
+
+    Attributes:
+        key: With its blocks, such as `cloud.models.source`.
+        value: As JSON; secrets are stars.
+        origin: The file's line or the environment's variable that sets it; None where it is the default.
+    """
+
+    key: str
+    value: JsonValue
+    origin: str | None
+
+
+def explained_settings(path: str | Path | None) -> list[Setting]:
+    """Every key, as it counts, and where its value comes from. Blocks: reads a file.
+
+    Raises:
+        ConfigurationError: As `Settings.load`.
+    """
+    read, source = _read(path, {})
+    return list(_flat((), read.model_dump(mode="json"), source))
+
+
+def _flat(place: tuple[str, ...], value: JsonValue, source: _Source) -> Iterator[Setting]:
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _flat((*place, key), inner, source)
+        return
+    set_by = source.of(place) if place in source.lines or place in source.variables else ""
+    yield Setting(".".join(("cloud", *place)), value, set_by.removesuffix(": ") or None)
+
+
+def _read(path: str | Path | None, overrides: Mapping[str, Any]) -> tuple[CloudSettings, _Source]:
+    document, lines = ({}, {}) if path is None else _read_yaml(Path(path))
+    cloud = document.get("cloud") or {}
+    if not isinstance(cloud, dict):
+        raise ConfigurationError(f"{path}: `cloud:` must be a block of keys")
+    values, variables = _environment()
+    source = _Source("the settings" if path is None else str(path), lines, variables)
+    try:
+        return CloudSettings.model_validate(_joined({**cloud}, values) | dict(overrides)), source
+    except ValidationError as error:
+        details = error.errors(include_input=False, include_url=False)
+        explained = "; ".join(explain(detail, source) for detail in details)
+        raise ConfigurationError(f"{source.name} cannot be used: {explained}") from None
 
 
 def explain(detail: ErrorDetails, source: _Source | None = None) -> str:
