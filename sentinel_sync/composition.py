@@ -94,7 +94,10 @@ async def build(
     """
     foundation = await _foundation(settings, stack, http=http, clock=clock, rng=rng)
     client, store, timekeeper = foundation.client, foundation.store, foundation.timekeeper
-    connectivity = OfflineManager(client, on_probe=timekeeper.observe, clock=clock, rng=rng)
+    policy = foundation.policy
+    connectivity = OfflineManager(
+        client, on_probe=timekeeper.observe, is_busy=lambda: policy.trip_under_way, clock=clock, rng=rng
+    )
     trips = TripUploader(client, foundation=foundation, ask_time=connectivity.probe_now)
     old_queue = await _begin_trips(trips, store, settings, stack, clock)
     scenarios = ScenarioUploader(client, foundation=foundation)

@@ -47,6 +47,8 @@ class OfflineManager:
         api_client: The backend; every attempt on it teaches something.
         connectivity_callback: Told each change of the status.
         on_probe: Awaited with each answered probe (the agent learns the backend's time from it).
+        is_busy: Says whether the vehicle is at work (a trip is under way): after ten minutes in which it is not, probes
+            are rarer. By default they never are.
     """
 
     def __init__(
@@ -55,6 +57,7 @@ class OfflineManager:
         connectivity_callback: ConnectivityCallback | None = None,
         *,
         on_probe: ProbeCallback | None = None,
+        is_busy: Callable[[], bool] | None = None,
         clock: Clock | None = None,
         rng: Random | None = None,
     ) -> None:
@@ -63,6 +66,7 @@ class OfflineManager:
         self._clock = clock or SystemClock()
         self._rng = rng or SystemRandom()
         self._on_probe = on_probe
+        self._is_busy = is_busy
         self._state = Connectivity(
             self._settings.connectivity_check_interval,
             self._rng,
@@ -158,6 +162,8 @@ class OfflineManager:
 
     async def step(self) -> float:
         """Probe where one is due; returns the seconds until the next."""
+        if self._is_busy is not None:
+            self._state.note_activity(self._clock.monotonic(), is_busy=self._is_busy())
         wait = self._state.probe_in(self._clock.monotonic())
         if wait > 0.0:
             return wait

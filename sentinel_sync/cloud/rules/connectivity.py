@@ -11,6 +11,13 @@ from sentinel_sync.base.payloads import StatusModel
 _FIRST_PROBE = 2.0
 #: In a long outage probes are so many times rarer than while online: what ends one is seen by traffic and events too.
 _OUTAGE_FACTOR = 4.0
+#: After an outage of so many seconds the mean interval is at least …
+_LONG_OUTAGE = 3600.0
+#: … half of this, seconds: whoever parks in a garage for a week pays for no probe a minute.
+_LONG_OUTAGE_CEILING = 600.0
+#: After so many seconds in which nobody was busy, probes come so many seconds apart: of what an idle vehicle sends they
+#: are most (2,880 a day, 1.7 MB over TLS, with one every 30 s).
+_QUIET_AFTER, _QUIET_INTERVAL = 600.0, 300.0
 #: While all is quiet and well, intervals vary by so much either way, so that a fleet does not probe in step.
 _JITTER = 0.25
 #: A `min_interval` counts for at most so many seconds: nobody means a vehicle never to look again.
@@ -48,6 +55,7 @@ class Connectivity:
         self._min_interval = 0.0
         self._rng = rng
         self._failures = 0
+        self._busy_at: float | None = None
         self._next_probe = now  # the first probe is due at once; its spread is the supervisor's
         self._offline_since: float | None = None
         self.status: ConnectivityStatus = ConnectivityStatus.UNKNOWN
@@ -65,7 +73,7 @@ class Connectivity:
         self._failures = 0
         self._offline_since = None
         spread = 1.0 + self._rng.uniform(-_JITTER, _JITTER)
-        self._next_probe = now + max(self._interval * spread, self._at_least())
+        self._next_probe = now + max(self._pace(now) * spread, self._at_least())
         return self._become(ConnectivityStatus.ONLINE, now)
 
     def on_authorized(self) -> None:
@@ -84,12 +92,23 @@ class Connectivity:
         if now >= self._next_probe or self.status is not ConnectivityStatus.OFFLINE:
             self._failures += 1
             ceiling = max(_OUTAGE_FACTOR * self._interval, _FIRST_PROBE)
+            if self.offline_duration(now) >= _LONG_OUTAGE:
+                ceiling = max(ceiling, _LONG_OUTAGE_CEILING)
             delay = full_jitter(self._failures, self._rng, base=_FIRST_PROBE, cap=ceiling)
             self._next_probe = now + max(delay, self._at_least())
         if self._offline_since is None:
             self._offline_since = now
         self.message = f"offline: {why}"
         return self._become(ConnectivityStatus.OFFLINE, now)
+
+    def note_activity(self, now: float, *, is_busy: bool) -> None:
+        """Whoever lives with this says whether the vehicle is at work; unless it ever does, the interval stays."""
+        if is_busy or self._busy_at is None:
+            self._busy_at = now
+
+    def _pace(self, now: float) -> float:
+        is_quiet = self._busy_at is not None and now - self._busy_at >= _QUIET_AFTER
+        return max(self._interval, _QUIET_INTERVAL) if is_quiet else self._interval
 
     def set_min_interval(self, seconds: float) -> None:
         """The backend said how many seconds it wants between probes (`min_interval`)."""

@@ -63,8 +63,8 @@ def test_intervals_are_spread(state: Connectivity) -> None:
 
 def test_probes_after_a_loss_are_soon_and_then_rarer(state: Connectivity) -> None:
     state.on_contact(0.0)
-    now, waits = 0.0, []
-    for _ in range(100):
+    now, waits = 0.0, list[float]()
+    while now < 3600.0:
         state.on_no_contact("x", now)
         waits.append(state.probe_in(now))
         now += waits[-1]
@@ -162,3 +162,40 @@ def test_whatever_happens_its_parts_agree(events: list[tuple[str, float]], seed:
             assert state.message.startswith(state.status.value)
             assert ("unauthorized" in state.message) == (state.unauthorized and state.status is ONLINE)
         assert 0.0 <= state.probe_in(now) <= 120.0
+
+
+class TestQuiet:
+    def test_after_ten_minutes_without_work_probes_are_rare(self, state: Connectivity) -> None:
+        state.note_activity(1000.0, is_busy=False)
+        state.on_contact(1500.0)
+        assert state.probe_in(1500.0) <= 37.5
+        state.note_activity(1600.0, is_busy=False)
+        state.on_contact(1600.0)
+        assert 225.0 <= state.probe_in(1600.0) <= 375.0
+
+    def test_work_brings_them_back(self, state: Connectivity) -> None:
+        state.note_activity(1000.0, is_busy=False)
+        state.note_activity(2000.0, is_busy=True)
+        state.on_contact(2500.0)
+        assert state.probe_in(2500.0) <= 37.5
+
+    def test_where_nobody_says_what_the_vehicle_does_they_stay(self, state: Connectivity) -> None:
+        state.on_contact(99_000.0)
+        assert state.probe_in(99_000.0) <= 37.5
+
+    def test_a_longer_interval_of_the_settings_counts(self, rng: Random) -> None:
+        state = Connectivity(900.0, rng, 1000.0)
+        state.note_activity(1000.0, is_busy=False)
+        state.on_contact(2000.0)
+        assert state.probe_in(2000.0) >= 675.0
+
+    def test_an_hour_into_an_outage_the_mean_interval_is_five_minutes(self, rng: Random) -> None:
+        """Twelve probes an hour at most, and none of them by a clock that all vehicles share."""
+        state, now, waits = Connectivity(30.0, rng, 0.0), 0.0, list[float]()
+        while now < 400 * 3600.0:
+            state.on_no_contact("no route", now)
+            if now >= 3600.0:
+                waits.append(state.probe_in(now))
+            now += state.probe_in(now)
+        assert 270.0 <= sum(waits) / len(waits) <= 330.0
+        assert max(waits) <= 600.0
