@@ -8,7 +8,7 @@ from sentinel_sync.cli.actions import add_action, add_command, at_least_one, pri
 from sentinel_sync.cli.arguments import Subparsers, program
 from sentinel_sync.cli.exit_codes import ExitCode
 from sentinel_sync.cli.offline import changed, read, runs
-from sentinel_sync.cli.ui.text import count, err, moment, pairs, size, table, width
+from sentinel_sync.cli.ui.text import count, err, moment, pairs, size, table, utc, width
 from sentinel_sync.scenarios.preparation import DerivedFiles
 from sentinel_sync.scenarios.records import DERIVED_NAME
 from sentinel_sync.scenarios.rules.lifecycle import WITHDRAWN
@@ -142,18 +142,18 @@ def _decision(decision: Consent) -> str:
 
 
 def _facts(decision: Consent) -> dict[str, object]:
-    return {"granted": decision.granted, "at": decision.at, "policy_version": decision.policy_version}
+    return {"granted": decision.granted, "at": utc(decision.at), "policy_version": decision.policy_version}
 
 
 def _sent_facts(part: SentPart) -> dict[str, object]:
     return {
         "scenario_id": part.scenario_id,
         "part": part.part,
-        "sent_at": part.sent_at,
+        "sent_at": utc(part.sent_at),
         "acknowledged": part.acknowledged,
         "size_bytes": part.size_bytes,
         "sha256": part.sha256,
-        "granted_at": part.granted_at,
+        "granted_at": utc(part.granted_at),
         "policy_version": part.policy_version,
     }
 

@@ -15,7 +15,7 @@ from sentinel_sync.cli.arguments import Subparsers
 from sentinel_sync.cli.exit_codes import CommandError, ExitCode
 from sentinel_sync.cli.models_release import add_keygen, add_publish, add_sign, add_verify
 from sentinel_sync.cli.offline import held_by_agent, last_said, opened, runs
-from sentinel_sync.cli.ui.text import moment, printable, size, table, width
+from sentinel_sync.cli.ui.text import moment, printable, size, table, utc, width
 from sentinel_sync.cloud.client import CloudAPIClient
 from sentinel_sync.models.commands import CommandAction, CommandOutcome, ModelCommand, ModelCommands
 from sentinel_sync.models.model_downloader import ModelDownloader
@@ -115,7 +115,8 @@ async def _list(settings: CloudSettings, arguments: argparse.Namespace) -> int:
     shown = {} if said is None else {model.name: model for model in said.models}
     models = [_facts(record, shown.get(name)) for name, record in sorted(records.all.items())]
     if arguments.json:
-        print_lines([json.dumps({"models": models, "agent_running": running}, indent=2)])
+        told = [{**model, "installed_at": utc(model["installed_at"])} for model in models]
+        print_lines([json.dumps({"models": told, "agent_running": running}, indent=2)])
     elif not models:
         print_lines(["no model is known on this vehicle"])
     else:

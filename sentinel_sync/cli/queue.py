@@ -14,7 +14,7 @@ from sentinel_sync.cli.actions import add_action, add_command, at_least_one, pri
 from sentinel_sync.cli.arguments import Subparsers, program
 from sentinel_sync.cli.exit_codes import CommandError, ExitCode
 from sentinel_sync.cli.offline import last_said, opened, runs
-from sentinel_sync.cli.ui.text import count, duration, err, from_now, moment, pairs, size, table, width
+from sentinel_sync.cli.ui.text import count, duration, err, from_now, moment, pairs, size, table, utc, width
 from sentinel_sync.settings import CloudSettings
 from sentinel_sync.store.database import DamagedError
 from sentinel_sync.store.outbox import ItemState, Outbox, OutboxItem
@@ -231,8 +231,8 @@ def _facts(item: OutboxItem) -> dict[str, object]:
         "state": item.state,
         "attempts": item.attempts,
         "reason": item.reason,
-        "created_at": item.created_at,
-        "due_at": item.due_at if item.state is ItemState.WAITING else None,
+        "created_at": utc(item.created_at),
+        "due_at": utc(item.due_at) if item.state is ItemState.WAITING else None,
         "priority": item.priority,
         "size_bytes": len(item.body),
     }

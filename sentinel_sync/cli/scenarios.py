@@ -9,7 +9,7 @@ from sentinel_sync.cli.actions import add_action, add_command, at_least_one, pri
 from sentinel_sync.cli.arguments import Subparsers, program
 from sentinel_sync.cli.exit_codes import CommandError, ExitCode
 from sentinel_sync.cli.offline import Books, changed, conditions, read, runs
-from sentinel_sync.cli.ui.text import count, duration, err, moment, pairs, size, table, width
+from sentinel_sync.cli.ui.text import count, duration, err, moment, pairs, size, table, utc, width
 from sentinel_sync.scenarios.recordings import absolute, folder_names, read_recording, storable
 from sentinel_sync.scenarios.records import key_of
 from sentinel_sync.scenarios.rules.plan import Part, Priority, ScenarioPlan
@@ -207,7 +207,7 @@ def _word(status: str) -> str:
 
 
 def _now(status: ScenarioStatus) -> str:
-    """What is being done with it: `uploading bev.mp4 40 %, 1.2 MiB/s, 12 s left`."""
+    """What is being done with it: `uploading bev.mp4 40 %, 1.2 MB/s, 12 s left`."""
     done, total = status["part_bytes"], status["part_total_bytes"]
     if status["phase"] is None or status["part"] is None or done is None or total is None:
         return ""
@@ -247,8 +247,8 @@ def _part_facts(part: Part) -> dict[str, object]:
         "sha256": None if file is None else file.sha256,
         "derived": file is not None and file.derived_name is not None,
         "note": None if file is None else file.note,
-        "acknowledged_at": part.acknowledged_at,
-        "granted_at": None if part.consent is None else part.consent.at,
+        "acknowledged_at": utc(part.acknowledged_at),
+        "granted_at": None if part.consent is None else utc(part.consent.at),
         "policy_version": None if part.consent is None else part.consent.policy_version,
     }
 

@@ -13,7 +13,7 @@ from sentinel_sync.cli.exit_codes import CommandError, ExitCode
 from sentinel_sync.cli.offline import conditions, last_said, looked_into, nothing_there, opened, read, runs
 from sentinel_sync.cli.queue import next_try, with_reasons
 from sentinel_sync.cli.scenarios import why_unheard_of
-from sentinel_sync.cli.ui.text import duration, moment, pairs, table, width
+from sentinel_sync.cli.ui.text import duration, moment, pairs, table, utc, width
 from sentinel_sync.profiles.records import SyncState
 from sentinel_sync.scenarios.recordings import folder_names, storable
 from sentinel_sync.scenarios.records import KIND as SCENARIO_KIND
@@ -80,7 +80,7 @@ async def _tell(settings: CloudSettings, arguments: argparse.Namespace) -> int:
                 f"nothing by the name {arguments.item!r} waits: done already, or mistyped? `{program()} why` lists all"
             )
     if arguments.json:
-        print_json({"waiting": [asdict(waiting) for waiting in found]})
+        print_json({"waiting": [{**asdict(waiting), "since": utc(waiting.since)} for waiting in found]})
     elif not found:
         print_lines(["nothing waits"])
     elif arguments.item is None:

@@ -67,7 +67,7 @@ def test_in_words(bench: Vehicle) -> None:
     }
     file = str(bench.folder / "detector.onnx")
     signed = bench.run("models", "sign", file, "--name", "d", "--version", "v1", "--key", str(bench.folder / "key.pem"))
-    assert "6.8 KiB (7,000 bytes)" in signed.out
+    assert "7.0 kB (7,000 bytes)" in signed.out
     said = bench.run("models", "verify", file, "--trusted-key", str(bench.folder / "key.pub"))
     assert "genuine   yes" in said.out
 

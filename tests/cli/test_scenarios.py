@@ -169,5 +169,5 @@ def test_the_progress_that_a_running_agent_tells_is_shown() -> None:
         time_left=3.0,
     )
     assert _now(status_of("s1", plan, QueueState(queued=True), UploadConditions(going=going))) == (
-        "uploading bev.mp4 40 %, 2.0 MiB/s, 3 s left"
+        "uploading bev.mp4 40 %, 2.1 MB/s, 3 s left"
     )

@@ -134,7 +134,7 @@ class TestWhy:
         assert waiting.keys() == {trip, refused, RECORDING}
         assert waiting[trip]["reason"] == "an agent: none is running"
         assert "once" in waiting[trip]["remedy"]
-        assert waiting[trip]["since"] is not None
+        assert datetime.fromisoformat(waiting[trip]["since"]).tzinfo is not None
         assert (waiting[refused]["reason"], waiting[refused]["next_try"]) == ("answered 422", "when retried")
         assert f"queue retry {refused}" in waiting[refused]["remedy"]
         assert waiting[RECORDING]["reason"] == "the driver has not consented to sending recordings"

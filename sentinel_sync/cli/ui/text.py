@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from typing import Literal
 
 _SPANS = ((86_400.0, "d"), (3600.0, "h"), (60.0, "min"))
-_KIBIBYTE = 1024.0
+_THOUSAND = 1000.0
 Colour = Literal["red", "green", "yellow", "bold"]
 _CODES: dict[Colour, str] = {"red": "31", "green": "32", "yellow": "33", "bold": "1"}
 
@@ -38,14 +38,14 @@ def duration(seconds: float) -> str:
 
 
 def size(size_bytes: float) -> str:
-    """`512 B`, `1.5 KiB`, `230 MiB`: three digits."""
-    if size_bytes < _KIBIBYTE:
+    """`512 B`, `1.5 kB`, `230 MB`: in powers of ten (SI), three digits."""
+    if size_bytes < _THOUSAND:
         return f"{size_bytes:.0f} B"
     value = size_bytes
     unit = "B"
-    for unit in ("KiB", "MiB", "GiB", "TiB"):  # noqa: B007 # the last one is used below
-        value /= _KIBIBYTE
-        if value < _KIBIBYTE:
+    for unit in ("kB", "MB", "GB", "TB"):  # noqa: B007 # the last one is used below
+        value /= _THOUSAND
+        if value < _THOUSAND - 0.5:  # else it would be rounded to a thousand of them
             break
     return f"{value:.1f} {unit}" if value < 10.0 else f"{value:.0f} {unit}"
 
@@ -58,6 +58,13 @@ def count(number: int, one: str, many: str | None = None) -> str:
 def moment(timestamp: float) -> str:
     """Wall time in the machine's own zone: `2026-11-23 15:04:05 +01:00`."""
     return datetime.fromtimestamp(timestamp, UTC).astimezone().isoformat(sep=" ", timespec="seconds")
+
+
+def utc(timestamp: float | None) -> str | None:
+    """A time for programs (RFC 3339, UTC, to the millisecond); None stays None."""
+    if timestamp is None:
+        return None
+    return datetime.fromtimestamp(round(timestamp, 3), UTC).isoformat(timespec="milliseconds")
 
 
 def from_now(seconds: float) -> str:

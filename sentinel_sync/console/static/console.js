@@ -17,11 +17,11 @@ if (given) {
 // --- words ---
 
 function size(bytes) {
-  const units = ["B", "KiB", "MiB", "GiB", "TiB"];
+  const units = ["B", "kB", "MB", "GB", "TB"];
   let value = bytes;
   let unit = 0;
-  while (value >= 1024 && unit < units.length - 1) {
-    value /= 1024;
+  while (value >= 1000 && unit < units.length - 1) {
+    value /= 1000;
     unit += 1;
   }
   return `${unit && value < 10 ? value.toFixed(1) : Math.round(value)} ${units[unit]}`;

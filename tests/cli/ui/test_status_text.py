@@ -54,7 +54,7 @@ def test_facts_of_an_agent_that_is_well() -> None:
         ("backend", "https://api.example.com"),
         ("connectivity", "online (for 2 min)"),
         ("sending", "allowed"),
-        ("queue", "3 waiting, 1 being sent, 0 set aside (4.0 KiB on disk)"),
+        ("queue", "3 waiting, 1 being sent, 0 set aside (4.1 kB on disk)"),
         ("sent so far", "12 items"),
         ("trip", "none under way"),
         ("parts", "all well"),
@@ -87,7 +87,7 @@ RECORDINGS = ScenariosStatus(
 def test_recordings_and_what_is_under_way() -> None:
     facts = dict(facts_of(_with(scenarios=RECORDINGS), OUTBOX, age=0.0))
     assert facts["recordings"] == (
-        "2 queued, 1 uploaded, 3 set aside; uploading 20241117_103045 bev.mp4, 391 KiB of 977 KiB, 98 KiB/s, 6 s left"
+        "2 queued, 1 uploaded, 3 set aside; uploading 20241117_103045 bev.mp4, 400 kB of 1.0 MB, 100 kB/s, 6 s left"
     )
 
 
@@ -102,7 +102,7 @@ def test_why_recordings_wait_and_how_many_were_deleted_unsent() -> None:
 def test_compressing_has_a_share_but_no_rate() -> None:
     compressing = UPLOADING.model_copy(update={"phase": "compressing", "time_left": None})
     facts = dict(facts_of(_with(scenarios=RECORDINGS.model_copy(update={"under_way": compressing})), OUTBOX, age=0.0))
-    assert facts["recordings"].endswith("; compressing 20241117_103045 bev.mp4, 391 KiB of 977 KiB")
+    assert facts["recordings"].endswith("; compressing 20241117_103045 bev.mp4, 400 kB of 1.0 MB")
 
 
 def test_what_is_not_well_is_said() -> None:
@@ -207,7 +207,7 @@ def test_views_fit_their_readers() -> None:
                     time_left=6.0,
                 ),
             },
-            "v2.0.0 in use; downloading v2.1.0, 2.0 KiB of 8.0 KiB, 1.0 KiB/s, 6 s left",
+            "v2.0.0 in use; downloading v2.1.0, 2.0 kB of 8.2 kB, 1.0 kB/s, 6 s left",
         ),
         (
             {

@@ -33,11 +33,12 @@ def test_durations_have_two_units_at_most(seconds: float, text: str) -> None:
     ("size_bytes", "text"),
     [
         (0, "0 B"),
-        (1023, "1023 B"),
-        (1536, "1.5 KiB"),
-        (268_435_456, "256 MiB"),
-        (5 << 40, "5.0 TiB"),
-        (9 << 50, "9216 TiB"),
+        (999, "999 B"),
+        (999_999, "1.0 MB"),
+        (1536, "1.5 kB"),
+        (268_435_456, "268 MB"),
+        (5 << 40, "5.5 TB"),
+        (9 << 50, "10133 TB"),
     ],
 )
 def test_sizes(size_bytes: int, text: str) -> None:
