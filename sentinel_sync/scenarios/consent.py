@@ -184,25 +184,21 @@ class ConsentRecord:
             await run_to_end(partial(self._mark.write, consent.at, stood=before is not None and not before.granted))
         past = await self._past()
         events = [consent] if before is None or before in past else [before, consent]
-        # Submitted within one turn of the loop, so they share a transaction.
-        outcomes = await asyncio.gather(
-            self._documents.save(_KIND, _KEY, consent, _SHAPE),
-            *(
-                # Two processes may decide at one instant: both are kept.
-                self._documents.save(_HISTORY_KIND, f"{number:08d}.{secrets.token_hex(4)}", decision, _SHAPE)
-                for number, decision in enumerate(events, len(past))
-            ),
-            return_exceptions=True,
-        )
-        fault = next((outcome for outcome in outcomes if outcome is not None), None)
-        if isinstance(fault, StoreFullError) and not granted:
-            if outcomes[0] is not None:
-                # Deleting may use the headroom.
-                await self._documents.delete(_KIND, _KEY)
+        # Two processes may decide at one instant: both are kept.
+        numbered = [
+            (_HISTORY_KIND, f"{number:08d}.{secrets.token_hex(4)}", decision)
+            for number, decision in enumerate(events, len(past))
+        ]
+        try:
+            # All or none: half of a consent would be taken for one that was withdrawn.
+            await self._documents.save_all([(_KIND, _KEY, consent), *numbered], _SHAPE)
+        except StoreFullError:
+            if granted:
+                raise
+            # Deleting may use the headroom.
+            await self._documents.delete(_KIND, _KEY)
             logger.error("consent.recorded: withdrawn, but the disk is too full to write down when")
             return consent
-        if fault is not None:
-            raise fault
         logger.info("consent.recorded: %s, policy %s", "granted" if granted else "withdrawn", policy_version)
         return consent
 

@@ -2,6 +2,7 @@
 
 import logging
 import sqlite3
+from collections.abc import Sequence
 from functools import partial
 from typing import TypeVar
 
@@ -48,6 +49,16 @@ class Documents:
         """Write one fact; returns when it is on disk."""
         body, now = shape.dump_json(fact), self._clock.now()
         await self._database.run(lambda connection: write_document(connection, kind, key, body, now))
+
+    async def save_all(self, facts: Sequence[tuple[str, str, Fact]], shape: TypeAdapter[Fact]) -> None:
+        """Write several facts of one shape by kind and key, all or none; returns when they are on disk."""
+        bodies, now = [(kind, key, shape.dump_json(fact)) for kind, key, fact in facts], self._clock.now()
+
+        def write(connection: sqlite3.Connection) -> None:
+            for kind, key, body in bodies:
+                write_document(connection, kind, key, body, now)
+
+        await self._database.run(write)
 
     async def delete(self, kind: str, key: str) -> bool:
         """Remove one fact; False where there was none."""

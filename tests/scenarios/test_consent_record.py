@@ -189,3 +189,12 @@ async def test_after_a_withdrawal_that_could_not_be_noted_nobody_knows_what_a_la
     await record.record(granted=False, policy_version="1")
     await record.record(granted=True, policy_version="1")
     assert await record.made_while_withdrawn() == {"meanwhile"}
+
+
+async def test_of_a_consent_that_a_full_disk_refuses_nothing_stays(store: Store, clock: FakeClock) -> None:
+    record = ConsentRecord(store.documents, clock)
+    await fill(store)
+    with pytest.raises(StoreFullError):
+        await record.record(granted=True, policy_version="x" * 100_000)
+    assert await record.load() is None
+    assert await record.history() == []
