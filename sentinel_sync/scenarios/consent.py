@@ -174,7 +174,8 @@ class ConsentRecord:
         """Write a decision; returns once it is on disk.
 
         Raises:
-            StoreFullError: A consent cannot be written. A withdrawal can always: it takes the consent away.
+            StoreFullError: A consent cannot be written. A withdrawal uses the reserve, and where that is gone as well
+                it takes the consent away; only the first word of a driver, a no, may find nowhere to stand.
         """
         consent, before = Consent(granted, self._clock.now(), policy_version), await self._stored()
         if self._mark is not None and granted:
@@ -191,16 +192,18 @@ class ConsentRecord:
         ]
         try:
             # All or none: half of a consent would be taken for one that was withdrawn.
-            await self._documents.save_all([(_KIND, _KEY, consent), *numbered], _SHAPE)
+            await self._documents.save_all([(_KIND, _KEY, consent), *numbered], _SHAPE, urgent=not granted)
         except StoreFullError:
-            if granted:
-                raise
-            # Deleting may use the headroom.
+            if granted or (before is None and not await self._is_marked()):
+                raise  # of the first word of a driver nothing would be known
             await self._documents.delete(_KIND, _KEY)
             logger.error("consent.recorded: withdrawn, but the disk is too full to write down when")
             return consent
         logger.info("consent.recorded: %s, policy %s", "granted" if granted else "withdrawn", policy_version)
         return consent
+
+    async def _is_marked(self) -> bool:
+        return self._mark is not None and await run_to_end(self._mark.stands)
 
     async def _exclude(self, mark: WithdrawalMark) -> None:
         """Write down, before a consent counts, what it does not reach back to."""

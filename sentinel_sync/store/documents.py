@@ -50,15 +50,23 @@ class Documents:
         body, now = shape.dump_json(fact), self._clock.now()
         await self._database.run(lambda connection: write_document(connection, kind, key, body, now))
 
-    async def save_all(self, facts: Sequence[tuple[str, str, Fact]], shape: TypeAdapter[Fact]) -> None:
-        """Write several facts of one shape by kind and key, all or none; returns when they are on disk."""
+    async def save_all(
+        self, facts: Sequence[tuple[str, str, Fact]], shape: TypeAdapter[Fact], *, urgent: bool = False
+    ) -> None:
+        """Write several facts of one shape by kind and key, all or none; returns when they are on disk.
+
+        Args:
+            facts: Kind, key and fact of each.
+            shape: Of each fact.
+            urgent: On a full disk the reserve may be used: a driver's no cannot wait until somebody makes room.
+        """
         bodies, now = [(kind, key, shape.dump_json(fact)) for kind, key, fact in facts], self._clock.now()
 
         def write(connection: sqlite3.Connection) -> None:
             for kind, key, body in bodies:
                 write_document(connection, kind, key, body, now)
 
-        await self._database.run(write)
+        await self._database.run(write, frees=urgent)
 
     async def delete(self, kind: str, key: str) -> bool:
         """Remove one fact; False where there was none."""

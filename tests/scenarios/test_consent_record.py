@@ -198,3 +198,21 @@ async def test_of_a_consent_that_a_full_disk_refuses_nothing_stays(store: Store,
         await record.record(granted=True, policy_version="x" * 100_000)
     assert await record.load() is None
     assert await record.history() == []
+
+
+async def test_a_drivers_first_word_a_no_stands_or_is_not_acknowledged(
+    tmp_path: Path, store: Store, clock: FakeClock
+) -> None:
+    record = ConsentRecord(store.documents, clock)
+    await fill(store)
+    with pytest.raises(StoreFullError):
+        await record.record(granted=False, policy_version="x" * 100_000)
+    assert await record.history() == []
+    # Where it is noted beside the recordings, it stands.
+    make_folder(tmp_path / "scenarios")
+    marked = ConsentRecord(store.documents, clock, WithdrawalMark(tmp_path / "scenarios"))
+    await marked.record(granted=False, policy_version="x" * 100_000)
+    make_folder(tmp_path / "scenarios" / "meanwhile")
+    await free(store)
+    await marked.record(granted=True, policy_version="1")
+    assert await marked.made_while_withdrawn() == {"meanwhile"}
