@@ -46,7 +46,7 @@ from sentinel_sync.trips.drive_file import read_drives
 from sentinel_sync.trips.legacy_queue import LegacyQueue
 from tests.conftest import FIXTURES
 
-_EXAMPLES = int(os.environ.get("SENTINEL_FUZZ", "40"))
+_EXAMPLES = int(os.environ.get("SENTINEL_FUZZ", "25"))
 #: What a reader may raise: one of ours, or what says that a value is none (turned into ours by whoever reads it).
 _FAULTS = (SentinelSyncError, ValueError, OSError)
 _KEYS = "ZmZmZmZmZmZmZmZmZmZmZmZmZmZmZmZmZmZmZmZmZmY="

@@ -96,8 +96,8 @@ class Chaos:
         if self._libfaketime is None:
             self.not_tried["the clock jumped"] = "libfaketime is not installed"
 
-    async def run(self, minutes: float) -> None:
-        """Round after round, then the end and the verdict."""
+    async def run(self, minutes: float, *, least: int = 0) -> None:
+        """Round after round, so many at least, then the end and the verdict."""
         began = time.monotonic()
         self._is_long_due = minutes >= _LONG_RUN
         self._disk.mkdir(exist_ok=True)
@@ -112,7 +112,7 @@ class Chaos:
             for child in (self._vehicle, self._other):
                 stack.push_async_callback(child.kill)
             names = [name for name in self._troubles if name not in self.not_tried]
-            while time.monotonic() - began < minutes * 60.0:
+            while time.monotonic() - began < minutes * 60.0 or self.tried.total() < least:
                 name = self.rng.choice(names)
                 self.tried[name] += 1
                 await self._troubles[name]()
