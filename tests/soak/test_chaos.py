@@ -5,7 +5,7 @@ from random import Random
 
 from tests.soak.chaos import Chaos
 
-ROUNDS = 4
+ROUNDS = 2
 
 
 async def test_nothing_is_lost_whatever_happens_to_the_processes(tmp_path: Path) -> None:
