@@ -17,9 +17,9 @@ from pathlib import Path
 from random import Random
 
 from benchmarks.console import viewers
-from benchmarks.profiles import write_profiles
+from benchmarks.profiles import watched, write_profiles
 from benchmarks.report import Figure, percentile
-from benchmarks.sleeper import PLACE, sleeper
+from benchmarks.sleeper import PLACE
 from sentinel_sync import Settings, SyncAgent
 from sentinel_sync.backend import publish_model
 from sentinel_sync.backend.publishing import ModelRelease
@@ -121,7 +121,7 @@ async def both(seconds: float) -> tuple[list[float], list[float], str]:
             gc.collect()
             gc.freeze()
             lateness: list[float] = []
-            async with _writing(folder / "noise"), _bare() as bare, _driving(agent), _napping(lateness):
+            async with _writing(folder / "noise"), _bare() as bare, _driving(agent), watched(lateness):
                 await asyncio.sleep(seconds)
             done = await _done(agent)
     return lateness, bare, done
@@ -221,17 +221,6 @@ async def _driving(agent: SyncAgent) -> AsyncIterator[None]:
         task.cancel()
         with suppress(asyncio.CancelledError):
             await task
-
-
-@asynccontextmanager
-async def _napping(lateness: list[float]) -> AsyncIterator[None]:
-    stop = asyncio.Event()
-    task = asyncio.create_task(sleeper(lateness, stop))
-    try:
-        yield
-    finally:
-        stop.set()
-        await task
 
 
 def _end(process: "subprocess.Popen[str]") -> None:

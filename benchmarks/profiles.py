@@ -102,7 +102,7 @@ async def ours(settings: CloudSettings, lateness: list[float] | None = None) -> 
         await profiles.encrypt_profile({})
         async with AsyncExitStack() as stack:
             if lateness is not None:
-                await stack.enter_async_context(_watched(lateness))
+                await stack.enter_async_context(watched(lateness))
                 await stack.enter_async_context(_deriving())
             gc.collect()  # what importing left would be collected in somebody's time, theirs or ours
             began = time.perf_counter()
@@ -115,7 +115,7 @@ async def ours(settings: CloudSettings, lateness: list[float] | None = None) -> 
 
 
 @asynccontextmanager
-async def _watched(lateness: list[float]) -> AsyncIterator[None]:
+async def watched(lateness: list[float]) -> AsyncIterator[None]:
     stop = asyncio.Event()
     task = asyncio.create_task(sleeper(lateness, stop))
     try:
@@ -146,7 +146,7 @@ async def _deriving() -> AsyncIterator[None]:
 
 async def measure() -> list[Figure]:
     rates, bare_rates, lateness, quiet = [], [], list[float](), list[float]()
-    async with _watched(quiet):
+    async with watched(quiet):
         await asyncio.sleep(QUIET_SECONDS)
     with tempfile.TemporaryDirectory(dir=Path.cwd(), prefix=".bench-") as folder:
         for number in range(ROUNDS):

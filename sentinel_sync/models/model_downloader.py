@@ -24,7 +24,6 @@ from sentinel_sync.models.fetch import ReleaseFetch
 from sentinel_sync.models.installed import InstalledModels
 from sentinel_sync.models.installer import HealthCheck, ModelInstaller, Validator
 from sentinel_sync.models.releases import ReleaseChecks, ReleaseSelector
-from sentinel_sync.models.rules.installed import StagedVersion
 from sentinel_sync.models.rules.releases import check_name, check_version
 from sentinel_sync.models.rules.status import (
     DownloadStatus,
@@ -111,6 +110,9 @@ class ModelDownloader:
             trusted_keys=settings.model_trusted_keys if trusted_keys is None else trusted_keys,
             allow_unsigned=self._allow_unsigned,
         )
+        self._checks = ReleaseChecks(
+            self._releases, interval=settings.model_check_interval, clock=self._clock, rng=foundation.rng
+        )
         health_check = HealthCheck(validator, settings.model_validator_command, settings.model_validator_timeout)
         self._installer = ModelInstaller(
             self._installed,
@@ -127,7 +129,7 @@ class ModelDownloader:
             health_check,
             self._policy,
             check=self._releases.check,
-            withdrawn_reason=self._withdrawn_reason,
+            withdrawn_reason=self._checks.withdrawn_reason,
             probation=settings.model_probation,
             clock=self._clock,
         )
@@ -141,13 +143,8 @@ class ModelDownloader:
             clock=self._clock,
         )
         self._status_view = ModelStatusView(self._installed, self._releases, self._installer, self._updater)
-        self._checks = ReleaseChecks(
-            self._releases, interval=settings.model_check_interval, clock=self._clock, rng=foundation.rng
-        )
         self._commands = ModelCommandQueue(ModelCommands(self._store.documents, self._clock))
         self._resuming = True
-        #: Checksums of what an earlier life had ready: how long ago that was, no clock may tell.
-        self._staged_before: set[str] = set()
         self.check: PeriodicTask = PeriodicTask("models.check", self.step)
         self.upkeep: PeriodicTask = PeriodicTask("models.upkeep", self.upkeep_step)
         self._life = Lifecycle(
@@ -358,10 +355,7 @@ class ModelDownloader:
         await self._releases.open()
         await self._installed.open()
         await self._updater.clean()
-        staged = [record.staged for record in self._installed.records.values() if record.staged is not None]
-        if staged:
-            self._staged_before = {it.release.checksum for it in staged if not it.asked_for}
-            self._checks.expedite()
+        self._checks.ask_before(record.staged for record in self._installed.records.values())
         if self._allow_unsigned:
             logger.critical("models.unsigned: allow_unsigned is on: whoever speaks for the backend drives this car")
 
@@ -370,12 +364,6 @@ class ModelDownloader:
         releases = await self._checks.ask()
         await self._updater.clean()
         return releases
-
-    def _withdrawn_reason(self, staged: StagedVersion) -> str | None:
-        """Why the fleet's last word is against a switch, or None; one from before this start is asked for again."""
-        if staged.release.checksum in self._staged_before and not self._checks.has_asked:
-            return "the fleet is asked first whether it still is offered"
-        return self._releases.withdrawn_reason(staged)
 
     async def _due_releases(self) -> list[ModelRelease] | None:
         """What may be taken, where that is to be looked at now: a check is due, or something is to be gone on with."""

@@ -4,7 +4,7 @@ import asyncio
 import base64
 import binascii
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
@@ -364,8 +364,8 @@ class ReleaseChecks:
         self._schedule = CheckSchedule(interval, rng)
         self._asking = asyncio.Lock()
         self._failure: str | None = None
-        #: Whether the source was asked since this process began, with or without an answer.
-        self.has_asked: bool = False
+        #: Checksums of what an earlier life had ready, until the source was asked in this one, answered or not.
+        self._asked_first: frozenset[str] = frozenset()
 
     @property
     def is_due(self) -> bool:
@@ -380,6 +380,18 @@ class ReleaseChecks:
         """The operator wants something: the next check is due now."""
         self._schedule.expedite()
 
+    def ask_before(self, staged: Iterable[StagedVersion | None]) -> None:
+        """Have the fleet asked before anything is switched to that an earlier life had ready: that may be long ago."""
+        self._asked_first = frozenset(it.release.checksum for it in staged if it is not None and not it.asked_for)
+        if self._asked_first:
+            self.expedite()
+
+    def withdrawn_reason(self, staged: StagedVersion) -> str | None:
+        """Why the fleet's last word is against a switch, or None; one from before this start is asked for again."""
+        if staged.release.checksum in self._asked_first:
+            return "the fleet is asked first whether it still is offered"
+        return self._releases.withdrawn_reason(staged)
+
     async def ask(self) -> list[ModelRelease]:
         """Ask the source, and choose: one release per model at most.
 
@@ -392,7 +404,7 @@ class ReleaseChecks:
         async with self._asking:
             releases = await self._releases.ask()
         self._schedule.answered()
-        self._failure, self.has_asked = None, True
+        self._failure, self._asked_first = None, frozenset()
         return releases
 
     def succeeded(self) -> None:
@@ -402,7 +414,7 @@ class ReleaseChecks:
 
     def failed(self, error: SentinelSyncError) -> None:
         """There was no check: try again later, and say why until one succeeds."""
-        self._failure, self.has_asked = str(error), True
+        self._failure, self._asked_first = str(error), frozenset()
         self.try_again(error)
 
     def try_again(self, error: SentinelSyncError) -> None:

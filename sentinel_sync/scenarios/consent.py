@@ -180,7 +180,6 @@ class ConsentRecord:
         consent, before = Consent(granted, self._clock.now(), policy_version), await self._stored()
         if self._mark is not None and granted:
             await self._exclude(self._mark)
-            await run_to_end(self._mark.clear)
         elif self._mark is not None:
             await run_to_end(partial(self._mark.write, consent.at, stood=before is not None and not before.granted))
         past = await self._past()
@@ -199,6 +198,9 @@ class ConsentRecord:
             await self._documents.delete(_KIND, _KEY)
             logger.error("consent.recorded: withdrawn, but the disk is too full to write down when")
             return consent
+        if self._mark is not None and granted:
+            # Not before the consent stands: of one that is refused, the no before it would be forgotten.
+            await run_to_end(self._mark.clear)
         logger.info("consent.recorded: %s, policy %s", "granted" if granted else "withdrawn", policy_version)
         return consent
 

@@ -216,3 +216,21 @@ async def test_a_drivers_first_word_a_no_stands_or_is_not_acknowledged(
     await free(store)
     await marked.record(granted=True, policy_version="1")
     assert await marked.made_while_withdrawn() == {"meanwhile"}
+
+
+async def test_a_consent_that_a_full_disk_refuses_leaves_the_no_before_it(
+    tmp_path: Path, store: Store, clock: FakeClock
+) -> None:
+    """The no is known beside the recordings alone: the state folder was lost since."""
+    folder, mark = tmp_path / "scenarios", WithdrawalMark(tmp_path / "scenarios")
+    mark.write(1.0, stood=False)
+    record = ConsentRecord(store.documents, clock, mark)
+    await fill(store)
+    with pytest.raises(StoreFullError):
+        await record.record(granted=True, policy_version="x" * 100_000)
+    assert mark.stands()
+    make_folder(folder / "meanwhile")
+    await free(store)
+    await record.record(granted=True, policy_version="1")
+    assert not mark.stands()
+    assert await record.made_while_withdrawn() == {"meanwhile"}
