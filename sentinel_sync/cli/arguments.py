@@ -41,6 +41,7 @@ COMMANDS: dict[str, Command] = {
     "status": Command("sentinel_sync.cli.status", "show what the agent does and what waits"),
     "health": Command("sentinel_sync.cli.health", "say in one line whether all is well"),
     "why": Command("sentinel_sync.cli.why", "say what something waits for, and what to do"),
+    "sent": Command("sentinel_sync.cli.sent", "show what left the vehicle, when, and under which consent"),
     "queue": Command("sentinel_sync.cli.queue", "list, show, retry, drop or verify what waits to be sent"),
     "trips": Command("sentinel_sync.cli.replay", "replay a recorded drive as a trip"),
     "network": Command("sentinel_sync.cli.network", "show or say what the network may cost"),

@@ -29,6 +29,7 @@ from sentinel_sync.profiles.keys import Keyring, ProfileCipher
 from sentinel_sync.profiles.merge_session import ClockReading, Forgotten, MergeResult, MergeSession, MissingInput
 from sentinel_sync.profiles.records import ProfileRecord, ProfileRecords
 from sentinel_sync.profiles.rules.descent import Origin, Resolution
+from sentinel_sync.store.outbox import Outbox
 
 logger: logging.Logger = logging.getLogger(__name__)
 
@@ -89,6 +90,7 @@ class ProfileExchange:
     Args:
         cloud: The backend.
         records: What is kept.
+        outbox: Where what went is put on record.
         cipher: The keys.
         executor: Where what computes is done.
         blocked_reason: Says why nothing may be sent now, or None.
@@ -101,6 +103,7 @@ class ProfileExchange:
         self,
         cloud: RemoteProfiles,
         records: ProfileRecords,
+        outbox: Outbox,
         cipher: ProfileCipher,
         executor: SerialExecutor,
         *,
@@ -111,6 +114,7 @@ class ProfileExchange:
     ) -> None:
         self._cloud = cloud
         self._records = records
+        self._outbox = outbox
         self._cipher = cipher
         self._executor = executor
         self._blocked_reason = blocked_reason
@@ -254,6 +258,8 @@ class ProfileExchange:
         former = replace(sync.copy, etag=None) if cannot_be_met else sync.copy
         try:
             sync.etag = await self._cloud.replace(merged_result.body, former)
+            size_bytes = len(merged_result.body.encrypted_data)
+            await self._outbox.note_sent("profile", keyring.reference(sync.driver_id), size_bytes)
         except PreconditionError:
             sync.refused_etag = former.etag
             sync.merged_result = None  # another vehicle was faster: fetch, merge, put again

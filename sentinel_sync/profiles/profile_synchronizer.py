@@ -79,6 +79,7 @@ class ProfileSynchronizer:
         self._exchange = exchange = ProfileExchange(
             cloud,
             records,
+            store.outbox,
             cipher,
             executor,
             blocked_reason=self._blocked_reason,

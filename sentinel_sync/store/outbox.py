@@ -12,6 +12,7 @@ from functools import partial
 
 from sentinel_sync.base.backoff import CAP
 from sentinel_sync.base.clock import Clock, ClockObservation, ClockStamp
+from sentinel_sync.base.errors import StoreFullError
 from sentinel_sync.store.database import Database, Operation, Result, UnreadableError
 from sentinel_sync.store.documents import delete_document
 from sentinel_sync.store.outbox_items import (
@@ -21,6 +22,7 @@ from sentinel_sync.store.outbox_items import (
     ItemState,
     NewItem,
     OutboxItem,
+    SentItem,
     claim_due,
     claim_in_turn,
     count,
@@ -30,8 +32,10 @@ from sentinel_sync.store.outbox_items import (
     insert,
     item_of,
     next_due_in,
+    note_acknowledged,
     read_counts,
     report,
+    sent_since,
     set_aside_unreadable,
     used_bytes,
 )
@@ -39,7 +43,7 @@ from sentinel_sync.store.rules.outbox import Defer, OutboxStatus, Release, Retry
 
 logger: logging.Logger = logging.getLogger(__name__)
 
-__all__ = ["ItemState", "NewItem", "Outbox", "OutboxItem", "OutboxStatus", "insert"]
+__all__ = ["ItemState", "NewItem", "Outbox", "OutboxItem", "OutboxStatus", "SentItem", "insert"]
 
 #: Items put or looked at in one transaction where there are many: others get their turn in between.
 _CHUNK = 500
@@ -125,17 +129,33 @@ class Outbox:
 
     async def acknowledge(self, kind: str, seqs: Sequence[int]) -> None:
         """Forget items that the backend has taken; returns when that is on disk."""
+        now = self._clock.now()
 
         def operation(connection: sqlite3.Connection) -> None:
             # One statement for all: between two of them this thread would wait for the host's loop to let go of the
             # interpreter, up to 5 ms each time (sys.getswitchinterval).
+            acknowledged = json.dumps(list(seqs))
+            note_acknowledged(connection, acknowledged, now)
             gone = connection.execute(
-                "DELETE FROM item WHERE seq IN (SELECT value FROM json_each(?))", (json.dumps(list(seqs)),)
+                "DELETE FROM item WHERE seq IN (SELECT value FROM json_each(?))", (acknowledged,)
             ).rowcount
             count(connection, f"acknowledged.{kind}", gone)
 
         if seqs:
             await self._run(operation, frees=True)
+
+    async def note_sent(self, kind: str, key: str, size_bytes: int) -> None:
+        """Put on record what the backend has acknowledged without its having lain here."""
+        row = (kind, key, self._clock.now(), size_bytes)
+        insertion = "INSERT INTO sent (kind, key, at, size_bytes) VALUES (?, ?, ?, ?)"
+        try:
+            await self._run(lambda connection: connection.execute(insertion, row))
+        except StoreFullError as error:  # it has gone all the same, and is not to go again for that
+            logger.error("outbox.sent_not_noted: %s %s: %s", kind, key[:8], error)
+
+    async def sent(self, since: float = 0.0) -> list[SentItem]:
+        """What was acknowledged since then (seconds since the epoch), newest first: the last 20,000."""
+        return await self._run(lambda connection: sent_since(connection, since), writes=False)
 
     async def defer(self, seq: int, seconds: float, reason: str, *, connectivity: bool) -> None:
         """Let an item wait for so many seconds, at most `CAP`; `connectivity` where only the network was in its way."""

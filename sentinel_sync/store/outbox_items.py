@@ -104,6 +104,23 @@ class OutboxItem:
     stamp: ClockStamp | None
 
 
+@dataclass(frozen=True, slots=True)
+class SentItem:
+    """Something that the backend has acknowledged.
+
+    Attributes:
+        kind: "trip", "profile", or a kind of the host's own.
+        key: Its `Idempotency-Key`; of a profile the keyed reference that logs name it by, never the driver's id.
+        at: When it was acknowledged, seconds since the epoch.
+        size_bytes: Of its body, before any compression on the way.
+    """
+
+    kind: str
+    key: str
+    at: float
+    size_bytes: int
+
+
 def item_of(row: _Row) -> OutboxItem:
     """Read a row of `COLUMNS`.
 
@@ -262,6 +279,26 @@ def _claim(connection: sqlite3.Connection, parameters: tuple[str, int, float, fl
     if claimed:
         connection.execute(_CLAIM, (json.dumps([item.seq for item in claimed]),))
     return sorted(claimed, key=lambda item: (item.due_at, item.seq))
+
+
+def note_acknowledged(connection: sqlite3.Connection, seqs: str, now: float) -> None:
+    """Put items that are about to leave (a JSON array of their `seq`) on record.
+
+    Recordings are not among them: their plans say more, part by part (`scenarios/rules/plan.py`).
+    """
+    connection.execute(
+        "INSERT INTO sent (kind, key, at, size_bytes) SELECT kind, key, ?, length(body) FROM item"
+        " WHERE seq IN (SELECT value FROM json_each(?)) AND kind != 'scenario'",
+        (now, seqs),
+    )
+
+
+def sent_since(connection: sqlite3.Connection, since: float) -> list[SentItem]:
+    """What was acknowledged since then (seconds since the epoch), newest first."""
+    if connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'sent'").fetchone() is None:
+        return []  # a look at what an agent of an earlier version left
+    query = "SELECT kind, key, at, size_bytes FROM sent WHERE at >= ? ORDER BY seq DESC"
+    return [SentItem(*row) for row in connection.execute(query, (since,))]
 
 
 def count(connection: sqlite3.Connection, name: str, by: int) -> None:

@@ -12,7 +12,15 @@ from pathlib import Path
 
 from sentinel_sync.base.files import replace_file, sync_folder
 from sentinel_sync.store.log_repair import mended
-from sentinel_sync.store.schema import ADDED_COLUMNS, BUSY_TIMEOUT, VERSION, connect, migrate
+from sentinel_sync.store.schema import (
+    ADDED_COLUMNS,
+    ADDED_TABLES,
+    BUSY_TIMEOUT,
+    COLUMNS_ADDED,
+    VERSION,
+    connect,
+    migrate,
+)
 
 logger: logging.Logger = logging.getLogger(__name__)
 
@@ -24,6 +32,7 @@ _TABLES: dict[str, tuple[str, ...]] = {
     ),
     "document": ("kind", "key", "body", "updated_at"),
     "counter": ("name", "value"),
+    "sent": ("kind", "key", "at", "size_bytes"),
 }  # fmt: skip
 _COMPANIONS = ("-wal", "-shm", "-journal")
 #: A higher schema version than this was written by no version to come, but by a flipped bit.
@@ -163,10 +172,14 @@ def _has_our_tables(connection: sqlite3.Connection) -> bool:
     if not 0 < version <= VERSION:
         return bool(VERSION < version < _LATEST_VERSION)  # a newer version's: that is said when it is opened
     there = {bytes(row[1]).decode(errors="replace") for row in connection.execute("PRAGMA table_info(item)")}
-    if version < VERSION and there & ADDED_COLUMNS:
+    if version < COLUMNS_ADDED and there & ADDED_COLUMNS:
         return False  # the number went back, not the schema
     for table, columns in _TABLES.items():
-        known = [name for name in columns if version == VERSION or name not in ADDED_COLUMNS]
+        if version < ADDED_TABLES.get(table, 0):
+            if table in tables:
+                return False
+            continue
+        known = [name for name in columns if version >= COLUMNS_ADDED or name not in ADDED_COLUMNS]
         try:
             connection.execute(f"SELECT {', '.join(known)} FROM {table} LIMIT 0")
         except sqlite3.OperationalError:

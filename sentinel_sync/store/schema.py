@@ -51,9 +51,32 @@ _MIGRATIONS: tuple[tuple[str, ...], ...] = (
     ),
     # CRC-32 of an item's kind, key and body, checked before it is sent: a flipped bit on disk must not travel.
     ("ALTER TABLE item ADD COLUMN checksum INTEGER",),
+    (
+        # What the backend has acknowledged, for people. The types are checked, because after damage to the first page
+        # another table's rows may be read as this one's.
+        """
+        CREATE TABLE sent (
+            seq        INTEGER PRIMARY KEY,
+            kind       TEXT    NOT NULL CHECK (typeof(kind) = 'text'),
+            key        TEXT    NOT NULL CHECK (typeof(key) = 'text'),
+            at         REAL    NOT NULL CHECK (typeof(at) = 'real'),
+            size_bytes INTEGER NOT NULL CHECK (typeof(size_bytes) = 'integer')
+        )
+        """,
+        # Bounded here, so that an acknowledgement takes no further statement: each is a wait for the interpreter.
+        """
+        CREATE TRIGGER sent_bound AFTER INSERT ON sent BEGIN
+            DELETE FROM sent WHERE seq <= NEW.seq - 20000;
+        END
+        """,
+    ),
 )
 #: Columns that older files do not have; NULL there.
 ADDED_COLUMNS = frozenset({"checksum"})
+#: The schema that brought them.
+COLUMNS_ADDED = 2
+#: Tables that older files do not have, by the schema that brought them.
+ADDED_TABLES = {"sent": 3}
 
 VERSION = len(_MIGRATIONS)
 

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from sentinel_sync import CloudAPIClient, ScenarioUploader
+from sentinel_sync.cli.sent import _cell
 from sentinel_sync.settings import Settings
 from sentinel_sync.store.store import Store
 from tests.cli.vehicle import Vehicle
@@ -94,6 +95,49 @@ def test_what_was_sent_is_shown_with_its_consent(vehicle: Vehicle) -> None:
     out = vehicle.run("consent", "show").out
     assert "1 part, 381 B" in out
     assert "metadata.json" in out
+
+
+class TestSent:
+    """`sent`: what left the vehicle, also beside a running agent."""
+
+    def test_all_that_left_is_listed_with_its_consent(self, vehicle: Vehicle) -> None:
+        queue(vehicle, FIRST)
+        _acknowledge(vehicle, FIRST.name)
+        (trip,) = vehicle.queue_trips(1)
+        _send_trips(vehicle)
+        answer = vehicle.run("sent", "--json").json
+        assert (answer["total"], answer["total_bytes"]) == (2, sum(one["size_bytes"] for one in answer["sent"]))
+        newest, _ = sorted(answer["sent"], key=lambda one: one["kind"], reverse=True)
+        assert (newest["kind"], newest["name"], newest["granted_at"]) == ("trip", trip, None)
+        recording = next(one for one in answer["sent"] if one["kind"] == "recording")
+        assert (recording["name"], recording["policy_version"]) == (f"{FIRST.name} metadata.json", "1")
+        shown = vehicle.run("sent").out
+        assert (trip in shown, "none needed" in shown, "policy 1" in shown) == (True, True, True)
+
+    def test_a_period_and_a_spreadsheet_can_be_asked_for(self, vehicle: Vehicle) -> None:
+        vehicle.queue_trips(2)
+        _send_trips(vehicle)
+        head, *rows = vehicle.run("sent", "--today", "--csv").out.splitlines()
+        assert head == "kind,name,at,size_bytes,acknowledged,granted_at,policy_version"
+        assert [row.split(",")[0] for row in rows] == ["trip", "trip"]
+        assert vehicle.run("sent", "--since", "2100-01-01").out == "nothing was sent since then\n"
+        assert vehicle.run("sent", "--limit", "1", "--json").json["total"] == 2
+
+    def test_a_name_is_no_formula_to_a_spreadsheet(self) -> None:
+        assert (_cell("=HYPERLINK(1)"), _cell("trip_1"), _cell(7)) == ("'=HYPERLINK(1)", "trip_1", 7)
+
+    def test_bad_times_are_refused_in_a_line(self, vehicle: Vehicle) -> None:
+        answer = vehicle.run("sent", "--since", "yesterday")
+        assert (answer.code, "is no date or time such as" in answer.err) == (2, True)
+
+
+def _send_trips(vehicle: Vehicle) -> None:
+    async def work() -> None:
+        async with Store(vehicle.state) as store:
+            items = await store.outbox.claim("trip", 100)
+            await store.outbox.acknowledge("trip", [item.seq for item in items])
+
+    asyncio.run(work())
 
 
 @pytest.mark.parametrize("action", ["grant", "withdraw"])

@@ -363,6 +363,7 @@ class TestOpening:
         path = await filled(tmp_path, clock, 5)
         connection = sqlite3.connect(path)
         connection.execute("ALTER TABLE item DROP COLUMN checksum")
+        connection.execute("DROP TABLE sent")
         connection.execute("PRAGMA user_version = 1")
         connection.close()
         found, store = await survivors(tmp_path, clock)
