@@ -3,15 +3,18 @@
 import asyncio
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
+import aiohttp
 import httpx
 import requests
 
 from benchmarks.report import Figure, spread
 from benchmarks.server import backend
 from benchmarks.work import summary, trip_settings
+from sentinel_sync.base.payloads import TripSummary
 from sentinel_sync.cloud.client import CloudAPIClient
 from sentinel_sync.cloud.http import build_http_client
 from sentinel_sync.network.foundation import Foundation
@@ -56,17 +59,62 @@ async def bare(settings: CloudSettings, work: list[bytes]) -> float:
         return len(work) / (time.perf_counter() - began)
 
 
+@dataclass(frozen=True, slots=True)
+class Drained:
+    """What draining a backlog took.
+
+    Attributes:
+        rate: Trips per second, from disk to acknowledged on disk.
+        cpu_ms: Processor time of the whole process for a trip, milliseconds.
+        wire_bytes: Heads and bodies of HTTP for a trip, in both directions.
+    """
+
+    rate: float
+    cpu_ms: float
+    wire_bytes: float
+
+
 async def ours(folder: Path, settings: CloudSettings, work: list[bytes]) -> float:
-    """Trips per second of the agent's uploader, from disk to acknowledged on disk."""
+    """Trips per second of the agent's uploader, one by one, from disk to acknowledged on disk."""
+    return (await drained(folder, settings, work)).rate
+
+
+async def drained(folder: Path, settings: CloudSettings, work: list[bytes]) -> Drained:
+    """What it takes, in batches where the backend offers them."""
     async with Store(folder, max_bytes=settings.outbox_max_bytes) as store, CloudAPIClient(settings=settings) as client:
         uploader = TripUploader(client, foundation=Foundation.of(client, store, supervised=True))
-        await store.outbox.put_all([NewItem("trip", f"trip_{number:032x}", body) for number, body in enumerate(work)])
-        began = time.perf_counter()
+        items = [NewItem("trip", TripSummary.model_validate_json(body).trip_id, body) for body in work]
+        await store.outbox.put_all(items)
+        await client.probe()
+        moved = 0
+
+        def count(sent_bytes: int, received_bytes: int) -> None:
+            nonlocal moved
+            moved += sent_bytes + received_bytes
+
+        client.on_traffic(count)
+        began, worked = time.perf_counter(), time.process_time()
         sent = await uploader.sync_now()
-        rate = sent / (time.perf_counter() - began)
+        took, cpu = time.perf_counter() - began, time.process_time() - worked
         if sent != len(work):
             raise RuntimeError(f"only {sent} of {len(work)} trips were sent")
-        return rate
+        return Drained(sent / took, cpu / sent * 1000, moved / sent)
+
+
+async def by_aiohttp(url: str, work: list[bytes]) -> float:
+    """Requests per second of aiohttp, eight in flight."""
+    left = iter(work)
+
+    async def worker(session: aiohttp.ClientSession) -> None:
+        for body in left:
+            async with session.post(f"{url}/trips", data=body, headers=HEADERS) as response:
+                await response.read()
+                response.raise_for_status()
+
+    async with aiohttp.ClientSession() as session:
+        began = time.perf_counter()
+        await asyncio.gather(*(worker(session) for _ in range(8)))
+        return len(work) / (time.perf_counter() - began)
 
 
 def one_by_one(url: str, work: list[bytes]) -> float:
@@ -80,7 +128,63 @@ def one_by_one(url: str, work: list[bytes]) -> float:
 
 async def measure() -> list[Figure]:
     with tempfile.TemporaryDirectory(dir=Path.cwd(), prefix=".bench-") as folder:
-        return [await _fast(Path(folder)), await _slow(Path(folder))]
+        return [await _fast(Path(folder)), await _slow(Path(folder)), *await _in_batches(Path(folder))]
+
+
+async def _in_batches(folder: Path) -> list[Figure]:
+    work = bodies(TRIPS)
+    batches, alone, requests_rates, aiohttp_rates = [], [], [], []
+    with backend() as url, backend(batches=True) as offering:
+        for number in range(ROUNDS):
+            settings = trip_settings(folder / f"alone-{number}", url)
+            requests_rates.append(await asyncio.to_thread(one_by_one, url, work[: TRIPS // 5]))
+            aiohttp_rates.append(await by_aiohttp(url, work))
+            alone.append(await drained(settings.state_dir, settings, work[: TRIPS // 5]))
+            settings = trip_settings(folder / f"batches-{number}", offering)
+            batches.append(await drained(settings.state_dir, settings, work))
+    rates, single = [one.rate for one in batches], [one.rate for one in alone]
+    return [
+        Figure(
+            f"{TRIPS:,} trips in batches, against requests one by one",
+            median(a / b for a, b in zip(rates, requests_rates, strict=True)),
+            "×",
+            10.0,
+            at_least=True,
+            how=f"ours {spread(rates)}/s, requests {spread(requests_rates)}/s",
+        ),
+        Figure(
+            f"{TRIPS:,} trips in batches, against aiohttp with eight in flight",
+            median(a / b for a, b in zip(rates, aiohttp_rates, strict=True)),
+            "×",
+            1.0,
+            at_least=True,
+            how=f"aiohttp {spread(aiohttp_rates)}/s",
+        ),
+        Figure(
+            "trips one by one, against requests",
+            median(a / b for a, b in zip(single, requests_rates, strict=True)),
+            "×",
+            1.0,
+            at_least=True,
+            how=f"ours {spread(single)}/s",
+        ),
+        Figure(
+            "bytes of HTTP for a trip in a batch, against one by one",
+            median(a.wire_bytes / b.wire_bytes for a, b in zip(batches, alone, strict=True)),
+            "×",
+            0.15,
+            at_least=False,
+            how=f"{batches[0].wire_bytes:.0f} B, one by one {alone[0].wire_bytes:.0f} B; TLS adds some 25 B a record",
+        ),
+        Figure(
+            "processor time for a trip in a batch",
+            median(one.cpu_ms for one in batches),
+            "ms",
+            0.1,
+            at_least=False,
+            how=f"one by one {median(one.cpu_ms for one in alone):.2f} ms",
+        ),
+    ]
 
 
 async def _fast(folder: Path) -> Figure:

@@ -1,9 +1,13 @@
 """A backend that costs next to nothing: answers 201 to any POST and 200 to any GET, after a fixed delay.
 
+It takes batches of trips where it is to, and `/health` says so.
+
 Runs as a process of its own, so that the client under test has its core to itself.
 """
 
 import asyncio
+import gzip
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,12 +16,16 @@ from contextlib import contextmanager
 _BODY = b'{"status":"ok"}'
 _HEAD = b"\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(_BODY)
 _CREATED = b"HTTP/1.1 201 Created" + _HEAD + _BODY
-_OK = b"HTTP/1.1 200 OK" + _HEAD + _BODY
+_WITH_BATCHES = b'{"status":"ok","extensions":["trips-batch"]}'
+_OK_HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+_OK = {True: _OK_HEAD % len(_WITH_BATCHES) + _WITH_BATCHES, False: _OK_HEAD % len(_BODY) + _BODY}
+_TRIP_ID = re.compile(rb'"trip_id":"([^"]+)"')
 
 
 class _Connection(asyncio.Protocol):
-    def __init__(self, delay: float) -> None:
+    def __init__(self, delay: float, *, batches: bool) -> None:
         self._delay = delay
+        self._batches = batches
         self._buffer = bytearray()
         self._transport: asyncio.Transport | None = None
 
@@ -35,8 +43,11 @@ class _Connection(asyncio.Protocol):
                 length = int(head[at + 15 :].split(b"\r\n", 1)[0])
             if len(self._buffer) < end + 4 + length:
                 return
+            body = bytes(self._buffer[end + 4 : end + 4 + length])
             del self._buffer[: end + 4 + length]
-            answer = _OK if head.startswith(b"get") else _CREATED
+            answer = _OK[self._batches] if head.startswith(b"get") else _CREATED
+            if head.startswith(b"post /trips/batch"):
+                answer = _batch(body)
             if self._delay:
                 asyncio.get_running_loop().call_later(self._delay, self._answer, answer)
             else:
@@ -47,18 +58,24 @@ class _Connection(asyncio.Protocol):
             self._transport.write(answer)
 
 
-async def _serve(delay: float) -> None:
+def _batch(body: bytes) -> bytes:
+    results = b",".join(b'{"trip_id":"%s","status":201}' % name for name in _TRIP_ID.findall(gzip.decompress(body)))
+    answer = b'{"results":[%s]}' % results
+    return _OK_HEAD % len(answer) + answer
+
+
+async def _serve(delay: float, *, batches: bool) -> None:
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(lambda: _Connection(delay), "127.0.0.1", 0)
+    server = await loop.create_server(lambda: _Connection(delay, batches=batches), "127.0.0.1", 0)
     print(server.sockets[0].getsockname()[1], flush=True)
     await server.serve_forever()
 
 
 @contextmanager
-def backend(delay: float = 0.0) -> Iterator[str]:
+def backend(delay: float = 0.0, *, batches: bool = False) -> Iterator[str]:
     """Start the server; gives its base URL."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "benchmarks.server", str(delay)],
+        [sys.executable, "-m", "benchmarks.server", str(delay), "batches" if batches else ""],
         stdout=subprocess.PIPE,
         text=True,
     )
@@ -72,4 +89,4 @@ def backend(delay: float = 0.0) -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    asyncio.run(_serve(float(sys.argv[1])))
+    asyncio.run(_serve(float(sys.argv[1]), batches=bool(sys.argv[2])))

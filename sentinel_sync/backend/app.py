@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 
 from sentinel_sync.backend import fleet, health, models, profiles, resumable, scenarios, trips, vehicles
-from sentinel_sync.backend.bodies import Profile, ScenarioRegistration, Trip
+from sentinel_sync.backend.bodies import Profile, ScenarioRegistration, Trip, TripBatch
 from sentinel_sync.backend.context import open_backend
 from sentinel_sync.backend.documentation import DESCRIPTION, TAGS, TITLE, install_documentation
 from sentinel_sync.backend.faults import FaultInjector, FaultList, FaultPlan, faults_router
@@ -50,11 +50,13 @@ def create_app(settings: BackendSettings, *, faults: FaultPlan | None = None) ->
         app.include_router(part.router)
     if settings.extensions.resumable_uploads:
         app.include_router(resumable.router)
+    if settings.extensions.trips_batch:
+        app.include_router(trips.batches)
     if settings.extensions.profile_deletion:
         app.include_router(profiles.deletion)
     if settings.extensions.model_deltas:
         app.include_router(models.deltas)
-    bodies = (Trip, ScenarioRegistration, Profile)
+    bodies = (Trip, TripBatch, ScenarioRegistration, Profile)
     if faults is None:
         install_documentation(app, bodies)
     else:

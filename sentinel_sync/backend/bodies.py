@@ -6,7 +6,16 @@ import re
 from datetime import UTC, datetime
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    JsonValue,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from sentinel_sync.backend.privacy import fine_coordinates, is_coarse
@@ -117,6 +126,12 @@ class Trip(StrictBody):
         if self.alert_count != self.critical_alert_count + self.warning_alert_count + self.info_alert_count:
             raise PydanticCustomError("alert_sum", "alert_count must be the sum of the other three counts")
         return self
+
+
+class TripBatch(StrictBody):
+    """Several trips; each is read by itself, as if it had come alone."""
+
+    trips: list[JsonValue] = Field(description="At most 500, each as `POST /trips` takes it.")
 
 
 class Consent(StrictBody):

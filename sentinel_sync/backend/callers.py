@@ -1,6 +1,7 @@
 """Who is calling: the headers that the contract asks of every request, and the bodies that come with them."""
 
 import hashlib
+import zlib
 from dataclasses import dataclass
 from typing import Annotated, TypeVar
 from uuid import UUID
@@ -106,8 +107,17 @@ async def read_json(request: Request, kind: type[AnyBody], limit: int) -> tuple[
     if content_type.partition(";")[0].strip().lower() != "application/json":
         raise Problem(415, "not-json", "the body must be application/json")
     body = await read_body(request, limit)
+    return checked(kind, body), body
+
+
+def checked(kind: type[AnyBody], body: bytes) -> AnyBody:
+    """A JSON body as the contract has it.
+
+    Raises:
+        Problem: 400 no JSON, 422 not as the contract says.
+    """
     try:
-        return kind.model_validate_json(body), body
+        return kind.model_validate_json(body)
     except ValidationError as error:
         details = error.errors(include_input=False, include_context=False, include_url=False)
     kinds = {detail["type"] for detail in details}
@@ -117,6 +127,30 @@ async def read_json(request: Request, kind: type[AnyBody], limit: int) -> tuple[
     if PRIVACY_ERROR in kinds:
         raise Problem(422, "privacy-violation", "the body carries what must not leave a vehicle", errors=found)
     raise Problem(422, "invalid-body", f"{len(found)} things in the body are not as they must be", errors=found)
+
+
+async def read_packed(request: Request, limit: int) -> bytes:
+    """The request's body, unpacked where it comes as gzip.
+
+    Raises:
+        Problem: 413, it is larger than `limit` bytes, packed or not; 415 packed otherwise; 422 damaged.
+    """
+    encoding = request.headers.get("content-encoding", "identity").strip().lower()
+    if encoding not in {"gzip", "identity"}:
+        raise Problem(415, "content-encoding", "only gzip is understood", headers={"Accept-Encoding": "gzip"})
+    body = await read_body(request, limit)
+    if encoding == "identity":
+        return body
+    unpacker = zlib.decompressobj(16 + zlib.MAX_WBITS)
+    try:
+        unpacked = unpacker.decompress(body, limit + 1)
+    except zlib.error:
+        raise Problem(422, "damaged-gzip", "the packed body is damaged") from None
+    if len(unpacked) > limit:
+        raise too_large(limit)
+    if not unpacker.eof:
+        raise Problem(422, "damaged-gzip", "the packed body is cut off")
+    return unpacked
 
 
 def check_announced_size(request: Request, limit: int) -> None:

@@ -16,6 +16,7 @@ class Health(BaseModel):
     status: str
     time: str
     min_interval: float | None = None
+    extensions: list[str] = []
 
 
 @router.get(
@@ -23,12 +24,16 @@ class Health(BaseModel):
     response_model=Health,
     summary="Ask whether the backend is there",
     description="Needs no credential and no header. `time` is the backend's clock, to measure skew; `min_interval` "
-    "the seconds that it wants between probes.",
+    "the seconds that it wants between probes; `extensions` those optional parts that this backend has.",
     **operation(caller=False, credential=False),
 )
 async def health(backend: BackendHere) -> Response:
     """Ask whether the backend is there."""
-    answer: dict[str, object] = {"status": "ok", "time": backend.today().isoformat(timespec="milliseconds")}
+    answer: dict[str, object] = {
+        "status": "ok",
+        "time": backend.today().isoformat(timespec="milliseconds"),
+        "extensions": backend.settings.extensions.listed,
+    }
     if backend.settings.health_min_interval is not None:
         answer["min_interval"] = backend.settings.health_min_interval
     return JSONResponse(answer, headers={"Cache-Control": "no-store"})

@@ -34,6 +34,13 @@ class Extensions:
     profile_etags: bool = True
     profile_deletion: bool = True
     model_deltas: bool = True
+    trips_batch: bool = True
+
+    @property
+    def listed(self) -> list[str]:
+        """Those that `/health` tells of; the others are discovered where they are used."""
+        named = {"trips-batch": self.trips_batch}
+        return [name for name, has in named.items() if has]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,5 +1,6 @@
 """Trips: one row each, exactly once, on disk before the answer."""
 
+import hashlib
 import json
 from datetime import UTC, datetime
 from sqlite3 import Connection, Row
@@ -9,16 +10,21 @@ from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, ConfigDict
 
-from sentinel_sync.backend.bodies import Trip, day_of
-from sentinel_sync.backend.callers import Caller, authorize, identify, read_json
+from sentinel_sync.backend.bodies import Trip, TripBatch, day_of
+from sentinel_sync.backend.callers import Caller, authorize, checked, identify, read_json, read_packed
 from sentinel_sync.backend.context import BackendHere, backend_of
-from sentinel_sync.backend.documentation import REFERENCE_ONLY, operation
+from sentinel_sync.backend.documentation import EXTENSION, REFERENCE_ONLY, operation
 from sentinel_sync.backend.problems import FieldError, Problem
 from sentinel_sync.backend.scoring import safety_score
 
 router: APIRouter = APIRouter(tags=["trips"])
 
+#: Extension: several trips in one request.
+batches: APIRouter = APIRouter(tags=["trips"])
+
 LARGEST_PAGE = 10_000
+MOST_IN_A_BATCH = 500
+LARGEST_BATCH_BYTES = 1 << 20
 
 # A trip that is already there only counts how often it came again: the row itself never changes.
 _INSERT = """
@@ -101,6 +107,61 @@ async def upload_trip(request: Request) -> Response:
     if await backend.database.write(insert):
         raise Problem(409, "trip-exists", "this trip is already here")
     return Response(b'{"trip_id":"%s","status":"uploaded"}' % trip.trip_id.encode(), 201, media_type="application/json")
+
+
+class TripOutcome(BaseModel):
+    """What became of one trip of a batch: `status` is as its own `POST` would have been answered."""
+
+    trip_id: str
+    status: int
+    detail: str | None = None
+
+
+class BatchOutcome(BaseModel):
+    """What became of each trip, in any order."""
+
+    results: list[TripOutcome]
+
+
+@batches.post(
+    "/trips/batch",
+    response_model=BatchOutcome,
+    summary="Upload several trips",
+    description=EXTENSION + "`Content-Encoding: gzip` allowed; at most 500 trips and 1 MiB before compression. "
+    "`Idempotency-Key` is the SHA-256 of the trip ids, joined by newlines.",
+    **operation(422, idempotent=True, body=TripBatch, headers={"Content-Encoding": "`gzip`, or absent."}),
+)
+async def upload_trips(request: Request) -> Response:
+    """Upload several trips."""
+    caller = await identify(request)
+    backend = backend_of(request)
+    batch = checked(TripBatch, await read_packed(request, LARGEST_BATCH_BYTES))
+    if not 1 <= len(batch.trips) <= MOST_IN_A_BATCH:
+        raise Problem(413, "too-many", f"1 to {MOST_IN_A_BATCH} trips are accepted at once")
+    named = [(entry.get("trip_id") if isinstance(entry, dict) else None, entry) for entry in batch.trips]
+    ids = [name for name, _ in named if isinstance(name, str)]
+    if len(ids) < len(named) or caller.idempotency_key != hashlib.sha256("\n".join(ids).encode()).hexdigest():
+        wrong = FieldError("Idempotency-Key", "must be the SHA-256 of the trip ids, joined by newlines")
+        raise Problem(400, "headers", "the Idempotency-Key of a batch names its trips", errors=[wrong])
+    results: list[TripOutcome] = []
+    rows = []
+    for trip_id, entry in zip(ids, batch.trips, strict=True):
+        body = json.dumps(entry, ensure_ascii=False, separators=(",", ":")).encode()
+        try:
+            rows.append((trip_id, _row(caller, checked(Trip, body), body, backend.now())))
+        except Problem as problem:
+            results.append(TripOutcome(trip_id=trip_id, status=problem.status, detail=problem.detail))
+
+    def insert(connection: Connection) -> list[TripOutcome]:
+        return [
+            TripOutcome(trip_id=trip_id, status=409 if connection.execute(_INSERT, row).fetchone()[0] else 201)
+            for trip_id, row in rows
+        ]
+
+    results += await backend.database.write(insert)
+    return Response(
+        BatchOutcome(results=results).model_dump_json(exclude_none=True), 200, media_type="application/json"
+    )
 
 
 @router.get(

@@ -3,8 +3,10 @@
 What is sent refuses extras; what comes ignores them.
 """
 
+import contextlib
 import math
 import re
+from collections.abc import Iterator
 from typing import Annotated, ClassVar, Literal, Self
 
 import pydantic_core
@@ -151,6 +153,26 @@ class TripReceipt(Answer):
     status: str | None = None
 
 
+class TripResult(Answer):
+    """What became of one trip of a batch: as its own `POST` would have been answered."""
+
+    trip_id: str
+    status: Annotated[int, Field(strict=True)]
+    detail: Annotated[str | None, Field(default=None)]
+
+
+class TripBatchReceipt(Answer):
+    """Answer to `POST /trips/batch`. Each result is read by itself."""
+
+    results: list[JsonValue]
+
+    def read(self) -> Iterator[TripResult]:
+        """The results that can be read."""
+        for result in self.results:
+            with contextlib.suppress(ValidationError):
+                yield TripResult.model_validate(result)
+
+
 def _or_none(value: object, validate: ValidatorFunctionWrapHandler) -> object:
     """Read what is not as the contract says as if it had been left out: the rest of the answer still counts."""
     try:
@@ -170,6 +192,7 @@ class Health(Answer):
     status: Annotated[str | None, WrapValidator(_or_none)] = None
     time: Annotated[str | None, WrapValidator(_or_none)] = None
     min_interval: Annotated[NonNegative | None, WrapValidator(_or_none)] = None
+    extensions: Annotated[tuple[JsonValue, ...], WrapValidator(_or_nothing)] = ()
 
 
 class Problem(Answer):

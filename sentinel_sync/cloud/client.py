@@ -323,6 +323,18 @@ class CloudAPIClient:
                 logger.info("cloud.credential: a new key is in use")
         return changed
 
+    def offers(self, extension: str) -> bool:
+        """Whether the backend has an extension of the wire contract, as far as `/health` has said; a plain call."""
+        return extension in self._policy.extensions
+
+    def withdraw(self, extension: str) -> None:
+        """Use an extension no more until `/health` lists it again: the backend has answered that it has none."""
+        self._policy.extensions -= {extension}
+
+    def item_error(self, asked: Request, reply: Response, status: int, detail: str | None) -> CloudError | None:
+        """What an answer's status for one item among several means: None where that item is done; moves the gate."""
+        return self._policy.item_error(asked, reply, status, detail)
+
     def subscribe(self, listener: Listener) -> None:
         """Have every attempt's lesson told to `listener(contact, why)`: a plain function that returns at once."""
         self._policy.subscribe(listener)

@@ -7,7 +7,7 @@ an object store says nothing about our credential.
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from http import HTTPMethod, HTTPStatus
 from random import Random
@@ -116,6 +116,8 @@ class ResponsePolicy:
         self._listeners: list[Listener] = []
         self._verifying = asyncio.Lock()
         self._healthy_at = float("-inf")
+        #: Extensions of the wire contract that the backend has, as `/health` last said.
+        self.extensions: frozenset[str] = frozenset()
 
     def subscribe(self, listener: Listener) -> None:
         """Have every attempt's lesson told to `listener`."""
@@ -203,6 +205,23 @@ class ResponsePolicy:
             failure(f"{what}: neither done nor followed", status=reply.status, request_id=reply.request_id)
         )
 
+    def item_error(self, asked: Request, reply: Response, status: int, detail: str | None) -> CloudError | None:
+        """Take in what an answer says of one item among several: None where that is done, else what it means.
+
+        It means what it would as the answer to the item's own request, but that nothing is unreachable that answers.
+        """
+        meaning = meaning_of(status, asked.method)
+        if meaning is Meaning.DONE:
+            return None
+        own = replace(reply, status=status, data=None if detail is None else {"detail": detail})
+        if meaning in {Meaning.REDIRECT, Meaning.NOT_MODIFIED, Meaning.UNKNOWN}:
+            return UnacknowledgedError(f"{asked.what}: {_words(own)}", status=status, request_id=reply.request_id)
+        try:
+            self.answer(own, replace(asked, takes=frozenset()), key_in_use=True)
+        except CloudError as error:
+            return error
+        return None
+
     def health(self, reply: Response, *, key_in_use: bool) -> Probe:
         """Take in the answer to a health request; raise where the backend is not within reach."""
         what = f"GET /health: {_words(reply)}"
@@ -220,6 +239,7 @@ class ResponsePolicy:
             why = "GET /health: the answer is not a health object: a login page in between?"
             self._tell(AttemptOutcome.UNREACHABLE, why)
             raise UnreachableError(why, request_id=reply.request_id) from None
+        self.extensions = frozenset(name for name in health.extensions if isinstance(name, str))
         self._gate.on_reachable()
         self._tell(AttemptOutcome.REACHABLE, "")
         # A backend's clock may be broken as well, and no trip may be dated by it.

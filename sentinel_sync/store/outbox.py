@@ -25,6 +25,7 @@ from sentinel_sync.store.outbox_items import (
     SentItem,
     claim_due,
     claim_in_turn,
+    claim_newest,
     count,
     drop_for_age,
     drop_for_size,
@@ -47,6 +48,7 @@ __all__ = ["ItemState", "NewItem", "Outbox", "OutboxItem", "OutboxStatus", "Sent
 
 #: Items put or looked at in one transaction where there are many: others get their turn in between.
 _CHUNK = 500
+_DEFER = "UPDATE item SET state = 'waiting', due_at = ?, reason = ?, offline = ? WHERE seq = ?"
 
 
 class Outbox:
@@ -114,6 +116,11 @@ class Outbox:
         now = self._clock.now()
         return await self._run(lambda connection: claim_due(connection, kind, now, limit), frees=True)
 
+    async def claim_newest(self, kind: str, limit: int, head_start: float) -> list[OutboxItem]:
+        """As `claim`, but what was put within the last `head_start` seconds first, and always the newest first."""
+        now = self._clock.now()
+        return await self._run(lambda connection: claim_newest(connection, kind, now, limit, head_start), frees=True)
+
     async def claim_in_turn(self, kind: str, head_start: float) -> OutboxItem | None:
         """Mark the due item whose turn it is as being sent; counts its attempt.
 
@@ -160,10 +167,7 @@ class Outbox:
     async def defer(self, seq: int, seconds: float, reason: str, *, connectivity: bool) -> None:
         """Let an item wait for so many seconds, at most `CAP`; `connectivity` where only the network was in its way."""
         due_at = self._clock.now() + min(seconds, CAP)
-        await self._change(
-            "UPDATE item SET state = 'waiting', due_at = ?, reason = ?, offline = ? WHERE seq = ?",
-            (due_at, reason, int(connectivity), seq),
-        )
+        await self._change(_DEFER, (due_at, reason, int(connectivity), seq))
 
     async def release(self, seqs: Iterable[int]) -> None:
         """Give claimed items back untried: their attempt does not count."""
@@ -193,6 +197,21 @@ class Outbox:
             case SetAside(reason):
                 logger.warning("%s.set_aside: %s: %s", item.kind, item.key, reason)
                 await self.set_aside(item.seq, reason)
+
+    async def settle_all(self, decisions: Sequence[tuple[OutboxItem, RetryDecision]]) -> None:
+        """Do the same for many, what is alike in one transaction."""
+        now = self._clock.now()
+        deferred = [
+            (now + min(decision.seconds, CAP), decision.reason, int(decision.connectivity), item.seq)
+            for item, decision in decisions
+            if isinstance(decision, Defer)
+        ]
+        await self.release(item.seq for item, decision in decisions if isinstance(decision, Release))
+        if deferred:
+            await self._run(lambda connection: connection.executemany(_DEFER, deferred), frees=True)
+        for item, decision in decisions:
+            if isinstance(decision, SetAside):
+                await self.settle(item, decision)
 
     async def release_all(self) -> int:
         """At start: what a killed agent was sending waits again, at once; returns how many there were."""

@@ -29,6 +29,7 @@ SELECT json_group_array(json_array(
     ORDER BY due_at LIMIT ?
 )
 """
+_DUE_NEWEST = _DUE.replace("ORDER BY due_at", "AND created_at > ? ORDER BY due_at DESC")
 _CLAIM = """
 UPDATE item SET state = 'sending', attempts = attempts + 1 WHERE seq IN (SELECT value FROM json_each(?))
 """
@@ -202,6 +203,23 @@ def claim_due(connection: sqlite3.Connection, kind: str, now: float, limit: int)
     return claimed
 
 
+def claim_newest(
+    connection: sqlite3.Connection, kind: str, now: float, limit: int, head_start: float
+) -> list[OutboxItem]:
+    """As `claim_due`, but what was put within the last `head_start` seconds first, and always the newest first."""
+    claimed: list[OutboxItem] = []
+    for priority in priorities(connection, "waiting", kind):
+        # Nothing is due before it was put: so what is new is found within a range of the index.
+        for earliest, latest, put_after in (
+            (now - head_start, now, now - head_start),
+            (_BELOW_ALL, now, _BELOW_ALL),
+            (now + CAP, float("inf"), _BELOW_ALL),
+        ):
+            if (left := limit - len(claimed)) > 0:
+                claimed += _claim(connection, (kind, priority, earliest, latest, put_after, left), _DUE_NEWEST)
+    return claimed
+
+
 def first_in_turn(connection: sqlite3.Connection, kind: str, now: float, head_start: float) -> OutboxItem | None:
     """Find the due item whose turn it is: oldest first, but each priority is ahead of the next by `head_start` seconds.
 
@@ -269,8 +287,8 @@ def priorities(connection: sqlite3.Connection, state: str, kind: str) -> list[in
         found.append(priority)
 
 
-def _claim(connection: sqlite3.Connection, parameters: tuple[str, int, float, float, int]) -> list[OutboxItem]:
-    (text,) = connection.execute(_DUE, parameters).fetchone()
+def _claim(connection: sqlite3.Connection, parameters: tuple[str | float, ...], query: str = _DUE) -> list[OutboxItem]:
+    (text,) = connection.execute(query, parameters).fetchone()
     claimed: list[OutboxItem] = []
     for *head, body, boot_id, offset, checksum in json.loads(text):
         item = item_of((*head, bytes.fromhex(body), boot_id, offset))
@@ -278,7 +296,7 @@ def _claim(connection: sqlite3.Connection, parameters: tuple[str, int, float, fl
             claimed.append(item)
     if claimed:
         connection.execute(_CLAIM, (json.dumps([item.seq for item in claimed]),))
-    return sorted(claimed, key=lambda item: (item.due_at, item.seq))
+    return sorted(claimed, key=lambda item: (item.due_at, item.seq), reverse=query is _DUE_NEWEST)
 
 
 def note_acknowledged(connection: sqlite3.Connection, seqs: str, now: float) -> None:

@@ -3,8 +3,9 @@
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from random import Random
+from typing import Protocol
 
 from sentinel_sync.base.backoff import full_jitter
 from sentinel_sync.base.clock import Clock, wait_first
@@ -27,8 +28,41 @@ ACKNOWLEDGE_WITHIN = 0.25
 #: While requests hang, whoever has nothing to send looks for new work every so many seconds.
 LOOK_AGAIN = 1.0
 
+#: In batches goes first what was put within the last hour (wire contract, `trips-batch`), seconds.
+HEAD_START = 3600.0
+
 Send = Callable[[OutboxItem], Awaitable[None]]
 BlockedReason = Callable[[], Awaitable[str | None]]
+
+
+class BatchOutcome(Protocol):
+    """What became of items that were sent together.
+
+    Attributes:
+        taken: Acknowledged.
+        failed: Not, and why.
+        left: To be sent one by one.
+    """
+
+    @property
+    def taken(self) -> Sequence[OutboxItem]: ...  # noqa: D102
+    @property
+    def failed(self) -> Sequence[tuple[OutboxItem, CloudError]]: ...  # noqa: D102
+    @property
+    def left(self) -> Sequence[OutboxItem]: ...  # noqa: D102
+
+
+class Batches(Protocol):
+    """A way to send several items in one request."""
+
+    @property
+    def size(self) -> int:
+        """So many items may go together now; 0 where none may."""
+        ...
+
+    async def send(self, items: Sequence[OutboxItem]) -> BatchOutcome:
+        """Send items together; never raises for what the network does."""
+        ...
 
 
 class OutboxSender:
@@ -40,6 +74,7 @@ class OutboxSender:
         kind: Which of them.
         send: Sends one; raises CloudError where it was not taken, ValueError where it cannot be sent at all.
         clock: For the age of acknowledgements.
+        batches: A way to send several together, where there is one; one item alone goes by itself.
         blocked_reason: Says why nothing of this kind may go now, or None where it may; asked once per drain, and again
             after `ask_again`.
     """
@@ -54,6 +89,7 @@ class OutboxSender:
         clock: Clock,
         rng: Random,
         blocked_reason: BlockedReason | None = None,
+        batches: Batches | None = None,
     ) -> None:
         self._client = client
         self._outbox = outbox
@@ -63,6 +99,7 @@ class OutboxSender:
         self._rng = rng
         self._retry = RetryPolicy(rng)
         self._blocked_reason = blocked_reason
+        self._batches = batches
         self._draining = asyncio.Lock()
         self._asking = asyncio.Lock()
         self._must_ask, self._blocked = True, False
@@ -93,12 +130,13 @@ class OutboxSender:
         async with self._draining:
             self._exhausted, self._refill, self._watching = False, None, None
             try:
+                sent = 0 if self._batches is None else await self._send_batches(self._batches)
                 # Workers only send: claims and acknowledgements are written beside them, so that the disk's latency
                 # leaves no connection idle.
                 async with asyncio.TaskGroup() as group:
                     count = self._client.settings.max_in_flight
                     workers = [group.create_task(self._work(group)) for _ in range(count)]
-                return sum(worker.result() for worker in workers)
+                return sent + sum(worker.result() for worker in workers)
             except* SentinelSyncError as errors:
                 # The caller wants the error, not the group it came in.
                 raise next(leaves(errors)) from None
@@ -108,29 +146,61 @@ class OutboxSender:
                 # lie there until the next start.
                 await asyncio.shield(self._give_back())
 
+    async def _send_batches(self, batches: Batches) -> int:
+        """Send together what is due, the newest first, while there is more than one item; returns how many went."""
+        sent = 0
+        while batches.size and self._client.gate.passage(self._clock.monotonic()).open and not await self.is_blocked():
+            await self._claim_for(self._outbox.claim_newest(self._kind, batches.size, HEAD_START), batches.size)
+            if len(self._claimed) < 2:
+                break
+            items = list(self._claimed)
+            self._in_flight.update(item.seq for item in items)
+            self._claimed.clear()
+            outcome = await batches.send(items)
+            self._taken.extend(item.seq for item in outcome.taken)
+            await self._acknowledge()
+            decisions = [(item, self._retry.decision(item.key, error, item.attempts)) for item, error in outcome.failed]
+            await self._outbox.settle_all(decisions)
+            alone = [await self._send_one(item) for item in outcome.left]
+            self._taken.extend(item.seq for item, went in zip(outcome.left, alone, strict=True) if went)
+            await self._acknowledge()
+            self._in_flight.clear()
+            sent += len(outcome.taken) + sum(alone)
+        return sent
+
     async def _work(self, group: asyncio.TaskGroup) -> int:
         sent = 0
         while (item := await self._next(group)) is not None:
             self._in_flight.add(item.seq)
-            try:
-                await self._send(item)
-            except CloudError as error:
-                await self._outbox.settle(item, self._retry.decision(item.key, error, item.attempts))
-            except ValueError as error:
-                await self._outbox.settle(item, SetAside(f"cannot be sent as it is stored: {error}"))
-            except SentinelSyncError:  # it is not about this item: no key, no disk
-                raise
-            except Exception as error:  # a fault of our own with this item must not block those behind it
-                logger.exception("outbox.fault: %s %s could not be sent", item.kind, item.key)
-                wait = full_jitter(item.attempts, self._rng)
-                await self._outbox.settle(item, Defer(wait, f"{type(error).__name__}: {error}", connectivity=False))
-            else:
+            if await self._send_one(item):
                 sent += 1
                 self._take(item, group)
             self._in_flight.discard(item.seq)
             if not self._in_flight:
                 self._landed.set()
         return sent
+
+    async def _send_one(self, item: OutboxItem) -> bool:
+        """Send an item by itself; True where the backend took it, else it is settled.
+
+        Raises:
+            SentinelSyncError: It is not about this item: no key, no disk.
+        """
+        try:
+            await self._send(item)
+        except CloudError as error:
+            await self._outbox.settle(item, self._retry.decision(item.key, error, item.attempts))
+        except ValueError as error:
+            await self._outbox.settle(item, SetAside(f"cannot be sent as it is stored: {error}"))
+        except SentinelSyncError:
+            raise
+        except Exception as error:  # a fault of our own with this item must not block those behind it
+            logger.exception("outbox.fault: %s %s could not be sent", item.kind, item.key)
+            wait = full_jitter(item.attempts, self._rng)
+            await self._outbox.settle(item, Defer(wait, f"{type(error).__name__}: {error}", connectivity=False))
+        else:
+            return True
+        return False
 
     async def _next(self, group: asyncio.TaskGroup) -> OutboxItem | None:
         while self._client.gate.passage(self._clock.monotonic()).open:
@@ -174,11 +244,14 @@ class OutboxSender:
             await self._acknowledge()
 
     async def _claim(self) -> None:
-        self._claiming = claiming = asyncio.ensure_future(self._outbox.claim(self._kind, CLAIM))
+        await self._claim_for(self._outbox.claim(self._kind, CLAIM), CLAIM)
+
+    async def _claim_for(self, claim: Coroutine[object, None, list[OutboxItem]], limit: int) -> None:
+        self._claiming = claiming = asyncio.ensure_future(claim)
         # Cancelled, it happens all the same; then `_give_back` lets go of what it marked.
         claimed = await asyncio.shield(claiming)
         self._claiming = None
-        self._exhausted = len(claimed) < CLAIM
+        self._exhausted = len(claimed) < limit
         self._claimed.extend(claimed)
 
     def _take(self, item: OutboxItem, group: asyncio.TaskGroup) -> None:

@@ -22,6 +22,7 @@ from sentinel_sync.network.rules.traffic import TrafficClass
 from sentinel_sync.store.outbox import NewItem, OutboxItem
 from sentinel_sync.store.sender import OutboxSender
 from sentinel_sync.store.store import Store
+from sentinel_sync.trips.batch import TripBatches
 from sentinel_sync.trips.rules.trip import OpenTrip, new_trip_id
 
 logger: logging.Logger = logging.getLogger(__name__)
@@ -148,6 +149,7 @@ class TripUploader:
             clock=self._clock,
             rng=foundation.rng,
             blocked_reason=self._blocked_reason,
+            batches=TripBatches(api_client, self._put_right),
         )
         self._supervised = foundation.supervised
         self._log = TripLog(self._store, KIND, recoverable=recoverable)

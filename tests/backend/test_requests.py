@@ -16,7 +16,11 @@ REFERENCE_ONLY = ["/trips", "/scenarios"]
 async def test_health_needs_nothing(backend: httpx.AsyncClient) -> None:
     response = await backend.get("/health", headers={"User-Agent": ""})
     assert response.status_code == 200
-    assert response.json() == {"status": "ok", "time": "2026-11-23T08:00:00.000+00:00"}
+    assert response.json() == {
+        "status": "ok",
+        "time": "2026-11-23T08:00:00.000+00:00",
+        "extensions": ["trips-batch"],
+    }
 
 
 async def test_refuses_a_bad_credential(vehicle: Vehicle) -> None:
@@ -108,6 +112,7 @@ async def test_the_document_describes_every_route(backend: httpx.AsyncClient) ->
         "GET /vehicles/{vehicle_id}/status",
     }
     extensions = {
+        "POST /trips/batch",
         "OPTIONS /scenarios/{scenario_id}/videos",
         "OPTIONS /scenarios/{scenario_id}/annotations",
         "HEAD /uploads/{upload_id}",

@@ -1,8 +1,11 @@
 """Trips: strict, exactly once, and all there when asked for."""
 
 import asyncio
+import gzip
+import hashlib
 import json
 import logging
+from collections.abc import Callable
 from typing import Any
 
 import httpx
@@ -166,3 +169,58 @@ async def test_pages_through_trips_of_one_vehicle(backend: httpx.AsyncClient) ->
 async def test_unknown_trip_and_bad_page_are_problems(vehicle: Vehicle) -> None:
     problem(await vehicle.get("/trips/trip_unknown"), 404, "no-such-trip")
     problem(await vehicle.get("/trips", params={"limit": 0}), 422, "invalid-parameters")
+
+
+class TestBatch:
+    """The extension `trips-batch`."""
+
+    async def test_each_trip_is_judged_by_itself(self, vehicle: Vehicle) -> None:
+        there, new, wrong = make_trip(), make_trip(), make_trip(distance=-1.0)
+        await vehicle.post_trip(there)
+        answer = await batch(vehicle, [there, new, wrong])
+        found = {result["trip_id"]: result["status"] for result in answer.json()["results"]}
+        assert found == {there["trip_id"]: 409, new["trip_id"]: 201, wrong["trip_id"]: 422}
+        assert (await vehicle.get("/trips")).json()["total"] == 2
+        again = await batch(vehicle, [there, new])
+        assert {result["status"] for result in again.json()["results"]} == {409}
+
+    async def test_what_is_private_is_refused_as_alone(self, vehicle: Vehicle) -> None:
+        answer = await batch(vehicle, [make_trip(start_location={"lat": 48.13713, "lon": 11.57}), make_trip()])
+        assert sorted(result["status"] for result in answer.json()["results"]) == [201, 422]
+        assert b"48.13713" not in answer.content
+
+    async def test_it_may_come_packed_and_is_bounded_unpacked(self, vehicle: Vehicle) -> None:
+        assert (await batch(vehicle, [make_trip()], packed=True)).status_code == 200
+        problem(await batch(vehicle, [{"trip_id": "x", "pad": "p" * (1 << 20)}], packed=True), 413, "too-large")
+        problem(await batch(vehicle, [{"trip_id": f"t{n}"} for n in range(501)]), 413, "too-many")
+        problem(await batch(vehicle, [], packed=True), 413, "too-many")
+
+    async def test_its_key_is_the_hash_of_its_trips(self, vehicle: Vehicle) -> None:
+        problem(await batch(vehicle, [make_trip()], key="other"), 400, "headers")
+        problem(await batch(vehicle, ["no trip"], key="other"), 400, "headers")
+
+    @pytest.mark.parametrize("damage", [lambda body: body[:-9], lambda body: b"x" + body])
+    async def test_a_damaged_package_is_refused(self, vehicle: Vehicle, damage: Callable[[bytes], bytes]) -> None:
+        problem(await batch(vehicle, [make_trip()], packed=True, damage=damage), 422, "damaged-gzip")
+
+    async def test_health_lists_it_where_it_is(self, vehicle: Vehicle) -> None:
+        assert "trips-batch" in (await vehicle.get("/health")).json()["extensions"]
+
+
+async def batch(
+    vehicle: Vehicle,
+    trips: list[Any],
+    *,
+    packed: bool = False,
+    key: str | None = None,
+    damage: Callable[[bytes], bytes] = bytes,
+) -> httpx.Response:
+    body = json.dumps({"trips": trips}).encode()
+    names = "\n".join(str(trip["trip_id"]) for trip in trips if isinstance(trip, dict))
+    headers = {
+        "Content-Type": "application/json",
+        "Idempotency-Key": key or hashlib.sha256(names.encode()).hexdigest(),
+        **({"Content-Encoding": "gzip"} if packed else {}),
+    }
+    content = damage(gzip.compress(body) if packed else body)
+    return await vehicle.send("POST", "/trips/batch", headers=headers, content=content)

@@ -25,6 +25,7 @@ SOMETIMES = frozenset(
         "an answer was lost after the work was done",
         "an answer was cut off",
         "a piece was cut off on its way",
+        "trips went in a batch",
         "a file was altered on its way",
         "answered 401",
         "answered 429",
@@ -123,6 +124,11 @@ def _keys(network: Network) -> Iterator[str]:
             trip_id = json.loads(body)["trip_id"]
             if f"Idempotency-Key: {trip_id}\r\n".encode() not in head:
                 yield f"trip {trip_id} went under another key: {head!r}"
+        if sent.path == "/trips/batch":
+            head, _, body = sent.data.rpartition(b"\r\n")
+            names = "\n".join(trip["trip_id"] for trip in json.loads(body)["trips"])
+            if f"Idempotency-Key: {hashlib.sha256(names.encode()).hexdigest()}\r\n".encode() not in head:
+                yield f"a batch went under another key: {head!r}"
 
 
 def _requests(network: Network) -> Iterator[str]:
