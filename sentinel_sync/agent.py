@@ -27,6 +27,7 @@ from sentinel_sync.status import AgentStatus, RemainingWork
 from sentinel_sync.status_reporter import StatusReporter, remaining_work
 from sentinel_sync.store.store import Store
 from sentinel_sync.trips.trip_uploader import TripUploader
+from sentinel_sync.vehicle_report import VehicleReporter
 
 logger: logging.Logger = logging.getLogger(__name__)
 
@@ -188,8 +189,12 @@ class SyncAgent:
             parts.foundation.client.subscribe(self._on_contact)
             parts.foundation.policy.subscribe(self._on_network)
             self._parts = parts
+            board = self._board(parts)
+            await board.begin()
+            report = VehicleReporter(parts, board.look, self._clock, self._rng)
+            board.subscribe(report.note)
             try:
-                await self._supervisor.start([*parts.duties, self._watch, self._housekeeping])
+                await self._supervisor.start([*parts.duties, report.task, self._watch, self._housekeeping])
             except BaseException:
                 self._parts = None
                 await self._supervisor.stop(0.0)
@@ -210,6 +215,7 @@ class SyncAgent:
             # Each is done whatever becomes of those before it; the last pushed is the first.
             last.callback(self._say_stopped)
             last.push_async_callback(self._stack.aclose)
+            last.push_async_callback(self._board(parts).end)
             last.push_async_callback(self._board(parts).write)
             # What is written last says why work waits, and that it was being stopped is no reason for that.
             last.callback(parts.foundation.client.gate.resume, "stopping")

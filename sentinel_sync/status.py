@@ -5,7 +5,7 @@ from datetime import datetime
 
 from pydantic import Field, computed_field
 
-from sentinel_sync.base.payloads import StatusModel
+from sentinel_sync.base.payloads import LastStop, StatusModel
 from sentinel_sync.base.tasks import PeriodicTaskStatus
 from sentinel_sync.base.transfer import TransferStatus
 from sentinel_sync.cloud.rules.connectivity import ConnectivitySummary
@@ -58,6 +58,26 @@ class Trouble(StatusModel):
     remedy: str
 
 
+class AgentLife(StatusModel):
+    """The agent's lives on this state folder.
+
+    Attributes:
+        starts: How many there were, this one included.
+        last_stop: How the one before ended.
+    """
+
+    started_at: datetime
+    starts: int
+    last_stop: LastStop
+
+
+class DiskStatus(StatusModel):
+    """The file system that the state folder lies on, bytes."""
+
+    free_bytes: int
+    used_bytes: int
+
+
 class AgentStatus(StatusModel):
     """A running agent at one instant."""
 
@@ -80,6 +100,8 @@ class AgentStatus(StatusModel):
     model_check: ModelCheckStatus | None = None
     profiles: ProfilesStatus | None = None
     console: str | None = None
+    life: AgentLife | None = None
+    disk: DiskStatus | None = None
 
     def waiting_reason(self, kind: str) -> str | None:
         """Why queued work of a kind does not go now, the same wherever it is shown; None where it may."""

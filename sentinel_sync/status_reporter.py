@@ -3,15 +3,22 @@
 import asyncio
 import logging
 import os
+import shutil
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
+
+from pydantic import TypeAdapter
 
 from sentinel_sync import __version__
-from sentinel_sync.base.clock import Clock
+from sentinel_sync.base.clock import Clock, moment
+from sentinel_sync.base.errors import StoreError
 from sentinel_sync.base.files import replace_file
+from sentinel_sync.base.payloads import LastStop
 from sentinel_sync.base.tasks import Supervisor
 from sentinel_sync.composition import Components
-from sentinel_sync.status import STATUS_NAME, AgentStatus, RemainingWork
+from sentinel_sync.status import STATUS_NAME, AgentLife, AgentStatus, DiskStatus, RemainingWork
 
 logger: logging.Logger = logging.getLogger(__name__)
 
@@ -32,8 +39,34 @@ class StatusReporter:
         self._power = power
         self._clock = clock
         self._written: AgentStatus | None = None
+        self._life: AgentLife | None = None
+        self._listeners: list[Callable[[AgentStatus], None]] = []
         #: Address of the console, where one is served.
         self.console: str | None = None
+
+    async def begin(self) -> None:
+        """Note that a life begins, and how the one before ended."""
+        documents = self._parts.foundation.store.documents
+        now, boot_id = self._clock.now(), self._clock.boot_id()
+        before = await documents.load(*_LIFE_KEY, _LIFE)
+        starts = 1 if before is None else before.starts + 1
+        self._life = AgentLife(started_at=moment(now), starts=starts, last_stop=_last_stop(before, boot_id))
+        await self._note(_Life(starts, boot_id, is_over=False))
+
+    async def end(self) -> None:
+        """Note that it ends as it should."""
+        if self._life is not None:
+            await self._note(_Life(self._life.starts, self._clock.boot_id(), is_over=True))
+
+    async def _note(self, life: "_Life") -> None:
+        try:
+            await self._parts.foundation.store.documents.save(*_LIFE_KEY, life, _LIFE)
+        except StoreError as error:  # it is for people: no full disk may keep the agent from starting or stopping
+            logger.warning("agent.life: not noted: %s", error)
+
+    def subscribe(self, listener: Callable[[AgentStatus], None]) -> None:
+        """Have each look at the status told to a plain function that returns at once."""
+        self._listeners.append(listener)
 
     async def look(self) -> AgentStatus:
         """What the agent says of itself now."""
@@ -61,6 +94,8 @@ class StatusReporter:
             model_check=parts.models.last_check(),
             profiles=parts.profiles.snapshot(),
             console=self.console,
+            life=self._life,
+            disk=await asyncio.to_thread(_disk, parts.foundation.store.state_dir),
         )
 
     @property
@@ -71,6 +106,8 @@ class StatusReporter:
     async def write(self) -> None:
         """Write `status.json` where anything but the passing of time has changed."""
         shown = await self.look()
+        for listener in self._listeners:
+            listener(shown)
         if self._written is not None and _steady(shown) == _steady(self._written):
             return
         self._written = shown
@@ -94,11 +131,39 @@ async def remaining_work(parts: Components) -> RemainingWork:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class _Life:
+    starts: int
+    boot_id: str
+    is_over: bool
+
+
+_LIFE = TypeAdapter(_Life)
+_LIFE_KEY = ("agent", "life")
+
+
+def _last_stop(before: _Life | None, boot_id: str) -> LastStop:
+    if before is None:
+        return LastStop.UNKNOWN
+    if before.is_over:
+        return LastStop.CLEAN
+    return LastStop.CRASH if before.boot_id == boot_id else LastStop.POWER
+
+
+def _disk(folder: Path) -> DiskStatus | None:
+    try:
+        usage = shutil.disk_usage(folder)
+    except OSError:
+        return None
+    return DiskStatus(free_bytes=usage.free, used_bytes=usage.used)
+
+
 def _steady(shown: AgentStatus) -> dict[str, object]:
     """What of a status is news; durations and stamps change by themselves."""
     return shown.model_dump(
         exclude={
             "updated_at": True,
+            "disk": True,
             "connectivity": {"offline_duration", "since", "clock_skew"},
             "traffic": {"budgets", "usage"},  # a probe moves them by some bytes
         },

@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 
 from sentinel_sync.backend import fleet, health, models, profiles, resumable, scenarios, trips, vehicles
-from sentinel_sync.backend.bodies import Profile, ScenarioRegistration, Trip, TripBatch
+from sentinel_sync.backend.bodies import Profile, ScenarioRegistration, Trip, TripBatch, VehicleReport
 from sentinel_sync.backend.context import open_backend
 from sentinel_sync.backend.documentation import DESCRIPTION, TAGS, TITLE, install_documentation
 from sentinel_sync.backend.faults import FaultInjector, FaultList, FaultPlan, faults_router
@@ -52,11 +52,15 @@ def create_app(settings: BackendSettings, *, faults: FaultPlan | None = None) ->
         app.include_router(resumable.router)
     if settings.extensions.trips_batch:
         app.include_router(trips.batches)
+    if settings.extensions.vehicle_report:
+        app.include_router(vehicles.reports)
+    if settings.extensions.scenario_catalogue:
+        app.include_router(scenarios.catalogue)
     if settings.extensions.profile_deletion:
         app.include_router(profiles.deletion)
     if settings.extensions.model_deltas:
         app.include_router(models.deltas)
-    bodies = (Trip, TripBatch, ScenarioRegistration, Profile)
+    bodies = (Trip, TripBatch, ScenarioRegistration, Profile, VehicleReport)
     if faults is None:
         install_documentation(app, bodies)
     else:

@@ -78,6 +78,7 @@ Moment = Annotated[AwareDatetime, Field(strict=False), BeforeValidator(_rfc_3339
 # The upper bounds are far above anything that drives; they keep sums over a fleet finite.
 Quantity = Annotated[float, Field(ge=0, le=1e15, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=0, le=10**9)]
+Bytes = Annotated[int, Field(ge=0, le=2**63 - 1)]
 Risk = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Name = Annotated[str, AfterValidator(safe_name)]
 
@@ -132,6 +133,75 @@ class TripBatch(StrictBody):
     """Several trips; each is read by itself, as if it had come alone."""
 
     trips: list[JsonValue] = Field(description="At most 500, each as `POST /trips` takes it.")
+
+
+class ReportedAgent(StrictBody):
+    """Which agent reports, since when, how often it was started, how its life before this one ended."""
+
+    version: Name
+    started_at: Moment
+    starts: Count
+    last_stop: Literal["clean", "crash", "power", "unknown"]
+
+
+class ReportedOutbox(StrictBody):
+    """What waits to be sent: items, the oldest one's age in seconds, bytes."""
+
+    waiting: Count
+    set_aside: Count
+    oldest_age: Quantity
+    bytes: Bytes
+
+
+class ReportedDisk(StrictBody):
+    """The file system of the agent's state folder, bytes."""
+
+    free: Bytes
+    used: Bytes
+
+
+class ReportedScenarios(StrictBody):
+    """How many recordings stand how."""
+
+    waiting: Count
+    on_request: Count
+    set_aside: Count
+    uploaded: Count
+
+
+class ReportedModel(StrictBody):
+    """One version of one model."""
+
+    name: Name
+    version: Name
+    state: Literal["installed", "downloading", "staged", "on_probation", "rolled_back", "refused", "failed"]
+    since: Moment
+    reason: Literal["validator", "probation", "operator", "damaged", "attempt"] | None = Field(
+        default=None,
+        description="`validator`: it failed before it was in use; `probation`: after it; `operator`: a person took it "
+        "back; `damaged`: its bytes are not what was installed; `attempt`: the last attempt at it came to nothing.",
+    )
+
+
+class ReportedUsage(StrictBody):
+    """Bytes over all links, of this day and month (UTC)."""
+
+    day: Bytes
+    month: Bytes
+
+
+class VehicleReport(StrictBody):
+    """What a vehicle says of itself. Nothing in it tells a place, a driver or a path."""
+
+    schema_version: Literal[1]
+    reported_at: Moment
+    agent: ReportedAgent
+    outbox: ReportedOutbox
+    disk: ReportedDisk
+    scenarios: ReportedScenarios
+    models: list[ReportedModel]
+    data_used: ReportedUsage
+    certificate_expires_at: Moment | None = None
 
 
 class Consent(StrictBody):

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 LARGEST_GROUP = 256
 READERS = 2
 BUSY_TIMEOUT = 30.0
@@ -80,6 +80,18 @@ CREATE TABLE forgotten_drivers (
     PRIMARY KEY (fleet_id, driver_digest)
 ) WITHOUT ROWID;
 """
+#: What each later version added, by its number.
+ADDITIONS = {
+    2: """
+CREATE TABLE reports (
+    fleet_id TEXT NOT NULL, vehicle_id TEXT NOT NULL, received_at REAL NOT NULL, body TEXT NOT NULL,
+    PRIMARY KEY (fleet_id, vehicle_id)
+) WITHOUT ROWID;
+CREATE TABLE wanted (
+    scenario INTEGER PRIMARY KEY REFERENCES scenarios (id), files TEXT NOT NULL, asked_at REAL NOT NULL
+);
+"""
+}
 
 Result = TypeVar("Result")
 Work = Callable[[sqlite3.Connection], Result]
@@ -106,7 +118,7 @@ def connect(path: Path) -> sqlite3.Connection:
 
 
 def migrate(connection: sqlite3.Connection) -> None:
-    """Creates the tables where there are none.
+    """Brings the tables up to date, or creates them.
 
     Raises:
         RuntimeError: The file was written by a newer version.
@@ -116,10 +128,10 @@ def migrate(connection: sqlite3.Connection) -> None:
         (version,) = connection.execute("PRAGMA user_version").fetchone()
         if version > SCHEMA_VERSION:
             raise RuntimeError(f"the database has schema {version}, this backend knows {SCHEMA_VERSION}: upgrade it")
-        if version == 0:
-            for statement in filter(str.strip, SCHEMA.split(";")):
+        for number in range(version + 1, SCHEMA_VERSION + 1):
+            for statement in filter(str.strip, (SCHEMA if number == 1 else ADDITIONS[number]).split(";")):
                 connection.execute(statement)
-            connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+        connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
     except BaseException:
         # SQLite ends a transaction by itself where the disk is full (sqlite.org/lang_transaction.html, 2.4).
         if connection.in_transaction:

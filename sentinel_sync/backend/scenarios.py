@@ -5,7 +5,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from sqlite3 import Connection, Row
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import anyio.to_thread
 from fastapi import APIRouter, Depends, Query, Request
@@ -34,6 +34,8 @@ from sentinel_sync.backend.resumable import create_upload
 from sentinel_sync.backend.storage import IncomingFile, ReceivedFile
 
 router: APIRouter = APIRouter(tags=["scenarios"])
+#: With the extension `scenario-catalogue`: files when they are asked for.
+catalogue: APIRouter = APIRouter(tags=["scenarios"])
 
 LARGEST_PAGE = 1000
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
@@ -79,6 +81,8 @@ class ScenarioAccepted(BaseModel):
     scenario_id: str
     status: str
     missing: list[str]
+    upload: Literal["on_request"] | None = None
+    """With the extension `scenario-catalogue`: only the announcement is wanted for now."""
 
 
 class PartAccepted(BaseModel):
@@ -125,9 +129,14 @@ async def register_scenario(request: Request, caller: CallerHere, backend: Backe
 
     await backend.database.write(insert)
     missing = sorted({*registration.metadata.files.values(), ANNOTATIONS})
-    return JSONResponse(
-        {"scenario_id": registration.scenario_id, "status": "registered", "missing": missing}, status_code=201
-    )
+    answer: dict[str, object] = {
+        "scenario_id": registration.scenario_id,
+        "status": "registered",
+        "missing": missing,
+    }
+    if backend.settings.extensions.scenario_catalogue:
+        answer["upload"] = "on_request"
+    return JSONResponse(answer, status_code=201)
 
 
 @router.post(
@@ -323,6 +332,52 @@ async def _only_one(backend: Backend, scenario_id: str, vehicle_id: str | None) 
     if len(found) > 1:
         raise Problem(400, "ambiguous", "several vehicles have a scenario of this id: add ?vehicle_id=")
     return found[0]
+
+
+@catalogue.put(
+    "/scenarios/{scenario_id}/wanted",
+    response_class=Response,
+    status_code=204,
+    summary="Ask for a recording that was announced",
+    description=REFERENCE_ONLY + "The vehicle is told in the answer to its next report, until all has arrived. "
+    "`file`, several times: only these files.",
+    dependencies=[Depends(authorize)],
+    **operation(400, 404, 422, caller=False),
+)
+async def want_scenario(
+    scenario_id: str,
+    backend: BackendHere,
+    vehicle_id: str | None = None,
+    file: Annotated[list[str] | None, Query()] = None,
+) -> Response:
+    """Ask for a recording that was announced."""
+    scenario = await _only_one(backend, scenario_id, vehicle_id)
+    row = (json.dumps(file or []), backend.now(), scenario["fleet_id"], scenario["vehicle_id"], scenario_id)
+    await backend.database.write(
+        lambda connection: connection.execute(
+            "INSERT OR REPLACE INTO wanted (files, asked_at, scenario) SELECT ?, ?, id FROM scenarios"
+            " WHERE fleet_id = ? AND vehicle_id = ? AND scenario_id = ?",
+            row,
+        )
+    )
+    return Response(status_code=204)
+
+
+def wishes(connection: Connection, fleet_id: str, vehicle_id: str) -> list[dict[str, object]]:
+    """What is wanted of a vehicle and has not arrived, the longest wanted first; what has is wanted no more."""
+    found: list[dict[str, object]] = []
+    rows = connection.execute(
+        "SELECT scenarios.*, wanted.files FROM wanted JOIN scenarios ON wanted.scenario = scenarios.id"
+        " WHERE fleet_id = ? AND vehicle_id = ? ORDER BY asked_at",
+        (fleet_id, vehicle_id),
+    ).fetchall()
+    for row in rows:
+        files = json.loads(row["files"])
+        if set(files or awaited_videos(row) | {ANNOTATIONS}) <= _names_here(connection, row):
+            connection.execute("DELETE FROM wanted WHERE scenario = ?", (row["id"],))
+        else:
+            found.append({"scenario_id": row["scenario_id"], **({"files": files} if files else {})})
+    return found
 
 
 def _names_here(connection: Connection, scenario: Row) -> frozenset[str]:

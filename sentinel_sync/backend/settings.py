@@ -35,11 +35,18 @@ class Extensions:
     profile_deletion: bool = True
     model_deltas: bool = True
     trips_batch: bool = True
+    vehicle_report: bool = True
+    scenario_catalogue: bool = False
+    """Takes announcements alone; a recording's files only once somebody asks for them."""
 
     @property
     def listed(self) -> list[str]:
         """Those that `/health` tells of; the others are discovered where they are used."""
-        named = {"trips-batch": self.trips_batch}
+        named = {
+            "trips-batch": self.trips_batch,
+            "vehicle-report": self.vehicle_report,
+            "scenario-catalogue": self.scenario_catalogue,
+        }
         return [name for name, has in named.items() if has]
 
 

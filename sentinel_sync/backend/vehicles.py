@@ -1,20 +1,25 @@
 """When a vehicle was last heard, and what it has sent."""
 
+import json
 from datetime import UTC, datetime
 from sqlite3 import Connection, Row
 from typing import Literal
 
 from fastapi import APIRouter, Request
-from fastapi.responses import Response
+from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel
 
-from sentinel_sync.backend.callers import CallerHere
+from sentinel_sync.backend.bodies import VehicleReport
+from sentinel_sync.backend.callers import CallerHere, read_json
 from sentinel_sync.backend.context import BackendHere
-from sentinel_sync.backend.documentation import operation
+from sentinel_sync.backend.documentation import EXTENSION, operation
 from sentinel_sync.backend.downloads import revalidated
-from sentinel_sync.backend.problems import Problem
+from sentinel_sync.backend.problems import FieldError, Problem
+from sentinel_sync.backend.scenarios import wishes
 
 router: APIRouter = APIRouter(tags=["vehicles"])
+#: Extension: what vehicles say of themselves.
+reports: APIRouter = APIRouter(tags=["vehicles"])
 
 ONLINE_WITHIN = 300.0
 """Seconds since its last request for which a vehicle counts as online."""
@@ -33,6 +38,8 @@ class VehicleStatus(BaseModel):
     total_trips: int
     total_distance: float
     last_trip_ended_at: str | None
+    report: VehicleReport | None = None
+    """What it last said of itself, where it reports."""
 
 
 @router.get(
@@ -48,15 +55,18 @@ async def vehicle_status(request: Request, vehicle_id: str, caller: CallerHere, 
     if sighting is None:
         raise Problem(404, "no-such-vehicle", "no vehicle of this id has been heard in this fleet")
 
-    def summarize(connection: Connection) -> Row:
+    def summarize(connection: Connection) -> tuple[Row, Row | None]:
+        whose = (caller.fleet_id, vehicle_id)
         row: Row = connection.execute(
             "SELECT count(*) AS trips, ifnull(sum(distance), 0.0) AS distance, max(end_time) AS ended"
             " FROM trips WHERE fleet_id = ? AND vehicle_id = ?",
-            (caller.fleet_id, vehicle_id),
+            whose,
         ).fetchone()
-        return row
+        return row, connection.execute(
+            "SELECT body FROM reports WHERE fleet_id = ? AND vehicle_id = ?", whose
+        ).fetchone()
 
-    summary = await backend.database.read(summarize)
+    summary, report = await backend.database.read(summarize)
     silence = backend.now() - sighting.last_seen
     answer = {
         "vehicle_id": vehicle_id,
@@ -67,5 +77,44 @@ async def vehicle_status(request: Request, vehicle_id: str, caller: CallerHere, 
         "total_trips": summary["trips"],
         "total_distance": round(summary["distance"], 1),
         "last_trip_ended_at": summary["ended"],
+        "report": None if report is None else json.loads(report["body"]),
     }
     return revalidated(request, answer)
+
+
+class Wish(BaseModel):
+    """A recording that is wanted: all of its files, or those that are named."""
+
+    scenario_id: str
+    files: list[str] | None = None
+
+
+class ReportAccepted(BaseModel):
+    """The report is on disk."""
+
+    time: str
+    wanted: list[Wish]
+
+
+@reports.put(
+    "/vehicles/{vehicle_id:path}/status",
+    response_model=ReportAccepted,
+    summary="Report how a vehicle is",
+    description=EXTENSION + "At start, when something in it changed, and at least every `report_interval` seconds. "
+    "`wanted` names recordings that were announced and are to be sent now.",
+    **operation(422, body=VehicleReport),
+)
+async def report_vehicle(request: Request, vehicle_id: str, caller: CallerHere, backend: BackendHere) -> Response:
+    """Report how a vehicle is."""
+    _, body = await read_json(request, VehicleReport, backend.settings.limits.json_body)
+    if vehicle_id != caller.vehicle_id:
+        wrong = FieldError("X-Vehicle-ID", "must be the vehicle that is reported")
+        raise Problem(400, "headers", "a vehicle reports of itself alone", errors=[wrong])
+    row = (caller.fleet_id, vehicle_id, backend.now(), body.decode())
+
+    def record(connection: Connection) -> list[dict[str, object]]:
+        connection.execute("INSERT OR REPLACE INTO reports VALUES (?, ?, ?, ?)", row)
+        return wishes(connection, caller.fleet_id, vehicle_id)
+
+    wanted = await backend.database.write(record)
+    return JSONResponse({"time": backend.today().isoformat(timespec="milliseconds"), "wanted": wanted})

@@ -7,6 +7,7 @@ import contextlib
 import math
 import re
 from collections.abc import Iterator
+from enum import StrEnum
 from typing import Annotated, ClassVar, Literal, Self
 
 import pydantic_core
@@ -220,6 +221,19 @@ class ScenarioAnnouncement(Payload):
     consent: ConsentGiven
 
 
+class ScenarioReceipt(Answer):
+    """Answer to `POST /scenarios`: `upload` is "on_request" where only the announcement is wanted for now."""
+
+    upload: Annotated[str | None, WrapValidator(_or_none)] = None
+
+
+class WantedScenario(Answer):
+    """A recording that the backend asks for: all of its files, or those that are named."""
+
+    scenario_id: Annotated[str, Field(min_length=1)]
+    files: Annotated[tuple[str, ...], WrapValidator(_or_nothing)] = ()
+
+
 class ModelSignature(Answer):
     """One signature over a release's manifest: base64, and the key that made it where that is said."""
 
@@ -298,6 +312,120 @@ class StoredProfile(Answer):
 
     driver_id: str | None = None
     encrypted_data: str
+
+
+# --- vehicle report ---
+
+
+class LastStop(StrEnum):
+    """How the agent's life before this one ended."""
+
+    CLEAN = "clean"
+    CRASH = "crash"
+    POWER = "power"
+    UNKNOWN = "unknown"
+
+
+class ModelState(StrEnum):
+    """Where a version of a model stands on a vehicle."""
+
+    INSTALLED = "installed"
+    DOWNLOADING = "downloading"
+    STAGED = "staged"
+    ON_PROBATION = "on_probation"
+    ROLLED_BACK = "rolled_back"
+    REFUSED = "refused"
+    FAILED = "failed"
+
+
+class ModelReason(StrEnum):
+    """Why a version stands so: what a report may say of it, never free text."""
+
+    VALIDATOR = "validator"
+    PROBATION = "probation"
+    OPERATOR = "operator"
+    DAMAGED = "damaged"
+    ATTEMPT = "attempt"
+
+
+class ReportedAgent(Payload):
+    """Which agent reports, since when, and how often it was started."""
+
+    version: str
+    started_at: AwareDatetime
+    starts: Count
+    last_stop: LastStop
+
+
+class ReportedOutbox(Payload):
+    """What waits to be sent: items, seconds, bytes."""
+
+    waiting: Count
+    set_aside: Count
+    oldest_age: NonNegative
+    bytes: Count
+
+
+class ReportedDisk(Payload):
+    """The file system that the state folder lies on, bytes."""
+
+    free: Count
+    used: Count
+
+
+class ReportedScenarios(Payload):
+    """How many recordings stand how."""
+
+    waiting: Count
+    on_request: Count
+    set_aside: Count
+    uploaded: Count
+
+
+class ReportedModel(Payload):
+    """One version of one model."""
+
+    name: str
+    version: str
+    state: ModelState
+    since: AwareDatetime
+    reason: ModelReason | None = None
+
+
+class ReportedUsage(Payload):
+    """Bytes over all links, of this day and month (UTC)."""
+
+    day: Count
+    month: Count
+
+
+class VehicleReport(Payload):
+    """What a vehicle says of itself, as `PUT /vehicles/{id}/status` takes it. No place, driver or path is in it."""
+
+    schema_version: Literal[1] = 1
+    reported_at: AwareDatetime
+    agent: ReportedAgent
+    outbox: ReportedOutbox
+    disk: ReportedDisk
+    scenarios: ReportedScenarios
+    models: tuple[ReportedModel, ...]
+    data_used: ReportedUsage
+    certificate_expires_at: AwareDatetime | None = None
+
+
+class VehicleReportReceipt(Answer):
+    """Answer to a vehicle's report. Intervals in seconds; each wish is read by itself."""
+
+    time: Annotated[str | None, WrapValidator(_or_none)] = None
+    probe_interval: Annotated[NonNegative | None, WrapValidator(_or_none)] = None
+    report_interval: Annotated[NonNegative | None, WrapValidator(_or_none)] = None
+    wanted: Annotated[tuple[JsonValue, ...], WrapValidator(_or_nothing)] = ()
+
+    def wishes(self) -> Iterator[WantedScenario]:
+        """The recordings that the backend asks for."""
+        for wish in self.wanted:
+            with contextlib.suppress(ValidationError):
+                yield WantedScenario.model_validate(wish)
 
 
 class StatusModel(BaseModel):

@@ -173,6 +173,10 @@ class OfflineManager:
         await self.probe_now()
         return max(self._state.probe_in(self._clock.monotonic()), 0.1)
 
+    def set_probe_interval(self, seconds: float) -> None:
+        """Probe so often while all is well: the backend's word, until the next start."""
+        self._state.set_interval(seconds)
+
     def network_changed(self) -> None:
         """The host saw the network change: probe now."""
         self._state.probe_soon(self._clock.monotonic())

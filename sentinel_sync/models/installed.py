@@ -126,7 +126,9 @@ class InstalledModels:
             record = self.record(name)
             if record.installed is None or record.installed.checksum is None:
                 return None
-            bad = BadVersion(record.installed.version, record.installed.checksum, reason, self._clock.now())
+            bad = BadVersion(
+                record.installed.version, record.installed.checksum, reason, self._clock.now(), was_in_use=True
+            )
             await self._remember_bad(name, (*record.bad, bad))
             target = record.previous
             if target is None or not await self.is_kept(name, target):

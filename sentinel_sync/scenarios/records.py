@@ -14,7 +14,7 @@ from pydantic import JsonValue, TypeAdapter, ValidationError
 from sentinel_sync.base.clock import Clock
 from sentinel_sync.base.errors import ScenarioError
 from sentinel_sync.scenarios.recordings import Recording, storable
-from sentinel_sync.scenarios.rules.lifecycle import HEAD_START, turn
+from sentinel_sync.scenarios.rules.lifecycle import ASKED_FOR_RANK, HEAD_START, turn
 from sentinel_sync.scenarios.rules.plan import Priority, ScenarioPlan
 from sentinel_sync.scenarios.rules.status import QueueState
 from sentinel_sync.store.documents import Documents
@@ -26,6 +26,8 @@ Thing = TypeVar("Thing")
 
 #: Of its items in the outbox, and of its documents.
 KIND = "scenario"
+#: Under which announcements are counted whose files are on request: the scenario itself has not been sent.
+ANNOUNCED = "scenario.announced"
 #: Folder within the state folder for what is made of recordings.
 DERIVED_NAME = "derived"
 #: Why an item goes whose scenario is queued anew; nothing is lost by it.
@@ -73,6 +75,7 @@ class ScenarioSummary:
     settled: bool
     uploaded: bool
     deleted: bool
+    waits_for_request: bool = False
 
     @classmethod
     def of(cls, plan: ScenarioPlan) -> Self:
@@ -86,6 +89,7 @@ class ScenarioSummary:
             settled=done or (plan.refused is None and plan.in_queue),
             uploaded=plan.uploaded_at is not None,
             deleted=deleted,
+            waits_for_request=plan.waits_for_request,
         )
 
 
@@ -160,6 +164,16 @@ class ScenarioRecords:
         )
         return {**dict(islice(refused, most)), **{id_of(item): item.reason or "" for item in aside}}
 
+    async def known_as(self, outgoing_id: str) -> ScenarioPlan | None:
+        """The plan of the scenario that the backend knows by this id, or None."""
+        plan = await self.plan(outgoing_id)
+        if plan is not None and plan.outgoing_id in {None, outgoing_id}:
+            return plan
+        async for other in self.plans():
+            if other.outgoing_id == outgoing_id:
+                return other
+        return None
+
     async def ids(self) -> list[str]:
         """All scenarios that were ever heard of, sorted."""
         return await self._documents.keys(KIND)
@@ -206,9 +220,18 @@ class ScenarioRecords:
             StoreError: It cannot be written.
         """
         async with self._queueing:
-            return await self._queue(recording, priority)
+            return await self._queue(recording, priority, priority.rank)
 
-    async def _queue(self, recording: Recording, priority: Priority) -> bool:
+    async def request(self, recording: Recording, files: tuple[str, ...]) -> bool:
+        """Put a recording that the backend asks for before everything else; as `queue`."""
+        async with self._queueing:
+            known = await self.plan(recording.scenario_id)
+            if known is None:
+                return False
+            await self.save(known.asked_for(files))
+            return await self._queue(recording, known.priority, ASKED_FOR_RANK)
+
+    async def _queue(self, recording: Recording, priority: Priority, rank: int) -> bool:
         known, item = await self.plan(recording.scenario_id), await self.item(recording.scenario_id)
         plan = ScenarioPlan(
             recording.scenario_id,
@@ -223,14 +246,14 @@ class ScenarioRecords:
             if known.folder != plan.folder and (known.uploaded_at is not None or item is not None):
                 await self.save(replace(known, warning=_TWIN))
                 raise ScenarioError("another folder of this name was queued before")
-            if known.uploaded_at is not None or (item is not None and not _is_to_be_replaced(item, priority)):
+            if known.uploaded_at is not None or (item is not None and not _is_to_be_replaced(item, rank)):
                 return False
             plan = plan.going_on_from(known)
         await self.save(plan)
         if item is not None:
             await self._outbox.drop([item.key], reason=REPLACED)
         body = _QUEUED.dump_json(QueuedScenario(plan.scenario_id, recording.metadata))
-        await self._outbox.put(NewItem(KIND, key_of(plan.scenario_id), body, priority=priority.rank))
+        await self._outbox.put(NewItem(KIND, key_of(plan.scenario_id), body, priority=rank))
         await self.save(replace(plan, in_queue=True))
         logger.info("scenario.queued: %s, %s, %d bytes", plan.scenario_id, priority, plan.size_bytes)
         return True
@@ -260,7 +283,9 @@ class ScenarioRecords:
         """Take everything out of the queue that is not being sent; returns how much that was."""
         items = [item for item in await self.items() if item.state is not ItemState.SENDING]
         dropped = await self._outbox.drop([item.key for item in items], reason="consent") if items else 0
-        plans = [replace(plan.without_files(), dropped=reason) async for plan in self.plans(map(id_of, items))]
+        waiting = [name for name, summary in (await self.summaries()).items() if summary.waits_for_request]
+        names = [*map(id_of, items), *waiting]
+        plans = [replace(plan.without_files(), dropped=reason) async for plan in self.plans(names)]
         for some in _batched(plans, _CHUNK):
             await asyncio.gather(*(self.save(plan) for plan in some))
         return dropped
@@ -320,8 +345,8 @@ def _whereabouts(item: OutboxItem | None) -> QueueState:
     return QueueState(queued=True, set_aside=item.state is ItemState.SET_ASIDE, reason=item.reason)
 
 
-def _is_to_be_replaced(item: OutboxItem, priority: Priority) -> bool:
+def _is_to_be_replaced(item: OutboxItem, rank: int) -> bool:
     """Whether queueing an item's scenario again changes anything: it was set aside, or matters more or less now."""
     if item.state is ItemState.WAITING:
-        return item.priority != priority.rank
+        return item.priority not in {rank, ASKED_FOR_RANK}
     return item.state is ItemState.SET_ASIDE

@@ -18,7 +18,7 @@ from sentinel_sync.scenarios.consent import ConsentRecord, UploadPermission, Wit
 from sentinel_sync.scenarios.preparation import DerivedFiles, Preparation
 from sentinel_sync.scenarios.recordings import absolute, read_recording
 from sentinel_sync.scenarios.records import DERIVED_NAME, KIND, REPLACED, ScenarioRecords
-from sentinel_sync.scenarios.rules.lifecycle import WITHDRAWN
+from sentinel_sync.scenarios.rules.lifecycle import DELETED_UNSENT, WITHDRAWN
 from sentinel_sync.scenarios.rules.plan import Consent, Priority, missing_consent
 from sentinel_sync.scenarios.rules.status import (
     QueueState,
@@ -126,6 +126,7 @@ class ScenarioStatistics(TypedDict):
     set_aside: int
     dropped: int
     refused: int
+    on_request: int
     deleted: int
     deleted_unsent: int
     phase: str | None
@@ -177,7 +178,16 @@ class ScenarioUploader:
         sender = PartSender(api_client, derived_dir, clock=clock, ceilings=records)
         transcoder = Transcoder(settings, clock)
         preparation = Preparation(settings, self._derived, transcoder, sender.packs_annotations, clock)
-        context = UploadContext(records, self._permission, preparation, sender, clock, self._id_key)
+        context = UploadContext(
+            records,
+            self._permission,
+            preparation,
+            sender,
+            clock,
+            self._id_key,
+            settings.scenario_upload,
+            lambda: bool(self._wanted),
+        )
         self._events = EventPublisher[TransferStatus]("scenario.progress")
         self._worker = UploadWorker(api_client, store.outbox, context, self._events, rng=foundation.rng)
         self._intake = ScenarioIntake(records, self._record, settings.policy_version)
@@ -185,6 +195,7 @@ class ScenarioUploader:
         self._retention = Retention(records, settings, clock, lambda: foundation.timekeeper.trusted)
         self._overview = ScenarioOverview(records)
         self._sending = asyncio.Lock()
+        self._wanted: dict[str, tuple[str, ...]] = {}
         self._swept = False
         self.upload: PeriodicTask = PeriodicTask("scenarios.upload", self.step)
         self.scan: PeriodicTask = PeriodicTask("scenarios.scan", self.scan_step)
@@ -285,6 +296,7 @@ class ScenarioUploader:
             set_aside=counts.set_aside,
             dropped=sum(count for name, count in counts.dropped.items() if not name.endswith(REPLACED)),
             refused=sum(summary.refused is not None for summary in summaries),
+            on_request=sum(summary.waits_for_request for summary in summaries),
             deleted=sum(summary.deleted for summary in summaries),
             deleted_unsent=sum(summary.deleted and not summary.uploaded for summary in summaries),
             phase=None if going is None else going.phase,
@@ -309,6 +321,7 @@ class ScenarioUploader:
             uploaded=statistics["uploaded"],
             set_aside=statistics["set_aside"] + statistics["refused"],
             dropped=statistics["dropped"],
+            on_request=statistics["on_request"],
             deleted=statistics["deleted"],
             deleted_unsent=statistics["deleted_unsent"],
             unqueued=self.unqueued,
@@ -336,6 +349,42 @@ class ScenarioUploader:
         """
         self._events.subscribe(listener)
 
+    # --- what the backend asks for ---
+
+    def want(self, scenario_id: str, files: tuple[str, ...] = ()) -> None:
+        """Send a recording that was announced, before everything else; a plain call.
+
+        Consent is asked again. What cannot be given is logged with the reason, and stays as it is.
+
+        Args:
+            scenario_id: As the backend knows it.
+            files: As the backend knows them; none of them means all.
+        """
+        self._wanted[scenario_id] = files
+        self.upload.wake.set()
+
+    async def _take_up_wanted(self) -> None:
+        for scenario_id, files in list(self._wanted.items()):
+            del self._wanted[scenario_id]
+            try:
+                await self._request(scenario_id, files)
+            except ScenarioError as error:
+                logger.warning("scenario.cannot_be_given: %s: %s", ascii(scenario_id), error)
+
+    async def _request(self, scenario_id: str, files: tuple[str, ...]) -> None:
+        plan = await self._records.known_as(scenario_id)
+        if plan is None:
+            raise ScenarioError("it is not known on this vehicle")
+        if plan.uploaded_at is not None:
+            return
+        for why in (plan.dropped, plan.refused, DELETED_UNSENT if plan.deleted_at is not None else None):
+            if why is not None:
+                raise ScenarioError(why)
+        if plan.asked_for(files).next_part() is None:
+            return  # the backend has what it asks for
+        if await self._records.request(await run_to_end(read_recording, Path(plan.folder)), files):
+            logger.info("scenario.wanted: %s: %s", plan.scenario_id, ", ".join(map(ascii, files)) or "all of it")
+
     # --- sending ---
 
     async def sync_now(self) -> int:
@@ -349,6 +398,7 @@ class ScenarioUploader:
                 self._swept = True
             sent = 0
             while await self._may_send():
+                await self._take_up_wanted()
                 # One at a time, so that a more important one that comes meanwhile is the next.
                 item = await self._records.claim()
                 if item is None:

@@ -4,23 +4,26 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
-from http import HTTPMethod
+from http import HTTPMethod, HTTPStatus
 from pathlib import Path
 from random import Random
 from urllib.parse import urlsplit
 
+from pydantic import ValidationError
+
 from sentinel_sync.base.clock import Clock, SystemClock, moment
 from sentinel_sync.base.errors import CloudError, HeldError, NotNowError, ScenarioError, UnsettledError
-from sentinel_sync.base.payloads import ConsentGiven, ScenarioAnnouncement
+from sentinel_sync.base.payloads import ConsentGiven, ScenarioAnnouncement, ScenarioReceipt
 from sentinel_sync.base.tasks import run_to_end
 from sentinel_sync.base.transfer import ActiveTransfer, EventPublisher, TransferGuard, TransferStatus
-from sentinel_sync.cloud.client import CloudAPIClient, quote_id
+from sentinel_sync.cloud.client import CloudAPIClient, Response, quote_id
+from sentinel_sync.cloud.request import Request
 from sentinel_sync.cloud.rules.answers import GateState
 from sentinel_sync.cloud.tus import PatchCeilings, TusUploads
 from sentinel_sync.cloud.upload import BandwidthLimit, FileUpload, SingleRequest, Uploads
 from sentinel_sync.scenarios.consent import UploadPermission
 from sentinel_sync.scenarios.preparation import Preparation, UploadPhase, open_what_goes
-from sentinel_sync.scenarios.records import KIND, QueuedScenario, ScenarioRecords, id_of, queued_of
+from sentinel_sync.scenarios.records import ANNOUNCED, KIND, QueuedScenario, ScenarioRecords, id_of, queued_of
 from sentinel_sync.scenarios.rules.metadata import RecordedLength, outgoing_metadata, videos
 from sentinel_sync.scenarios.rules.plan import (
     Consent,
@@ -29,6 +32,7 @@ from sentinel_sync.scenarios.rules.plan import (
     ScenarioPlan,
     outgoing_scenario_id,
     part_key,
+    waits_for_request,
 )
 from sentinel_sync.scenarios.scan import is_inside
 from sentinel_sync.store.outbox import Outbox, OutboxItem
@@ -36,6 +40,8 @@ from sentinel_sync.store.rules.outbox import Defer, Release, RetryDecision, Retr
 
 logger: logging.Logger = logging.getLogger(__name__)
 
+#: The extension by which a backend takes announcements first, and asks for the files it wants.
+CATALOGUE = "scenario-catalogue"
 _WHERE = {PartKind.VIDEO: "videos", PartKind.ANNOTATIONS: "annotations"}
 
 
@@ -80,8 +86,11 @@ class PartSender:
         remember: Callable[[str | None], Awaitable[None]],
         on_progress: Callable[[int], None],
         confirmed: Callable[[int], None],
-    ) -> None:
+    ) -> ScenarioReceipt | None:
         """Send one part, or what the backend has not got of it; returns once the backend has acknowledged it.
+
+        Returns:
+            What the backend says to an announcement; None of any other part.
 
         Args:
             plan: The scenario.
@@ -101,8 +110,7 @@ class PartSender:
         """
         key = part_key(self._client.settings.vehicle_id, plan.scenario_id, part)
         if part.kind is PartKind.METADATA:
-            await self._announce(plan, queued, consent, key)
-            return
+            return await self._announce(plan, queued, consent, key)
         if part.file is None:
             raise ValueError(f"{part.name} was not made ready")
         is_video = part.kind is PartKind.VIDEO
@@ -123,8 +131,11 @@ class PartSender:
                 confirmed=confirmed,
             )
             await self._uploads.send(upload)
+        return None
 
-    async def _announce(self, plan: ScenarioPlan, queued: QueuedScenario, consent: Consent, key: str) -> None:
+    async def _announce(
+        self, plan: ScenarioPlan, queued: QueuedScenario, consent: Consent, key: str
+    ) -> ScenarioReceipt:
         announcement = ScenarioAnnouncement(
             scenario_id=plan.known_as,
             # Once more: what an earlier version queued was made fit by that version's filter. Off the loop: a megabyte
@@ -133,13 +144,36 @@ class PartSender:
             priority=plan.priority.value,
             consent=ConsentGiven(granted_at=moment(consent.at), policy_version=consent.policy_version),
         )
-        await self._client.request(
+        reply = await self._client.request(
             HTTPMethod.POST,
             "/scenarios",
             content=announcement,
             idempotency_key=key,
             names={"scenario_id": plan.known_as},
         )
+        receipt = _receipt(reply)
+        if reply.status == HTTPStatus.CONFLICT and receipt.upload is None and self._client.offers(CATALOGUE):
+            return await self._known(plan.known_as)
+        return receipt
+
+    async def _known(self, scenario_id: str) -> ScenarioReceipt:
+        """What the backend wants of a scenario that it has been told of before: the store was lost since, perhaps.
+
+        One that does not say wants what it asks for: so nothing large goes twice, and the files stay here.
+        """
+        takes = frozenset({HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED, HTTPStatus.NOT_IMPLEMENTED})
+        path = f"/scenarios/{quote_id(scenario_id)}"
+        query = {"vehicle_id": self._client.settings.vehicle_id}
+        reply = await self._client.ask(Request.of(HTTPMethod.GET, path, params=query, takes=takes))
+        said = None if reply.status in takes else _receipt(reply).upload
+        return ScenarioReceipt(upload=said or "on_request")
+
+
+def _receipt(reply: Response) -> ScenarioReceipt:
+    try:
+        return ScenarioReceipt.model_validate(reply.data)
+    except ValidationError:
+        return ScenarioReceipt()
 
 
 def _path(scenario_id: str, kind: PartKind) -> str:
@@ -156,6 +190,8 @@ class UploadContext:
         preparation: Makes what goes.
         sender: Sends it.
         id_key: The key of names that the backend knows scenarios by.
+        upload_setting: `scenario_upload`.
+        is_asked: Says whether the backend has asked for a recording that is still to be queued for that.
     """
 
     records: ScenarioRecords
@@ -164,6 +200,8 @@ class UploadContext:
     sender: PartSender
     clock: Clock
     id_key: Callable[[], Awaitable[bytes]]
+    upload_setting: str = "auto"
+    is_asked: Callable[[], bool] = bool
 
 
 class ScenarioUpload:
@@ -197,7 +235,7 @@ class ScenarioUpload:
         self.got_further: bool = False
 
     async def run(self) -> bool:
-        """Go on where it stopped; True once all parts have arrived, False where a more important one comes first.
+        """Go on where it stopped; True once all that may go has arrived, False where a more important one comes first.
 
         Raises:
             CloudError: A part was not taken; HeldError where nothing may be sent now.
@@ -210,10 +248,13 @@ class ScenarioUpload:
             await self._ask()
             await self._send(await self._prepared(part))
             self.got_further = True
-            if self._plan.uploaded_at is None and await self._context.records.is_overtaken(self._item):
+            if self._plan.uploaded_at is None and await self._is_overtaken():
                 logger.info("scenario.overtaken: %s: a more important one goes first", self._plan.scenario_id)
                 return False
         return True
+
+    async def _is_overtaken(self) -> bool:
+        return self._context.is_asked() or await self._context.records.is_overtaken(self._item)
 
     async def _name_what_goes(self) -> None:
         """Settle what the backend is to know it by, also of what an earlier version queued by other names."""
@@ -267,7 +308,7 @@ class ScenarioUpload:
             transfer.moved(arrived_bytes)
 
         self._spent_bytes = self._at_bytes = self._confirmed_bytes = 0
-        await context.sender.send(
+        receipt = await context.sender.send(
             self._plan,
             part,
             self._queued,
@@ -278,9 +319,17 @@ class ScenarioUpload:
             confirmed=confirmed,
         )
         self._spent_bytes = 0
-        await self._save(self._plan.acknowledged(part, context.clock.now(), consent))
+        plan = self._plan.acknowledged(part, context.clock.now(), consent)
+        if receipt is not None and waits_for_request(context.upload_setting, receipt.upload):
+            plan = plan.on_request(context.clock.now())
+        await self._save(plan)
         logger.info("scenario.part: %s %s, %d bytes", self._plan.scenario_id, part.name, transfer.total_bytes)
         await context.preparation.forget(part)
+
+    @property
+    def is_uploaded(self) -> bool:
+        """Whether the backend has all of it."""
+        return self._plan.uploaded_at is not None
 
     async def cut(self, error: CloudError, rng: Random) -> Defer | None:
         """Take in how sending a part ended: when it is worth trying again; None where nothing had left yet."""
@@ -363,7 +412,7 @@ class UploadWorker:
         Raises:
             StoreError: The state folder cannot be read or written; the item waits again.
         """
-        verdict: RetryDecision | None = Release()
+        verdict: RetryDecision | bool = Release()
         changed: UnsettledError | None = None
         try:
             verdict = await self._attempt(item)
@@ -372,11 +421,11 @@ class UploadWorker:
             verdict = SetAside(f"{error}: queue the scenario again")
         finally:
             # Also where it was cancelled: then the item waits as if nothing had been tried.
-            if verdict is not None:
+            if not isinstance(verdict, bool):
                 await self._outbox.settle(item, verdict)
         if changed is not None:
             await self._look_again(item, changed)
-        return verdict is None
+        return verdict is True
 
     async def _look_again(self, item: OutboxItem, changed: UnsettledError) -> None:
         """Leave a recording that changed to the scan, where that sees it; elsewhere a person has queued it by hand."""
@@ -385,8 +434,8 @@ class UploadWorker:
         if plan is not None and await run_to_end(is_inside, Path(plan.folder), scanned):
             await self._context.records.look_again(item, plan, str(changed))
 
-    async def _attempt(self, item: OutboxItem) -> RetryDecision | None:
-        """Do it; returns what follows for the item, or None where it has arrived and is acknowledged."""
+    async def _attempt(self, item: OutboxItem) -> RetryDecision | bool:
+        """Do it; returns what follows for the item, or where it is done whether the backend has all of it."""
         queued = queued_of(item)
         plan = None if queued is None else await self._context.records.plan(queued.scenario_id)
         if queued is None or plan is None:
@@ -404,7 +453,7 @@ class UploadWorker:
                 delivery = ScenarioUpload(self._context, plan, item, queued, transfer)
                 if not await delivery.run():
                     return Release()
-            await self._outbox.acknowledge(KIND, [item.seq])
+            await self._outbox.acknowledge(KIND if delivery.is_uploaded else ANNOUNCED, [item.seq])
         except CloudError as error:
             # Whoever got further begins to count anew: a long upload over a bad network is cut often.
             further = delivery is not None and delivery.got_further
@@ -418,8 +467,8 @@ class UploadWorker:
             return SetAside(str(error))
         finally:
             self._transfer = self._guard = None
-        logger.info("scenario.uploaded: %s", plan.scenario_id)
-        return None
+        logger.info("scenario.%s: %s", "uploaded" if delivery.is_uploaded else "on_request", plan.scenario_id)
+        return delivery.is_uploaded
 
     async def _blocked_reason(self) -> str | None:
         """Why what is under way may not go on: what the network costs is no matter before anything is sent."""

@@ -173,6 +173,7 @@ class CloudSettings(BaseModel):
     scenario_settle_time: Annotated[float, Field(ge=0.0, le=86_400.0)] = 5.0
     keep_uploaded_days: Annotated[float, Field(ge=0.0)] | None = None
     keep_unsent_days: Annotated[float, Field(ge=0.0)] | None = None
+    scenario_upload: Literal["auto", "all", "on_request"] = "auto"
 
     # Models: where they come from, who tries them, how slow a download may be.
     models: ModelSource = ModelSource()

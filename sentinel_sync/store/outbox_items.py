@@ -346,7 +346,13 @@ def read_counts(connection: sqlite3.Connection, kind: str | None, size_bytes: in
         size_bytes=size_bytes,
         acknowledged=sum(value for what, of, value in totals if what == "acknowledged" and kind in {None, of}),
         dropped={of: value for of, value in dropped.items() if kind in {None, of.rpartition(".")[0]}},
+        oldest_at=_oldest(connection) if kind is None else None,
     )
+
+
+def _oldest(connection: sqlite3.Connection) -> float | None:
+    row = connection.execute("SELECT created_at FROM item WHERE state != 'set_aside' ORDER BY seq LIMIT 1").fetchone()
+    return None if row is None or not isinstance(row[0], float) else row[0]
 
 
 def used_bytes(connection: sqlite3.Connection) -> int:

@@ -19,7 +19,7 @@ async def test_health_needs_nothing(backend: httpx.AsyncClient) -> None:
     assert response.json() == {
         "status": "ok",
         "time": "2026-11-23T08:00:00.000+00:00",
-        "extensions": ["trips-batch"],
+        "extensions": ["trips-batch", "vehicle-report"],
     }
 
 
@@ -113,6 +113,7 @@ async def test_the_document_describes_every_route(backend: httpx.AsyncClient) ->
     }
     extensions = {
         "POST /trips/batch",
+        "PUT /vehicles/{vehicle_id}/status",
         "OPTIONS /scenarios/{scenario_id}/videos",
         "OPTIONS /scenarios/{scenario_id}/annotations",
         "HEAD /uploads/{upload_id}",

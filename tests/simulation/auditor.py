@@ -26,6 +26,8 @@ SOMETIMES = frozenset(
         "an answer was cut off",
         "a piece was cut off on its way",
         "trips went in a batch",
+        "scenario.on_request",
+        "scenario.wanted",
         "a file was altered on its way",
         "answered 401",
         "answered 429",

@@ -1,6 +1,7 @@
 """A bad network in front of the real backend: weather that changes, and what it does to each request."""
 
 import asyncio
+import json
 import threading
 import zlib
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -155,6 +156,18 @@ class Network:
                 self.world.note(f"the backend comes back with {', '.join(name for name, it in has.items() if it)}")
                 self.happened.add("the backend was restarted")
         return self._weather
+
+
+def ask_for_all(backend: BackendThread) -> None:
+    """Have an operator ask for every recording that was announced; then the backend takes whole ones again."""
+    backend.restart(Extensions(scenario_catalogue=True))
+    key = httpx.Headers({"Authorization": "Bearer key"})
+    _, _, listed = backend.handle("GET", "http://backend/scenarios?limit=1000", key, b"")
+    for one in json.loads(listed)["scenarios"]:
+        url = f"http://backend/scenarios/{one['scenario_id']}/wanted?vehicle_id={one['vehicle_id']}"
+        status, _, body = backend.handle("PUT", url, key, b"")
+        assert status == 204, body
+    backend.restart(Extensions())
 
 
 class SimulatedLink(httpx.AsyncBaseTransport):

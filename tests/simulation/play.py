@@ -21,7 +21,7 @@ from sentinel_sync import SyncAgent
 from sentinel_sync.backend import BackendSettings, ModelSignature, publish_model
 from sentinel_sync.backend.publishing import ModelRelease
 from tests.simulation.auditor import MODEL, findings
-from tests.simulation.link import BackendThread, Network
+from tests.simulation.link import BackendThread, Network, ask_for_all
 from tests.simulation.vehicle import DRIVERS, WHO, History, Release, Vehicle
 from tests.simulation.world import BootClock, World, run_simulated
 
@@ -83,6 +83,7 @@ def play(seed: int, folder: Path, *, days: float = 1.0) -> Outcome:
                     group.create_task(_days(vehicle, world, Random(rng.random()), days))
                 group.create_task(_publish(world, Random(rng.random()), folder, history, days))
             network.is_calm = True
+            ask_for_all(network.backend)
             # Twice: what the second vehicle sends is news to the first.
             for vehicle in (*vehicles, *vehicles):
                 await vehicle.live(partial(_end, vehicle), crash_in=None)

@@ -22,6 +22,8 @@ _QUIET_AFTER, _QUIET_INTERVAL = 600.0, 300.0
 _JITTER = 0.25
 #: A `min_interval` counts for at most so many seconds: nobody means a vehicle never to look again.
 _MAX_MIN_INTERVAL = 3600.0
+#: No backend needs to hear a vehicle more often, seconds.
+_LEAST_INTERVAL = 5.0
 
 
 class ConnectivityStatus(StrEnum):
@@ -113,6 +115,10 @@ class Connectivity:
     def set_min_interval(self, seconds: float) -> None:
         """The backend said how many seconds it wants between probes (`min_interval`)."""
         self._min_interval = min(max(0.0, seconds), _MAX_MIN_INTERVAL)
+
+    def set_interval(self, seconds: float) -> None:
+        """The backend said how many seconds it wants between probes while all is well (`probe_interval`)."""
+        self._interval = min(max(_LEAST_INTERVAL, seconds), _MAX_MIN_INTERVAL)
 
     def probe_in(self, now: float) -> float:
         """Seconds until the next probe is due; 0 where it is due now."""

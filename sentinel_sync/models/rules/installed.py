@@ -156,12 +156,14 @@ class BadVersion:
     Attributes:
         checksum: SHA-256 in hex: the same bytes under another version are as bad.
         found_at: Seconds since the epoch.
+        was_in_use: Whether it had been switched to.
     """
 
     version: str
     checksum: str
     reason: str
     found_at: float
+    was_in_use: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,8 +6,9 @@ from typing import TypedDict
 
 from pydantic import Field
 
+from sentinel_sync.base.clock import moment
 from sentinel_sync.base.errors import SentinelSyncError
-from sentinel_sync.base.payloads import ModelRelease, StatusModel
+from sentinel_sync.base.payloads import ModelReason, ModelRelease, ModelState, StatusModel
 from sentinel_sync.base.transfer import TransferStatus
 from sentinel_sync.models.rules.installed import KeptVersion, ModelRecord
 
@@ -171,6 +172,19 @@ class BadVersionStatus(StatusModel):
     reason: str
 
 
+class ModelOutcome(StatusModel):
+    """Where one version stands, as the vehicle's report tells of it.
+
+    Attributes:
+        since: Since when, or None where nobody noted that.
+    """
+
+    version: str
+    state: ModelState
+    since: datetime | None = None
+    reason: ModelReason | None = None
+
+
 class ModelStatus(StatusModel):
     """One model.
 
@@ -184,6 +198,7 @@ class ModelStatus(StatusModel):
         probation_left: Seconds until what is installed counts as proven; 0.0 where it does.
         reason: Why it is not going well, or waits (`status` is "held" then), or None.
         under_way: What is being fetched or put in place now, or None.
+        outcomes: Where each version stands that is or was here, the installed one first.
     """
 
     name: str
@@ -196,6 +211,7 @@ class ModelStatus(StatusModel):
     probation_left: float = 0.0
     reason: str | None
     under_way: TransferStatus | None
+    outcomes: list[ModelOutcome] = Field(default_factory=list)
 
 
 class ModelCheckStatus(StatusModel):
@@ -221,6 +237,9 @@ def model_shown(
         progress: What is being done about it now, or None.
         available: A version that may be taken, or None.
     """
+    outcomes = _outcomes(record, progress)
+    if status["status"] == "failed" and available is not None and available not in {one.version for one in outcomes}:
+        outcomes.append(ModelOutcome(version=available, state=ModelState.FAILED, reason=ModelReason.ATTEMPT))
     return ModelStatus(
         name=record.name,
         status=status["status"],
@@ -232,4 +251,36 @@ def model_shown(
         probation_left=0.0 if record.probation is None else record.probation.left,
         reason=status["reason"],
         under_way=None if progress is None else _transfer_shown(progress),
+        outcomes=outcomes,
     )
+
+
+def _outcomes(record: ModelRecord, progress: TransferStatus | None) -> list[ModelOutcome]:
+    found: list[ModelOutcome] = []
+    installed = record.installed
+    if installed is not None:
+        proven = record.probation is None or record.probation.left == 0.0
+        found.append(
+            ModelOutcome(
+                version=installed.version,
+                state=ModelState.INSTALLED if proven else ModelState.ON_PROBATION,
+                since=moment(installed.installed_at),
+                reason=None if record.damage is None else ModelReason.DAMAGED,
+            )
+        )
+        found += [
+            ModelOutcome(version=version, state=ModelState.ROLLED_BACK, reason=ModelReason.OPERATOR)
+            for version in record.skipped
+        ]
+    if record.staged is not None:
+        found.append(ModelOutcome(version=record.staged.release.version, state=ModelState.STAGED))
+    elif progress is not None and progress.version is not None:
+        found.append(ModelOutcome(version=progress.version, state=ModelState.DOWNLOADING))
+    for bad in record.bad:
+        state, reason = (
+            (ModelState.ROLLED_BACK, ModelReason.PROBATION)
+            if bad.was_in_use
+            else (ModelState.REFUSED, ModelReason.VALIDATOR)
+        )
+        found.append(ModelOutcome(version=bad.version, state=state, since=moment(bad.found_at), reason=reason))
+    return found

@@ -18,6 +18,8 @@ WITHDRAWN = "the driver withdrew the consent"
 #: Who is one priority lower goes first after having waited so much longer, seconds: a vehicle's day has hours, and a
 #: recording of this morning must not wait behind each new one of the evening.
 HEAD_START = 6 * 3600.0
+#: What the backend has asked for goes before everything else: its place, as a priority.
+ASKED_FOR_RANK = -1_000
 _DAY = 86_400.0
 #: Why a recording is gone that the backend never had.
 DELETED_UNSENT = "it was deleted unsent, by cloud.keep_unsent_days"

@@ -148,6 +148,8 @@ class ScenarioPlan:
         warning: What else a person should know, or None.
         deleted_at: When the retention setting deleted the recording, or began to, or None.
         outgoing_id: What the backend knows it by, set when the first of it goes; it stays when the key changes.
+        on_request_at: When the backend had its announcement, and its files were left to be asked for; or None.
+        wanted: The files that were asked for, by the names that the backend knows (none: all); None: nobody has asked.
     """
 
     scenario_id: str
@@ -163,10 +165,31 @@ class ScenarioPlan:
     warning: str | None = None
     deleted_at: float | None = None
     outgoing_id: str | None = None
+    on_request_at: float | None = None
+    wanted: tuple[str, ...] | None = None
 
     def next_part(self) -> Part | None:
-        """The part that goes next, or None where all have arrived."""
-        return next((part for part in self.parts if part.acknowledged_at is None), None)
+        """The part that goes next, or None where all that may go have arrived."""
+        return next((part for part in self.parts if part.acknowledged_at is None and self._may_go(part)), None)
+
+    def _may_go(self, part: Part) -> bool:
+        if self.on_request_at is None or part.kind is PartKind.METADATA:
+            return True
+        return self.wanted is not None and (not self.wanted or part.outgoing_name in self.wanted)
+
+    @property
+    def waits_for_request(self) -> bool:
+        """Whether it has been announced, and nothing more goes until somebody asks for it."""
+        is_over = self.uploaded_at is not None or self.deleted_at is not None or self.dropped is not None
+        return self.on_request_at is not None and not is_over and self.next_part() is None
+
+    def on_request(self, at: float) -> Self:
+        """The plan once the backend has its announcement, and its files are to be asked for."""
+        return replace(self, on_request_at=self.on_request_at or at)
+
+    def asked_for(self, files: tuple[str, ...]) -> Self:
+        """The plan once the backend asks for some of its files, or for all."""
+        return replace(self, wanted=files)
 
     def acknowledged(self, part: Part, at: float, consent: Consent) -> Self:
         """The plan once `part` has arrived."""
@@ -198,6 +221,9 @@ class ScenarioPlan:
         known = {part.name: part for part in before.parts}
         return replace(
             self,
+            outgoing_id=before.outgoing_id,
+            on_request_at=before.on_request_at,
+            wanted=before.wanted,
             parts=tuple(
                 old if (old := known.get(part.name)) is not None and old.is_same_file(part) else part
                 for part in self.parts
@@ -257,6 +283,16 @@ def part_key(vehicle_id: str, scenario_id: str, part: Part) -> str:
     The vehicle is in it because two recorders may start within one second, and so use one scenario id.
     """
     return str(uuid.uuid5(_KEYS, f"{vehicle_id}\0{scenario_id}\0{part.kind}\0{part.name}"))
+
+
+def waits_for_request(setting: str, backend_says: str | None) -> bool:
+    """Whether only the announcement of a recording is to go, until its files are asked for.
+
+    Args:
+        setting: `scenario_upload`: "all", "on_request", or "auto" (as the backend says).
+        backend_says: `upload` in the answer to the announcement, or None.
+    """
+    return setting == "on_request" or (setting == "auto" and backend_says == "on_request")
 
 
 def missing_consent(consent: Consent | None, policy_version: str) -> str | None:

@@ -13,13 +13,17 @@ from sentinel_sync.base.transfer import TransferStatus
 from sentinel_sync.scenarios.rules.lifecycle import DELETED_UNSENT
 from sentinel_sync.scenarios.rules.plan import Consent, Part, ScenarioPlan
 
+#: Why a recording that was announced does not go.
+ON_REQUEST = "the backend has its announcement, and asks for the files that it wants"
+
 
 class ScenarioStatus(TypedDict):
     """What `get_upload_status` answers.
 
-    `status` is "unknown", "queued", "uploading", "uploaded", "held" (something forbids sending now), "set_aside" (it
-    needs a person), "dropped" or "deleted" (unsent, by the retention setting); `reason` says why where it is not going
-    well. `total_bytes` and `sent_bytes` are as on disk; `part_bytes` and `part_total_bytes` are those of the part under
+    `status` is "unknown", "queued", "uploading", "uploaded", "on_request" (announced; its files go when the backend
+    asks for them), "held" (something forbids sending now), "set_aside" (it needs a person), "dropped" or "deleted"
+    (unsent, by the retention setting); `reason` says why where it is not going well. `total_bytes` and `sent_bytes` are
+    as on disk; `part_bytes` and `part_total_bytes` are those of the part under
     way as it travels (compressed, packed), `rate` is in bytes per second, `time_left` in seconds and for that part.
     `notes` says by part why the original goes although it was to be compressed, or why it has another codec.
     """
@@ -161,16 +165,10 @@ def _standing(
 ) -> tuple[str, str | None]:
     if plan is None:
         return "unknown", "this scenario was never queued"
-    if plan.uploaded_at is not None:
-        return "uploaded", None
-    if plan.deleted_at is not None:
-        return "deleted", DELETED_UNSENT
-    if plan.refused is not None:
-        return "set_aside", plan.refused
-    if not there.queued and not plan.in_queue and plan.dropped is None:
-        return "held", f"it is looked at again, and queued once it is whole ({plan.warning or 'it was cut off'})"
+    if (over := _over(plan)) is not None:
+        return over
     if not there.queued:
-        return "dropped", plan.dropped or "it was taken out of the queue"
+        return _unqueued(plan)
     if there.set_aside:
         return "set_aside", there.reason
     if is_going:
@@ -178,6 +176,26 @@ def _standing(
     if conditions.held is not None:
         return "held", conditions.held
     return "queued", there.reason or conditions.paused
+
+
+def _over(plan: ScenarioPlan) -> tuple[str, str | None] | None:
+    """How a scenario stands for which nothing follows by itself."""
+    if plan.uploaded_at is not None:
+        return "uploaded", None
+    if plan.deleted_at is not None:
+        return "deleted", DELETED_UNSENT
+    if plan.refused is not None:
+        return "set_aside", plan.refused
+    return None
+
+
+def _unqueued(plan: ScenarioPlan) -> tuple[str, str | None]:
+    """How a scenario stands that is not in the outbox."""
+    if plan.waits_for_request:
+        return "on_request", ON_REQUEST
+    if not plan.in_queue and plan.dropped is None:
+        return "held", f"it is looked at again, and queued once it is whole ({plan.warning or 'it was cut off'})"
+    return "dropped", plan.dropped or "it was taken out of the queue"
 
 
 def _travelled(plan: ScenarioPlan, going: TransferStatus | None) -> int:
@@ -206,6 +224,7 @@ class ScenariosStatus(StatusModel):
         under_way: What is being prepared, compressed or sent now, or None.
         unqueued: Folders that may become recordings to be sent: still changing, or not whole yet.
         set_aside: How many need a person.
+        on_request: How many have been announced, and wait to be asked for.
         deleted: How many the retention settings deleted, and …
         deleted_unsent: … how many of them had not been sent.
         reasons: Why those that need a person do, by scenario: the first few.
@@ -220,6 +239,7 @@ class ScenariosStatus(StatusModel):
     uploaded: int
     set_aside: int
     dropped: int
+    on_request: int = 0
     deleted: int = 0
     deleted_unsent: int = 0
     unqueued: int = 0

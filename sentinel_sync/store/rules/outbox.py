@@ -137,6 +137,7 @@ class OutboxStatus(StatusModel):
         size_bytes: What the items and facts take on disk.
         acknowledged: Items the backend took, ever.
         dropped: Items given up, ever, by "kind.reason".
+        oldest_at: When the oldest that is still to be sent was put here, seconds since the epoch; None where none is.
     """
 
     waiting: int = 0
@@ -145,6 +146,7 @@ class OutboxStatus(StatusModel):
     size_bytes: int = 0
     acknowledged: int = 0
     dropped: dict[str, int] = Field(default_factory=dict)
+    oldest_at: float | None = None
 
     @property
     def unsent(self) -> int:
