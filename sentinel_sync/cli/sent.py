@@ -2,8 +2,6 @@
 
 import argparse
 import asyncio
-import csv
-import io
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -13,6 +11,7 @@ from sentinel_sync.cli.actions import at_least_one, load_settings, print_json, p
 from sentinel_sync.cli.arguments import Subparsers
 from sentinel_sync.cli.exit_codes import ExitCode
 from sentinel_sync.cli.offline import Books, opened
+from sentinel_sync.cli.ui.tables import Sheet, as_csv
 from sentinel_sync.cli.ui.text import err, moment, out, size, table, utc, width
 from sentinel_sync.scenarios.rules.status import SentPart
 from sentinel_sync.settings import CloudSettings
@@ -87,7 +86,7 @@ def execute(arguments: argparse.Namespace) -> int:
     shown = sent[: arguments.limit]
     total_bytes = sum(one.size_bytes for one in sent)
     if arguments.csv:
-        out(_as_csv(sent))
+        out(_as_csv(sent) + "\n")
     elif arguments.json:
         print_json({"total": len(sent), "total_bytes": total_bytes, "sent": [_facts(one) for one in shown]})
     elif not sent:
@@ -120,16 +119,8 @@ def _facts(one: Sent) -> dict[str, object]:
 
 
 def _as_csv(sent: Sequence[Sent]) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(Sent.__dataclass_fields__), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({name: _cell(value) for name, value in _facts(one).items()} for one in sent)
-    return text.getvalue()
-
-
-def _cell(value: object) -> object:
-    """A spreadsheet takes what begins so for a formula (CWE-1236), and a recording may be called like one."""
-    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t")) else value
+    columns = tuple(Sent.__dataclass_fields__)
+    return as_csv(Sheet(columns, tuple(tuple(_facts(one).values()) for one in sent)))
 
 
 def _midnight(now: float) -> float:

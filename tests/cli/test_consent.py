@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 
 from sentinel_sync import CloudAPIClient, ScenarioUploader
-from sentinel_sync.cli.sent import _cell
 from sentinel_sync.settings import Settings
 from sentinel_sync.store.store import Store
 from tests.cli.vehicle import Vehicle
@@ -122,9 +121,6 @@ class TestSent:
         assert [row.split(",")[0] for row in rows] == ["trip", "trip"]
         assert vehicle.run("sent", "--since", "2100-01-01").out == "nothing was sent since then\n"
         assert vehicle.run("sent", "--limit", "1", "--json").json["total"] == 2
-
-    def test_a_name_is_no_formula_to_a_spreadsheet(self) -> None:
-        assert (_cell("=HYPERLINK(1)"), _cell("trip_1"), _cell(7)) == ("'=HYPERLINK(1)", "trip_1", 7)
 
     def test_bad_times_are_refused_in_a_line(self, vehicle: Vehicle) -> None:
         answer = vehicle.run("sent", "--since", "yesterday")

@@ -27,6 +27,11 @@ STATISTICS = {
     "critical_alerts": 3,
     "average_trip_duration": 1800.0,
 }
+VEHICLE_STATUS = {
+    "vehicle_id": "vehicle_7",
+    "status": "online",
+    "report": {"agent": {"starts": 4}, "models": [{"name": "yolo", "state": "installed"}]},
+}
 RANKINGS = {"rankings": [{"vehicle_id": "v_1", "safety_score": 91.26}, {"vehicle_id": "v_2", "safety_score": 80.0}]}
 TREND = {
     "metric": "total_distance",
@@ -53,7 +58,7 @@ def _answers(backend: Backend) -> None:
     _tell(backend, f"{FLEET}/alerts", ALERTS)
     _tell(backend, f"{FLEET}/comparison", {"vehicles": {"v_1": {"total_distance": 5000.0}, "v_2": {"total_trips": 4}}})
     _tell(backend, f"{FLEET}/drivers/leaderboard", {"leaderboard": [{"driver_id": "d_0a", "safety_score": 77.0}]})
-    _tell(backend, "/vehicles/vehicle_7/status", {"vehicle_id": "vehicle_7", "status": "online"})
+    _tell(backend, "/vehicles/vehicle_7/status", VEHICLE_STATUS)
 
 
 def _tell(backend: Backend, path: str, body: Any) -> None:
@@ -65,6 +70,14 @@ def rows(out: str) -> list[list[str]]:
 
 
 class TestTables:
+    def test_a_vehicles_report_is_shown_line_by_line(self, vehicle: Vehicle) -> None:
+        said = vehicle.run("fleet", "vehicle").out
+        assert [line.split() for line in said.splitlines()[-3:]] == [
+            ["Report.agent.starts", "4"],
+            ["Report.models.1.name", "yolo"],
+            ["Report.models.1.state", "installed"],
+        ]
+
     def test_statistics_have_a_persons_units(self, vehicle: Vehicle) -> None:
         said = vehicle.run("fleet", "stats")
         assert said.code == ExitCode.DONE

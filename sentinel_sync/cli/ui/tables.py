@@ -4,7 +4,7 @@ import csv
 import io
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
@@ -49,8 +49,21 @@ class Sheet:
 
 
 def facts_sheet(answer: FleetAnswer) -> Sheet:
-    """An answer that is one object: a row for each of its fields."""
-    return Sheet(("figure", "value"), tuple((name, value) for name, value in answer.items() if name not in _OWN))
+    """An answer that is one object: a row for each of its fields, also of those that are objects themselves."""
+    facts = {name: value for name, value in answer.items() if name not in _OWN}
+    return Sheet(("figure", "value"), tuple(_flat("", facts)))
+
+
+def _flat(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """The values in an object, each under the path that leads to it."""
+    if isinstance(value, Mapping):
+        for inner, fact in value.items():
+            yield from _flat(f"{name}.{inner}" if name else str(inner), fact)
+    elif isinstance(value, list | tuple) and any(isinstance(entry, Mapping) for entry in value):
+        for number, entry in enumerate(value, 1):
+            yield from _flat(f"{name}.{number}", entry)
+    else:
+        yield name, value
 
 
 def listing_sheet(listing: FleetListing) -> Sheet:
