@@ -128,6 +128,7 @@ class TestForPrograms:
         found = list(csv.DictReader(io.StringIO(vehicle.run("fleet", "alerts", "--csv").out)))
         assert [line["severity"] for line in found] == ["critical", "info"]
         assert found[0]["message"] == "'=cmd()"
+        assert [line["timestamp"][-1] for line in found] == ["Z", "Z"], "and no sign of a line end in the last column"
 
     @pytest.mark.parametrize(("option", "magic"), [("--png", b"\x89PNG\r\n"), ("--svg", b"<?xml")])
     def test_a_picture_for_a_report(self, vehicle: Vehicle, tmp_path: Path, option: str, magic: bytes) -> None:

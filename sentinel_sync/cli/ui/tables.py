@@ -122,12 +122,12 @@ def as_table(sheet: Sheet, *, by_row: bool, width: int | None) -> list[str]:
 
 
 def as_csv(sheet: Sheet) -> str:
-    """The sheet as CSV (RFC 4180), figures in the wire's units, so that they can be worked with."""
+    """The sheet as CSV (RFC 4180, but with a terminal's line ends), figures in the wire's units, to be worked with."""
     target = io.StringIO(newline="")
-    writer = csv.writer(target)
+    writer = csv.writer(target, lineterminator="\n")
     writer.writerow([_harmless(name) for name in sheet.columns])
     writer.writerows([_harmless(value) for value in row] for row in sheet.rows)
-    return target.getvalue().rstrip("\r\n")
+    return target.getvalue().rstrip("\n")
 
 
 def as_json(answer: FleetAnswer) -> str:
