@@ -5,7 +5,7 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 
-from sentinel_sync.backend import fleet, health, models, profiles, resumable, scenarios, trips, vehicles
+from sentinel_sync.backend import direct, fleet, health, models, profiles, resumable, scenarios, trips, vehicles
 from sentinel_sync.backend.bodies import Profile, ScenarioRegistration, Trip, TripBatch, VehicleReport
 from sentinel_sync.backend.context import open_backend
 from sentinel_sync.backend.documentation import DESCRIPTION, TAGS, TITLE, install_documentation
@@ -48,19 +48,20 @@ def create_app(settings: BackendSettings, *, faults: FaultPlan | None = None) ->
     install_problem_handlers(app)
     for part in (health, trips, scenarios, models, profiles, fleet, vehicles):
         app.include_router(part.router)
-    if settings.extensions.resumable_uploads:
-        app.include_router(resumable.router)
-    if settings.extensions.trips_batch:
-        app.include_router(trips.batches)
-    if settings.extensions.vehicle_report:
-        app.include_router(vehicles.reports)
-    if settings.extensions.scenario_catalogue:
-        app.include_router(scenarios.catalogue)
-    if settings.extensions.profile_deletion:
-        app.include_router(profiles.deletion)
-    if settings.extensions.model_deltas:
-        app.include_router(models.deltas)
-    bodies = (Trip, TripBatch, ScenarioRegistration, Profile, VehicleReport)
+    has = settings.extensions
+    optional = (
+        (has.resumable_uploads, resumable.router),
+        (has.trips_batch, trips.batches),
+        (has.vehicle_report, vehicles.reports),
+        (has.direct_uploads, direct.router),
+        (has.scenario_catalogue, scenarios.catalogue),
+        (has.profile_deletion, profiles.deletion),
+        (has.model_deltas, models.deltas),
+    )
+    for is_offered, routes in optional:
+        if is_offered:
+            app.include_router(routes)
+    bodies = (Trip, TripBatch, ScenarioRegistration, Profile, VehicleReport, direct.CompletedUpload)
     if faults is None:
         install_documentation(app, bodies)
     else:

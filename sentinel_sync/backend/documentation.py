@@ -30,6 +30,7 @@ TAGS = [
     {"name": "health", "description": "Whether the backend is there. Costs it nothing."},
     {"name": "trips", "description": "Summaries of finished trips, one row each, exactly once."},
     {"name": "scenarios", "description": "Recorded scenarios: metadata, videos, annotations."},
+    {"name": "direct uploads", "description": "Extension: signed addresses that take files without the credential."},
     {"name": "resumable uploads", "description": "Extension: tus 1.0.0 for the parts of a scenario."},
     {
         "name": "models",

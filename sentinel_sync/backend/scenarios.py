@@ -154,7 +154,7 @@ async def upload_video(request: Request, scenario_id: str, caller: CallerHere, b
     scenario = await backend.database.read(lambda connection: find_scenario(connection, caller, scenario_id))
     if backend.settings.extensions.resumable_uploads and "tus-resumable" in request.headers:
         return await create_upload(request, scenario, PartKind.VIDEO, caller, backend)
-    names = await backend.database.read(lambda connection: _names_here(connection, scenario))
+    names = await backend.database.read(lambda connection: names_here(connection, scenario))
     accepted: list[str] = []
 
     def accept(header: PartHeader) -> None:
@@ -170,7 +170,7 @@ async def upload_video(request: Request, scenario_id: str, caller: CallerHere, b
         if not incoming.size:
             raise Problem(422, "empty-part", "the video is empty")
         file = await incoming.finish(backend.folders.incoming)
-    return await _store(file, accepted[0], PartKind.VIDEO, scenario, caller, backend, compressed=False)
+    return await store_part(file, accepted[0], PartKind.VIDEO, scenario, caller, backend, compressed=False)
 
 
 @router.post(
@@ -210,12 +210,12 @@ async def upload_annotations(request: Request, scenario_id: str, caller: CallerH
                 raise too_large(limit)
             await incoming.append(piece)
         file = await incoming.finish(backend.folders.incoming)
-    return await _store(
+    return await store_part(
         file, ANNOTATIONS, PartKind.ANNOTATIONS, scenario, caller, backend, compressed=encoding == "gzip"
     )
 
 
-async def _store(
+async def store_part(
     file: ReceivedFile,
     name: str,
     kind: PartKind,
@@ -225,6 +225,11 @@ async def _store(
     *,
     compressed: bool,
 ) -> Response:
+    """Keep a file that has arrived whole, exactly once; `file` is gone afterwards.
+
+    Raises:
+        Problem: It is damaged, or the part is there already.
+    """
     limit = backend.settings.limits.annotations
     try:
         part = await anyio.to_thread.run_sync(
@@ -373,14 +378,15 @@ def wishes(connection: Connection, fleet_id: str, vehicle_id: str) -> list[dict[
     ).fetchall()
     for row in rows:
         files = json.loads(row["files"])
-        if set(files or awaited_videos(row) | {ANNOTATIONS}) <= _names_here(connection, row):
+        if set(files or awaited_videos(row) | {ANNOTATIONS}) <= names_here(connection, row):
             connection.execute("DELETE FROM wanted WHERE scenario = ?", (row["id"],))
         else:
             found.append({"scenario_id": row["scenario_id"], **({"files": files} if files else {})})
     return found
 
 
-def _names_here(connection: Connection, scenario: Row) -> frozenset[str]:
+def names_here(connection: Connection, scenario: Row) -> frozenset[str]:
+    """The parts of a scenario that have arrived."""
     rows = connection.execute("SELECT name FROM parts WHERE scenario = ?", (scenario["id"],))
     return frozenset(row["name"] for row in rows)
 

@@ -36,6 +36,8 @@ class Extensions:
     model_deltas: bool = True
     trips_batch: bool = True
     vehicle_report: bool = True
+    direct_uploads: bool = False
+    """Gives out addresses that take files without the credential; here they lead to the backend itself."""
     scenario_catalogue: bool = False
     """Takes announcements alone; a recording's files only once somebody asks for them."""
 
@@ -46,6 +48,7 @@ class Extensions:
             "trips-batch": self.trips_batch,
             "vehicle-report": self.vehicle_report,
             "scenario-catalogue": self.scenario_catalogue,
+            "direct-uploads": self.direct_uploads,
         }
         return [name for name, has in named.items() if has]
 

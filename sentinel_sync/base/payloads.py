@@ -187,6 +187,11 @@ def _or_nothing(value: object, validate: ValidatorFunctionWrapHandler) -> object
     return _or_none(value, validate) or ()
 
 
+def _or_empty(value: object, validate: ValidatorFunctionWrapHandler) -> object:
+    """The same for what there may be several of, by name."""
+    return _or_none(value, validate) or {}
+
+
 class Health(Answer):
     """Answer to `GET /health`."""
 
@@ -225,6 +230,75 @@ class ScenarioReceipt(Answer):
     """Answer to `POST /scenarios`: `upload` is "on_request" where only the announcement is wanted for now."""
 
     upload: Annotated[str | None, WrapValidator(_or_none)] = None
+    uploads: Annotated[dict[str, JsonValue], WrapValidator(_or_empty)] = Field(default_factory=dict)
+
+
+class DirectUploadTarget(Answer):
+    """Where a file's bytes go: in one request (`url`), or in parts of `part_size` bytes, the last one shorter."""
+
+    method: Literal["PUT"] = "PUT"
+    url: str | None = None
+    headers: Annotated[dict[str, str], WrapValidator(_or_empty)] = Field(default_factory=dict)
+    expires_at: Annotated[str | None, WrapValidator(_or_none)] = None
+    part_size: Annotated[int | None, Field(gt=0)] = None
+    parts: Annotated[tuple[JsonValue, ...], WrapValidator(_or_nothing)] = ()
+    done: Annotated[tuple[JsonValue, ...], WrapValidator(_or_nothing)] = ()
+
+    @model_validator(mode="after")
+    def _leads_somewhere(self) -> Self:
+        if self.url is None and self.part_size is None:
+            raise ValueError("an upload needs an address, or parts")
+        return self
+
+    def part(self, number: int) -> str | None:
+        """The address of a part, where one was given."""
+        for part in self.parts:
+            if isinstance(part, dict) and part.get("number") == number and isinstance(part.get("url"), str):
+                return str(part["url"])
+        return None
+
+    def there(self) -> dict[int, str]:
+        """ETags of the parts that are there, by number."""
+        found: dict[int, str] = {}
+        for part in self.done:
+            match part:
+                case {"number": int(number), "etag": str(etag)}:
+                    found[number] = etag
+        return found
+
+    def addresses(self) -> list[str]:
+        """All that were given."""
+        urls = [part.get("url") for part in self.parts if isinstance(part, dict)]
+        return [url for url in (self.url, *urls) if isinstance(url, str)]
+
+
+class UploadTargets(Answer):
+    """Where the files of a scenario go, by name; each is read by itself."""
+
+    uploads: dict[str, JsonValue]
+
+    def target(self, name: str) -> DirectUploadTarget | None:
+        """Where a file goes; None where that is not said, or cannot be read."""
+        try:
+            return DirectUploadTarget.model_validate(self.uploads[name])
+        except (KeyError, ValidationError):
+            return None
+
+
+class DirectUploadPart(Payload):
+    """A part that is there."""
+
+    number: Annotated[int, Field(gt=0)]
+    etag: str
+
+
+class DirectUploadComplete(Payload):
+    """`POST …/complete`: size and SHA-256 of the bytes as sent."""
+
+    size: Count
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    encoding: str | None = None
+    parts: list[DirectUploadPart] | None = None
 
 
 class WantedScenario(Answer):

@@ -133,7 +133,9 @@ class CloudAPIClient:
         self._headers = RequestHeaders(settings)
         self._guard = AddressGuard(self._headers.base.host, is_ours=http is None and settings.proxy is None)
         self._in_flight = ActiveRequests()
-        self._limit = ConcurrencyLimit(settings.max_in_flight, settings.rate_limit, self._in_flight)
+        self._limit = ConcurrencyLimit(
+            settings.max_in_flight, settings.rate_limit, self._in_flight, bulk=settings.max_parallel_parts
+        )
         self._timeouts = Timeouts.of(settings.timeout)
         self._probe_timeouts = Timeouts.of_a_probe(settings.timeout)
         self._meter = TrafficMeter()

@@ -162,11 +162,12 @@ class ConcurrencyLimit:
         places: So many in flight at once, bulk transfers apart.
         rate: So many per second; 0 is no limit.
         in_flight: Who waits is let go when all is cut off.
+        bulk: So many bulk transfers at once, but two at least.
     """
 
-    def __init__(self, places: int, rate: float, in_flight: ActiveRequests) -> None:
+    def __init__(self, places: int, rate: float, in_flight: ActiveRequests, *, bulk: int = BULK_PLACES) -> None:
         self._quick = asyncio.Semaphore(places)
-        self._bulk = asyncio.Semaphore(BULK_PLACES)
+        self._bulk = asyncio.Semaphore(max(BULK_PLACES, bulk))
         self._limiter = _limiter(rate)
         self._in_flight = in_flight
 
@@ -211,6 +212,7 @@ class Request:
         proof: Headers that a 2xx answer has, where the answer lies in them: then its body is no JSON. None: it is JSON.
         bulk: Whether it travels with the videos.
         names: What the answer names the work by, where it does: `{"trip_id": …}`. Another name is no acknowledgement.
+        is_anonymous: Whether it goes without the credential and the vehicle's name, also to the backend's own origin.
     """
 
     method: HTTPMethod
@@ -223,6 +225,7 @@ class Request:
     proof: tuple[str, ...] | None = None
     bulk: bool = False
     names: Mapping[str, str] = field(default_factory=dict)
+    is_anonymous: bool = False
 
     @classmethod
     def of(
@@ -322,8 +325,9 @@ class RequestHeaders:
             from_api: Whether it goes to the origin of `api_url`: nobody else learns the credential or the vehicle.
         """
         # A plain dict: httpx.Headers costs a tenth of a millisecond per request more.
-        headers = {**(self._backend if from_api else self._anybody), "X-Request-ID": request_id}
-        if from_api and key:
+        is_known = from_api and not request.is_anonymous
+        headers = {**(self._backend if is_known else self._anybody), "X-Request-ID": request_id}
+        if is_known and key:
             headers["Authorization"] = f"Bearer {key}"
         if isinstance(request.content, Payload | bytes):
             headers["Content-Type"] = "application/json"

@@ -128,7 +128,7 @@ class TusUploads:
         offer = await self._offer_for(upload)
         if offer is not None and await self._sent(upload, offer):
             return True
-        if upload.resume_url is not None or offer is not None:
+        if upload.resume_address is not None or offer is not None:
             await upload.remember(None)
         return False
 
@@ -153,7 +153,7 @@ class TusUploads:
         return True
 
     async def _send(self, upload: FileUpload, offer: TusOffer) -> None:
-        state = TusState(upload.source.size_bytes, upload.resume_url)
+        state = TusState(upload.source.size_bytes, upload.resume_address)
         async with _Checksums(upload.source, offer.algorithm) as checksums:
             while True:
                 step = state.next_step()

@@ -32,6 +32,8 @@ PIECE_BYTES = 512 << 10
 _BURST_SECONDS = 0.1
 #: And no more bytes than this.
 _LARGEST_BURST_BYTES = 64 << 10
+#: What `remember` keeps in the place of a URL of an upload to addresses that expire.
+DIRECTLY = "direct-uploads:"
 
 
 class OpenFile:
@@ -248,6 +250,16 @@ class FileUpload:
     remember: Callable[[str | None], Awaitable[None]]
     on_progress: Callable[[int], None]
     confirmed: Callable[[int], None]
+
+    @property
+    def was_begun_directly(self) -> bool:
+        """Whether what was begun before is a direct upload: its addresses have expired, and are asked for anew."""
+        return self.resume_url == DIRECTLY
+
+    @property
+    def resume_address(self) -> str | None:
+        """The URL where an upload that was begun before goes on, or None."""
+        return None if self.was_begun_directly else self.resume_url
 
 
 class UploadProtocol(Protocol):

@@ -17,6 +17,7 @@ from sentinel_sync.base.payloads import ConsentGiven, ScenarioAnnouncement, Scen
 from sentinel_sync.base.tasks import run_to_end
 from sentinel_sync.base.transfer import ActiveTransfer, EventPublisher, TransferGuard, TransferStatus
 from sentinel_sync.cloud.client import CloudAPIClient, Response, quote_id
+from sentinel_sync.cloud.direct import DirectUploads
 from sentinel_sync.cloud.request import Request
 from sentinel_sync.cloud.rules.answers import GateState
 from sentinel_sync.cloud.tus import PatchCeilings, TusUploads
@@ -65,7 +66,9 @@ class PartSender:
         self._derived_dir = derived_dir
         bandwidth = BandwidthLimit(client.settings.upload_bandwidth_limit)
         resumable = TusUploads(client, bandwidth, clock=clock or SystemClock(), ceilings=ceilings)
-        self._uploads = Uploads((resumable, SingleRequest(client, bandwidth)))
+        parts_at_once = client.settings.max_parallel_parts
+        self._direct = DirectUploads(client, bandwidth, parts_at_once=parts_at_once, now=(clock or SystemClock()).now)
+        self._uploads = Uploads((self._direct, resumable, SingleRequest(client, bandwidth)))
 
     async def packs_annotations(self, scenario_id: str) -> bool:
         """Whether annotations are to be packed for this backend.
@@ -152,6 +155,8 @@ class PartSender:
             names={"scenario_id": plan.known_as},
         )
         receipt = _receipt(reply)
+        if receipt.uploads:
+            self._direct.note(f"/scenarios/{quote_id(plan.known_as)}", receipt.uploads)
         if reply.status == HTTPStatus.CONFLICT and receipt.upload is None and self._client.offers(CATALOGUE):
             return await self._known(plan.known_as)
         return receipt
@@ -467,7 +472,10 @@ class UploadWorker:
             return SetAside(str(error))
         finally:
             self._transfer = self._guard = None
-        logger.info("scenario.%s: %s", "uploaded" if delivery.is_uploaded else "on_request", plan.scenario_id)
+        if delivery.is_uploaded:
+            logger.info("scenario.uploaded: %s", plan.scenario_id)
+        else:
+            logger.info("scenario.on_request: %s: announced; its files go when they are asked for", plan.scenario_id)
         return delivery.is_uploaded
 
     async def _blocked_reason(self) -> str | None:

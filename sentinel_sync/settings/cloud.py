@@ -174,6 +174,7 @@ class CloudSettings(BaseModel):
     keep_uploaded_days: Annotated[float, Field(ge=0.0)] | None = None
     keep_unsent_days: Annotated[float, Field(ge=0.0)] | None = None
     scenario_upload: Literal["auto", "all", "on_request"] = "auto"
+    max_parallel_parts: Annotated[int, Field(ge=1, le=16)] = 2
 
     # Models: where they come from, who tries them, how slow a download may be.
     models: ModelSource = ModelSource()

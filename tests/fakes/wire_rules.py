@@ -64,6 +64,7 @@ class WireRules:
         api_keys: Bearer tokens that may come; None where none may.
         is_stranger: Whether this host is not `api_url`'s: it learns neither credential nor vehicle.
         forbidden: Texts that must be nowhere in a request: raw driver ids, names, exact coordinates.
+        direct: How paths begin that take a file's bytes without the credential, also on this host (direct-uploads).
     """
 
     vehicle_id: str
@@ -71,6 +72,7 @@ class WireRules:
     api_keys: set[str] | None
     is_stranger: bool = False
     forbidden: set[str] = field(default_factory=set)
+    direct: str = "/direct/"
     _request_ids: set[str] = field(default_factory=set)
 
     def violations(self, seen: Seen) -> list[str]:
@@ -82,13 +84,14 @@ class WireRules:
 
     def _headers(self, seen: Seen) -> Iterator[str]:
         authorization = seen.headers.get("authorization")
-        if self.api_keys is None:
+        is_stranger = self.is_stranger or seen.path.startswith(self.direct)
+        if self.api_keys is None or is_stranger:
             if authorization is not None:
                 yield "a credential on another origin"
         elif authorization not in {f"Bearer {key}" for key in self.api_keys}:
             yield "not the credential"
         agent = _USER_AGENT.fullmatch(seen.headers.get("user-agent", ""))
-        ids = (None, None) if self.is_stranger else (self.vehicle_id, self.fleet_id)
+        ids = (None, None) if is_stranger else (self.vehicle_id, self.fleet_id)
         if agent is None or agent["vehicle"] != ids[0]:
             yield "not the User-Agent"
         if (seen.headers.get("x-vehicle-id"), seen.headers.get("x-fleet-id")) != ids:
