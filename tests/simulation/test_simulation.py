@@ -8,7 +8,7 @@ import pytest
 from tests.simulation.play import play
 
 #: A seed that meets all of these soon.
-_SEED, _DAYS = 7, 0.05
+_SEED, _DAYS = 9, 0.05
 _SOMETIMES = {
     "a process died",
     "an answer was lost after the work was done",
