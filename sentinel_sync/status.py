@@ -23,6 +23,8 @@ STATUS_NAME = "status.json"
 _LONG_OFFLINE = 86_400.0
 #: Trips are dated by the backend's time where the clock is wrong; certificates are not. Seconds.
 _WRONG_CLOCK = 300.0
+#: Renewals are made a month ahead, and sometimes fail, seconds.
+_CERTIFICATE_SOON = 30 * 86_400.0
 #: Of models, as `get_download_status` says it.
 _TROUBLED = frozenset({"failed", "damaged"})
 
@@ -102,6 +104,7 @@ class AgentStatus(StatusModel):
     console: str | None = None
     life: AgentLife | None = None
     disk: DiskStatus | None = None
+    certificate_expires_at: datetime | None = None
 
     def waiting_reason(self, kind: str) -> str | None:
         """Why queued work of a kind does not go now, the same wherever it is shown; None where it may."""
@@ -122,6 +125,7 @@ class AgentStatus(StatusModel):
         """All that somebody has to look after, the worst first; what waits for the network alone is none."""
         return [
             *_troubles_of_connection(self),
+            *_troubles_of_certificate(self),
             *troubles_of_queue(self.outbox),
             *_troubles_of_parts(self),
             *_troubles_of_models(self),
@@ -155,6 +159,15 @@ def _troubles_of_connection(said: AgentStatus) -> Iterator[Trouble]:
     elif shown.status == "offline" and shown.offline_duration > _LONG_OFFLINE:
         what = f"no backend for {shown.offline_duration / 3600.0:.0f} hours"
         yield Trouble(part="connection", what=f"{what} ({shown.message})", remedy="`doctor` tries each step of the way")
+
+
+def _troubles_of_certificate(said: AgentStatus) -> Iterator[Trouble]:
+    ends = said.certificate_expires_at
+    if ends is None or (left := (ends - said.updated_at).total_seconds()) > _CERTIFICATE_SOON:
+        return
+    days = f"{abs(left) / 86_400.0:.0f} days"
+    what = f"the vehicle's certificate ends in {days}" if left > 0.0 else f"the vehicle's certificate ended {days} ago"
+    yield Trouble(part="connection", what=what, remedy="put a new one where client_cert_file says: it is taken up")
 
 
 def _troubles_of_parts(said: AgentStatus) -> Iterator[Trouble]:

@@ -71,7 +71,7 @@ class StatusReporter:
     async def look(self) -> AgentStatus:
         """What the agent says of itself now."""
         parts, settings = self._parts, self._parts.foundation.client.settings
-        salvaged = parts.foundation.store.salvaged
+        salvaged, ends = parts.foundation.store.salvaged, parts.foundation.client.certificate_expires_at
         return AgentStatus(
             version=__version__,
             process_id=os.getpid(),
@@ -95,6 +95,7 @@ class StatusReporter:
             profiles=parts.profiles.snapshot(),
             console=self.console,
             life=self._life,
+            certificate_expires_at=None if ends is None else moment(ends),
             disk=await asyncio.to_thread(_disk, parts.foundation.store.state_dir),
         )
 

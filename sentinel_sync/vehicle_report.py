@@ -153,6 +153,7 @@ class VehicleReporter:
             data_used=ReportedUsage(
                 day=sum(link.day_bytes for link in usage), month=sum(link.month_bytes for link in usage)
             ),
+            certificate_expires_at=status.certificate_expires_at,
         )
 
     def _models(self, status: AgentStatus, now: float) -> list[ReportedModel]:

@@ -25,7 +25,7 @@ from sentinel_sync.base.errors import (
 )
 from sentinel_sync.base.http_library import httpx
 from sentinel_sync.base.payloads import Payload
-from sentinel_sync.cloud.http import build_http_client, credential_of, warm_up
+from sentinel_sync.cloud.http import Certificates, build_http_client, credential_of, warm_up
 from sentinel_sync.cloud.request import (
     ActiveRequests,
     ConcurrencyLimit,
@@ -129,6 +129,7 @@ class CloudAPIClient:
         self._is_ready = False
         self._opening = asyncio.Lock()
         self._credential = credential_of(settings)
+        self._certificates = Certificates(settings)
         self._key = ""
         self._headers = RequestHeaders(settings)
         self._guard = AddressGuard(self._headers.base.host, is_ours=http is None and settings.proxy is None)
@@ -314,8 +315,15 @@ class CloudAPIClient:
         reply, key_in_use = await self._attempt(asked, self._probe_timeouts, level=logging.DEBUG)
         return self._policy.health(reply, key_in_use=key_in_use)
 
+    @property
+    def certificate_expires_at(self) -> float | None:
+        """When the vehicle's own certificate ends, seconds since the epoch; None where it has none."""
+        return self._certificates.expires_at
+
     async def refresh_credential(self) -> bool:
-        """Look whether the key was rotated; True where it was (and the gate gives it a try)."""
+        """Look whether the key or a certificate was rotated; True where the key was (and the gate gives it a try)."""
+        if self._certificates.may_change and await asyncio.to_thread(self._certificates.refresh):
+            self.gate.on_credential_changed()
         had_one = bool(self._key)
         await self._credential.refresh()
         changed, self._key = self._credential.key() != self._key, self._credential.key()
@@ -447,7 +455,7 @@ class CloudAPIClient:
         async with self._opening:
             if self._http is None:
                 # Reading certificates blocks.
-                self._http = await asyncio.to_thread(build_http_client, self.settings)
+                self._http = await asyncio.to_thread(build_http_client, self.settings, self._certificates)
             if not self._is_ready:
                 await asyncio.to_thread(warm_up)
                 await self._credential.refresh()

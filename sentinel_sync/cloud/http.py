@@ -1,20 +1,25 @@
 """The one shared `httpx.AsyncClient`: TLS, proxy, pools. The only place that builds one."""
 
 import asyncio
+import logging
 import ssl
+from collections.abc import Iterable
 from contextlib import suppress
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from importlib import import_module
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol, Self
 
 import aiofiles
 import httpcore
 
+from sentinel_sync.base.clock import moment
 from sentinel_sync.base.errors import ConfigurationError
 from sentinel_sync.base.http_library import httpx
 from sentinel_sync.cloud.transport import BulkTransport, Lane, PriorityTransport
 from sentinel_sync.settings import CloudSettings, is_key
+
+logger: logging.Logger = logging.getLogger(__name__)
 
 #: Connections beyond the requests in flight: one for the health probe, one for a file from another host. The pool gets
 #: slower the more wait for it (encode/httpx#3215), so nobody is let to wait: the client bounds what is in flight.
@@ -112,6 +117,110 @@ def credential_of(settings: CloudSettings) -> Credential:
     return FileCredential(path) if path is not None else FixedCredential(settings.api_key.get_secret_value())
 
 
+class RenewableContext(ssl.SSLContext):
+    """A TLS context in the place of one that can be renewed: each new connection is made under the current one.
+
+    What is under way goes on under the one it was made with.
+    """
+
+    current: ssl.SSLContext
+
+    def __new__(cls, current: ssl.SSLContext) -> Self:
+        """Stand for a context."""
+        made = super().__new__(cls, ssl.PROTOCOL_TLS_CLIENT)
+        made.current = current
+        return made
+
+    def wrap_bio(self, *arguments: Any, **options: Any) -> ssl.SSLObject:
+        """Begin a connection's TLS."""
+        return self.current.wrap_bio(*arguments, **options)
+
+    def set_alpn_protocols(self, alpn_protocols: Iterable[str]) -> None:
+        """Say which protocols are spoken."""
+        self.current.set_alpn_protocols(alpn_protocols)
+
+
+class Certificates:
+    """The TLS files of the settings, read again when one of them changes. Its methods block: call them off the loop.
+
+    Attributes:
+        expires_at: When the client certificate ends, seconds since the epoch; None where there is none, or none that
+            can be read.
+    """
+
+    def __init__(self, settings: CloudSettings) -> None:
+        self._settings = settings
+        named = (settings.ca_file, settings.client_cert_file, settings.client_key_file)
+        self._files = [file for file in named if file is not None]
+        self._context: RenewableContext | None = None
+        self._signature: list[tuple[int, int, int] | None] = []
+        self._complained: list[tuple[int, int, int] | None] = []
+        self.expires_at: float | None = None
+
+    @property
+    def may_change(self) -> bool:
+        """Whether there are any files."""
+        return bool(self._files)
+
+    def open(self) -> ssl.SSLContext:
+        """Read them for the first time.
+
+        Raises:
+            ConfigurationError: A file cannot be used.
+        """
+        signature = self._look()
+        context = tls_context(self._settings)
+        if not self._files:
+            return context
+        self._context, self._signature = RenewableContext(context), signature
+        self.expires_at = certificate_end(self._settings.client_cert_file)
+        return self._context
+
+    def refresh(self) -> bool:
+        """Read them again where one has changed; True where new ones are in use.
+
+        Files that do not fit together, as for a moment while they are renewed, leave the ones before in use.
+        """
+        signature = self._look()
+        if self._context is None or signature == self._signature:
+            return False
+        try:
+            renewed = tls_context(self._settings)
+        except ConfigurationError as error:
+            if signature != self._complained:
+                logger.warning("cloud.certificate: the files before stay in use: %s", error)
+                self._complained = signature
+            return False
+        self._context.current, self._signature = renewed, signature
+        self.expires_at = certificate_end(self._settings.client_cert_file)
+        until = "" if self.expires_at is None else f"; the vehicle's holds until {moment(self.expires_at).isoformat()}"
+        logger.info("cloud.certificate: new certificates are in use%s", until)
+        return True
+
+    def _look(self) -> list[tuple[int, int, int] | None]:
+        return [_appearance(file) for file in self._files]
+
+
+def _appearance(file: Path) -> tuple[int, int, int] | None:
+    try:
+        status = file.stat()
+    except OSError:
+        return None
+    return status.st_ino, status.st_mtime_ns, status.st_size
+
+
+def certificate_end(file: Path | None) -> float | None:
+    """When a certificate ends, seconds since the epoch; None where there is none that can be read. Blocks."""
+    if file is None:
+        return None
+    from cryptography import x509  # noqa: PLC0415 # a tenth of a second that most vehicles need not spend
+
+    try:
+        return float(x509.load_pem_x509_certificate(file.read_bytes()).not_valid_after_utc.timestamp())
+    except (OSError, ValueError):
+        return None
+
+
 async def read_pseudonym_key(value: str | None, path: Path | None) -> bytes | None:
     """The fleet's pseudonym key as bytes: the text given, or the file's text without the white space around it.
 
@@ -139,7 +248,7 @@ def timeouts(seconds: float) -> httpx.Timeout:
     return httpx.Timeout(seconds, connect=min(seconds, CONNECT_TIMEOUT), pool=seconds * 4)
 
 
-def build_http_client(settings: CloudSettings) -> httpx.AsyncClient:
+def build_http_client(settings: CloudSettings, certificates: Certificates | None = None) -> httpx.AsyncClient:
     """Build the client. Blocks: reads certificates.
 
     No default credential (it would go to every host), no redirects (the client follows them by the contract), no
@@ -150,7 +259,7 @@ def build_http_client(settings: CloudSettings) -> httpx.AsyncClient:
     Raises:
         ConfigurationError: A certificate, key or proxy cannot be used.
     """
-    context = tls_context(settings)
+    context = (certificates or Certificates(settings)).open()
     try:
         transport = PriorityTransport(
             quick=Lane(_quick(settings, context, keep=settings.max_in_flight), _quick(settings, context, keep=0)),

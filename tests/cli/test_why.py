@@ -4,7 +4,7 @@ import asyncio
 import json
 import shutil
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -72,6 +72,15 @@ class TestHealth:
         (line,) = answer.out.splitlines()
         assert line.startswith("2 troubles: no agent is running (start one: `")
         assert "1 item was set aside (`queue list --state set_aside` says why" in line
+
+    @pytest.mark.parametrize(("days", "what"), [(-3.0, "ended 3 days ago"), (10.0, "ends in 10 days"), (90.0, None)])
+    def test_a_certificate_that_ends_is_said_in_time(
+        self, days: float, what: str | None, vehicle: Vehicle, locked: None
+    ) -> None:
+        said(vehicle.state, certificate_expires_at=(datetime.now(UTC) + timedelta(days=days)).isoformat())
+        answer = vehicle.run("health")
+        assert answer.code == (0 if what is None else 1)
+        assert what is None or f"the vehicle's certificate {what}" in answer.out
 
     def test_all_is_well(self, vehicle: Vehicle, locked: None) -> None:
         said(vehicle.state)

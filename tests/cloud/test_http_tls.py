@@ -1,6 +1,8 @@
 """TLS over a real socket: a private CA, a client certificate, a proxy, and what is refused."""
 
 import asyncio
+import logging
+import shutil
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -14,10 +16,10 @@ from pydantic import ValidationError
 
 from sentinel_sync.base.errors import ConfigurationError
 from sentinel_sync.cloud.client import CloudAPIClient
-from sentinel_sync.cloud.http import build_http_client, timeouts
+from sentinel_sync.cloud.http import RenewableContext, build_http_client, timeouts
 from sentinel_sync.cloud.transport import BulkTransport, PriorityTransport
 from sentinel_sync.settings import CloudSettings
-from tests.fakes.cloud import FakeCloud, PrivateCA, settings_for
+from tests.fakes.cloud import Answer, FakeCloud, PrivateCA, settings_for
 from tests.fakes.recording_clock import RecordingClock
 
 #: What OpenSSL says on a machine without a store of certificates.
@@ -56,6 +58,87 @@ async def test_nobody_else_is_trusted_beside_a_private_ca(private_ca: PrivateCA,
 async def test_a_certificate_for_another_name_is_refused(private_ca: PrivateCA) -> None:
     async with FakeCloud(tls=private_ca.server("other.example")) as cloud:
         assert "CERTIFICATE_VERIFY_FAILED" in str(await ask(cloud, ca_file=private_ca.ca_file))
+
+
+class TestRenewal:
+    """Certificates and authorities are taken up from their files while the agent runs."""
+
+    async def test_a_new_certificate_is_used_for_the_next_connection(
+        self, private_ca: PrivateCA, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        (tmp_path / "other").mkdir()
+        other = PrivateCA.in_folder(tmp_path / "other")
+        files = {
+            "ca_file": private_ca.ca_file,
+            "client_cert_file": private_ca.client_cert_file,
+            "client_key_file": private_ca.client_key_file,
+        }
+        server = private_ca.server("localhost")
+        other.authority.configure_trust(server)
+        server.verify_mode = ssl.CERT_REQUIRED  # it takes none but the other authority's
+        async with FakeCloud(tls=server, host="localhost") as cloud, client_of(cloud, **files) as client:
+            assert not await client.check_connectivity()
+            assert client.certificate_expires_at is not None
+            shutil.copy(other.client_cert_file, private_ca.client_cert_file)
+            with caplog.at_level(logging.INFO):
+                await client.refresh_credential()
+                await client.refresh_credential()
+            assert caplog.text.count("the files before stay in use") == 1, "the key is still the old one's"
+            assert not await client.check_connectivity()
+            shutil.copy(other.client_key_file, private_ca.client_key_file)
+            with caplog.at_level(logging.INFO):
+                await client.refresh_credential()
+            assert "new certificates are in use" in caplog.text
+            assert await client.check_connectivity()
+
+    async def test_a_new_authority_is_believed(self, private_ca: PrivateCA, tmp_path: Path) -> None:
+        (tmp_path / "other").mkdir()
+        other = PrivateCA.in_folder(tmp_path / "other")
+        async with (
+            FakeCloud(tls=other.server(), host="localhost") as new,
+            client_of(new, ca_file=private_ca.ca_file) as client,
+        ):
+            assert not await client.check_connectivity()
+            shutil.copy(other.ca_file, private_ca.ca_file)
+            await client.refresh_credential()
+            assert await client.check_connectivity()
+
+    async def test_and_the_old_one_no_more(self, private_ca: PrivateCA, tmp_path: Path) -> None:
+        (tmp_path / "other").mkdir()
+        other = PrivateCA.in_folder(tmp_path / "other")
+        closing = Answer(200, b'{"status": "ok"}', {"Connection": "close"})
+        async with (
+            FakeCloud(tls=private_ca.server(), host="localhost") as old,
+            client_of(old, ca_file=private_ca.ca_file) as client,
+        ):
+            old.handler = lambda _: closing
+            assert await client.check_connectivity()
+            shutil.copy(other.ca_file, private_ca.ca_file)
+            await client.refresh_credential()
+            assert not await client.check_connectivity()
+
+    async def test_what_is_under_way_goes_on_under_the_one_it_began_with(
+        self, private_ca: PrivateCA, tmp_path: Path
+    ) -> None:
+        gate = asyncio.Event()
+        async with (
+            FakeCloud(tls=private_ca.server(), host="localhost") as cloud,
+            client_of(cloud, ca_file=private_ca.ca_file) as client,
+        ):
+            cloud.handler = lambda _: Answer(200, b'{"status": "ok"}', before_body=gate)
+            asking = asyncio.create_task(client.check_connectivity())
+            await cloud.received(method="GET", path="/health")
+            (tmp_path / "other").mkdir()
+            shutil.copy(PrivateCA.in_folder(tmp_path / "other").ca_file, private_ca.ca_file)
+            await client.refresh_credential()
+            gate.set()
+            assert await asking
+
+
+@asynccontextmanager
+async def client_of(cloud: FakeCloud, **files: Any) -> AsyncIterator[CloudAPIClient]:
+    async with CloudAPIClient(settings=settings_for(cloud, timeout=5.0, **files)) as client:
+        yield client
 
 
 async def test_old_protocols_are_refused(private_ca: PrivateCA) -> None:
@@ -177,6 +260,8 @@ def context_of(http: httpx.AsyncClient) -> ssl.SSLContext:
     context = lanes.quick.kept._pool._ssl_context
     assert isinstance(context, ssl.SSLContext)
     assert lanes.bulk.kept._pool._ssl_context is context
+    if isinstance(context, RenewableContext):
+        return context.current
     return context
 
 
