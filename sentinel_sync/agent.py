@@ -19,6 +19,7 @@ from sentinel_sync.cloud.response_policy import AttemptOutcome
 from sentinel_sync.cloud.rules.answers import GateState
 from sentinel_sync.composition import Components, build
 from sentinel_sync.fleet.fleet_manager import FleetManager
+from sentinel_sync.metrics import Metrics
 from sentinel_sync.models.model_downloader import ModelDownloader
 from sentinel_sync.profiles.profile_synchronizer import ProfileSynchronizer
 from sentinel_sync.scenarios.scenario_uploader import ScenarioUploader
@@ -89,6 +90,7 @@ class SyncAgent:
         self._refused = False
         self._data_version = -1
         self._status_board: StatusReporter | None = None
+        self._metrics: Metrics | None = None
         self._watch = PeriodicTask("watch", self._watch_step)
         self._housekeeping = PeriodicTask("housekeeping", self._housekeeping_step)
 
@@ -193,6 +195,7 @@ class SyncAgent:
             await board.begin()
             report = VehicleReporter(parts, board.look, self._clock, self._rng)
             board.subscribe(report.note)
+            self._metrics = board.metrics = Metrics(parts.foundation.client, self._clock)
             try:
                 await self._supervisor.start([*parts.duties, report.task, self._watch, self._housekeeping])
             except BaseException:
@@ -310,6 +313,12 @@ class SyncAgent:
     async def status(self) -> AgentStatus:
         """What the agent says of itself now."""
         return await self._board(self._built).look()
+
+    async def metrics(self) -> str:
+        """The status as metrics, in Prometheus' text format."""
+        if self._metrics is None:
+            raise SentinelSyncError("the agent is not running: enter it first (`async with agent:`)")
+        return await self._metrics.text(await self.status())
 
     async def show_console_address(self, url: str | None) -> None:
         """Have the status name where the console is served; None once it is not any more."""

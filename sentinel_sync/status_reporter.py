@@ -18,9 +18,12 @@ from sentinel_sync.base.files import replace_file
 from sentinel_sync.base.payloads import LastStop
 from sentinel_sync.base.tasks import Supervisor
 from sentinel_sync.composition import Components
+from sentinel_sync.metrics import FILE_NAME, Metrics
 from sentinel_sync.status import STATUS_NAME, AgentLife, AgentStatus, DiskStatus, RemainingWork
 
 logger: logging.Logger = logging.getLogger(__name__)
+
+_METRICS_INTERVAL = 15.0
 
 
 class StatusReporter:
@@ -41,6 +44,9 @@ class StatusReporter:
         self._written: AgentStatus | None = None
         self._life: AgentLife | None = None
         self._listeners: list[Callable[[AgentStatus], None]] = []
+        #: Counts for the textfile, where one is written.
+        self.metrics: Metrics | None = None
+        self._metrics_due = float("-inf")
         #: Address of the console, where one is served.
         self.console: str | None = None
 
@@ -109,6 +115,7 @@ class StatusReporter:
         shown = await self.look()
         for listener in self._listeners:
             listener(shown)
+        await self._write_metrics(shown)
         if self._written is not None and _steady(shown) == _steady(self._written):
             return
         self._written = shown
@@ -118,6 +125,18 @@ class StatusReporter:
         except OSError as error:
             # A full disk must not stop the agent: the status is for people, and they see the error in the log.
             logger.warning("agent.status: cannot write %s (%s)", path.name, error.strerror)
+
+    async def _write_metrics(self, shown: AgentStatus) -> None:
+        """Write the textfile where one is wanted, at most so often: its reader looks four times a minute."""
+        folder, now = self._parts.foundation.client.settings.metrics_dir, self._clock.monotonic()
+        if folder is None or self.metrics is None or now < self._metrics_due:
+            return
+        self._metrics_due = now + _METRICS_INTERVAL
+        try:
+            text = (await self.metrics.text(shown)).encode()
+            await asyncio.to_thread(replace_file, folder / FILE_NAME, text, durable=False)
+        except OSError as error:
+            logger.warning("agent.metrics: cannot write %s (%s)", folder / FILE_NAME, error.strerror)
 
 
 async def remaining_work(parts: Components) -> RemainingWork:

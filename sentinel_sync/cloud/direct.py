@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import math
-import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -63,6 +62,7 @@ class DirectUploads:
     Args:
         bandwidth: How fast, all parts together.
         parts_at_once: So many parts are sent side by side (`max_parallel_parts`).
+        now: Wall time, seconds since the epoch.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class DirectUploads:
         bandwidth: BandwidthLimit,
         *,
         parts_at_once: int,
-        now: Callable[[], float] = time.time,
+        now: Callable[[], float],
     ) -> None:
         self._client = client
         self._bandwidth = bandwidth

@@ -15,6 +15,7 @@ from sentinel_sync.base.errors import SentinelSyncError
 from sentinel_sync.console.feed import Feed
 from sentinel_sync.console.fleet import picture
 from sentinel_sync.console.recordings import consents, recordings
+from sentinel_sync.metrics import CONTENT_TYPE
 from sentinel_sync.status import AgentStatus
 from sentinel_sync.store.outbox import ItemState, OutboxItem
 
@@ -44,6 +45,7 @@ class ConsoleApp:
         self.app: Starlette = Starlette(
             routes=[
                 *(Route(path, self._page) for path in _PAGE),
+                Route("/metrics", self._metrics),
                 Route("/api/status", self._status),
                 Route("/api/events", self._events),
                 Route("/api/outbox", self._outbox),
@@ -61,7 +63,9 @@ class ConsoleApp:
 
     async def _look(self) -> tuple[str, bool]:
         said = await self._agent.status()
-        return said.model_dump_json(exclude={"updated_at": True, "connectivity": {"clock_skew"}}), _is_busy(said)
+        return said.model_dump_json(
+            exclude={"updated_at": True, "disk": True, "connectivity": {"clock_skew"}}
+        ), _is_busy(said)
 
     async def _page(self, request: Request) -> Response:
         name, kind = _PAGE[request.url.path]
@@ -69,6 +73,9 @@ class ConsoleApp:
 
     async def _status(self, _: Request) -> Response:
         return Response((await self._agent.status()).model_dump_json(), media_type="application/json")
+
+    async def _metrics(self, _: Request) -> Response:
+        return Response(await self._agent.metrics(), headers={"Content-Type": CONTENT_TYPE})
 
     async def _events(self, _: Request) -> Response:
         return StreamingResponse(self.feed.watch(), media_type="text/event-stream")

@@ -143,6 +143,7 @@ class CloudSettings(BaseModel):
     outbox_max_bytes: Annotated[int, Field(ge=1 << 20)] = 256 << 20
     outbox_max_age: Annotated[float, Field(ge=0.0)] = 365 * 86_400.0
     policy_version: str = "1"
+    metrics_dir: Path | None = None
     model_trusted_keys: tuple[str, ...] = ()
 
     # Driver profiles: the fleet's Fernet keys, newest first; the first source given counts.

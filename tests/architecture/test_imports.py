@@ -25,6 +25,7 @@ FLOORS: tuple[frozenset[str], ...] = (
     FEATURES,
     frozenset({"composition"}),
     frozenset({"status"}),
+    frozenset({"metrics"}),
     frozenset({"status_reporter", "vehicle_report"}),
     frozenset({"agent"}),
     frozenset({"cli", "console", "demo", "__main__"}),
