@@ -51,6 +51,7 @@ COMMANDS: dict[str, Command] = {
     "models": Command("sentinel_sync.cli.models", "list, install, roll back and pin models; sign and publish them"),
     "profiles": Command("sentinel_sync.cli.profiles", "list, show, sync and forget driver profiles"),
     "config": Command("sentinel_sync.cli.config", "write, check or show the settings"),
+    "install-service": Command("sentinel_sync.cli.service", "write a systemd unit that runs the agent"),
     "doctor": Command("sentinel_sync.cli.doctor", "check settings, disk, network, clock and credential"),
     "demo": Command("sentinel_sync.cli.demo", "a drive, an outage and a recovery, on this machine alone"),
     "serve": Command("sentinel_sync.cli.serve", "run the reference backend"),

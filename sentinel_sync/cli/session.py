@@ -21,6 +21,9 @@ from sentinel_sync.settings import Settings
 
 logger: logging.Logger = logging.getLogger(__name__)
 
+#: So much time to start in is asked for at a time, seconds.
+_START_SECONDS = 30.0
+
 _STOPPING = (signal.SIGTERM, signal.SIGINT)
 #: A display does without a status that takes longer, seconds: it must not hold up the end.
 _LOOK_TIMEOUT = 0.5
@@ -92,6 +95,12 @@ class ServiceNotifier:
                 # The service manager is gone or its queue is full: the agent's work does not depend on it.
                 return
 
+    async def ask_for_time(self) -> None:
+        """Ask for more time to start in, again and again: what is damaged may take minutes to be saved."""
+        while self._address:
+            self.tell(EXTEND_TIMEOUT_USEC=str(round(_START_SECONDS * 1e6)), STATUS="starting")
+            await asyncio.sleep(_START_SECONDS / 3)
+
     async def keep_watchdog(self) -> None:
         """Say twice per watchdog interval that this event loop is alive; returns at once where none is set."""
         while self._watchdog is not None:
@@ -146,7 +155,9 @@ async def _session(settings: Settings, work: Work, view: View, writer: Writer) -
     say = view.log if view.takes_log and sys.stderr.isatty() else _to_stderr
     hung_up = asyncio.Event()
     with stopping_signals(hung_up.set) as stop:
+        starting = asyncio.create_task(notifier.ask_for_time(), name="cli.starting")
         async with agent:
+            starting.cancel()
             notifier.tell(READY="1", STATUS="running")
             company = [
                 asyncio.create_task(_show(agent, view, writer), name="cli.show"),
