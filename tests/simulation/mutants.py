@@ -17,7 +17,7 @@ from pathlib import Path
 
 import sentinel_sync
 
-_PACKAGE = Path(sentinel_sync.__file__).parent
+PACKAGE = Path(sentinel_sync.__file__).parent
 _ROOT = Path(__file__).parents[2]
 #: Of all, the simulation alone has to notice so many; the others are for the tests of what they are in.
 _ENOUGH = 0.6
@@ -50,8 +50,26 @@ MUTANTS = (
     Mutant(
         "a trip is forgotten although the backend said not now",
         "store/sender.py",
-        "                await self._outbox.settle(item, self._retry.decision(item.key, error, item.attempts))",
-        "                self._take(item, group)",
+        "            await self._outbox.settle(item, self._retry.decision(item.key, error, item.attempts))",
+        "            return True",
+    ),
+    Mutant(
+        "a trip that the answer to its batch does not name counts as taken",
+        "trips/batch.py",
+        "                outcome.failed.append((item, unknown))",
+        "                outcome.taken.append(item)",
+    ),
+    Mutant(
+        "whatever a batch comes to, its trips count as taken",
+        "trips/batch.py",
+        "            outcome.failed.extend((item, error) for item in items)",
+        "            outcome.taken.extend(items)",
+    ),
+    Mutant(
+        "a part of a direct upload that never arrived counts as there",
+        "cloud/direct.py",
+        "        if reply.status in _STALE:\n            raise _StaleError",
+        "        if reply.status in _STALE:\n            return reply",
     ),
     Mutant(
         "a trip under way is not written down at its start",
@@ -164,8 +182,8 @@ MUTANTS = (
     Mutant(
         "a withdrawal does not stop what is under way",
         "scenarios/scenario_uploader.py",
-        "        self._worker.cut(WITHDRAWN)\n",
-        "        return\n",
+        "        self._worker.cut(WITHDRAWN)\n        async with self._sending:",
+        "        return\n        async with self._sending:",
     ),
     Mutant(
         "a withdrawal leaves the queue",
@@ -230,8 +248,8 @@ MUTANTS = (
     Mutant(
         "what has arrived of a scenario is forgotten",
         "scenarios/upload.py",
-        "        await self._save(self._plan.acknowledged(part, context.clock.now(), consent))",
-        "        self._plan = self._plan.acknowledged(part, context.clock.now(), consent)",
+        "        await self._save(plan)\n        logger.info(",
+        "        self._plan = plan\n        logger.info(",
     ),
     Mutant(
         "a cut scenario waits for ever",
@@ -320,8 +338,8 @@ MUTANTS = (
     Mutant(
         "one item that cannot be sent keeps those behind it",
         "store/sender.py",
-        '                await self._outbox.settle(item, SetAside(f"cannot be sent as it is stored: {error}"))',
-        "                raise",
+        '            await self._outbox.settle(item, SetAside(f"cannot be sent as it is stored: {error}"))',
+        "            raise",
     ),
     Mutant(
         "an answer that means not now means never",
@@ -444,7 +462,7 @@ def is_noticed(mutant: Mutant | None, seeds: int, days: float) -> bool:
     """Whether any seed finds something, or cannot be played to its end; None is the program as it is."""
     with tempfile.TemporaryDirectory() as name:
         copy = Path(name) / "sentinel_sync"
-        shutil.copytree(_PACKAGE, copy, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(PACKAGE, copy, ignore=shutil.ignore_patterns("__pycache__"))
         shutil.copytree(_ROOT / "tests", Path(name) / "tests", ignore=shutil.ignore_patterns("__pycache__", "fixtures"))
         if mutant is not None:
             path = copy / mutant.file

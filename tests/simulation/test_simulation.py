@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.simulation.mutants import MUTANTS, PACKAGE
 from tests.simulation.play import play
 
 #: A seed that meets all of these soon.
@@ -17,6 +18,12 @@ _SOMETIMES = {
     "PUT answered 200",
     "PATCH answered 204",
 }
+
+
+def test_each_mutant_still_changes_what_it_means_to_change() -> None:
+    texts = {mutant: (PACKAGE / mutant.file).read_text(encoding="utf-8") for mutant in MUTANTS}
+    assert [mutant.intent for mutant, text in texts.items() if text.count(mutant.before) != 1] == []
+    assert len(MUTANTS) >= 60
 
 
 @pytest.mark.timeout(180)
