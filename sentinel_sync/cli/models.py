@@ -113,7 +113,8 @@ async def _list(settings: CloudSettings, arguments: argparse.Namespace) -> int:
     running = await asyncio.to_thread(runs, settings)
     said = await asyncio.to_thread(last_said, settings) if running else None
     shown = {} if said is None else {model.name: model for model in said.models}
-    models = [_facts(record, shown.get(name)) for name, record in sorted(records.all.items())]
+    known = {name: ModelRecord(name) for name, model in shown.items() if model.offered} | records.all
+    models = [_facts(record, shown.get(name)) for name, record in sorted(known.items())]
     if arguments.json:
         told = [{**model, "installed_at": utc(model["installed_at"])} for model in models]
         print_lines([json.dumps({"models": told, "agent_running": running}, indent=2)])
@@ -137,6 +138,7 @@ def _facts(record: ModelRecord, shown: ModelStatus | None) -> dict[str, Any]:
         "installed_at": None if installed is None else installed.installed_at,
         "checksum": None if installed is None else installed.checksum,
         "available": available,
+        "offered": [] if shown is None else [one.model_dump() for one in shown.offered],
         "under_way": under_way,
         "previous": None if previous is None else previous.version,
         "pinned": record.pinned,
@@ -155,8 +157,14 @@ def _row(model: dict[str, Any]) -> tuple[str, ...]:
         model["available"] or "",
         model["previous"] or "",
         model["pinned"] or "",
-        "; ".join(filter(None, (model["under_way"], model["reason"], bad))),
+        "; ".join(filter(None, (model["under_way"], model["reason"], bad, _withheld(model)))),
     )
+
+
+def _withheld(model: dict[str, Any]) -> str | None:
+    """What is offered, and not to this vehicle."""
+    withheld = [f"{one['version']} is {one['note']}" for one in model["offered"] if one["note"] is not None]
+    return "; ".join(withheld) or None
 
 
 # --- the operator's word ---
@@ -191,7 +199,7 @@ async def _leave(settings: CloudSettings, order: ModelCommand, wait: float | Non
         orders = ModelCommands(folder.documents)
         key = await orders.place(order)
         if wait is None and is_agent:
-            return Outcome(None, "the running agent will do it", ExitCode.DONE)
+            return Outcome(None, await _left(settings, order), ExitCode.DONE)
         wait = _OTHERS_WAIT if wait is None else wait
         found = await _awaited(settings, orders, key, wait)
         if found is not None:
@@ -202,6 +210,15 @@ async def _leave(settings: CloudSettings, order: ModelCommand, wait: float | Non
         if is_agent or not await orders.withdraw(key):
             raise CommandError("the agent has ended; the next one does it", ExitCode.LEFT)
     return await _do(settings, order)
+
+
+async def _left(settings: CloudSettings, order: ModelCommand) -> str:
+    """What to say of an order that was left for the agent."""
+    said = await asyncio.to_thread(last_said, settings)
+    shown = next((model for model in said.models if model.name == order.name), None) if said is not None else None
+    if order.action != "pin" or shown is None or not shown.offered:
+        return "the running agent will do it"
+    return f"the running agent will do it: {_pinned(order.name, order.version or '', shown)}"
 
 
 async def _awaited(settings: CloudSettings, orders: ModelCommands, key: str, wait: float) -> CommandOutcome | None:
@@ -240,7 +257,11 @@ async def _obeyed(models: ModelDownloader, order: ModelCommand) -> Outcome:
             return _outcome(await models.rollback(name))
         case "pin":
             await models.pin(name, version)
-            return Outcome(True, f"{name} {version} is pinned: no other is taken", ExitCode.DONE)
+            with suppress(CloudError):  # out of reach: nobody can say what is offered
+                await models.check_for_updates()
+                shown = next((model for model in models.snapshot() if model.name == name), None)
+                return Outcome(True, _pinned(name, version, shown), ExitCode.DONE)
+            return Outcome(True, _pinned(name, version, None), ExitCode.DONE)
         case "unpin":
             await models.pin(name, None)
             return Outcome(True, f"{name} takes newer versions again", ExitCode.DONE)
@@ -250,6 +271,14 @@ async def _obeyed(models: ModelDownloader, order: ModelCommand) -> Outcome:
             return Outcome(True, f"{name} {version} may be tried again", ExitCode.DONE)
         case "check":
             return await _checked(models)
+
+
+def _pinned(name: str, version: str, shown: ModelStatus | None) -> str:
+    """What to say of a pin: that of a version which nobody offers waits for somebody to."""
+    said = f"{name} {version} is pinned: no other is taken"
+    if shown is None or version in {one.version for one in shown.offered} | {shown.installed, shown.previous}:
+        return said
+    return f"{said}. Nobody offers it now: is it mistyped? It is taken once it is offered"
 
 
 async def _checked(models: ModelDownloader) -> Outcome:

@@ -32,8 +32,9 @@ from sentinel_sync.models.rules.releases import (
     live_name,
     newest,
     raw_key,
+    why_not_for,
 )
-from sentinel_sync.models.rules.status import ModelCheckStatus
+from sentinel_sync.models.rules.status import ModelCheckStatus, OfferedVersion
 from sentinel_sync.models.sources import ReleaseSource
 from sentinel_sync.settings import CloudSettings
 
@@ -150,6 +151,17 @@ class ReleaseSelector:
     def refusal(self, name: str) -> str | None:
         """Why what was offered of a model was refused at the last choice, or None."""
         return self._refusals.get(name)
+
+    def offered(self, name: str) -> list[OfferedVersion]:
+        """What the last listing has of a model; of very many the last."""
+        listing, vehicle_id = self._source.last, self._settings.vehicle_id
+        found = [] if listing is None else [one for one in listing.releases if one.name == name][-_MOST_SHOWN:]
+        return [OfferedVersion(version=one.version, note=why_not_for(one, vehicle_id)) for one in found]
+
+    def offered_names(self) -> set[str]:
+        """Names of models that the last listing has; of very many the first few."""
+        listing = self._source.last
+        return set() if listing is None else set(sorted({one.name for one in listing.releases})[:_MOST_SHOWN])
 
     def refused(self) -> list[str]:
         """Names of models that something was refused of at the last choice; of very many the first few."""

@@ -399,6 +399,7 @@ class ModelStatusView:
                 self.status(name),
                 self._installer.progress(name),
                 self._releases.available(name),
+                self._releases.offered(name),
             )
-            for name in sorted({*self._installed.records, *self._releases.refused()})
+            for name in sorted({*self._installed.records, *self._releases.refused(), *self._releases.offered_names()})
         ]

@@ -15,7 +15,10 @@ from sentinel_sync.backend.faults import Fault, FaultPlan
 from sentinel_sync.backend.server import running_server
 from sentinel_sync.backend.settings import BackendSettings
 from sentinel_sync.cli.exit_codes import ExitCode
+from sentinel_sync.cli.models import _facts, _pinned, _row
 from sentinel_sync.models.commands import ModelCommand, ModelCommands, PlacedCommand
+from sentinel_sync.models.rules.installed import ModelRecord
+from sentinel_sync.models.rules.status import ModelStatus, OfferedVersion
 from sentinel_sync.status import STATUS_NAME
 from sentinel_sync.store.store import StateLock, Store
 from tests.cli.backend import KEY
@@ -110,13 +113,32 @@ def test_the_whole_way_from_a_key_to_a_model_in_use_and_back(car: Vehicle, fleet
 
     assert car.run("models", "rollback", NAME).out == f"{NAME} v1.0.0 is installed\n"
     assert live.read_bytes() == FIRST
-    assert car.run("models", "pin", NAME, "v1.0.0").code == 0
+    assert car.run("models", "pin", NAME, "v9.9.9").out.endswith("It is taken once it is offered\n")
+    assert car.run("models", "pin", NAME, "v1.0.0").out == f"{NAME} v1.0.0 is pinned: no other is taken\n"
     assert car.run("models", "list").out.splitlines()[1].split()[:2] == [NAME, "v1.0.0"]
     refused = car.run("models", "install", NAME, "v2.0.0")
     assert (refused.code, "pinned v1.0.0" in refused.err) == (ExitCode.FAILED, True)
     assert car.run("models", "unpin", NAME).code == 0
     assert car.run("models", "install", NAME, "v2.0.0").code == 0
     assert live.read_bytes() == SECOND
+
+
+def test_what_is_offered_to_others_alone_is_said() -> None:
+    shown = ModelStatus(
+        name=NAME,
+        status="idle",
+        installed=None,
+        available=None,
+        previous=None,
+        pinned=None,
+        reason=None,
+        under_way=None,
+        offered=[OfferedVersion(version="v2", note="not for this vehicle: rollout 10 %"), OfferedVersion(version="v1")],
+    )
+    row = _row(_facts(ModelRecord(NAME), shown))
+    assert row[-1] == "v2 is not for this vehicle: rollout 10 %"
+    assert "Nobody offers it now" in _pinned(NAME, "v3", shown)
+    assert "Nobody" not in _pinned(NAME, "v1", shown)
 
 
 def test_a_backend_without_deltas_sends_the_whole_file(car: Vehicle, fleet: Fleet) -> None:

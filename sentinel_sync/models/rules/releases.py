@@ -333,6 +333,13 @@ class ReleaseChoice:
     withdrawn: str | None = None
 
 
+def why_not_for(release: ModelRelease, vehicle_id: str) -> str | None:
+    """Why a release is not for this vehicle for now, in a person's words; None where it is."""
+    if release.rollout is None or in_rollout(release, vehicle_id):
+        return None
+    return f"not for this vehicle: rollout {100.0 * release.rollout:g} %"
+
+
 def choose(
     releases: Sequence[ModelRelease],
     standing: ReleaseConstraints,

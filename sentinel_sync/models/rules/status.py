@@ -1,5 +1,6 @@
 """How models stand, for the status."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TypedDict
@@ -172,6 +173,13 @@ class BadVersionStatus(StatusModel):
     reason: str
 
 
+class OfferedVersion(StatusModel):
+    """A version that the source lists, and why it is not for this vehicle; None where it is."""
+
+    version: str
+    note: str | None = None
+
+
 class ModelOutcome(StatusModel):
     """Where one version stands, as the vehicle's report tells of it.
 
@@ -199,6 +207,7 @@ class ModelStatus(StatusModel):
         reason: Why it is not going well, or waits (`status` is "held" then), or None.
         under_way: What is being fetched or put in place now, or None.
         outcomes: Where each version stands that is or was here, the installed one first.
+        offered: What the source lists, as of the last check.
     """
 
     name: str
@@ -212,6 +221,7 @@ class ModelStatus(StatusModel):
     reason: str | None
     under_way: TransferStatus | None
     outcomes: list[ModelOutcome] = Field(default_factory=list)
+    offered: list[OfferedVersion] = Field(default_factory=list)
 
 
 class ModelCheckStatus(StatusModel):
@@ -227,7 +237,11 @@ class ModelCheckStatus(StatusModel):
 
 
 def model_shown(
-    record: ModelRecord, status: DownloadStatus, progress: TransferStatus | None, available: str | None
+    record: ModelRecord,
+    status: DownloadStatus,
+    progress: TransferStatus | None,
+    available: str | None,
+    offered: Sequence[OfferedVersion] = (),
 ) -> ModelStatus:
     """Put together what the agent's status shows of a model.
 
@@ -236,6 +250,7 @@ def model_shown(
         status: As `download_status` says it.
         progress: What is being done about it now, or None.
         available: A version that may be taken, or None.
+        offered: What the source lists.
     """
     outcomes = _outcomes(record, progress)
     if status["status"] == "failed" and available is not None and available not in {one.version for one in outcomes}:
@@ -252,6 +267,7 @@ def model_shown(
         reason=status["reason"],
         under_way=None if progress is None else _transfer_shown(progress),
         outcomes=outcomes,
+        offered=list(offered),
     )
 
 

@@ -1,11 +1,13 @@
 """What is said of a model: what is being done about it comes first, then why it waits, then what went wrong."""
 
+from dataclasses import replace
+
 import pytest
 
 from sentinel_sync.base.payloads import ModelRelease
 from sentinel_sync.base.transfer import TransferStatus
 from sentinel_sync.models.rules.installed import BadVersion, CommitSchedule, KeptVersion, ModelRecord, StagedVersion
-from sentinel_sync.models.rules.status import InstallResult, download_status, model_shown
+from sentinel_sync.models.rules.status import InstallResult, OfferedVersion, download_status, model_shown
 
 INSTALLED = KeptVersion("v1", "m.pt", 5.0, 100, "1" * 64)
 RECORD = ModelRecord("m", installed=INSTALLED)
@@ -57,10 +59,20 @@ def test_the_agents_status_has_all_of_it() -> None:
         previous=KeptVersion("v0", "m.pt", 1.0),
         pinned="v1",
         bad=(BadVersion("v3", "3" * 64, "it crashed", 7.0),),
+        skipped=("v5",),
         probation=CommitSchedule(60.0, 20.0),
     )
     status = download_status(record, "m", progress=UNDER_WAY, refusal=None, held=None)
-    assert model_shown(record, status, UNDER_WAY, "v2").model_dump() == {
+    offered = [OfferedVersion(version="v2", note="not for this vehicle: rollout 10 %")]
+    shown = model_shown(record, status, UNDER_WAY, "v2", offered).model_dump(mode="json")
+    outcomes = [(one["version"], one["state"], one["reason"]) for one in shown.pop("outcomes")]
+    assert outcomes == [
+        ("v1", "on_probation", None),
+        ("v5", "rolled_back", "operator"),
+        ("v2", "downloading", None),
+        ("v3", "refused", "validator"),
+    ]
+    assert shown == {
         "name": "m",
         "status": "downloading",
         "installed": "v1",
@@ -79,7 +91,32 @@ def test_the_agents_status_has_all_of_it() -> None:
             "rate": 10.0,
             "time_left": 6.0,
         },
+        "offered": [{"version": "v2", "note": "not for this vehicle: rollout 10 %"}],
     }
+
+
+@pytest.mark.parametrize(
+    ("record", "status", "available", "outcomes"),
+    [
+        (ModelRecord("m"), None, None, []),
+        (RECORD, None, None, [("v1", "installed", None)]),
+        (STAGED, None, "v2", [("v1", "installed", None), ("v2", "staged", None)]),
+        (FAILED, "no space", "v2", [("v1", "installed", None), ("v2", "failed", "attempt")]),
+        (replace(RECORD, damage="it is short"), None, None, [("v1", "installed", "damaged")]),
+        (
+            replace(RECORD, bad=(BadVersion("v3", "3" * 64, "it crashed", 7.0, was_in_use=True),)),
+            None,
+            None,
+            [("v1", "installed", None), ("v3", "rolled_back", "probation")],
+        ),
+    ],
+)
+def test_where_each_version_stands_is_said_for_the_report(
+    record: ModelRecord, status: str | None, available: str | None, outcomes: list[tuple[str, str, str | None]]
+) -> None:
+    said = download_status(record, "m", progress=None, refusal=status, held=None)
+    shown = model_shown(record, said, None, available)
+    assert [(one.version, one.state, one.reason) for one in shown.outcomes] == outcomes
 
 
 def test_a_result_is_true_where_the_runtime_opens_the_version() -> None:
