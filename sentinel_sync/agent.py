@@ -305,6 +305,14 @@ class SyncAgent:
         """
         await self._built.foundation.policy.set_network(choice, link)
 
+    def set_conditions(self, *conditions: str) -> None:
+        """The host's word on the vehicle, for `upload_window` and `update_window`: all that holds now.
+
+        Raises:
+            ValueError: One is none of 'parked', 'charging' and 'home'.
+        """
+        self._built.foundation.policy.set_conditions(conditions)
+
     def wake(self) -> None:
         """Have every part look now for what there is to do: for a host that has changed something outside the API."""
         for duty in self._built.duties:

@@ -3,7 +3,8 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
 from typing import TypeVar
 
 from pydantic import TypeAdapter
@@ -35,8 +36,9 @@ from sentinel_sync.network.rules.traffic import (
     condition,
     why_unfit,
 )
+from sentinel_sync.network.rules.window import VehicleCondition, Window, seconds_to_next_minute, why_closed
 from sentinel_sync.network.usage import UsageRecord
-from sentinel_sync.settings import CloudSettings
+from sentinel_sync.settings import CloudSettings, TransferWindow
 from sentinel_sync.store.documents import Documents
 from sentinel_sync.store.timekeeper import Timekeeper
 
@@ -52,7 +54,7 @@ _LOOK_AGAIN = 60.0
 _AFTER_THE_TURN = 0.05
 
 Listener = Callable[[], None]
-Word = TypeVar("Word", Metering, Link)
+Word = TypeVar("Word", Metering, Link, VehicleCondition)
 _KIND = "network"
 _KEY = "operator"
 _SHAPE = TypeAdapter(NetworkChoice)
@@ -100,6 +102,8 @@ class TransferPolicy:
         self._clock = clock
         self._supervised = supervised
         self._limits = tuple(_limits(settings))
+        self._windows = _windows(settings)
+        self._vehicle: frozenset[VehicleCondition] = frozenset()
         self._usage = UsageRecord(documents, self._limits, clock=clock, timekeeper=timekeeper, owner=owner)
         self.duty: PeriodicTask = PeriodicTask("network", self.step)
         #: None where its word could not change anything.
@@ -174,6 +178,15 @@ class TransferPolicy:
         self._host = NetworkChoice("the host", _known(choice, Metering), None if link is None else _known(link, Link))
         self._note()
 
+    def set_conditions(self, conditions: Iterable[str]) -> None:
+        """Take the host's word on the vehicle, for `upload_window` and `update_window`; it counts at once.
+
+        Raises:
+            ValueError: One is none of 'parked', 'charging' and 'home'.
+        """
+        self._vehicle = frozenset(_known(condition, VehicleCondition) for condition in conditions)
+        self._note()
+
     # --- life ---
 
     async def prepare(self) -> None:
@@ -196,6 +209,8 @@ class TransferPolicy:
         waits = [_LOOK_AGAIN, *(self._until_reset(limit.period) for limit in self._limits)]
         if self._watch is not None:
             waits.append(await self._watch.look())
+        if self._windows:
+            waits.append(seconds_to_next_minute(self._local_time()) + _AFTER_THE_TURN)
         await self._read()
         await self._usage.take_in()
         if self._usage.is_due:
@@ -280,7 +295,15 @@ class TransferPolicy:
 
     def _unfit(self, traffic: TrafficClass) -> str | None:
         quiet = self._settings.quiet_during_trip and self.trip_under_way
-        return why_unfit(traffic, self._condition, quiet=quiet)
+        unfit = why_unfit(traffic, self._condition, quiet=quiet)
+        if unfit is not None or traffic not in self._windows:
+            return unfit
+        key, windows = self._windows[traffic]
+        return why_closed(NAMES[traffic], key, windows, self._local_time(), self._vehicle)
+
+    def _local_time(self) -> datetime:
+        """By the vehicle's own zone, and by the backend's clock where that is known to be right."""
+        return datetime.fromtimestamp(self._usage.now(), UTC).astimezone()
 
     def _until_reset(self, period: Period) -> float:
         return max(0.0, resets_at(period, self._accounts.today) - self._usage.now()) + _AFTER_THE_TURN
@@ -322,6 +345,22 @@ class TransferPolicy:
 
     def _on_change(self) -> None:
         self.duty.wake.set()
+
+
+def _windows(settings: CloudSettings) -> dict[TrafficClass, tuple[str, list[Window]]]:
+    named = {
+        TrafficClass.SCENARIOS: ("upload_window", settings.upload_window),
+        TrafficClass.MODELS: ("update_window", settings.update_window),
+    }
+    return {
+        traffic: (key, [Window(one.weekdays, *one.minutes, _condition_of(one)) for one in windows])
+        for traffic, (key, windows) in named.items()
+        if windows
+    }
+
+
+def _condition_of(window: TransferWindow) -> VehicleCondition | None:
+    return None if window.when is None else VehicleCondition(window.when)
 
 
 def _limits(settings: CloudSettings) -> list[Limit]:

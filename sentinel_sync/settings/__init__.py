@@ -1,6 +1,6 @@
 """Settings: one YAML file, overridden by the environment; the `cloud:` keys are those of deployed vehicles."""
 
-from sentinel_sync.settings.cloud import CloudSettings, DataBudget, ModelSource, is_key, is_loopback
+from sentinel_sync.settings.cloud import CloudSettings, DataBudget, ModelSource, TransferWindow, is_key, is_loopback
 from sentinel_sync.settings.reading import Settings, explain, settings_from
 
 __all__ = [
@@ -8,6 +8,7 @@ __all__ = [
     "DataBudget",
     "ModelSource",
     "Settings",
+    "TransferWindow",
     "explain",
     "is_key",
     "is_loopback",

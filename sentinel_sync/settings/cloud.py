@@ -63,6 +63,40 @@ class DataBudget(BaseModel):
     month: Bytes | None = None
 
 
+_DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
+#: A local time of day; 24:00 is the end of it.
+TimeOfDay = Annotated[str, Field(pattern=r"^(?:[01]\d|2[0-3]):[0-5]\d$|^24:00$")]
+
+
+class TransferWindow(BaseModel):
+    """When large things may go: hours of the vehicle's own day, days on which they begin, or the host's word.
+
+    Attributes:
+        days: Of the week; none means each.
+        begin: Local time of day.
+        end: The same; not after `begin`: on the next day.
+        when: What the host must say of the vehicle besides (`SyncAgent.set_conditions`), or None.
+    """
+
+    model_config: ClassVar[ConfigDict] = ConfigDict(frozen=True, extra="forbid")
+
+    days: tuple[Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"], ...] = ()
+    begin: TimeOfDay = "00:00"
+    end: TimeOfDay = "24:00"
+    when: Literal["parked", "charging", "home"] | None = None
+
+    @property
+    def minutes(self) -> tuple[int, int]:
+        """Its begin and end, minutes after midnight."""
+        begin, end = ((int(text[:2]) * 60 + int(text[3:])) for text in (self.begin, self.end))
+        return begin, end
+
+    @property
+    def weekdays(self) -> frozenset[int]:
+        """Its days, 0 is Monday."""
+        return frozenset(map(_DAYS.index, self.days))
+
+
 class ModelSource(BaseModel):
     """The `models:` block: where releases come from.
 
@@ -163,6 +197,8 @@ class CloudSettings(BaseModel):
     upload_bandwidth_limit: Annotated[int, Field(ge=0)] = 0
     mark_background: bool = False
     quiet_during_trip: bool = False
+    upload_window: tuple[TransferWindow, ...] = ()
+    update_window: tuple[TransferWindow, ...] = ()
 
     # Recorded scenarios.
     compress_videos: bool = True

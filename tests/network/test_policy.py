@@ -1,6 +1,7 @@
 """The traffic desk on a real store: whose word on the network counts, what waits, and for how long."""
 
 import asyncio
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -220,3 +221,41 @@ async def test_asking_costs_next_to_nothing(store: Store, clock: FakeClock) -> N
     clock.tick(A_MOMENT)
     await asyncio.gather(*(policy.blocked_reason(TrafficClass.TRIPS) for _ in range(8)))
     assert len(statements) == 1
+
+
+class TestWindows:
+    """Large things go within their windows alone."""
+
+    async def test_they_open_and_close_by_the_vehicles_own_time(self, store: Store, clock: FakeClock) -> None:
+        now = datetime.fromtimestamp(clock.now(), UTC).astimezone()
+        opens = (now + timedelta(hours=1)).strftime("%H:00")
+        closes = (now + timedelta(hours=2)).strftime("%H:00")
+        policy = policy_on(store, clock, upload_window=[{"begin": opens, "end": closes}])
+        assert await held(policy) == {TrafficClass.SCENARIOS}
+        assert await policy.blocked_reason(TrafficClass.SCENARIOS) == (
+            "cloud.upload_window is closed: recordings wait for it"
+        )
+        told: list[None] = []
+        policy.subscribe(lambda: told.append(None))
+        wait = await policy.step()
+        assert 0.0 < wait <= 60.1
+        until_open = (now.replace(minute=0, second=0, microsecond=0) + timedelta(hours=1) - now).total_seconds()
+        clock.tick(until_open + 1.0)
+        await policy.step()
+        assert (await held(policy), len(told)) == (set(), 1)
+        clock.tick(3600.0)
+        await policy.step()
+        assert (await held(policy), len(told)) == ({TrafficClass.SCENARIOS}, 2)
+
+    async def test_the_hosts_word_on_the_vehicle_counts_at_once(self, store: Store, clock: FakeClock) -> None:
+        windows = [{"when": "parked"}, {"when": "home"}]
+        policy = policy_on(store, clock, update_window=windows)
+        assert await held(policy) == {TrafficClass.MODELS}
+        policy.set_conditions(["charging"])
+        assert await held(policy) == {TrafficClass.MODELS}
+        policy.set_conditions(["charging", "home"])
+        assert await held(policy) == set()
+        with pytest.raises(ValueError, match="is none of"):
+            policy.set_conditions(["asleep"])
+        policy.set_conditions([])
+        assert await held(policy) == {TrafficClass.MODELS}

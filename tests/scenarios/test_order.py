@@ -82,3 +82,23 @@ async def test_queueing_again_with_another_priority_moves_it(cloud: FakeCloud, r
     assert await uploader.sync_now() == 2
     assert announced(cloud) == [SECOND, FIRST]
     assert (await uploader.get_statistics())["dropped"] == 0
+
+
+async def test_a_window_that_closes_ends_what_is_under_way(
+    cloud: FakeCloud, recordings: Path, build: Build, clock: FakeClock
+) -> None:
+    uploader = build(upload_window=[{"when": "parked"}])
+    uploader._permission._policy.set_conditions(["parked"])
+    never = asyncio.Event()
+    usual = cloud.handler
+    cloud.handler = lambda seen: Answer(201, b"{}", after=never) if is_video(seen) else usual(seen)
+    await uploader.queue_scenario(recordings / FIRST)
+    sending = asyncio.create_task(uploader.sync_now())
+    await cloud.received(method="POST", path=f"/scenarios/{FIRST}/videos")
+    uploader._permission._policy.set_conditions([])
+    while not sending.done():
+        await clock.advance(0.5)
+        await asyncio.wait({sending}, timeout=0.01)
+    assert await sending == 0
+    status = await uploader.get_upload_status(FIRST)
+    assert (status["status"], status["reason"]) == ("held", "cloud.upload_window is closed: recordings wait for it")
