@@ -175,6 +175,9 @@ def _troubles_of_parts(said: AgentStatus) -> Iterator[Trouble]:
         if duty.crashes:
             what = f"{duty.name} keeps failing ({duty.last_error})"
             yield Trouble(part="agent", what=what, remedy="the log has it; it is tried again by itself")
+    if said.scenarios is not None and said.scenarios.disk_is_short:
+        what = "the recorder's disk has less room than cloud.disk_reserve, and nothing more may go"
+        yield Trouble(part="store", what=what, remedy="free some space, or allow cloud.disk_reserve_unsent")
     if said.salvaged_from is not None:
         what = f"the outbox was damaged, and what could be read was saved from {said.salvaged_from}"
         yield Trouble(part="store", what=what, remedy="check the disk; then restart the agent")

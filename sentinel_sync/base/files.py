@@ -5,6 +5,7 @@ import errno
 import hashlib
 import os
 import secrets
+from dataclasses import dataclass
 from pathlib import Path
 
 from sentinel_sync.base.errors import FileError, StoreError, StoreFullError
@@ -87,3 +88,44 @@ def file_error(error: OSError, path: Path) -> StoreError:
     if error.errno in {errno.ENOSPC, errno.EDQUOT}:
         return StoreFullError(f"the disk is full ({path.name} cannot be written): free some space")
     return FileError(f"{path.name} cannot be used: {error.strerror}")
+
+
+#: Inodes that are kept free where the reserve is in bytes: a recording has six files and a folder.
+_LEAST_INODES = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """What is free on a file system, and what is to be."""
+
+    free_bytes: int
+    free_inodes: int
+    reserve_bytes: int
+    reserve_inodes: int
+
+    @property
+    def is_short(self) -> bool:
+        """Whether less is free than is to be."""
+        return self.free_bytes < self.reserve_bytes or self.free_inodes < self.reserve_inodes
+
+
+def room_of(folder: Path, reserve: int | str) -> Room:
+    """Look at a folder's file system. Blocks.
+
+    Args:
+        folder: It, or the nearest folder above it that exists.
+        reserve: Bytes, or percent of the file system ("10%"), of its inodes too.
+
+    Raises:
+        OSError: It cannot be looked at.
+    """
+    existing = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    status = os.statvfs(existing)
+    free, inodes = status.f_bavail * status.f_frsize, status.f_favail
+    # Some file systems count no inodes, and have as many as fit.
+    counts_inodes = status.f_files > 0
+    if isinstance(reserve, int):
+        return Room(free, inodes, reserve, min(_LEAST_INODES, status.f_files // 20) if counts_inodes else 0)
+    share = float(reserve.rstrip("%")) / 100.0
+    total = status.f_blocks * status.f_frsize
+    return Room(free, inodes, int(total * share), int(status.f_files * share) if counts_inodes else 0)

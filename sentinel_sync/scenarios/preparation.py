@@ -15,7 +15,7 @@ from typing import BinaryIO
 
 from sentinel_sync.base.clock import Clock
 from sentinel_sync.base.errors import NotNowError, ScenarioError, StoreError
-from sentinel_sync.base.files import sync_folder
+from sentinel_sync.base.files import room_of, sync_folder
 from sentinel_sync.base.tasks import run_to_end
 from sentinel_sync.base.transfer import ActiveTransfer
 from sentinel_sync.cloud.upload import OpenFile
@@ -51,11 +51,13 @@ class DerivedFiles:
     Args:
         folder: The agent's own: whatever is in it and nobody keeps is deleted. Need not exist yet.
         max_bytes: Budget for all of its files together (`derived_max_bytes`).
+        recorder: The recorder's folder, and what is to be kept free there (`disk_reserve`), where anything is.
     """
 
-    def __init__(self, folder: Path, max_bytes: int) -> None:
+    def __init__(self, folder: Path, max_bytes: int, recorder: tuple[Path, int | str] | None = None) -> None:
         self._folder = folder
         self._max_bytes = max_bytes
+        self._recorder = recorder
 
     def name_for(self, scenario_id: str, part_name: str, suffix: str) -> str:
         """Name of what is made of a part, the same every time: plain letters, whatever the part is called."""
@@ -81,6 +83,8 @@ class DerivedFiles:
             StoreError: The folder cannot be read.
         """
         if self.size_bytes() + size_bytes > self._max_bytes:
+            return False
+        if self._recorder is not None and room_of(*self._recorder).is_short:
             return False
         existing = next(folder for folder in (self._folder, *self._folder.absolute().parents) if folder.exists())
         return shutil.disk_usage(existing).free >= size_bytes + DISK_RESERVE

@@ -15,6 +15,7 @@ from sentinel_sync.cloud.client import CloudAPIClient
 from sentinel_sync.cloud.http import read_pseudonym_key
 from sentinel_sync.network.foundation import Foundation, Lifecycle
 from sentinel_sync.scenarios.consent import ConsentRecord, UploadPermission, WithdrawalMark
+from sentinel_sync.scenarios.disk_reserve import LOOK_INTERVAL, DiskReserve
 from sentinel_sync.scenarios.preparation import DerivedFiles, Preparation
 from sentinel_sync.scenarios.recordings import absolute, read_recording
 from sentinel_sync.scenarios.records import DERIVED_NAME, KIND, REPLACED, ScenarioRecords
@@ -174,7 +175,10 @@ class ScenarioUploader:
         self._records = records = ScenarioRecords(store.documents, store.outbox, clock)
         self._permission = UploadPermission(settings, self._record, foundation.policy)
         derived_dir = store.state_dir / DERIVED_NAME
-        self._derived = DerivedFiles(derived_dir, settings.derived_max_bytes)
+        reserve = settings.disk_reserve
+        recorder = None if reserve is None else (settings.scenarios_dir, reserve)
+        self._derived = DerivedFiles(derived_dir, settings.derived_max_bytes, recorder)
+        self._reserve = DiskReserve(records, self._derived, settings, clock)
         sender = PartSender(api_client, derived_dir, clock=clock, ceilings=records)
         transcoder = Transcoder(settings, clock)
         preparation = Preparation(settings, self._derived, transcoder, sender.packs_annotations, clock)
@@ -325,6 +329,7 @@ class ScenarioUploader:
             deleted=statistics["deleted"],
             deleted_unsent=statistics["deleted_unsent"],
             unqueued=self.unqueued,
+            disk_is_short=self._reserve.is_short,
             reasons=await self._records.reasons(_MOST_REASONS),
         )
 
@@ -452,7 +457,12 @@ class ScenarioUploader:
         """Delete what was kept long enough; returns the seconds until the next time."""
         await self.prepare()
         await self._retention.apply(lambda: self._worker.scenario_id)
-        return _RETENTION_INTERVAL
+        if self._settings.disk_reserve is None:
+            return _RETENTION_INTERVAL
+        busy = self._worker.scenario_id
+        plan = None if busy is None else await self._records.plan(busy)
+        await self._reserve.keep(busy, frozenset[str]() if plan is None else plan.derived_names)
+        return LOOK_INTERVAL
 
     # --- how ---
 

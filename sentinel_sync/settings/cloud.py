@@ -18,6 +18,8 @@ Identifier = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[!-~]
 Bytes = Annotated[int, Field(ge=0)]
 #: Classes of link that a budget may be set for: what carries the data, or `any`, for all together.
 LinkName = Literal["wifi", "cellular", "ethernet", "other", "any"]
+#: A share of a file system, such as "10%".
+Percent = Annotated[str, Field(pattern=r"^(?:\d{1,2}(?:\.\d+)?|100)%$")]
 _PROXY_SCHEMES = frozenset({"http", "https", "socks5", "socks5h"})
 #: AES-128 and HMAC-SHA256 keys of 16 bytes each (the Fernet specification).
 _FERNET_KEY_BYTES = 32
@@ -210,6 +212,8 @@ class CloudSettings(BaseModel):
     scenario_settle_time: Annotated[float, Field(ge=0.0, le=86_400.0)] = 5.0
     keep_uploaded_days: Annotated[float, Field(ge=0.0)] | None = None
     keep_unsent_days: Annotated[float, Field(ge=0.0)] | None = None
+    disk_reserve: Annotated[int, Field(ge=0)] | Percent | None = None
+    disk_reserve_unsent: bool = False
     scenario_upload: Literal["auto", "all", "on_request"] = "auto"
     max_parallel_parts: Annotated[int, Field(ge=1, le=16)] = 2
 

@@ -23,6 +23,8 @@ ASKED_FOR_RANK = -1_000
 _DAY = 86_400.0
 #: Why a recording is gone that the backend never had.
 DELETED_UNSENT = "it was deleted unsent, by cloud.keep_unsent_days"
+#: Why a recording is gone that took room which the recorder needs.
+DELETED_FOR_ROOM = "it was deleted to keep cloud.disk_reserve free"
 
 
 @dataclass(slots=True)

@@ -10,7 +10,7 @@ from pydantic import Field
 from sentinel_sync.base.clock import moment
 from sentinel_sync.base.payloads import StatusModel
 from sentinel_sync.base.transfer import TransferStatus
-from sentinel_sync.scenarios.rules.lifecycle import DELETED_UNSENT
+from sentinel_sync.scenarios.rules.lifecycle import DELETED_FOR_ROOM, DELETED_UNSENT
 from sentinel_sync.scenarios.rules.plan import Consent, Part, ScenarioPlan
 
 #: Why a recording that was announced does not go.
@@ -183,7 +183,7 @@ def _over(plan: ScenarioPlan) -> tuple[str, str | None] | None:
     if plan.uploaded_at is not None:
         return "uploaded", None
     if plan.deleted_at is not None:
-        return "deleted", DELETED_UNSENT
+        return "deleted", DELETED_FOR_ROOM if plan.warning == DELETED_FOR_ROOM else DELETED_UNSENT
     if plan.refused is not None:
         return "set_aside", plan.refused
     return None
@@ -222,6 +222,7 @@ class ScenariosStatus(StatusModel):
         consent_at: When the decision was made, or None where there is none.
         held: Why nothing may leave now, or None.
         under_way: What is being prepared, compressed or sent now, or None.
+        disk_is_short: Whether less of the recorder's disk is free than `disk_reserve`, although all that may go went.
         unqueued: Folders that may become recordings to be sent: still changing, or not whole yet.
         set_aside: How many need a person.
         on_request: How many have been announced, and wait to be asked for.
@@ -243,4 +244,5 @@ class ScenariosStatus(StatusModel):
     deleted: int = 0
     deleted_unsent: int = 0
     unqueued: int = 0
+    disk_is_short: bool = False
     reasons: dict[str, str] = Field(default_factory=dict)
