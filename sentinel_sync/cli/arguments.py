@@ -50,6 +50,7 @@ COMMANDS: dict[str, Command] = {
     "consent": Command("sentinel_sync.cli.consent", "grant, withdraw or show the consent to sending recordings"),
     "models": Command("sentinel_sync.cli.models", "list, install, roll back and pin models; sign and publish them"),
     "profiles": Command("sentinel_sync.cli.profiles", "list, show, sync and forget driver profiles"),
+    "data": Command("sentinel_sync.cli.data", "export or erase what this vehicle holds of one driver"),
     "config": Command("sentinel_sync.cli.config", "write, check or show the settings"),
     "install-service": Command("sentinel_sync.cli.service", "write a systemd unit that runs the agent"),
     "doctor": Command("sentinel_sync.cli.doctor", "check settings, disk, network, clock and credential"),

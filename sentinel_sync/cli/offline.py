@@ -168,6 +168,7 @@ class ProfileBooks:
 
     Attributes:
         settings: They name the folders and the keys.
+        documents: Where it lies.
         records: What is kept of each driver.
         to_forget: Whom the backend is still to forget.
         to_sync: What the running agent is asked to sync.
@@ -175,6 +176,7 @@ class ProfileBooks:
     """
 
     settings: CloudSettings
+    documents: Documents
     records: ProfileRecords
     to_forget: ForgetCommands
     to_sync: SyncCommands
@@ -184,7 +186,12 @@ class ProfileBooks:
     def of(cls, settings: CloudSettings, documents: Documents) -> "ProfileBooks":
         """Open them over a store."""
         return cls(
-            settings, ProfileRecords(documents), ForgetCommands(documents), SyncCommands(documents), _cipher(settings)
+            settings,
+            documents,
+            ProfileRecords(documents),
+            ForgetCommands(documents),
+            SyncCommands(documents),
+            _cipher(settings),
         )
 
     async def forget_here(self, driver_id: str) -> None:

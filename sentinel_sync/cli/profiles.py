@@ -23,7 +23,7 @@ _RIGHT = frozenset({2, 3, 4})
 #: Seconds between two looks for what the running agent made of an order.
 _LOOK = 0.2
 #: Seconds that an order is waited for: the agent looks every 10 s, and a backend may be slow.
-_WAIT = 60.0
+WAIT_SECONDS = 60.0
 _METRES = 1000.0
 _EPILOG = """\
 `show` prints what was driven and how; face embeddings and whatever else may tell who it is stay in the file.
@@ -43,19 +43,19 @@ def add_parser(subparsers: Subparsers) -> None:
     )
     add_action(actions, "list", "show whose profiles there are, and whether the backend has them", _list)
     add_action(actions, "show", "show one, without what tells who the driver is", _show).add_argument(
-        "driver", type=_driver, metavar="DRIVER"
+        "driver", type=checked_driver, metavar="DRIVER"
     )
     syncing = add_action(actions, "sync", "sync all now, or one", _sync)
-    syncing.add_argument("driver", type=_driver, metavar="DRIVER", nargs="?")
+    syncing.add_argument("driver", type=checked_driver, metavar="DRIVER", nargs="?")
     forgetting = add_action(
         actions, "forget", "remove a profile for good: here, at the backend, and from there in every vehicle", _forget
     )
-    forgetting.add_argument("driver", type=_driver, metavar="DRIVER")
+    forgetting.add_argument("driver", type=checked_driver, metavar="DRIVER")
     forgetting.add_argument("--yes", action="store_true", help="do not ask")
     resolving = add_action(
         actions, "resolve", "decide what a driver's totals are, where nothing tells (docs/profiles.md)", _resolve
     )
-    resolving.add_argument("driver", type=_driver, metavar="DRIVER")
+    resolving.add_argument("driver", type=checked_driver, metavar="DRIVER")
     resolving.add_argument(
         "--keep",
         choices=[str(keep) for keep in Keep],
@@ -67,7 +67,7 @@ def add_parser(subparsers: Subparsers) -> None:
             "--wait",
             metavar="SECONDS",
             type=_seconds,
-            default=_WAIT,
+            default=WAIT_SECONDS,
             help="wait so long for a running agent (default: %(default)g)",
         )
 
@@ -206,7 +206,7 @@ async def _forget(settings: CloudSettings, arguments: argparse.Namespace) -> int
         return ExitCode.FAILED
     running = await agent_runs(settings)
     if running:
-        told = await _forgotten_beside_agent(settings, driver_id, arguments.wait)
+        told = await forgotten_beside_agent(settings, driver_id, arguments.wait)
         later = "the running agent tells the backend as soon as it can"
     else:
         async with without_agent(settings) as profiles:
@@ -220,7 +220,8 @@ async def _forget(settings: CloudSettings, arguments: argparse.Namespace) -> int
     return ExitCode.DONE if told else ExitCode.LEFT
 
 
-async def _forgotten_beside_agent(settings: CloudSettings, driver_id: str, wait: float) -> bool:
+async def forgotten_beside_agent(settings: CloudSettings, driver_id: str, wait: float) -> bool:
+    """Forget a driver here, and wait for the running agent to tell the backend; whether it has within the seconds."""
     async with beside_agent(settings) as books:
         await books.forget_here(driver_id)
         keyring = await books.cipher.keyring()
@@ -252,7 +253,8 @@ def _may_forget(driver_id: str) -> bool:
     return sys.stdin.readline().strip().lower() in {"y", "yes"}
 
 
-def _driver(text: str) -> str:
+def checked_driver(text: str) -> str:
+    """A driver's id from a command line."""
     try:
         return checked_id(text)
     except ValueError as error:

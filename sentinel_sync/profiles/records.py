@@ -214,6 +214,15 @@ class ProfileOverview:
                     continue  # its key is gone: nobody can say whose it is
         return [await self._of(keyring, driver_id) for driver_id in sorted(drivers)]
 
+    async def references(self, driver_id: str) -> tuple[str, ...]:
+        """By which keyed references a driver is on record; none where nothing is.
+
+        Raises:
+            ConfigurationError: There are no keys to be had.
+        """
+        keyring = await self._keyring()
+        return () if keyring is None else keyring.references(driver_id)
+
     async def one(self, driver_id: str) -> ProfileSummary:
         """One driver.
 

@@ -164,6 +164,12 @@ class Outbox:
         """What was acknowledged since then (seconds since the epoch), newest first: the last 20,000."""
         return await self._run(lambda connection: sent_since(connection, since), writes=False)
 
+    async def forget_sent(self, kind: str, keys: Sequence[str]) -> None:
+        """Take something off the record of what was sent."""
+        rows = [(kind, key) for key in keys]
+        deletion = "DELETE FROM sent WHERE kind = ? AND key = ?"
+        await self._run(lambda connection: connection.executemany(deletion, rows), frees=True)
+
     async def defer(self, seq: int, seconds: float, reason: str, *, connectivity: bool) -> None:
         """Let an item wait for so many seconds, at most `CAP`; `connectivity` where only the network was in its way."""
         due_at = self._clock.now() + min(seconds, CAP)

@@ -1,5 +1,7 @@
 """`profiles`: list, show, sync, resolve and forget, with and without a running agent, against the reference backend."""
 
+import asyncio
+import io
 import json
 import signal
 from collections.abc import Iterator
@@ -10,8 +12,12 @@ from typing import Any
 import pytest
 
 from sentinel_sync.backend import BackendSettings
+from sentinel_sync.base.privacy import pseudonym
+from sentinel_sync.cli.exit_codes import ExitCode
+from sentinel_sync.store.outbox import NewItem
+from sentinel_sync.store.store import Store
 from tests.cli.backend import KEY
-from tests.cli.vehicle import Vehicle, started
+from tests.cli.vehicle import PSEUDONYM_KEY, Vehicle, started, trip
 from tests.conftest import FIXTURES
 from tests.fakes.reference_backend import reference_backend
 
@@ -205,3 +211,86 @@ def test_beside_a_running_agent(tmp_path: Path, url: str, capsys: pytest.Capture
         assert agent.wait() == 0
     everything = agent.everything()
     assert not [text for text in (DRIVER, "face_embedding", FLEET_KEY) if text in everything]
+
+
+class TestData:
+    """`data export` and `data erase`: all that a vehicle holds of one driver."""
+
+    def test_all_of_it_is_exported_readable_and_for_its_owner_alone(
+        self, tmp_path: Path, url: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        car = a_vehicle(tmp_path / "one", url, capsys, DRIVER)
+        car.run("profiles", "sync")
+        mine, _ = self.queue_trips(car)
+        file = tmp_path / "export.json"
+        assert car.run("data", "export", DRIVER, "--out", str(file)).code == 0
+        assert file.stat().st_mode & 0o777 == 0o600
+        held = json.loads(file.read_text())
+        there = json.loads(file_of(car).read_text())
+        assert held["profile"] == there, "what tells who it is, too"
+        assert held["pseudonym"].startswith("d_")
+        assert [trip["trip_id"] for trip in held["trips"]] == [mine]
+        assert len(held["profile_sent"]) == 1
+        assert "already" in car.run("data", "export", DRIVER, "--out", str(file)).err
+        assert json.loads(car.run("data", "export", DRIVER).out)["driver_id"] == DRIVER
+
+    def test_of_a_driver_who_was_never_here_there_is_nothing(
+        self, tmp_path: Path, url: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        car = a_vehicle(tmp_path / "one", url, capsys)
+        held = json.loads(car.run("data", "export", "nobody").out)
+        assert (held["profile"], held["profile_state"], held["trips"]) == (None, None, [])
+
+    def test_it_is_erased_and_only_what_was_done_is_said_to_be(
+        self, tmp_path: Path, url: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        car = a_vehicle(tmp_path / "one", url, capsys, DRIVER)
+        car.run("profiles", "sync")
+        mine, other = self.queue_trips(car)
+        steps = {step["what"]: step for step in car.run("data", "erase", DRIVER, "--yes", "--json").json["steps"]}
+        assert {what: step["done"] for what, step in steps.items()} == {
+            "profile on this vehicle": True,
+            "profile at the backend": True,
+            "trips that wait on this vehicle": True,
+            "trips at the backend": None,
+            "recordings": None,
+        }
+        assert not file_of(car).exists()
+        waiting = [item["key"] for item in car.run("queue", "list", "--json").json["items"]]
+        assert (mine in waiting, other in waiting) == (False, True)
+        assert [one for one in car.run("sent", "--json").json["sent"] if one["kind"] == "profile"] == []
+        held = json.loads(car.run("data", "export", DRIVER).out)
+        assert (held["profile"], held["trips"]) == (None, [])
+
+    def test_without_a_backend_it_is_not_said_to_be_erased_there(
+        self, tmp_path: Path, url: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        car = a_vehicle(tmp_path / "one", url, capsys, DRIVER)
+        car.run("profiles", "sync")
+        car.configure(api_url="http://127.0.0.1:1")
+        answer = car.run("data", "erase", DRIVER, "--yes")
+        assert answer.code == ExitCode.LEFT
+        assert "not yet" in answer.out
+        assert "the backend has not confirmed it yet" in answer.out
+
+    def test_nobody_is_erased_by_mistake(
+        self, tmp_path: Path, url: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        car = a_vehicle(tmp_path / "one", url, capsys, DRIVER)
+        monkeypatch.setattr("sys.stdin", io.StringIO(""))
+        assert "say --yes" in car.run("data", "erase", DRIVER).err
+        assert file_of(car).exists()
+
+    @staticmethod
+    def queue_trips(car: Vehicle) -> tuple[str, str]:
+        """A trip of the driver, and one of another."""
+        mine, other = car.queue_trips(2)
+
+        async def put() -> None:
+            async with Store(car.state, exclusive=False) as store:
+                await store.outbox.drop([mine])
+                body = json.loads(trip(mine)) | {"driver_id": pseudonym(DRIVER, PSEUDONYM_KEY.encode())}
+                await store.outbox.put(NewItem("trip", mine, json.dumps(body).encode()))
+
+        asyncio.run(put())
+        return mine, other
