@@ -16,6 +16,8 @@ from sentinel_sync.cli.ui.text import err, out
 KEY_VARIABLE = "SENTINEL_BACKEND_API_KEY"
 _KEY_NAME = "api_key"
 
+_EXTENSIONS = ("direct-uploads", "scenario-catalogue")
+
 
 def add_parser(subparsers: Subparsers) -> None:
     """Add `serve`."""
@@ -41,6 +43,14 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument(
         "--allow-plain-http", action="store_true", help="http on an address that is not loopback (behind a TLS proxy)"
     )
+    parser.add_argument(
+        "--extension",
+        action="append",
+        default=[],
+        choices=_EXTENSIONS,
+        metavar="NAME",
+        help=f"offer an extension that is off by default ({', '.join(_EXTENSIONS)}); may be repeated",
+    )
     parser.set_defaults(execute=execute)
 
 
@@ -57,12 +67,16 @@ def execute(arguments: argparse.Namespace) -> int:
     if arguments.certificate is not None:
         tls = server.Tls(certificate=arguments.certificate, private_key=arguments.private_key)
     where = f"{arguments.host} port {arguments.port}"
+    backend = import_module("sentinel_sync.backend.settings")
+    extensions = backend.Extensions(**{name.replace("-", "_"): True for name in arguments.extension})
+    keys = _keys(arguments)
     try:
         server.serve(
             arguments.host,
             arguments.port,
             folder=arguments.folder,
-            api_keys=_keys(arguments),
+            api_keys=keys,
+            settings=backend.BackendSettings(folder=arguments.folder, api_keys=tuple(keys), extensions=extensions),
             tls=tls,
             allow_plain_http=arguments.allow_plain_http,
             announce=_announce_json if arguments.json else _announce,

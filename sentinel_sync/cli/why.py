@@ -27,6 +27,7 @@ _HEAD = ("WHAT", "NAME", "WAITS FOR", "SINCE", "NEXT TRY", "WHAT TO DO")
 #: So many items of the queue are gone through; the oldest come first, and tell of the others.
 _MOST = 1000
 _GOES = "nothing: it goes by itself"
+_GOES_LATER = "nothing: it goes by itself once that is over"
 _CONSENT = "`consent grant` where the driver agrees, and cloud.upload_scenarios: true"
 _FINISHED = frozenset({"uploaded", "deleted", "dropped", "unknown"})
 _SETTLED = frozenset({SyncState.SYNCED, SyncState.NO_FILE, SyncState.FORGOTTEN, SyncState.UNKNOWN})
@@ -135,6 +136,12 @@ def _remedy(*, running: bool) -> str:
     return _GOES if running else f"start one: `{program()} run`, or `{program()} once`"
 
 
+def _remedy_of(reason: str | None) -> str:
+    """What to do about what is held: only a person decides on consent and settings, all else ends by itself."""
+    is_decided = reason is not None and ("consent" in reason or "cloud.upload_scenarios" in reason)
+    return _CONSENT if is_decided else _GOES_LATER
+
+
 async def _recordings(
     settings: CloudSettings, queued: dict[str, OutboxItem], *, running: bool
 ) -> AsyncIterator[Waiting]:
@@ -148,10 +155,13 @@ async def _recordings(
         if state in _FINISHED:
             continue
         item, plan = queued.get(key_of(name)), plans.get(name)
+        unqueued = "when retried"
         if state == "set_aside":
             remedy = f"`{program()} scenarios retry {name}` once that is mended"
         elif state == "held":
-            remedy = _CONSENT
+            remedy = _remedy_of(status["reason"])
+        elif state == "on_request":
+            unqueued, remedy = "when asked for", "nothing: the files stay here until the backend asks for them"
         else:
             remedy = _remedy(running=running)
         yield Waiting(
@@ -159,14 +169,14 @@ async def _recordings(
             name,
             status["reason"] or _its_turn(running=running),
             None if plan is None else plan.queued_at,
-            "when retried" if item is None else next_try(item, now, running=running),
+            unqueued if item is None else next_try(item, now, running=running),
             remedy,
         )
     known = {status["scenario_id"] for status in statuses}
     for name in await asyncio.to_thread(folder_names, settings.scenarios_dir):
         if storable(name) not in known:
             why = await asyncio.to_thread(why_unheard_of, settings, name)
-            remedy = _CONSENT if held.held else _remedy(running=running)
+            remedy = _remedy_of(held.held) if held.held else _remedy(running=running)
             yield Waiting("recording", storable(name), held.held or why, None, "at the next look", remedy)
 
 

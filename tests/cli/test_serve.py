@@ -4,6 +4,7 @@ import socket
 import stat
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -46,3 +47,14 @@ def test_without_the_extra_it_says_what_to_install(
     monkeypatch.delitem(sys.modules, "sentinel_sync.backend.server", raising=False)
     assert _main("--folder", str(tmp_path)) == 69
     assert "pip install 'sentinel-sync[backend]'" in capsys.readouterr().err
+
+
+def test_extensions_that_are_off_by_default_can_be_switched_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    served: list[Any] = []
+    monkeypatch.setattr("sentinel_sync.backend.server.serve", lambda *_, **options: served.append(options["settings"]))
+    assert _main("--folder", str(tmp_path), "--api-key", "k", "--extension", "direct-uploads") == 0
+    assert served[0].extensions.listed == ["trips-batch", "vehicle-report", "direct-uploads"]
+    assert _main("--folder", str(tmp_path), "--extension", "telepathy") == 2
+    assert "scenario-catalogue" in capsys.readouterr().err

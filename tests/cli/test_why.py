@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from sentinel_sync.cli.why import _remedy_of
 from sentinel_sync.status import STATUS_NAME, AgentStatus
 from sentinel_sync.store.store import StateLock
 from tests.cli.vehicle import Vehicle
@@ -175,3 +176,16 @@ def test_what_an_agent_says_of_troubles_is_for_whoever_reads_the_file(vehicle: V
     said(vehicle.state, enabled=False)
     written = json.loads((vehicle.state / STATUS_NAME).read_text())
     assert [trouble["part"] for trouble in written["troubles"]] == ["agent"]
+
+
+@pytest.mark.parametrize(
+    ("reason", "remedy"),
+    [
+        ("the driver has not consented to sending recordings", "`consent grant`"),
+        ("cloud.upload_scenarios is false", "`consent grant`"),
+        ("cloud.upload_window is closed: recordings wait for it", "nothing: it goes by itself once that is over"),
+        ("the network is metered (the host says so): recordings wait", "nothing: it goes by itself once that is over"),
+    ],
+)
+def test_only_what_a_person_decides_is_left_to_a_person(reason: str, remedy: str) -> None:
+    assert _remedy_of(reason).startswith(remedy)

@@ -102,6 +102,8 @@ def network(shown: NetworkStatus) -> str:
 def recordings(shown: ScenariosStatus) -> str:
     """How recordings stand, and why they wait where they do."""
     words = [f"{shown.queued:,} queued, {shown.uploaded:,} uploaded, {shown.set_aside:,} set aside"]
+    if shown.on_request:
+        words.append(f"{shown.on_request:,} announced, to be asked for")
     if shown.unqueued:
         words.append(f"{shown.unqueued:,} not whole yet, or still changing")
     if shown.deleted_unsent:

@@ -233,6 +233,7 @@ function showScenarios(said) {
   facts(at("scenarios"), [
     ...(said.held ? [["Held", said.held, "warn"]] : []),
     ["Queued", said.queued.toLocaleString()],
+    ...(said.on_request ? [["On request", said.on_request.toLocaleString()]] : []),
     ["Uploaded", said.uploaded.toLocaleString()],
     ["Set aside", said.set_aside.toLocaleString(), said.set_aside ? "warn" : ""],
     ["Dropped", said.dropped.toLocaleString()],
