@@ -1,6 +1,6 @@
 # Two commands set up everything by themselves: `make demo` and `make test`.
 .DEFAULT_GOAL := all
-.PHONY: all setup demo test check lint types verify-types fuzz fuzz-openapi audit format cover soak powercut simulate mutants bench dist lock run clean
+.PHONY: all setup demo test check lint types verify-types fuzz fuzz-openapi audit format cover soak powercut simulate mutants mutants-rules bench dist lock run clean
 
 PYTHON ?= python3
 VENV   ?= .venv
@@ -109,6 +109,15 @@ simulate: $(STAMP)
 # Dangerous changes that the simulation alone has to notice.
 mutants: $(STAMP)
 	$(BIN)/python -m tests.simulation.mutants
+
+# Every small change of `rules/` that mutmut can think of, against the rules' own tests. It takes hours; mutmut is no
+# dependency of ours. `mutmut results` in build/mutants names those that nobody notices.
+mutants-rules: $(STAMP)
+	$(PYTHON) -m venv $(VENV)/mutmut
+	$(VENV)/mutmut/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $(LOCK)
+	$(VENV)/mutmut/bin/python -m pip install --quiet --disable-pip-version-check mutmut
+	rm -rf build/mutants && git clone --quiet . build/mutants
+	cd build/mutants && CI=1 $(abspath $(VENV))/mutmut/bin/python -m mutmut run
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks

@@ -5,6 +5,7 @@ from pathlib import Path
 from random import Random
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from sentinel_sync.store.store import Store
 from tests.fakes.clock import FakeClock
@@ -53,3 +54,14 @@ async def stranger() -> AsyncIterator[FakeCloud]:
 def private_ca(tmp_path: Path) -> PrivateCA:
     """A private CA in files."""
     return PrivateCA.in_folder(tmp_path)
+
+
+# For `make mutants-rules`, where each test runs some thousand times over, in a tree of mutmut's own.
+settings.register_profile(
+    "mutants",
+    deadline=None,
+    max_examples=30,
+    derandomize=True,
+    database=None,
+    suppress_health_check=list(HealthCheck),
+)
