@@ -24,6 +24,7 @@ from sentinel_sync.status import STATUS_NAME, AgentLife, AgentStatus, DiskStatus
 logger: logging.Logger = logging.getLogger(__name__)
 
 _METRICS_INTERVAL = 15.0
+_DISK_INTERVAL = 30.0
 
 
 class StatusReporter:
@@ -46,7 +47,8 @@ class StatusReporter:
         self._listeners: list[Callable[[AgentStatus], None]] = []
         #: Counts for the textfile, where one is written.
         self.metrics: Metrics | None = None
-        self._metrics_due = float("-inf")
+        self._metrics_due = self._disk_due = float("-inf")
+        self._disk_seen: DiskStatus | None = None
         #: Address of the console, where one is served.
         self.console: str | None = None
 
@@ -102,8 +104,16 @@ class StatusReporter:
             console=self.console,
             life=self._life,
             certificate_expires_at=None if ends is None else moment(ends),
-            disk=await asyncio.to_thread(_disk, parts.foundation.store.state_dir),
+            disk=await self._disk(),
         )
+
+    async def _disk(self) -> DiskStatus | None:
+        """How full the disk is, as of half a minute ago: each look takes a thread, and a status is asked for often."""
+        now = self._clock.monotonic()
+        if now >= self._disk_due:
+            self._disk_seen = await asyncio.to_thread(_disk, self._parts.foundation.store.state_dir)
+            self._disk_due = now + _DISK_INTERVAL
+        return self._disk_seen
 
     @property
     def shows_work(self) -> bool:
