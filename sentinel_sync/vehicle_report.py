@@ -94,7 +94,8 @@ class VehicleReporter:
 
     async def _send(self, report: VehicleReport) -> None:
         path = f"/vehicles/{quote_id(self._client.settings.vehicle_id)}/status"
-        reply = await self._client.ask(Request.of(HTTPMethod.PUT, path, content=report, takes=_GONE))
+        body = report.model_dump_json(exclude_none=True).encode()  # what is optional is left out where there is none
+        reply = await self._client.ask(Request.of(HTTPMethod.PUT, path, content=body, takes=_GONE))
         if reply.status in _GONE:
             self._client.withdraw(EXTENSION)
             return
