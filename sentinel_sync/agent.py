@@ -192,11 +192,11 @@ class SyncAgent:
             parts.foundation.policy.subscribe(self._on_network)
             self._parts = parts
             board = self._board(parts)
-            await board.begin()
             report = VehicleReporter(parts, board.look, self._clock, self._rng)
             board.subscribe(report.note)
             self._metrics = board.metrics = Metrics(parts.foundation.client, self._clock)
             try:
+                await board.begin()
                 await self._supervisor.start([*parts.duties, report.task, self._watch, self._housekeeping])
             except BaseException:
                 self._parts = None

@@ -56,7 +56,11 @@ class StatusReporter:
         """Note that a life begins, and how the one before ended."""
         documents = self._parts.foundation.store.documents
         now, boot_id = self._clock.now(), self._clock.boot_id()
-        before = await documents.load(*_LIFE_KEY, _LIFE)
+        try:
+            before = await documents.load(*_LIFE_KEY, _LIFE)
+        except StoreError as error:
+            logger.warning("agent.life: how the last one ended cannot be read: %s", error)
+            before = None
         starts = 1 if before is None else before.starts + 1
         self._life = AgentLife(started_at=moment(now), starts=starts, last_stop=_last_stop(before, boot_id))
         await self._note(_Life(starts, boot_id, is_over=False))

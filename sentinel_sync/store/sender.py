@@ -156,7 +156,15 @@ class OutboxSender:
             items = list(self._claimed)
             self._in_flight.update(item.seq for item in items)
             self._claimed.clear()
-            outcome = await batches.send(items)
+            try:
+                outcome = await batches.send(items)
+            except SentinelSyncError:
+                raise
+            except Exception:  # a fault of our own with a batch must keep nobody from going alone
+                logger.exception("outbox.fault: %d %ss could not be sent together", len(items), self._kind)
+                self._claimed.extend(items)
+                self._in_flight.clear()
+                break
             self._taken.extend(item.seq for item in outcome.taken)
             await self._acknowledge()
             decisions = [(item, self._retry.decision(item.key, error, item.attempts)) for item, error in outcome.failed]

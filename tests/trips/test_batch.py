@@ -285,3 +285,18 @@ async def test_a_trip_that_is_damaged_on_disk_is_set_aside_and_the_others_go(
         await car.store.outbox.put(NewItem("trip", "broken", b"{broken"))
         assert await car.trips.sync_now() == 3
         assert await left(car) == {"broken": ItemState.SET_ASIDE}
+
+
+async def test_a_fault_of_our_own_with_a_batch_keeps_nobody_from_going_alone(
+    tmp_path: Path, clock: FakeClock, cloud: FakeCloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with vehicle(tmp_path, clock, cloud) as car:
+        cloud.handler = offering(taking)
+
+        def broken(_: object) -> bytes:
+            raise RuntimeError("out of luck")
+
+        monkeypatch.setattr("sentinel_sync.trips.batch._packed", broken)
+        await drive(car, clock, 3)
+        assert await car.trips.sync_now() == 3
+        assert (batches(cloud), len(cloud.to("POST", "/trips"))) == ([], 3)
