@@ -55,6 +55,7 @@ class Connectivity:
         self._interval = interval
         self._reconnect_spread = reconnect_spread
         self._min_interval = 0.0
+        self._is_told = False
         self._rng = rng
         self._failures = 0
         self._busy_at: float | None = None
@@ -109,7 +110,8 @@ class Connectivity:
             self._busy_at = now
 
     def _pace(self, now: float) -> float:
-        is_quiet = self._busy_at is not None and now - self._busy_at >= _QUIET_AFTER
+        # Where the backend has said how often it wants to hear of a vehicle, that holds for a parked one too.
+        is_quiet = not self._is_told and self._busy_at is not None and now - self._busy_at >= _QUIET_AFTER
         return max(self._interval, _QUIET_INTERVAL) if is_quiet else self._interval
 
     def set_min_interval(self, seconds: float) -> None:
@@ -118,7 +120,7 @@ class Connectivity:
 
     def set_interval(self, seconds: float) -> None:
         """The backend said how many seconds it wants between probes while all is well (`probe_interval`)."""
-        self._interval = min(max(_LEAST_INTERVAL, seconds), _MAX_MIN_INTERVAL)
+        self._interval, self._is_told = min(max(_LEAST_INTERVAL, seconds), _MAX_MIN_INTERVAL), True
 
     def probe_in(self, now: float) -> float:
         """Seconds until the next probe is due; 0 where it is due now."""

@@ -199,3 +199,13 @@ class TestQuiet:
             now += state.probe_in(now)
         assert 270.0 <= sum(waits) / len(waits) <= 330.0
         assert max(waits) <= 600.0
+
+
+@pytest.mark.parametrize(("told", "holds"), [(60.0, 60.0), (0.0, 5.0), (1e9, 3600.0)])
+def test_the_backends_interval_holds_for_a_parked_vehicle_too_and_is_bounded(
+    state: Connectivity, told: float, holds: float
+) -> None:
+    state.note_activity(1000.0, is_busy=False)
+    state.set_interval(told)
+    state.on_contact(5000.0)
+    assert holds * 0.75 <= state.probe_in(5000.0) <= holds * 1.25
