@@ -32,6 +32,8 @@ _ATTEMPTS = 3
 _STALE = frozenset({HTTPStatus.FORBIDDEN, HTTPStatus.GONE, HTTPStatus.UNAUTHORIZED})
 _GONE = frozenset({HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED, HTTPStatus.NOT_IMPLEMENTED})
 _CLIENT_ERRORS = frozenset(status for status in range(400, 500) if status not in {408, 425, 429})
+#: What came does not add up to the file: it goes another way, whole.
+_NOT_COMPLETED = _GONE | (_CLIENT_ERRORS - {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.CONFLICT})
 _WHAT = "PUT to a direct address"
 
 
@@ -81,7 +83,10 @@ class DirectUploads:
 
     def note(self, scenario_path: str, uploads: Mapping[str, JsonValue]) -> None:
         """Keep the addresses that came with the answer to an announcement; `scenario_path` as in "/scenarios/{id}"."""
-        self._known[scenario_path] = UploadTargets(uploads=dict(uploads))
+        self._keep(scenario_path, UploadTargets(uploads=dict(uploads)))
+
+    def _keep(self, scenario_path: str, targets: UploadTargets) -> None:
+        self._known[scenario_path] = targets
         while len(self._known) > _KNOWN_SCENARIOS:
             self._known.popitem(last=False)
 
@@ -141,12 +146,15 @@ class DirectUploads:
     async def _asked_anew(self, upload: FileUpload) -> DirectUploadTarget | None:
         await upload.may_send()
         scenario_path = _scenario(upload.path)
-        reply = await self._client.ask(Request.of(HTTPMethod.GET, f"{scenario_path}/uploads", takes=_GONE))
-        if reply.status in _GONE:
-            self._client.withdraw(EXTENSION)
+        takes = _GONE | (_CLIENT_ERRORS - _STALE | {HTTPStatus.GONE})
+        reply = await self._client.ask(Request.of(HTTPMethod.GET, f"{scenario_path}/uploads", takes=takes))
+        if reply.status in takes:
+            # Whatever it thinks of the question, the file can go another way: nothing is set aside for that.
+            if reply.status in _GONE:
+                self._client.withdraw(EXTENSION)
             return None
         try:
-            self._known[scenario_path] = UploadTargets.model_validate(reply.data)
+            self._keep(scenario_path, UploadTargets.model_validate(reply.data))
         except ValidationError:
             return None
         return self._target(upload)
@@ -245,10 +253,10 @@ class DirectUploads:
             where,
             content=body.model_dump_json(exclude_none=True).encode(),
             idempotency_key=upload.key,
-            takes=_GONE,
+            takes=_NOT_COMPLETED,
         )
         reply = await self._client.ask(asked)
-        if reply.status in _GONE:
+        if reply.status in _NOT_COMPLETED:
             raise _UntakenError(f"POST …/complete: answered {reply.status}")
         return True
 

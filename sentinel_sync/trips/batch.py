@@ -31,15 +31,9 @@ _GZIP_LEVEL = 4
 _HALVED = frozenset(
     {HTTPStatus.BAD_REQUEST, HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.UNPROCESSABLE_ENTITY}
 )  # fmt: skip
-#: The backend has the extension no more.
-_GONE = frozenset(
-    {
-        HTTPStatus.NOT_FOUND,
-        HTTPStatus.METHOD_NOT_ALLOWED,
-        HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
-        HTTPStatus.NOT_IMPLEMENTED,
-    }
-)
+_ABOUT_ALL = frozenset({401, 403, 408, 409, 425, 429})
+#: The backend takes no batches (any more): what it would say of each trip, it says of the trip alone.
+_GONE = frozenset({*range(400, 500), HTTPStatus.NOT_IMPLEMENTED}) - _HALVED - _ABOUT_ALL
 
 
 @dataclass(frozen=True, slots=True)

@@ -351,3 +351,18 @@ async def test_a_complete_that_is_lost_is_told_again_under_the_same_key(
     assert len(await car.send_until_there(recorded, between=mend)) == 1
     keys = {seen.key for seen in cloud.to("POST", f"{VIDEOS}/bev.mp4/complete")}
     assert len(keys) == 1
+
+
+@pytest.mark.parametrize("status", [400, 410, 422])
+@pytest.mark.parametrize("where", ["uploads", "complete"])
+async def test_a_backend_that_refuses_it_gets_the_file_another_way_and_nothing_is_set_aside(
+    where: str, status: int, cloud: FakeCloud, stranger: FakeCloud, tmp_path: Path, car: Sender
+) -> None:
+    usual = offering(lambda: {"bev.mp4": {"url": f"{stranger.url}/x"}})
+    cloud.handler = lambda seen: problem(status) if seen.path.endswith(f"/{where}") else usual(seen)
+    recorded = await RecordedPart.video(tmp_path, noise(1000))
+    await car.client.probe()
+    await car.send(recorded)
+    assert cloud.to("POST")[-1].path == VIDEOS
+    assert car.client.offers("direct-uploads"), "it was about this file"
+    assert recorded.part.upload_url is None

@@ -208,7 +208,7 @@ async def test_what_was_too_large_is_remembered(tmp_path: Path, clock: FakeClock
         assert [len(ids_of(batch)) for batch in batches(cloud)[first:]] == [8, 8]
 
 
-@pytest.mark.parametrize("status", [404, 405, 501, 415])
+@pytest.mark.parametrize("status", [404, 405, 501, 406, 410, 415, 431])
 async def test_a_backend_that_has_it_no_more_gets_them_one_by_one_until_health_lists_it_again(
     status: int, tmp_path: Path, clock: FakeClock, cloud: FakeCloud
 ) -> None:
