@@ -5,6 +5,7 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from random import Random
 from statistics import median
 
 import aiohttp
@@ -14,13 +15,15 @@ import requests
 from benchmarks.report import Figure, spread
 from benchmarks.server import backend
 from benchmarks.work import summary, trip_settings
-from sentinel_sync.base.payloads import TripSummary
+from sentinel_sync.base.clock import moment
+from sentinel_sync.base.payloads import Location, TripSummary
 from sentinel_sync.cloud.client import CloudAPIClient
 from sentinel_sync.cloud.http import build_http_client
 from sentinel_sync.network.foundation import Foundation
 from sentinel_sync.settings import CloudSettings
 from sentinel_sync.store.outbox import NewItem
 from sentinel_sync.store.store import Store
+from sentinel_sync.trips.rules.trip import new_trip_id
 from sentinel_sync.trips.trip_uploader import TripUploader
 
 ROUNDS = 3
@@ -41,6 +44,37 @@ HEADERS = {
 
 def bodies(count: int) -> list[bytes]:
     return [summary(number).model_dump_json().encode() for number in range(count)]
+
+
+def driven(count: int) -> list[bytes]:
+    """Trips that differ as real ones do: packed together, alike ones would take next to nothing."""
+    rng = Random(1)
+    made = []
+    for number in range(count):
+        begin, duration, speed = 1.795e9 + 3600.0 * number, rng.uniform(120.0, 5400.0), rng.uniform(4.0, 28.0)
+        alerts = [rng.randint(0, most) for most in (1, 3, 9)]
+        made.append(
+            TripSummary(
+                trip_id=new_trip_id(begin, rng.randbytes(10)),
+                start_time=moment(begin + rng.random()),
+                end_time=moment(begin + duration),
+                duration=duration,
+                distance=duration * speed,
+                average_speed=speed,
+                max_speed=speed * rng.uniform(1.1, 1.7),
+                alert_count=sum(alerts),
+                critical_alert_count=alerts[0],
+                warning_alert_count=alerts[1],
+                info_alert_count=alerts[2],
+                average_risk_score=rng.uniform(0.0, 0.4),
+                max_risk_score=rng.random(),
+                driver_id=f"d_{rng.choice((3, 5)) * 7**44:032x}"[:34],
+                start_location=Location(lat=rng.uniform(48.0, 49.0), lon=rng.uniform(11.0, 12.0)),
+                end_location=Location(lat=rng.uniform(48.0, 49.0), lon=rng.uniform(11.0, 12.0)),
+                interrupted=False,
+            )
+        )
+    return [one.model_dump_json().encode() for one in made]
 
 
 async def bare(settings: CloudSettings, work: list[bytes]) -> float:
@@ -132,7 +166,7 @@ async def measure() -> list[Figure]:
 
 
 async def _in_batches(folder: Path) -> list[Figure]:
-    work = bodies(TRIPS)
+    work = driven(TRIPS)
     batches, alone, requests_rates, aiohttp_rates = [], [], [], []
     with backend() as url, backend(batches=True) as offering:
         for number in range(ROUNDS):

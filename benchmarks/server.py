@@ -1,6 +1,6 @@
 """A backend that costs next to nothing: answers 201 to any POST and 200 to any GET, after a fixed delay.
 
-It takes batches of trips where it is to, and `/health` says so.
+It takes batches of trips where it is to, and `/health` says so; its answers to them are packed, as is asked for.
 
 Runs as a process of its own, so that the client under test has its core to itself.
 """
@@ -60,8 +60,8 @@ class _Connection(asyncio.Protocol):
 
 def _batch(body: bytes) -> bytes:
     results = b",".join(b'{"trip_id":"%s","status":201}' % name for name in _TRIP_ID.findall(gzip.decompress(body)))
-    answer = b'{"results":[%s]}' % results
-    return _OK_HEAD % len(answer) + answer
+    answer = gzip.compress(b'{"results":[%s]}' % results, mtime=0)
+    return _OK_HEAD.replace(b"\r\n\r\n", b"\r\nContent-Encoding: gzip\r\n\r\n") % len(answer) + answer
 
 
 async def _serve(delay: float, *, batches: bool) -> None:

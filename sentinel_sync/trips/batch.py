@@ -25,7 +25,7 @@ MOST_BYTES = 1 << 20
 #: A backend that finds so few trips too large means one of them, and that is not to be remembered of all.
 _LEAST_REMEMBERED = 8
 _FRAME = (b'{"trips":[', b"]}")
-#: Level 6 saves 2 % of the bytes and takes twice as long.
+#: Of a batch of 500 as vehicles make them level 4 leaves 137 bytes a trip in 6 ms (6: 127 in 9 ms; 9: 122 in 15 ms).
 _GZIP_LEVEL = 4
 #: The whole is at fault, or one in it: the halves tell.
 _HALVED = frozenset(

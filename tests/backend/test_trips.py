@@ -203,6 +203,11 @@ class TestBatch:
     async def test_a_damaged_package_is_refused(self, vehicle: Vehicle, damage: Callable[[bytes], bytes]) -> None:
         problem(await batch(vehicle, [make_trip()], packed=True, damage=damage), 422, "damaged-gzip")
 
+    async def test_its_answer_is_packed_where_that_is_asked_for(self, vehicle: Vehicle) -> None:
+        answer = await batch(vehicle, [make_trip()])
+        assert answer.headers["Content-Encoding"] == "gzip"
+        assert answer.json()["results"][0]["status"] == 201
+
     async def test_health_lists_it_where_it_is(self, vehicle: Vehicle) -> None:
         assert "trips-batch" in (await vehicle.get("/health")).json()["extensions"]
 
