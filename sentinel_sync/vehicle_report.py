@@ -4,6 +4,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from datetime import datetime
 from http import HTTPMethod, HTTPStatus
+from itertools import islice
 from random import Random
 
 from pydantic import ValidationError
@@ -37,6 +38,8 @@ _SHORTEST = 60.0
 #: Without news it is told so often, seconds, unless the backend says otherwise.
 REPORT_INTERVAL = 3600.0
 _LONGEST = 86_400.0
+#: Of what is asked for in one answer; the others are asked for again in the next.
+_MOST_WISHES = 100
 _GONE = frozenset({HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED, HTTPStatus.NOT_IMPLEMENTED})
 
 
@@ -123,7 +126,7 @@ class VehicleReporter:
         if is_plausible(rfc3339(receipt.time)):
             probe = Probe(receipt.time, None, reply.sent, reply.received, None)
             await self._parts.foundation.timekeeper.observe(probe)
-        for wish in receipt.wishes():
+        for wish in islice(receipt.wishes(), _MOST_WISHES):
             self._parts.scenarios.want(wish.scenario_id, wish.files)
 
     def _report(self, status: AgentStatus) -> VehicleReport:

@@ -23,9 +23,11 @@ from sentinel_sync.cli.ui.text import count, err, moment, out, printable, table,
 from sentinel_sync.cloud.http import read_pseudonym_key
 from sentinel_sync.profiles.records import SyncState
 from sentinel_sync.settings import CloudSettings
+from sentinel_sync.store.documents import Documents
 from sentinel_sync.store.outbox import ItemState, Outbox, OutboxItem
 from sentinel_sync.store.store import DATABASE_NAME
 from sentinel_sync.trips.trip_uploader import KIND as TRIP
+from sentinel_sync.trips.trip_uploader import open_trip
 
 _HEAD = ("WHAT", "DONE", "NOTE")
 _ALL = 1_000_000
@@ -87,6 +89,7 @@ async def _export(settings: CloudSettings, arguments: argparse.Namespace) -> int
         "profile": dict(summary.profile) if summary.profile else None,
         "profile_state": None if summary.standing is SyncState.UNKNOWN else summary.standing.value,
         "profile_sent": [],
+        "trip_under_way": None,
         "trips": [],
         "trips_note": _TRIPS_NOTE if known_as else _NO_PSEUDONYM,
         "recordings_sent": [],
@@ -96,6 +99,7 @@ async def _export(settings: CloudSettings, arguments: argparse.Namespace) -> int
     if await asyncio.to_thread((settings.state_dir / DATABASE_NAME).is_file):
         async with opened(settings, writable=False) as folder:
             books = Books.of(settings, folder.outbox, folder.documents)
+            held["trip_under_way"] = await _trip_under_way(folder.documents, known_as)
             held["trips"] = [json.loads(item.body) for item in await _trips(folder.outbox, known_as)]
             held["profile_sent"] = [
                 {"at": utc(item.at), "size_bytes": item.size_bytes}
@@ -133,6 +137,12 @@ async def _pseudonym(settings: CloudSettings, driver_id: str) -> str | None:
     value = settings.pseudonym_key
     text = None if value is None else value.get_secret_value()
     return pseudonym(driver_id, await read_pseudonym_key(text, settings.pseudonym_key_file))
+
+
+async def _trip_under_way(documents: Documents, known_as: str | None) -> str | None:
+    """The id of the trip under way, where it carries this pseudonym."""
+    trip = None if known_as is None else await open_trip(documents)
+    return trip.trip_id if trip is not None and trip.driver == known_as else None
 
 
 async def _trips(outbox: Outbox, known_as: str | None) -> list[OutboxItem]:
@@ -196,18 +206,21 @@ async def _erase_profile(settings: CloudSettings, driver_id: str) -> list[Step]:
 async def _erase_trips(settings: CloudSettings, known_as: str | None) -> list[Step]:
     if known_as is None:
         return [Step("trips", True, _NO_PSEUDONYM)]
-    dropped = left = 0
+    dropped, left, under_way = 0, 0, None
     if await asyncio.to_thread((settings.state_dir / DATABASE_NAME).is_file):
         async with opened(settings, writable=True) as folder:
             items = await _trips(folder.outbox, known_as)
             waiting = [item.key for item in items if item.state is not ItemState.SENDING]
             dropped = await folder.outbox.drop(waiting, reason="erased") if waiting else 0
             left = len(await _trips(folder.outbox, known_as))
+            under_way = await _trip_under_way(folder.documents, known_as)
     note = f"{count(dropped, 'trip')} erased" + (
         f"; {count(left, 'trip')} just being sent: again later" if left else ""
     )
+    if under_way is not None:
+        note += "; one is under way: erase again once it has ended"
     return [
-        Step("trips that wait on this vehicle", left == 0, note),
+        Step("trips that wait on this vehicle", left == 0 and under_way is None, note),
         Step("trips at the backend", None, f"{_NOT_OFFERED} {known_as}"),
     ]
 

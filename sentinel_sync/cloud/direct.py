@@ -194,7 +194,7 @@ class DirectUploads:
             async with asyncio.TaskGroup() as group:
                 for _ in range(min(self._parts_at_once, len(missing))):
                     group.create_task(work())
-        except BaseExceptionGroup as errors:
+        except ExceptionGroup as errors:
             raise _first(errors) from None
         if is_stale:
             raise _StaleError
@@ -282,7 +282,7 @@ def _is_allowed(address: str) -> bool:
     return bool(host) and (parts.scheme == "https" or is_loopback)
 
 
-def _first(errors: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The error that tells most: of our own kind before that an address has expired."""
-    found = [error for error in errors.exceptions if not isinstance(error, BaseExceptionGroup)]
+def _first(errors: ExceptionGroup[Exception]) -> Exception:
+    """The error that tells most: one of our own kind, where there is one."""
+    found = errors.exceptions
     return next((error for error in found if isinstance(error, SentinelSyncError | _UntakenError)), found[0])

@@ -87,15 +87,18 @@ class DiskReserve:
         uploaded: list[ScenarioPlan] = []
         unsent: list[ScenarioPlan] = []
         async for plan in self._records.plans():
-            inside = await run_to_end(is_inside, Path(plan.folder), directory)
             # One that is marked and still there was cut off by a power cut.
             is_over = plan.deleted_at is not None and plan.warning != DELETED_FOR_ROOM
-            if is_over or plan.scenario_id == busy or not plan.parts or not inside:
+            if is_over or plan.scenario_id == busy or not plan.parts:
+                continue
+            if plan.uploaded_at is None and not self._settings.disk_reserve_unsent:
+                continue
+            if not await run_to_end(is_inside, Path(plan.folder), directory):
                 continue
             (unsent if plan.uploaded_at is None else uploaded).append(plan)
         uploaded.sort(key=lambda plan: plan.uploaded_at or 0.0)
         unsent.sort(key=lambda plan: (-plan.priority.rank, plan.queued_at))
-        return [*uploaded, *unsent] if self._settings.disk_reserve_unsent else uploaded
+        return [*uploaded, *unsent]
 
     async def _delete(self, plan: ScenarioPlan) -> bool:
         is_unsent = plan.uploaded_at is None

@@ -15,7 +15,7 @@ from sentinel_sync.base.clock import Clock
 from sentinel_sync.base.errors import ScenarioError
 from sentinel_sync.scenarios.recordings import Recording, storable
 from sentinel_sync.scenarios.rules.lifecycle import ASKED_FOR_RANK, HEAD_START, turn
-from sentinel_sync.scenarios.rules.plan import Priority, ScenarioPlan
+from sentinel_sync.scenarios.rules.plan import OUTGOING_PREFIX, Priority, ScenarioPlan
 from sentinel_sync.scenarios.rules.status import QueueState
 from sentinel_sync.store.documents import Documents
 from sentinel_sync.store.outbox import ItemState, NewItem, Outbox, OutboxItem
@@ -169,6 +169,8 @@ class ScenarioRecords:
         plan = await self.plan(outgoing_id)
         if plan is not None and plan.outgoing_id in {None, outgoing_id}:
             return plan
+        if not outgoing_id.startswith(OUTGOING_PREFIX):
+            return None  # a time stamp is the folder's own name
         async for other in self.plans():
             if other.outgoing_id == outgoing_id:
                 return other

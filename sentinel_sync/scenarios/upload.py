@@ -249,6 +249,9 @@ class ScenarioUpload:
         """
         if self._plan.outgoing_id is None:
             await self._name_what_goes()
+        if self._plan.on_request_at is not None and self._context.upload_setting == "all":
+            # The setting has changed since it was announced, and somebody has queued it.
+            await self._save(replace(self._plan, on_request_at=None))
         while (part := self._plan.next_part()) is not None:
             await self._ask()
             await self._send(await self._prepared(part))

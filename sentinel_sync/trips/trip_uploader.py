@@ -19,6 +19,7 @@ from sentinel_sync.cloud.client import CloudAPIClient
 from sentinel_sync.cloud.http import read_pseudonym_key
 from sentinel_sync.network.foundation import Foundation, Lifecycle
 from sentinel_sync.network.rules.traffic import TrafficClass
+from sentinel_sync.store.documents import Documents
 from sentinel_sync.store.outbox import NewItem, OutboxItem
 from sentinel_sync.store.sender import OutboxSender
 from sentinel_sync.store.store import Store
@@ -35,6 +36,11 @@ KIND = "trip"
 _NOTHING_TO_CHECKPOINT = 3600.0
 #: An item that is due now but was not sent waits at least so long, seconds: a claim that finds nothing must not spin.
 MIN_WAIT = 0.05
+
+
+async def open_trip(documents: Documents) -> OpenTrip | None:
+    """The trip under way as of its last checkpoint, for a look from outside; None where there is none."""
+    return await documents.load(*OPEN_TRIP, _SHAPE)
 
 
 class TripLog:

@@ -152,6 +152,16 @@ async def test_an_interval_that_makes_no_sense_is_bounded_or_ignored(
     assert 60.0 <= await vehicle.reporter.step() <= 86_400.0
 
 
+async def test_a_list_of_wishes_without_end_is_taken_up_a_hundred_at_a_time(
+    vehicle: Reporting, cloud: FakeCloud
+) -> None:
+    wanted = [{"scenario_id": f"{number}"} for number in range(5_000)]
+    cloud.handler = offering(lambda: json_answer(200, {"wanted": wanted}))
+    await vehicle.parts.foundation.client.probe()
+    await vehicle.reporter.step()
+    assert len(vehicle.parts.scenarios._wanted) == 100
+
+
 @pytest.mark.parametrize("status", [404, 405, 501])
 async def test_a_backend_that_has_it_no_more_is_not_asked_again(
     status: int, vehicle: Reporting, cloud: FakeCloud

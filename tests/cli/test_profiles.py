@@ -11,9 +11,11 @@ from typing import Any
 
 import pytest
 
+from sentinel_sync import CloudAPIClient, TripUploader
 from sentinel_sync.backend import BackendSettings
 from sentinel_sync.base.privacy import pseudonym
 from sentinel_sync.cli.exit_codes import ExitCode
+from sentinel_sync.settings import Settings
 from sentinel_sync.store.outbox import NewItem
 from sentinel_sync.store.store import Store
 from tests.cli.backend import KEY
@@ -272,6 +274,22 @@ class TestData:
         assert answer.code == ExitCode.LEFT
         assert "not yet" in answer.out
         assert "the backend has not confirmed it yet" in answer.out
+
+    def test_a_trip_under_way_is_told_of_and_not_said_to_be_erased(
+        self, tmp_path: Path, url: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        car = a_vehicle(tmp_path / "one", url, capsys, DRIVER)
+
+        async def begin() -> str:
+            settings = Settings.load(car.config).cloud
+            async with Store(car.state) as store, CloudAPIClient(settings=settings) as client:
+                return await TripUploader(client, store).start_trip(driver_id=DRIVER)
+
+        trip_id = asyncio.run(begin())
+        assert json.loads(car.run("data", "export", DRIVER).out)["trip_under_way"] == trip_id
+        assert json.loads(car.run("data", "export", "another").out)["trip_under_way"] is None
+        answer = car.run("data", "erase", DRIVER, "--yes")
+        assert (answer.code, "erase again once it has ended" in answer.out) == (ExitCode.LEFT, True)
 
     def test_nobody_is_erased_by_mistake(
         self, tmp_path: Path, url: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

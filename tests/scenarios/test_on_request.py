@@ -209,3 +209,17 @@ async def test_a_recording_that_is_known_by_another_name_is_found(
     assert await uploader.sync_now() == 1
     status = await uploader.get_upload_status("trip to Anna")
     assert {name for name, there in status["parts"].items() if there} == EVERYTHING
+
+
+async def test_once_the_setting_says_all_what_is_queued_by_name_goes_whole(
+    cloud: FakeCloud, recordings: Path, build: Build
+) -> None:
+    catalogue(cloud)
+    uploader = build()
+    await uploader.queue_scenario(recordings / FIRST)
+    await uploader.sync_now()
+    again = build(scenario_upload="all")
+    assert await again.sync_now() == 0
+    await again.queue_scenario(recordings / FIRST)
+    assert await again.sync_now() == 1
+    assert announced(cloud) == [FIRST], "and is not announced anew"

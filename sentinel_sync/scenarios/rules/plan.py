@@ -17,6 +17,8 @@ ANNOTATIONS_NAME = "annotations.json"
 LONGEST_NAME = 200
 #: A folder's name that is a time stamp, and says nothing else.
 _TIME_STAMP = re.compile(r"[0-9_TZ-]+")
+#: How a name begins that stands for a folder's (wire contract, Scenarios).
+OUTGOING_PREFIX = "s_"
 #: Namespace of the keys below: a random UUID, fixed for ever, because the same work must have the same key for ever.
 _KEYS = uuid.UUID("6f0c2f4e-53a4-4c39-9d0b-3d1c1d1c7e55")
 
@@ -274,7 +276,7 @@ def outgoing_scenario_id(name: str, key: bytes) -> str:
     """
     if _TIME_STAMP.fullmatch(name):
         return name
-    return "s_" + hmac.new(key, name.encode(), hashlib.sha256).hexdigest()[:32]
+    return OUTGOING_PREFIX + hmac.new(key, name.encode(), hashlib.sha256).hexdigest()[:32]
 
 
 def part_key(vehicle_id: str, scenario_id: str, part: Part) -> str:
