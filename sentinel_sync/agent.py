@@ -11,6 +11,7 @@ from typing import Self
 from sentinel_sync import __version__
 from sentinel_sync.base.clock import Clock, SystemClock
 from sentinel_sync.base.errors import SentinelSyncError
+from sentinel_sync.base.folder_watch import WATCHED_INTERVAL, FolderWatch
 from sentinel_sync.base.http_library import httpx
 from sentinel_sync.base.tasks import PeriodicTask, Supervisor
 from sentinel_sync.cloud.client import CloudAPIClient
@@ -26,16 +27,16 @@ from sentinel_sync.scenarios.scenario_uploader import ScenarioUploader
 from sentinel_sync.settings import Settings
 from sentinel_sync.status import AgentStatus, RemainingWork
 from sentinel_sync.status_reporter import StatusReporter, remaining_work
-from sentinel_sync.store.store import Store
+from sentinel_sync.store.store import DATABASE_NAME, Store
 from sentinel_sync.trips.trip_uploader import TripUploader
 from sentinel_sync.vehicle_report import VehicleReporter
 
 logger: logging.Logger = logging.getLogger(__name__)
 
-#: How soon another process's change (the CLI's) is seen, seconds.
+#: How soon another process's change (the CLI's) is seen, seconds, where the kernel does not tell of it at once.
 WATCH_INTERVAL = 2.0
-#: The key file and the status file are looked at once in so many watches.
-_SLOW_WATCH = 2
+#: The key file is looked at and the status file written at most so often, seconds, while nothing is under way.
+_STATUS_INTERVAL = 4.0
 #: While something is under way somebody may be watching its progress: the status is written so often then, seconds.
 _BUSY_INTERVAL = 1.0
 #: The age bound is asked once an hour: it is a matter of months.
@@ -86,7 +87,8 @@ class SyncAgent:
         self._power = Power.NORMAL
         self._stopped = asyncio.Event()
         self._closing = asyncio.Lock()
-        self._watches = 0
+        self._status_due = 0.0
+        self._contact: AttemptOutcome | None = None
         self._refused = False
         self._data_version = -1
         self._status_board: StatusReporter | None = None
@@ -372,10 +374,13 @@ class SyncAgent:
     def _on_contact(self, contact: AttemptOutcome, _: str) -> None:
         if contact is AttemptOutcome.UNAUTHORIZED:
             self._refused = True
+        if contact is not self._contact:
+            self._contact = contact
+            self._watch.wake.set()
 
     def _on_network(self) -> None:
         """The network changed, or something waits for it: say so now, whoever changed it is looking."""
-        self._watches = 0
+        self._status_due = 0.0
         self._watch.wake.set()
 
     async def _on_return(self) -> None:
@@ -391,18 +396,31 @@ class SyncAgent:
             first, self._data_version = self._data_version == -1, version
             if not first:
                 self.wake()
-        if self._watches % _SLOW_WATCH == 0:
+        board, now = self._board(parts), self._clock.monotonic()
+        is_due = now >= self._status_due
+        if is_due:
+            self._status_due = now + _STATUS_INTERVAL
             await parts.foundation.client.refresh_credential()
-        board = self._board(parts)
-        if self._watches % _SLOW_WATCH == 0 or parts.is_busy or board.shows_work:
-            await board.write()
+        is_news = (is_due or parts.is_busy or board.shows_work) and await board.write()
         gate = parts.foundation.client.gate
         if self._refused and gate.passage(self._clock.monotonic()).state is not GateState.REFUSED:
             # There is a new key, whoever was the first to notice: what waits for it need not wait any longer.
             self._refused = False
             self.wake()
-        self._watches += 1
-        return _BUSY_INTERVAL if parts.is_busy or board.shows_work else WATCH_INTERVAL
+        if parts.is_busy or board.shows_work:
+            return _BUSY_INTERVAL
+        if not await self._is_told(parts.foundation.folders):
+            return WATCH_INTERVAL
+        # What has just changed may go on changing, where no file tells of it.
+        return WATCHED_INTERVAL if is_due and not is_news else max(0.0, self._status_due - self._clock.monotonic())
+
+    async def _is_told(self, folders: FolderWatch) -> bool:
+        """Whether the kernel tells of what this watch looks for: other processes' changes and rotated keys."""
+        cloud, wake = self.settings.cloud, self._watch.wake.set
+        files = (cloud.api_key_file, cloud.ca_file, cloud.client_cert_file, cloud.client_key_file)
+        told = [await folders.follows(cloud.state_dir, wake, DATABASE_NAME)]
+        told += [await folders.follows(file.parent, wake) for file in files if file is not None]
+        return all(told)
 
     async def _housekeeping_step(self) -> float:
         """Apply the age bound, while the wall clock can be trusted."""

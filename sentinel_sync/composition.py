@@ -6,8 +6,9 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from random import Random
 
-from sentinel_sync.base.clock import Clock
+from sentinel_sync.base.clock import Clock, SystemClock
 from sentinel_sync.base.errors import FileError, ProfileError, ScenarioError
+from sentinel_sync.base.folder_watch import FolderWatch
 from sentinel_sync.base.http_library import httpx
 from sentinel_sync.base.tasks import PeriodicTask
 from sentinel_sync.cloud.client import CloudAPIClient
@@ -126,7 +127,10 @@ async def _foundation(
     policy = TransferPolicy(store.documents, settings, clock=clock, timekeeper=timekeeper, supervised=True)
     stack.push_async_callback(policy.close)
     client.on_traffic(policy.count)
-    return Foundation(client, store, timekeeper, policy, clock, rng, supervised=True)
+    folders = FolderWatch()
+    if isinstance(clock, SystemClock):  # the kernel tells at its own pace: under another clock that one's counts
+        await stack.enter_async_context(folders)
+    return Foundation(client, store, timekeeper, policy, clock, rng, supervised=True, folders=folders)
 
 
 async def _begin(part: str, prepare: Callable[[], Awaitable[None]]) -> None:

@@ -124,14 +124,14 @@ class StatusReporter:
         """Whether what was written last tells of something under way."""
         return self._written is not None and bool(self._written.transfers)
 
-    async def write(self) -> None:
-        """Write `status.json` where anything but the passing of time has changed."""
+    async def write(self) -> bool:
+        """Write `status.json` where anything but the passing of time has changed; returns whether it has."""
         shown = await self.look()
         for listener in self._listeners:
             listener(shown)
         await self._write_metrics(shown)
         if self._written is not None and _steady(shown) == _steady(self._written):
-            return
+            return False
         self._written = shown
         path = self._parts.foundation.store.state_dir / STATUS_NAME
         try:
@@ -139,6 +139,7 @@ class StatusReporter:
         except OSError as error:
             # A full disk must not stop the agent: the status is for people, and they see the error in the log.
             logger.warning("agent.status: cannot write %s (%s)", path.name, error.strerror)
+        return True
 
     async def _write_metrics(self, shown: AgentStatus) -> None:
         """Write the textfile where one is wanted, at most so often: its reader looks four times a minute."""

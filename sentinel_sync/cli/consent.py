@@ -59,10 +59,13 @@ async def _grant(settings: CloudSettings, arguments: argparse.Namespace) -> int:
 
 async def _withdraw(settings: CloudSettings, arguments: argparse.Namespace) -> int:
     async with changed(settings) as books:
+        queued = len(await books.records.items())
         decision = await books.record.record(granted=False, policy_version=settings.policy_version)
         running = await asyncio.to_thread(runs, settings)
         # What an agent is sending stays its own: it asks twice a second whether it still may, and drops it then.
-        dropped = await books.records.drop_all(WITHDRAWN)
+        await books.records.drop_all(WITHDRAWN)
+        # By whom does not matter: a running agent is told at once, and may be the first.
+        dropped = queued - len(await books.records.items())
         if not running:
             derived = DerivedFiles(settings.state_dir / DERIVED_NAME, settings.derived_max_bytes)
             await asyncio.to_thread(derived.sweep, ())

@@ -2,10 +2,11 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from random import Random, SystemRandom
 
 from sentinel_sync.base.clock import Clock, SystemClock
+from sentinel_sync.base.folder_watch import FolderWatch
 from sentinel_sync.base.tasks import PeriodicTask, Supervisor
 from sentinel_sync.cloud.client import CloudAPIClient
 from sentinel_sync.network.policy import TransferPolicy
@@ -22,6 +23,7 @@ class Foundation:
         timekeeper: What is known of the true time.
         policy: What the network may cost now.
         supervised: Whether an agent keeps the features' tasks going and closes what they opened.
+        folders: Tells of changes in folders, where an agent has opened it.
     """
 
     client: CloudAPIClient
@@ -31,6 +33,7 @@ class Foundation:
     clock: Clock
     rng: Random
     supervised: bool = False
+    folders: FolderWatch = field(default_factory=FolderWatch)
 
     @classmethod
     def of(

@@ -11,6 +11,7 @@ from weakref import WeakValueDictionary
 
 from sentinel_sync.base.clock import Clock
 from sentinel_sync.base.errors import HeldError, ProfileError
+from sentinel_sync.base.folder_watch import WATCHED_INTERVAL
 from sentinel_sync.base.tasks import PeriodicTask
 from sentinel_sync.cloud.client import CloudAPIClient
 from sentinel_sync.network.foundation import Foundation, Lifecycle
@@ -109,6 +110,8 @@ class ProfileSynchronizer:
         self._held: str | None = None
         self._synced_at: float | None = None
         self.synchronize: PeriodicTask = PeriodicTask("profiles.synchronize", self.step)
+        self._folders = foundation.folders
+        foundation.policy.subscribe(self.synchronize.wake.set)
         self._life = Lifecycle(foundation, [self.synchronize], opening=self._open)
 
     # --- the specification's ---
@@ -315,7 +318,7 @@ class ProfileSynchronizer:
             # What other vehicles did meanwhile is not known: all is due when the way is free again.
             self._was_away = True
             await self._folder_sync.remove_forgotten()
-            return min(WATCH_INTERVAL, self._settings.sync_interval)
+            return min(await self._watch_interval(), self._settings.sync_interval)
         await self._commands.tell()
         now = self._clock.monotonic()
         if now >= self._all_due or self._was_away:
@@ -324,7 +327,12 @@ class ProfileSynchronizer:
             self._all_due = now + self._settings.sync_interval
         else:
             await self.sync_now()
-        return min(WATCH_INTERVAL, max(0.0, self._all_due - now))
+        return min(await self._watch_interval(), max(0.0, self._all_due - now))
+
+    async def _watch_interval(self) -> float:
+        """Until the next look at the folder, seconds: later where its changes are told and nothing is left to send."""
+        is_told = await self._folders.follows(self._settings.profiles_dir, self.synchronize.wake.set)
+        return WATCHED_INTERVAL if is_told and not self.snapshot().unsent else WATCH_INTERVAL
 
     def snapshot(self) -> ProfilesStatus:
         """What there is to show, as of the last look: counts only, because an id is personal."""

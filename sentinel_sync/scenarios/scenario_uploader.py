@@ -9,6 +9,7 @@ from typing import Any, TypedDict
 
 from sentinel_sync.base.clock import Clock, moment
 from sentinel_sync.base.errors import ConsentError, ScenarioError
+from sentinel_sync.base.folder_watch import WATCHED_INTERVAL
 from sentinel_sync.base.tasks import PeriodicTask, run_to_end
 from sentinel_sync.base.transfer import EventPublisher, TransferStatus
 from sentinel_sync.cloud.client import CloudAPIClient
@@ -205,6 +206,7 @@ class ScenarioUploader:
         self.scan: PeriodicTask = PeriodicTask("scenarios.scan", self.scan_step)
         self.retention: PeriodicTask = PeriodicTask("scenarios.retention", self.retention_step)
         self._life = Lifecycle(foundation, [self.upload], opening=self._open, closing=self._events.close)
+        self._folders = foundation.folders
         foundation.policy.subscribe(self.upload.wake.set)
 
     async def prepare(self) -> None:
@@ -288,9 +290,11 @@ class ScenarioUploader:
     async def get_statistics(self) -> ScenarioStatistics:
         """Count scenarios, and say what is under way."""
         await self.prepare()
+        return await self._statistics(await self._record.load())
+
+    async def _statistics(self, consent: Consent | None) -> ScenarioStatistics:
         counts = await self._store.outbox.counts(KIND)
         summaries = (await self._records.summaries()).values()
-        consent = await self._record.load()
         going = self._worker.progress()
         return ScenarioStatistics(
             consent=missing_consent(consent, self._settings.policy_version) is None,
@@ -313,8 +317,9 @@ class ScenarioUploader:
 
     async def snapshot(self) -> ScenariosStatus:
         """What is to be shown of recordings: cheap enough to be asked every second."""
-        statistics = await self.get_statistics()
+        await self.prepare()
         consent = await self._record.load()
+        statistics = await self._statistics(consent)
         return ScenariosStatus(
             consent=statistics["consent"],
             consent_at=None if consent is None else moment(consent.at),
@@ -451,6 +456,9 @@ class ScenarioUploader:
         queued, wait = await self._scan.look()
         if queued:
             self.upload.wake.set()
+        # What is written inside a recording's own folder is told to nobody: while one is unsettled, it is looked at.
+        if not self._scan.unqueued and await self._folders.follows(self._settings.scenarios_dir, self.scan.wake.set):
+            return max(wait, WATCHED_INTERVAL)
         return wait
 
     async def retention_step(self) -> float:

@@ -1,6 +1,7 @@
 """The whole agent in a host's loop, over a real socket: trips arrive, whatever happens to the network or the power."""
 
 import asyncio
+import errno
 import json
 import logging
 import sqlite3
@@ -50,6 +51,10 @@ async def drive(agent: SyncAgent) -> str:
 
 def posted(cloud: FakeCloud) -> list[str]:
     return [seen.key or "" for seen in cloud.to("POST", "/trips")]
+
+
+def refuse_inotify() -> None:
+    raise OSError(errno.EMFILE, "Too many open files")
 
 
 def passed() -> float:
@@ -579,7 +584,16 @@ async def test_a_part_that_crashes_is_shown_and_the_others_go_on(
         await cloud.received(1, path="/trips")
 
 
-async def test_what_another_process_puts_is_sent_soon(tmp_path: Path, cloud: FakeCloud) -> None:
+@pytest.mark.parametrize("is_told", [True, False])
+async def test_what_another_process_puts_is_sent_soon(
+    tmp_path: Path, cloud: FakeCloud, is_told: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody looks within the hour where the kernel tells of it, and nobody tells where it has no inotify."""
+    if is_told:
+        monkeypatch.setattr("sentinel_sync.agent.WATCHED_INTERVAL", 3600.0)
+        monkeypatch.setattr("sentinel_sync.agent.WATCH_INTERVAL", 3600.0)
+    else:
+        monkeypatch.setattr("sentinel_sync.base.folder_watch._open", refuse_inotify)
     async with SyncAgent(settings(tmp_path, cloud)) as agent:
         await until(agent.connectivity.is_online)
         async with Store(tmp_path / "state", exclusive=False) as other:
