@@ -5,6 +5,8 @@ import logging
 import os
 import re
 import sys
+import time
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -13,9 +15,49 @@ from sentinel_sync.cli.ui.writer import Writer
 
 #: The project's loggers begin their messages with the event's name: "outbox.dropped: 3 items …".
 _EVENT = re.compile(r"([a-z_]+(?:\.[a-z_]+)+)(?:: (.*))?", re.DOTALL)
+#: What differs from one repetition of a line to the next, and is no news.
+_NO_NEWS = re.compile(r"\(request [^)]*\)|\b\d+(?:\.\d+)? s\b|\b\d+ in a row\b")
+#: A line that was shown is not shown again for so long, seconds …
+_REPEAT_INTERVAL = 600.0
+#: … as far as one remembers: so many lines.
+_REMEMBERED = 256
+#: Changes of state: each is news, however often it has been there before.
+_TRANSITIONS = ("agent.", "connectivity.")
 #: What every record has; anything else was given as `extra=` and belongs into the JSON.
 _ORDINARY = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 _OURS = "sentinel_sync"
+
+
+class RepeatFilter(logging.Filter):
+    """Shows a line that comes again and again once in ten minutes, and how often it came meanwhile.
+
+    An hour without a network must not fill a flash disk with what the first minute has said. The number is the record's
+    `repeated`.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__()
+        self._clock = clock
+        #: By line: when it was shown, and how often it came since; the oldest first.
+        self._shown: OrderedDict[tuple[int, str], tuple[float, int]] = OrderedDict()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether this record is shown."""
+        text = record.getMessage()
+        if text.startswith(_TRANSITIONS):
+            return True
+        line, now = (record.levelno, _NO_NEWS.sub("", text)), self._clock()
+        shown_at, count = self._shown.get(line, (float("-inf"), 0))
+        if now - shown_at < _REPEAT_INTERVAL:
+            self._shown[line] = (shown_at, count + 1)
+            return False
+        self._shown[line] = (now, 0)
+        self._shown.move_to_end(line)
+        if len(self._shown) > _REMEMBERED:
+            self._shown.popitem(last=False)
+        if count:
+            record.repeated = count
+        return True
 
 
 class TextFormatter(logging.Formatter):
@@ -35,6 +77,8 @@ class TextFormatter(logging.Formatter):
         """Format one record."""
         moment = datetime.fromtimestamp(record.created, UTC).astimezone().strftime(self._format)
         text = f"{moment} {record.levelname.lower():<7}  {one_line(record.getMessage())}"
+        if (repeated := getattr(record, "repeated", 0)) > 0:
+            text = f"{text} (and {repeated} more like it since the last one shown)"
         if record.exc_info and record.exc_info[1] is not None:
             error = record.exc_info[1]
             if self._tracebacks:
@@ -116,7 +160,9 @@ def logging_to_stderr(level: str, log_format: str) -> Iterator[None]:
 
 @contextmanager
 def logging_to(handler: logging.Handler, level: str) -> Iterator[None]:
-    """Log to `handler`, and nowhere else, while the block runs."""
+    """Log to `handler`, and nowhere else, while the block runs; what repeats is thinned above debug."""
+    if level != "debug":
+        handler.addFilter(RepeatFilter())
     root, ours = logging.getLogger(), logging.getLogger(_OURS)
     before = (root.handlers[:], root.level, ours.level)
     root.handlers[:] = [handler]

@@ -5,10 +5,11 @@ import logging
 import os
 import sys
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
-from sentinel_sync.cli.ui.logs import JsonFormatter, TextFormatter, logging_to_stderr, wants_json
+from sentinel_sync.cli.ui.logs import JsonFormatter, RepeatFilter, TextFormatter, logging_to_stderr, wants_json
 
 
 def _record(message: str, *, error: Exception | None = None, **extra: object) -> logging.LogRecord:
@@ -84,3 +85,41 @@ def test_other_packages_are_not_heard_below_warnings(capsys: pytest.CaptureFixtu
     assert "cli.heard" in (err := capsys.readouterr().err)
     assert "eve" not in err
     assert root.handlers == before, "the log is as it was"
+
+
+def test_an_hour_of_the_same_line_is_seven_lines_that_count_it() -> None:
+    now = 0.0
+    filtered, formatter, shown = RepeatFilter(lambda: now), TextFormatter(date=True, tracebacks=False), list[str]()
+    for minute in range(61):
+        now = minute * 60.0
+        record = _record(f"cloud.attempt: GET /models: not sent; again in {minute}.5 s (request {uuid4()})")
+        if filtered.filter(record):
+            shown.append(formatter.format(record))
+    assert len(shown) == 7
+    assert "more like it" not in shown[0]
+    assert all(line.endswith("(and 9 more like it since the last one shown)") for line in shown[1:])
+    assert sum(map(len, shown)) < 60 * 1000
+
+
+def test_what_differs_and_each_change_of_state_is_shown_however_soon() -> None:
+    filtered = RepeatFilter(lambda: 0.0)
+    lines = ["trip.ended: a", "trip.ended: b", "connectivity.offline: x", "connectivity.online: y"] * 2
+    shown = [line for line in lines if filtered.filter(_record(line))]
+    assert shown == [*lines[:4], *lines[2:4]]
+    # As an error it is news once more.
+    assert filtered.filter(logging.makeLogRecord({"levelno": logging.ERROR, "msg": "trip.ended: a"}))
+
+
+def test_only_so_many_lines_are_remembered() -> None:
+    filtered = RepeatFilter(lambda: 0.0)
+    assert all(filtered.filter(_record(f"trip.ended: {number}")) for number in range(1000))
+    assert not filtered.filter(_record("trip.ended: 999"))
+    assert filtered.filter(_record("trip.ended: 0"))
+
+
+def test_a_command_thins_its_log_but_at_debug(capsys: pytest.CaptureFixture[str]) -> None:
+    for level, times in (("info", 1), ("debug", 3)):
+        with logging_to_stderr(level, "text"):
+            for _ in range(3):
+                logging.getLogger("sentinel_sync.x").info("models.check: not sent")
+        assert capsys.readouterr().err.count("models.check") == times
