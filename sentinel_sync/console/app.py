@@ -1,6 +1,7 @@
 """The console's application: the page, what it shows, and the few things that can be done from it."""
 
 import json
+import time
 from http import HTTPStatus
 from importlib.resources import files
 
@@ -12,6 +13,7 @@ from starlette.routing import Route
 
 from sentinel_sync.agent import SyncAgent
 from sentinel_sync.base.errors import SentinelSyncError
+from sentinel_sync.console.day import last_day
 from sentinel_sync.console.feed import Feed
 from sentinel_sync.console.fleet import picture
 from sentinel_sync.console.recordings import consents, recordings
@@ -27,8 +29,8 @@ _PAGE = {
     "/chart.js": ("chart.js", "text/javascript; charset=utf-8"),
     "/icon.svg": ("icon.svg", "image/svg+xml"),
 }
-#: A technician looks at the worst first; a backlog of thousands has its count.
-_MOST_ITEMS = 100
+#: A technician looks at the first; a backlog of thousands has its count, and is looked through by its text.
+_PAGE_ROWS, _MOST_ROWS = 50, 1000
 _METRIC, _DAYS = "safety_score", 30
 
 
@@ -51,6 +53,7 @@ class ConsoleApp:
                 Route("/api/outbox", self._outbox),
                 Route("/api/outbox/retry", self._retry, methods=["POST"]),
                 Route("/api/connectivity", self._connectivity),
+                Route("/api/day", self._day),
                 Route("/api/sync", self._sync, methods=["POST"]),
                 Route("/api/recordings", self._recordings),
                 Route("/api/consents", self._consents),
@@ -80,11 +83,16 @@ class ConsoleApp:
     async def _events(self, _: Request) -> Response:
         return StreamingResponse(self.feed.watch(), media_type="text/event-stream")
 
-    async def _outbox(self, _: Request) -> Response:
-        outbox = self._agent.store.outbox
-        aside = await outbox.items(state=ItemState.SET_ASIDE, limit=_MOST_ITEMS)
-        waiting = await outbox.items(state=ItemState.WAITING, limit=_MOST_ITEMS)
-        return JSONResponse({"set_aside": [_shown(item) for item in aside], "waiting": [_shown(i) for i in waiting]})
+    async def _outbox(self, request: Request) -> Response:
+        text, limit = _wanted(request)
+        shown: dict[str, JsonValue] = {}
+        for state in (ItemState.SET_ASIDE, ItemState.WAITING):
+            items, total = await self._agent.store.outbox.search(state, text, limit)
+            shown[str(state)] = {"rows": [_shown(item) for item in items], "total": total}
+        return JSONResponse(shown)
+
+    async def _day(self, _: Request) -> Response:
+        return JSONResponse(await last_day(self._agent, time.time()))
 
     async def _retry(self, request: Request) -> Response:
         key = (await _words(request)).get("key")
@@ -113,8 +121,8 @@ class ConsoleApp:
         self.feed.hurry()
         return JSONResponse({"granted": granted})
 
-    async def _recordings(self, _: Request) -> Response:
-        return JSONResponse(await recordings(self._agent.scenarios))
+    async def _recordings(self, request: Request) -> Response:
+        return JSONResponse(await recordings(self._agent.scenarios, *_wanted(request)))
 
     async def _consents(self, _: Request) -> Response:
         return JSONResponse(await consents(self._agent.scenarios))
@@ -155,6 +163,14 @@ def _shown(item: OutboxItem) -> dict[str, JsonValue]:
         "due_at": item.due_at,
         "reason": item.reason,
     }
+
+
+def _wanted(request: Request) -> tuple[str, int]:
+    """The text that is looked for, and how many rows a page of a long list shows."""
+    limit = request.query_params.get("limit", str(_PAGE_ROWS))
+    if not limit.isdecimal() or not 0 < int(limit) <= _MOST_ROWS:
+        raise ValueError(f"limit must be a whole number up to {_MOST_ROWS}")
+    return request.query_params.get("find", ""), int(limit)
 
 
 async def _words(request: Request) -> dict[str, JsonValue]:

@@ -9,10 +9,9 @@ from sentinel_sync.scenarios.scenario_uploader import ScenarioUploader
 _MOST = 50
 
 
-async def recordings(scenarios: ScenarioUploader) -> dict[str, JsonValue]:
-    """The newest recordings: where they stand, and why where it is not going well."""
-    found = await scenarios.get_scenarios()
-    rows: list[JsonValue] = [
+async def recordings(scenarios: ScenarioUploader, text: str, limit: int) -> dict[str, JsonValue]:
+    """The newest recordings that a text is found in: where they stand, and why where it is not going well."""
+    rows: list[list[JsonValue]] = [
         [
             status["scenario_id"],
             status["status"].replace("_", " "),
@@ -20,9 +19,10 @@ async def recordings(scenarios: ScenarioUploader) -> dict[str, JsonValue]:
             status["total_bytes"],
             "; ".join(filter(None, [status["reason"], status["warning"], *_notes(status["notes"])])),
         ]
-        for status in found[:_MOST]
+        for status in await scenarios.get_scenarios()
     ]
-    return {"rows": rows, "total": len(found)}
+    found = [row for row in rows if text.lower() in " ".join(map(str, row)).lower()]
+    return {"rows": [*found[:limit]], "total": len(found)}
 
 
 async def consents(scenarios: ScenarioUploader) -> dict[str, JsonValue]:

@@ -245,6 +245,7 @@ class TransferPolicy:
             budgets=budget_status(self._limits, accounts),
             held={str(traffic): why for traffic in TrafficClass if (why := self._why(traffic)) is not None},
             usage=[use for use in usage if use.month_bytes],
+            days=accounts.by_day(),
         )
 
     # --- how ---

@@ -298,6 +298,17 @@ class Outbox:
             writes=False,
         )
 
+    async def search(self, state: ItemState, text: str, limit: int) -> tuple[list[OutboxItem], int]:
+        """Items whose key or reason contains a text, in whatever case, oldest first; and how many there are."""
+        found = "FROM item WHERE state = ? AND instr(lower(key || ' ' || coalesce(reason, '')), lower(?))"
+
+        def ask(connection: sqlite3.Connection) -> tuple[list[OutboxItem], int]:
+            rows = connection.execute(f"SELECT {COLUMNS} {found} ORDER BY seq LIMIT ?", (state, text, limit))
+            (total,) = connection.execute(f"SELECT count(*) {found}", (state, text)).fetchone()
+            return [item_of(row) for row in rows], total
+
+        return await self._run(ask, writes=False)
+
     async def find(self, key: str) -> OutboxItem | None:
         """Show one item by its key, or None."""
         query = f"SELECT {COLUMNS} FROM item WHERE key = ?"

@@ -74,6 +74,43 @@ class TestLooking:
             assert "https:" not in text
             assert "//cdn" not in text
 
+    async def test_a_long_list_is_paged_and_looked_through(
+        self, page: httpx.AsyncClient, console: tuple[SyncAgent, ConsoleAddress]
+    ) -> None:
+        outbox = console[0].store.outbox
+        for number in range(120):
+            await outbox.put(NewItem("other", f"item-{number}", b"{}"))
+        (odd, *_) = await outbox.items(kind="other")
+        await outbox.defer(odd.seq, 60.0, "the Server was busy", connectivity=False)
+        waiting = (await page.get("/api/outbox")).json()["waiting"]
+        assert (len(waiting["rows"]), waiting["total"]) == (50, 120)
+        waiting = (await page.get("/api/outbox", params={"limit": "1000", "find": "ITEM-1"})).json()["waiting"]
+        assert (len(waiting["rows"]), waiting["total"]) == (31, 31)
+        (found,) = (await page.get("/api/outbox", params={"find": "server was"})).json()["waiting"]["rows"]
+        assert found["key"] == odd.key
+        for limit in ("0", "1001", "-1", "many"):
+            assert (await page.get("/api/outbox", params={"limit": limit})).status_code == 400
+        nothing = (await page.get("/api/recordings", params={"find": "no such"})).json()
+        assert nothing == {"rows": [], "total": 0}
+
+    async def test_the_last_day_tells_of_connection_and_of_what_was_done(
+        self, page: httpx.AsyncClient, console: tuple[SyncAgent, ConsoleAddress]
+    ) -> None:
+        agent = console[0]
+        for _ in range(2):
+            await agent.trips.start_trip()
+            await agent.trips.end_trip()
+        await agent.flush(timeout=20)
+        day = (await page.get("/api/day")).json()
+        assert day["end"] - day["begin"] == 86_400.0
+        assert [span["status"] for span in day["connection"]] == ["online"]
+        assert day["connection"][0]["to"] == day["end"]
+        rows = {row["name"]: row["marks"] for row in day["rows"]}
+        assert sum(mark["count"] for mark in rows["Trips"]) == 2
+        assert (rows["Recordings"], rows["Models"]) == ([], [])
+        (today,) = (await page.get("/api/status")).json()["traffic"]["days"]
+        assert today["used_bytes"] > 0
+
     async def test_no_secret_is_in_any_answer(
         self, page: httpx.AsyncClient, console: tuple[SyncAgent, ConsoleAddress]
     ) -> None:
@@ -187,11 +224,11 @@ class TestChanging:
         await agent.store.outbox.put(NewItem("other", "item-1", b"{}"))
         (item,) = await agent.store.outbox.items(kind="other")
         await agent.store.outbox.set_aside(item.seq, "answered 422")
-        (shown,) = (await page.get("/api/outbox")).json()["set_aside"]
+        (shown,) = (await page.get("/api/outbox")).json()["set_aside"]["rows"]
         assert (shown["key"], shown["reason"]) == ("item-1", "answered 422")
         answer = await page.post("/api/outbox/retry", json={"key": "item-1"}, headers=_token(address))
         assert answer.json() == {"retried": 1}
-        assert (await page.get("/api/outbox")).json()["set_aside"] == []
+        assert (await page.get("/api/outbox")).json()["set_aside"] == {"rows": [], "total": 0}
         answer = await page.post("/api/outbox/retry", json={"key": "nobody"}, headers=_token(address))
         assert answer.status_code == 404
 

@@ -132,8 +132,17 @@ async def test_a_technicians_visit(tmp_path: Path, backend: str, page: Page) -> 
 
         await expect(page.locator("#outbox")).to_contain_text("Sent so far1")
         await page.locator("#metric").select_option("total_distance")
-        await expect(page.locator("svg.chart .point")).to_have_count(1)
+        await expect(page.locator("#trend .point")).to_have_count(1)
         await expect(page.locator("#statistics")).to_contain_text("12.0 km")
+        # Round numbers beside the axis, and a severity that is no colour alone.
+        marks = await page.locator("#trend text").all_text_contents()
+        assert {"10 km", "15 km"} <= set(marks)
+        await expect(page.locator("#alerts .warn")).to_have_text("⚠ warning")
+        await expect(page.locator("#day")).to_contain_text("Connection")
+        await expect(page.locator("#day .span.online")).to_have_count(1)
+        await expect(page.locator("#day-words")).to_contain_text("trips: 1")
+        await expect(page.locator("#data-days .bar")).to_have_count(1)
+        await expect(page.locator("#data-words")).to_contain_text("in 31 days")
         await _picture(page, "console")
 
         consent = page.get_by_role("switch")
@@ -239,6 +248,42 @@ async def test_without_the_token_it_shows_and_asks_for_it(tmp_path: Path, backen
     await page.close()
 
 
+async def test_a_long_list_is_paged_found_in_and_keeps_the_focus(
+    tmp_path: Path, backend: str, browser: Browser
+) -> None:
+    """On the narrowest phone, with names that try to turn the page round."""
+    page = await browser.new_page(viewport={"width": 320, "height": 700}, color_scheme="light")
+    async with SyncAgent(_settings(tmp_path, backend)) as agent, running_console(agent, "127.0.0.1", 0) as console:
+        await _drive(agent)
+        for number in range(120):
+            await agent.store.outbox.put(NewItem("other", f"item-{number:03d}-\u202egnol" + "x" * 60, b"{}"))
+        for item in await agent.store.outbox.items(kind="other"):
+            await agent.store.outbox.set_aside(item.seq, "answered 422: the schedule of the gate is unknown")
+        await page.goto(console.url_with_token, wait_until="domcontentloaded")
+        aside = page.locator("#set-aside")
+        await expect(aside).to_contain_text("50 of 120")
+        await expect(page.locator("#trend svg")).to_have_count(1)
+        assert await page.evaluate("document.documentElement.scrollWidth") <= 320
+        for place in ("#set-aside", "#alerts", "#day", "#trend", "#data-days"):
+            overflow = await page.locator(place).evaluate("place => place.scrollWidth - place.clientWidth")
+            assert overflow <= 0, place
+        assert await aside.locator("td").first.evaluate("cell => getComputedStyle(cell).unicodeBidi") == "isolate"
+        await aside.get_by_role("button", name="More of").click()
+        await expect(aside.get_by_role("button", name="Retry item-")).to_have_count(120)
+
+        await page.locator("#find-items").fill("ITEM-007")
+        await expect(aside.get_by_role("button", name="Retry item-")).to_have_count(1)
+        await page.locator("#find-items").fill("item-01")
+        await expect(aside.get_by_role("button", name="Retry item-")).to_have_count(10)
+        await aside.get_by_role("button", name="Retry item-013").focus()
+        await page.keyboard.press("Enter")
+        await expect(aside.get_by_role("button", name="Retry item-")).to_have_count(9)
+        await expect(aside.get_by_role("button", name="Retry item-014")).to_be_focused()
+        await page.locator("#find-items").fill("no such")
+        await expect(aside).to_have_text("none of these")
+    await page.close()
+
+
 async def test_it_works_with_the_backend_away(tmp_path: Path, page: Page) -> None:
     settings = _settings(tmp_path, "http://127.0.0.1:9")
     async with SyncAgent(settings) as agent, running_console(agent, "127.0.0.1", 0) as console:
@@ -255,9 +300,12 @@ async def test_it_survives_the_agents_restart(tmp_path: Path, backend: str, page
         await page.goto(console.url_with_token, wait_until="domcontentloaded")
         await expect(page.locator("#live")).to_have_text("live")
     await expect(page.locator("#live")).to_contain_text("away")
+    await expect(page.locator("#as-of")).to_contain_text(re.compile(r"as of .+, \d+ s ago"))
+    assert "grayscale" in await page.locator("main").evaluate("main => getComputedStyle(main).filter")
     await _picture(page, "console-agent-away")
     async with SyncAgent(_settings(tmp_path, backend)) as agent, running_console(agent, "127.0.0.1", port):
         await expect(page.locator("#live")).to_have_text("live", timeout=15_000)
+        await expect(page.locator("#as-of")).to_be_hidden()
         # The page's token is still good.
         await page.get_by_role("switch").click()
         await expect(page.get_by_role("switch")).to_have_attribute("aria-checked", "true")
@@ -275,7 +323,7 @@ async def test_nothing_serious_keeps_anybody_from_using_it(
         await agent.store.outbox.set_aside(item.seq, "answered 422")
         await page.goto(console.url, wait_until="domcontentloaded")
         await expect(page.locator("#set-aside")).to_contain_text("item-1")
-        await expect(page.locator("svg.chart .point")).to_have_count(1)
+        await expect(page.locator("#trend .point")).to_have_count(1)
         await page.get_by_role("switch").click()  # the form for the token is part of the page too
         await expect(page.locator("#token-form")).to_be_visible()
         await page.evaluate(axe)

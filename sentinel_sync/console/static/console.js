@@ -1,7 +1,7 @@
 // The console's page: shows what the agent says of itself, and asks it for the few things a technician may do.
 // Whatever comes from the agent is put in as text, never as markup.
 
-import { drawTrend } from "./chart.js";
+import { drawDay, drawDays, drawTrend } from "./chart.js";
 
 const TOKEN_KEY = "sentinel-sync.token";
 const FLEET_EVERY = 60_000;
@@ -63,6 +63,15 @@ function facts(list, pairs, boxed = false) {
 }
 
 function table(place, head, rows, empty, figures = []) {
+  // Who had a button here keeps the one in its place, or the list itself once there is none.
+  const held = [...place.querySelectorAll("button")].indexOf(document.activeElement);
+  fill(place, head, rows, empty, figures);
+  if (held < 0) return;
+  const buttons = place.querySelectorAll("button");
+  (buttons[Math.min(held, buttons.length - 1)] ?? place).focus();
+}
+
+function fill(place, head, rows, empty, figures) {
   if (!rows.length) {
     place.replaceChildren(element("p", empty, "quiet"));
     return;
@@ -80,10 +89,45 @@ function table(place, head, rows, empty, figures = []) {
     row.forEach((value, column) => {
       const cell = target.insertCell();
       if (figures.includes(column)) cell.className = "figure";
+      cell.dataset.head = head[column]; // a narrow page shows it beside the value
       cell.append(value instanceof Node ? value : document.createTextNode(value ?? "-"));
     });
   }
   place.replaceChildren(made);
+}
+
+// A drawing is as wide as its place, and drawn again when that changes.
+const drawings = new Map();
+const resized = new ResizeObserver((changes) => changes.forEach((change) => redraw(change.target)));
+
+function redraw(place) {
+  const width = Math.floor(place.clientWidth);
+  const drawn = drawings.get(place);
+  if (!drawn || width <= 0 || drawn.width === width) return;
+  drawn.width = width;
+  place.replaceChildren(drawn.draw(width));
+}
+
+function drawing(place, draw) {
+  drawings.set(place, { draw, width: 0 });
+  resized.observe(place);
+  redraw(place);
+}
+
+function noDrawing(place) {
+  drawings.delete(place);
+  place.replaceChildren();
+}
+
+const SEVERITIES = { critical: ["bad", "✕"], warning: ["warn", "⚠"], info: ["quiet", "ℹ"] };
+
+function severity(name) {
+  const [className, icon] = SEVERITIES[name] ?? ["", "•"];
+  const mark = element("span", icon);
+  mark.setAttribute("aria-hidden", "true");
+  const made = element("span", undefined, className);
+  made.append(mark, ` ${name}`);
+  return made;
 }
 
 // --- asking ---
@@ -201,7 +245,9 @@ function transfer(going) {
   const pace = [`${size(going.done_bytes)} of ${size(going.total_bytes)}`];
   if (going.rate) pace.push(`${size(going.rate)} a second`);
   if (going.time_left !== null) pace.push(`${duration(going.time_left)} left`);
-  box.append(element("p", name), bar, element("p", pace.join(", "), "quiet"));
+  const title = element("p");
+  title.append(element("bdi", going.name), ", ", element("bdi", going.part), `: ${going.phase}`);
+  box.append(title, bar, element("p", pace.join(", "), "quiet"));
   return box;
 }
 
@@ -301,18 +347,50 @@ function showTraffic(said) {
     ]),
     ...Object.entries(said.held).map(([kind, why]) => [`Waiting: ${kind}`, why, "warn"]),
   ]);
+  showDataUse(said.days);
+}
+
+let daysShown = "";
+
+function showDataUse(days) {
+  const news = JSON.stringify(days);
+  if (news === daysShown) return;
+  daysShown = news;
+  at("data-section").hidden = !days.length;
+  if (!days.length) return;
+  drawing(at("data-days"), (width) => drawDays(days, width, size));
+  const all = days.reduce((sum, one) => sum + one.used_bytes, 0);
+  at("data-words").textContent = `${size(days.at(-1).used_bytes)} on ${days.at(-1).date}, ${size(all)} in 31 days, sent and received.`;
 }
 
 // --- what is asked for besides ---
 
+const PAGE = 50;
+const MOST = 1000;
 let asideShown = "";
+const limits = { items: PAGE, recordings: PAGE };
+
+const searched = (list) => new URLSearchParams({ find: at(`find-${list}`).value.trim(), limit: limits[list] });
+
+// "50 of 10,999", and a button for more of them.
+function extent(place, list, shownRows, total, again) {
+  if (total <= shownRows) return;
+  const line = element("p", `${shownRows.toLocaleString()} of ${total.toLocaleString()} `, "quiet");
+  if (shownRows < MOST)
+    line.append(button("More", `More of ${place.getAttribute("aria-label").toLowerCase()}`, async () => {
+      limits[list] = Math.min(MOST, limits[list] + 2 * PAGE);
+      await quietly(again);
+    }));
+  place.append(line);
+}
 
 async function showItems() {
-  const items = await ask("api/outbox");
+  const items = await ask(`api/outbox?${searched("items")}`);
   const news = JSON.stringify(items);
   if (news === asideShown) return;
   asideShown = news;
-  const asideRows = items.set_aside.map((item) => [
+  const found = at("find-items").value.trim();
+  const asideRows = items.set_aside.rows.map((item) => [
     item.kind,
     item.key,
     item.reason ?? "-",
@@ -322,19 +400,33 @@ async function showItems() {
       if (await act("api/outbox/retry", { key: item.key }, pressed)) await showItems();
     }),
   ]);
-  table(at("set-aside"), ["Kind", "Item", "Reason", "Tries", "Since", "Action"], asideRows, "nothing is set aside", [3]);
-  const waitingRows = items.waiting.map((item) => [item.kind, item.key, item.reason ?? "-", item.attempts.toLocaleString(), seconds(item.due_at)]);
-  table(at("waiting"), ["Kind", "Item", "Reason", "Tries", "Next try"], waitingRows, "nothing waits", [3]);
+  table(at("set-aside"), ["Kind", "Item", "Reason", "Tries", "Since", "Action"], asideRows, found && shown?.outbox.set_aside ? "none of these" : "nothing is set aside", [3]);
+  extent(at("set-aside"), "items", asideRows.length, items.set_aside.total, showItems);
+  const waitingRows = items.waiting.rows.map((item) => [item.kind, item.key, item.reason ?? "-", item.attempts.toLocaleString(), seconds(item.due_at)]);
+  table(at("waiting"), ["Kind", "Item", "Reason", "Tries", "Next try"], waitingRows, found && shown?.outbox.waiting ? "none of these" : "nothing waits", [3]);
+  extent(at("waiting"), "items", waitingRows.length, items.waiting.total, showItems);
 }
 
 const shownOf = (rows, total) => (total > rows.length ? `the newest ${rows.length} of ${total.toLocaleString()}` : "");
 
 async function showRecordings() {
   if (!at("recordings-details").open) return;
-  const { rows, total } = await ask("api/recordings");
+  const { rows, total } = await ask(`api/recordings?${searched("recordings")}`);
   const cells = rows.map(([name, status, priority, bytes, why]) => [name, status, priority ?? "-", size(bytes), why || "-"]);
-  table(at("recordings"), ["Recording", "State", "Priority", "Size", "Why"], cells, "none is known yet", [3]);
-  at("recordings").append(element("p", shownOf(rows, total), "quiet"));
+  table(at("recordings"), ["Recording", "State", "Priority", "Size", "Why"], cells, at("find-recordings").value.trim() ? "none of these" : "none is known yet", [3]);
+  extent(at("recordings"), "recordings", rows.length, total, showRecordings);
+}
+
+async function showDay() {
+  const day = await ask("api/day");
+  drawing(at("day"), (width) => drawDay(day, width));
+  const online = day.connection.filter((span) => span.status === "online").reduce((sum, span) => sum + span.to - span.from, 0);
+  const known = day.connection.reduce((sum, span) => sum + span.to - span.from, 0);
+  const done = day.rows.map((row) => [row.name, row.marks.reduce((sum, mark) => sum + mark.count, 0)]).filter(([, count]) => count);
+  at("day-words").textContent = [
+    `Online for ${duration(online)} of the ${duration(known)} that this agent has run`,
+    ...done.map(([name, count]) => `${name.toLowerCase()}: ${count.toLocaleString()}`),
+  ].join("; ");
 }
 
 async function showConsents() {
@@ -378,11 +470,12 @@ async function showFleet() {
   at("fleet-age").textContent = statistics.error ?? age(statistics);
   if (!statistics.error) facts(at("statistics"), statistics.figures, true);
   if (trend.error) {
-    at("trend").replaceChildren();
+    noDrawing(at("trend"));
     at("trend-words").textContent = trend.error;
   } else {
     const known = trend.points.filter((point) => point.value !== null);
-    at("trend").replaceChildren(...(known.length ? [drawTrend(trend)] : []));
+    if (known.length) drawing(at("trend"), (width) => drawTrend(trend, width));
+    else noDrawing(at("trend"));
     at("trend-words").textContent = known.length
       ? `${trend.title}: ${known[0].said} on ${known[0].date}, ${known.at(-1).said} on ${known.at(-1).date}. ${age(trend)}`
       : `${trend.title}: the backend knows of nothing in these days`;
@@ -390,7 +483,7 @@ async function showFleet() {
   const refused = (part, place) => part.error && place.replaceChildren(element("p", part.error, "warn"));
   if (!refused(rankings, at("rankings"))) table(at("rankings"), ["Vehicle", rankings.title], rankings.rows ?? [], "none yet", [1]);
   if (!refused(alerts, at("alerts")))
-    table(at("alerts"), ["When", "Vehicle", "Severity", "Message"], (alerts.rows ?? []).map(([when, ...rest]) => [moment(when), ...rest]), "none");
+    table(at("alerts"), ["When", "Vehicle", "Severity", "Message"], (alerts.rows ?? []).map(([when, vehicle, how, what]) => [moment(when), vehicle, severity(how), what]), "none");
 }
 
 async function quietly(showing) {
@@ -407,6 +500,11 @@ at("sync").addEventListener("click", (event) => act("api/sync", {}, event.curren
 at("consent").addEventListener("click", (event) => act("api/consent", { granted: !shown?.scenarios?.consent }, event.currentTarget));
 at("recordings-details").addEventListener("toggle", () => quietly(showRecordings));
 at("consents-details").addEventListener("toggle", () => quietly(showConsents));
+for (const [list, showing] of [["items", showItems], ["recordings", showRecordings]])
+  at(`find-${list}`).addEventListener("input", () => {
+    limits[list] = PAGE;
+    quietly(showing);
+  });
 at("trend-form").addEventListener("change", () => quietly(showFleet));
 at("token-form").addEventListener("submit", (event) => {
   event.preventDefault();
@@ -419,9 +517,20 @@ at("token-form").addEventListener("submit", (event) => {
 let before = "";
 let recordedBefore = "";
 
+let heardAt = 0;
+
 function live(text, state) {
   at("live").textContent = text;
   at("live").className = `pill ${state}`;
+  document.body.classList.toggle("old", state === "bad" && heardAt > 0);
+  showAge();
+}
+
+// What is shown while the agent is away is old: it is grey, and says how old.
+function showAge() {
+  const isOld = document.body.classList.contains("old");
+  at("as-of").hidden = !isOld;
+  if (isOld) at("as-of").textContent = `as of ${moment(heardAt)}, ${duration((Date.now() - heardAt) / 1000)} ago`;
 }
 
 const events = new EventSource("api/events");
@@ -431,6 +540,7 @@ events.addEventListener("open", () => {
 });
 events.addEventListener("error", () => live("the agent is away; trying again", "bad"));
 events.addEventListener("status", (event) => {
+  heardAt = Date.now();
   live("live", "good");
   const said = JSON.parse(event.data);
   showStatus(said);
@@ -439,6 +549,7 @@ events.addEventListener("status", (event) => {
     before = now;
     quietly(showItems);
     quietly(showHistory);
+    quietly(showDay);
   }
   const { under_way, ...recorded } = said.scenarios ?? {};
   const news = JSON.stringify([recorded, under_way?.name, under_way?.part]);
@@ -448,4 +559,9 @@ events.addEventListener("status", (event) => {
     quietly(showConsents);
   }
 });
-setInterval(() => document.hidden || quietly(showFleet), FLEET_EVERY);
+setInterval(() => {
+  if (document.hidden) return;
+  quietly(showFleet);
+  quietly(showDay);
+}, FLEET_EVERY);
+setInterval(showAge, 1000);

@@ -17,6 +17,7 @@ ANY = "any"
 DAY = 86_400
 #: So many days are remembered: this month, the one before it for people, and some that a wrong clock made up.
 _DAYS_KEPT = 100
+_DAYS_SHOWN = 31
 #: A clock that was set by less than this, seconds, reached a neighbouring day at most, whose account is charged then.
 _STEP = float(DAY)
 #: As tariffs count, the largest first.
@@ -56,6 +57,13 @@ class LinkStatus(StatusModel):
     month_bytes: int
 
 
+class DayStatus(StatusModel):
+    """What one day (UTC) has used, sent and received together, over all links."""
+
+    date: str
+    used_bytes: int
+
+
 class NetworkStatus(StatusModel):
     """What the network may cost now.
 
@@ -65,6 +73,7 @@ class NetworkStatus(StatusModel):
         budgets: How those that are set stand.
         held: Why which kind of traffic waits; those that may go are not in it.
         usage: What was used over each link that was used in this month.
+        days: What was used on each of the last days on which anything was, oldest first.
     """
 
     link: Link
@@ -73,6 +82,7 @@ class NetworkStatus(StatusModel):
     budgets: list[BudgetStatus]
     held: dict[str, str]
     usage: list[LinkStatus] = Field(default_factory=list)
+    days: list[DayStatus] = Field(default_factory=list)
 
 
 class Period(StrEnum):
@@ -189,6 +199,15 @@ class Accounts:
     def used(self, link: str, period: Period) -> int:
         """Bytes used today or in this month over a link, or over `any`."""
         return (self._of_day if period is Period.DAY else self._of_month).get(link, 0)
+
+    def by_day(self) -> list[DayStatus]:
+        """What each of the last 31 days has used, oldest first; those on which nothing was are left out."""
+        used: dict[int, int] = {}
+        for accounts in (self.settled, self.booked):
+            for day, links in accounts.items():
+                if self.today - _DAYS_SHOWN < day <= self.today:
+                    used[day] = used.get(day, 0) + sum(links.values())
+        return [DayStatus(date=_moment(day * DAY).date().isoformat(), used_bytes=used[day]) for day in sorted(used)]
 
     def kept(self, at_risk: Mapping[Link, int]) -> KeptAccounts:
         """What is to be written now, with what may be used before it is written again."""

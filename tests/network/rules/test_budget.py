@@ -193,6 +193,17 @@ class TestAClockThatIsSet:
         assert found == booked
 
 
+def test_each_of_the_last_days_is_told_with_what_it_used() -> None:
+    book = Book()
+    book.accounts.book(Link.WIFI, 100)
+    book.accounts.book(Link.CELLULAR, 20)
+    book.passes(2 * DAY)
+    book.accounts.book(Link.WIFI, 7)
+    assert [(day.date, day.used_bytes) for day in book.accounts.by_day()] == [("2026-11-23", 120), ("2026-11-25", 7)]
+    book.passes(29 * DAY)
+    assert [day.date for day in book.accounts.by_day()] == ["2026-11-25"]
+
+
 @pytest.mark.parametrize(
     ("used", "held"),
     [
