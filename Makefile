@@ -1,6 +1,6 @@
 # Two commands set up everything by themselves: `make demo` and `make test`.
 .DEFAULT_GOAL := all
-.PHONY: all setup demo test check lint types verify-types fuzz fuzz-openapi audit format cover soak powercut simulate mutants mutants-rules bench dist lock run clean
+.PHONY: all setup demo test check lint types docs verify-types fuzz fuzz-openapi audit format cover soak powercut simulate mutants mutants-rules bench dist lock run clean
 
 PYTHON ?= python3
 VENV   ?= .venv
@@ -71,6 +71,11 @@ lint: $(STAMP)
 
 types: $(STAMP)
 	$(BIN)/mypy
+
+# The documentation as a site, in build/site; a link that leads nowhere is an error.
+docs: $(STAMP)
+	$(BIN)/python docs/generate.py
+	$(BIN)/zensical build --strict --clean
 
 # How much of the public interface pyright knows the type of. Pyright is no dependency of ours: it brings a Node of its own.
 verify-types: $(STAMP)
