@@ -1,6 +1,6 @@
 # Two commands set up everything by themselves: `make demo` and `make test`.
 .DEFAULT_GOAL := all
-.PHONY: all setup demo test check lint types docs verify-types fuzz fuzz-openapi audit format cover soak powercut simulate mutants mutants-rules bench dist lock run clean
+.PHONY: all setup demo test check lint types docs wheels httpx2 verify-types fuzz fuzz-openapi audit format cover soak powercut simulate mutants mutants-rules bench dist lock run clean
 
 PYTHON ?= python3
 VENV   ?= .venv
@@ -144,6 +144,14 @@ bench: $(STAMP)
 	$(BIN)/python -m benchmarks
 
 # Wheel and sdist, in dist/.
+# What users install, on each Python at hand, with the newest and the oldest dependencies.
+wheels: $(STAMP)
+	.ci/wheels
+
+# What fails with httpx's maintained successor in its place. Told, not enforced.
+httpx2: $(STAMP)
+	.ci/httpx2
+
 dist: $(STAMP)
 	$(BIN)/python -m hatchling build -d dist
 
