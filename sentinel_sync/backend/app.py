@@ -5,12 +5,24 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 
-from sentinel_sync.backend import direct, fleet, health, models, profiles, resumable, scenarios, trips, vehicles
+from sentinel_sync.backend import (
+    direct,
+    fleet,
+    health,
+    models,
+    profiles,
+    resumable,
+    rollouts,
+    scenarios,
+    trips,
+    vehicles,
+)
 from sentinel_sync.backend.bodies import Profile, ScenarioRegistration, Trip, TripBatch, VehicleReport
 from sentinel_sync.backend.context import open_backend
 from sentinel_sync.backend.documentation import DESCRIPTION, TAGS, TITLE, install_documentation
 from sentinel_sync.backend.faults import FaultInjector, FaultList, FaultPlan, faults_router
 from sentinel_sync.backend.problems import install_problem_handlers
+from sentinel_sync.backend.rollout_steps import RolloutPlan
 from sentinel_sync.backend.settings import BackendSettings
 
 CONTRACT_VERSION = "1.0.0"
@@ -46,7 +58,7 @@ def create_app(settings: BackendSettings, *, faults: FaultPlan | None = None) ->
         telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
     )
     install_problem_handlers(app)
-    for part in (health, trips, scenarios, models, profiles, fleet, vehicles):
+    for part in (health, trips, scenarios, models, profiles, fleet, vehicles, rollouts):
         app.include_router(part.router)
     has = settings.extensions
     optional = (
@@ -61,7 +73,7 @@ def create_app(settings: BackendSettings, *, faults: FaultPlan | None = None) ->
     for is_offered, routes in optional:
         if is_offered:
             app.include_router(routes)
-    bodies = (Trip, TripBatch, ScenarioRegistration, Profile, VehicleReport, direct.CompletedUpload)
+    bodies = (Trip, TripBatch, ScenarioRegistration, Profile, VehicleReport, RolloutPlan, direct.CompletedUpload)
     if faults is None:
         install_documentation(app, bodies)
     else:

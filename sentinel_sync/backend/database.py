@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 LARGEST_GROUP = 256
 READERS = 2
 BUSY_TIMEOUT = 30.0
@@ -90,7 +90,19 @@ CREATE TABLE reports (
 CREATE TABLE wanted (
     scenario INTEGER PRIMARY KEY REFERENCES scenarios (id), files TEXT NOT NULL, asked_at REAL NOT NULL
 );
-"""
+""",
+    3: """
+CREATE TABLE rollouts (
+    name TEXT NOT NULL, version TEXT NOT NULL, plan TEXT NOT NULL, state TEXT NOT NULL, step INTEGER NOT NULL,
+    step_began_at REAL NOT NULL, why TEXT NOT NULL, created_at REAL NOT NULL,
+    PRIMARY KEY (name, version)
+) WITHOUT ROWID;
+CREATE TABLE outcomes (
+    name TEXT NOT NULL, version TEXT NOT NULL, fleet_id TEXT NOT NULL, vehicle_id TEXT NOT NULL, state TEXT NOT NULL,
+    PRIMARY KEY (name, version, fleet_id, vehicle_id)
+) WITHOUT ROWID;
+CREATE INDEX reports_by_time ON reports (received_at);
+""",
 }
 
 Result = TypeVar("Result")

@@ -15,6 +15,7 @@ from sentinel_sync.backend.context import BackendHere
 from sentinel_sync.backend.documentation import EXTENSION, operation
 from sentinel_sync.backend.downloads import revalidated
 from sentinel_sync.backend.problems import FieldError, Problem
+from sentinel_sync.backend.rollouts import note_report
 from sentinel_sync.backend.scenarios import wishes
 
 router: APIRouter = APIRouter(tags=["vehicles"])
@@ -106,14 +107,16 @@ class ReportAccepted(BaseModel):
 )
 async def report_vehicle(request: Request, vehicle_id: str, caller: CallerHere, backend: BackendHere) -> Response:
     """Report how a vehicle is."""
-    _, body = await read_json(request, VehicleReport, backend.settings.limits.json_body)
+    report, body = await read_json(request, VehicleReport, backend.settings.limits.json_body)
     if vehicle_id != caller.vehicle_id:
         wrong = FieldError("X-Vehicle-ID", "must be the vehicle that is reported")
         raise Problem(400, "headers", "a vehicle reports of itself alone", errors=[wrong])
-    row = (caller.fleet_id, vehicle_id, backend.now(), body.decode())
+    now = backend.now()
+    row = (caller.fleet_id, vehicle_id, now, body.decode())
 
     def record(connection: Connection) -> list[dict[str, object]]:
         connection.execute("INSERT OR REPLACE INTO reports VALUES (?, ?, ?, ?)", row)
+        note_report(connection, caller, report, now)
         return wishes(connection, caller.fleet_id, vehicle_id)
 
     wanted = await backend.database.write(record)

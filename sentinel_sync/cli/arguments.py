@@ -49,6 +49,7 @@ COMMANDS: dict[str, Command] = {
     "scenarios": Command("sentinel_sync.cli.scenarios", "list, show, queue or retry recordings"),
     "consent": Command("sentinel_sync.cli.consent", "grant, withdraw or show the consent to sending recordings"),
     "models": Command("sentinel_sync.cli.models", "list, install, roll back and pin models; sign and publish them"),
+    "rollouts": Command("sentinel_sync.cli.rollouts", "roll models out step by step, watched by what vehicles report"),
     "profiles": Command("sentinel_sync.cli.profiles", "list, show, sync and forget driver profiles"),
     "data": Command("sentinel_sync.cli.data", "export or erase what this vehicle holds of one driver"),
     "config": Command("sentinel_sync.cli.config", "write, check or show the settings"),

@@ -130,6 +130,10 @@ async def test_the_document_describes_every_route(backend: httpx.AsyncClient) ->
         "GET /scenarios/{scenario_id}/parts/{name}",
         "PUT /models/{name}/versions/{version}",
         "GET /model-files/{name}/{version}/{filename}",
+        "GET /rollouts",
+        "GET /rollouts/{name}/versions/{version}",
+        "PUT /rollouts/{name}/versions/{version}",
+        "POST /rollouts/{name}/versions/{version}/{action}",
     }
     assert set(operations) == contract | extensions | reference_only
     for name in extensions:

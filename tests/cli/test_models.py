@@ -159,6 +159,23 @@ class TestPublishing:
         assert "other bytes" in other.err
         assert other.err.count("\n") == 1
 
+    def test_a_release_is_rolled_out_step_by_step(self, car: Vehicle, fleet: Fleet) -> None:
+        release(car, fleet, "v1.0.0", FIRST)
+        backend = ("--url", fleet.url, "--api-key-file", str(car.folder / "publisher"))
+        assert car.run("rollouts", "list", *backend).out == "no roll-out has begun\n"
+        begun = car.run("rollouts", "create", NAME, "v1.0.0", "--steps", "5%,0.5,100%", *backend)
+        assert (begun.code, "5 % of vehicles (step 1 of 5 %, 50 %, 100 %)" in begun.out) == (0, True), begun
+        again = car.run("rollouts", "create", NAME, "v1.0.0", *backend)
+        assert (again.code, "resume or abort it" in again.err) == (1, True)
+        paused = car.run("rollouts", "pause", NAME, "v1.0.0", "--json", *backend).json
+        assert (paused["state"], paused["share"], paused["why"]) == ("paused", 0.0, "paused by an operator")
+        assert "running" in car.run("rollouts", "resume", NAME, "v1.0.0", *backend).out
+        assert "aborted" in car.run("rollouts", "abort", NAME, "v1.0.0", *backend).out
+        assert "0 %" in car.run("rollouts", "list", *backend).out
+        assert "no roll-out" in car.run("rollouts", "show", NAME, "v9.0.0", *backend).err
+        for bad in ("0.5,0.1", "200%", "many"):
+            assert car.run("rollouts", "create", NAME, "v1.0.0", "--steps", bad, *backend).code in {1, 2}
+
     def test_what_cannot_be_published_is_said_in_one_line(self, car: Vehicle, fleet: Fleet) -> None:
         release(car, fleet, "v1.0.0", FIRST)
         file = str(car.folder / f"{NAME}-v1.0.0.onnx")
