@@ -211,8 +211,8 @@ def _state_word(item: OutboxItem, *, running: bool) -> str:
     return _STATE_WORDS[ItemState.WAITING if item.state is ItemState.SENDING and not running else item.state]
 
 
-def next_try(item: OutboxItem, now: float, *, running: bool) -> str:
-    """When an item goes next, in words."""
+def next_try(item: OutboxItem, now: float, *, running: bool, is_held: bool = False) -> str:
+    """When an item goes next, in words; what is held (by the network, a window, the consent) goes once that ends."""
     match item.state:
         case ItemState.SENDING:
             return "under way" if running else "at next start"
@@ -221,7 +221,8 @@ def next_try(item: OutboxItem, now: float, *, running: bool) -> str:
         case ItemState.WAITING:
             wait = item.due_at - now
             # No backoff is longer: an item due later was stamped before the clock was set back, and is due now.
-            return from_now(wait if wait <= CAP else 0.0)
+            wait = wait if wait <= CAP else 0.0
+            return "once that ends" if is_held and wait < 1.0 else from_now(wait)
 
 
 def _facts(item: OutboxItem) -> dict[str, object]:

@@ -106,7 +106,8 @@ async def _all_waiting(settings: CloudSettings) -> AsyncIterator[Waiting]:
         items = await with_reasons(settings, await folder.outbox.items(limit=_MOST))
     for item in items:
         if item.kind != SCENARIO_KIND:
-            yield _of_item(item, running=running)
+            is_held = said is not None and said.waiting_reason(item.kind) is not None
+            yield _of_item(item, running=running, is_held=is_held)
     async for waiting in _recordings(settings, {item.key: item for item in items}, running=running):
         yield waiting
     for waiting in () if said is None else _models(said):
@@ -115,7 +116,7 @@ async def _all_waiting(settings: CloudSettings) -> AsyncIterator[Waiting]:
         yield waiting
 
 
-def _of_item(item: OutboxItem, *, running: bool) -> Waiting:
+def _of_item(item: OutboxItem, *, running: bool, is_held: bool) -> Waiting:
     is_aside = item.state is ItemState.SET_ASIDE
     again = f"`{program()} queue retry {item.key}` once that is mended, or `queue drop`"
     return Waiting(
@@ -123,7 +124,7 @@ def _of_item(item: OutboxItem, *, running: bool) -> Waiting:
         item.key,
         item.reason or (_its_turn(running=running)),
         item.created_at,
-        next_try(item, time.time(), running=running),
+        next_try(item, time.time(), running=running, is_held=is_held),
         again if is_aside else _remedy(running=running),
     )
 
@@ -169,7 +170,7 @@ async def _recordings(
             name,
             status["reason"] or _its_turn(running=running),
             None if plan is None else plan.queued_at,
-            unqueued if item is None else next_try(item, now, running=running),
+            unqueued if item is None else next_try(item, now, running=running, is_held=state == "held"),
             remedy,
         )
     known = {status["scenario_id"] for status in statuses}

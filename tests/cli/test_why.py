@@ -150,6 +150,16 @@ class TestWhy:
         assert waiting[RECORDING]["reason"] == "the driver has not consented to sending recordings"
         assert "consent grant" in waiting[RECORDING]["remedy"]
 
+    def test_what_a_condition_holds_is_not_said_to_go_now(self, vehicle: Vehicle, locked: None) -> None:
+        (key,) = vehicle.queue_trips(1)
+        traffic = {"link": "cellular", "metered": True, "source": "the host says so", "budgets": [], "usage": []}
+        said(vehicle.state, traffic={**traffic, "held": {"trips": "the data budget is used up"}})
+        (waiting,) = vehicle.run("why", key, "--json").json["waiting"]
+        assert (waiting["reason"], waiting["next_try"]) == ("the data budget is used up", "once that ends")
+        said(vehicle.state, traffic={**traffic, "held": {}})
+        (waiting,) = vehicle.run("why", key, "--json").json["waiting"]
+        assert waiting["next_try"] == "now"
+
     def test_one_is_asked_for_by_its_name(self, vehicle: Vehicle) -> None:
         (key,) = vehicle.queue_trips(1)
         answer = vehicle.run("why", key)
