@@ -28,6 +28,7 @@ from sentinel_sync.settings import Settings
 from sentinel_sync.status import AgentStatus, RemainingWork
 from sentinel_sync.status_reporter import StatusReporter, remaining_work
 from sentinel_sync.store.store import DATABASE_NAME, Store
+from sentinel_sync.telemetry import Telemetry
 from sentinel_sync.trips.trip_uploader import TripUploader
 from sentinel_sync.vehicle_report import VehicleReporter
 
@@ -197,6 +198,8 @@ class SyncAgent:
             report = VehicleReporter(parts, board.look, self._clock, self._rng)
             board.subscribe(report.note)
             self._metrics = board.metrics = Metrics(parts.foundation.client, self._clock)
+            if self._settings.cloud.open_telemetry:
+                board.subscribe(Telemetry(parts.foundation.client, self._metrics).note)
             try:
                 await board.begin()
                 await self._supervisor.start([*parts.duties, report.task, self._watch, self._housekeeping])

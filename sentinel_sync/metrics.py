@@ -65,9 +65,17 @@ class Metrics:
         """All of it."""
         began = self._clock.monotonic()
         await asyncio.sleep(0)  # a turn of the host's loop, as any callback has to wait for it
-        turn_seconds = self._clock.monotonic() - began
-        metrics = [*_of_work(status), *_of_vehicle(status), *self._of_traffic(status, turn_seconds)]
+        turn = _one(
+            "loop_turn_seconds",
+            "How long the last turn of the event loop kept a callback waiting.",
+            self._clock.monotonic() - began,
+        )
+        metrics = [*self.collect(status), turn]
         return "\n".join(line for metric in metrics if metric.samples for line in metric.lines()) + "\n"
+
+    def collect(self, status: AgentStatus) -> list[Metric]:
+        """All but what only a turn of the loop tells."""
+        return [*_of_work(status), *_of_vehicle(status), *self._of_traffic(status)]
 
     def _on_contact(self, outcome: AttemptOutcome, _: str) -> None:
         self._attempts[outcome] += 1
@@ -76,7 +84,7 @@ class Metrics:
         self._bytes["sent"] += sent_bytes
         self._bytes["received"] += received_bytes
 
-    def _of_traffic(self, status: AgentStatus, turn_seconds: float) -> Iterator[Metric]:
+    def _of_traffic(self, status: AgentStatus) -> Iterator[Metric]:
         outcomes = [Sample(self._attempts[outcome], {"outcome": outcome.value}) for outcome in AttemptOutcome]
         yield Metric("attempts_total", "Requests to the backend, by what they taught of it.", outcomes)
         moved = [Sample(number, {"direction": direction}) for direction, number in self._bytes.items()]
@@ -88,9 +96,6 @@ class Metrics:
         held = {} if status.traffic is None else status.traffic.held
         waits = [Sample(1, {"class": name}) for name in held]
         yield Metric("traffic_held", "Classes of traffic that wait for a better network.", waits)
-        yield _one(
-            "loop_turn_seconds", "How long the last turn of the event loop kept a callback waiting.", turn_seconds
-        )
 
 
 def _of_work(status: AgentStatus) -> Iterator[Metric]:

@@ -8,6 +8,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 from http import HTTPMethod
 from random import Random, SystemRandom
 from typing import Any, Protocol, Self, TypedDict, TypeVar, Unpack, cast
@@ -20,6 +21,7 @@ from sentinel_sync.base.errors import (
     CloudError,
     CutError,
     HeldError,
+    SentinelSyncError,
     UnacknowledgedError,
     UnreachableError,
 )
@@ -65,6 +67,26 @@ class Closable(Protocol):
 
 
 Companion = TypeVar("Companion", bound=Closable)
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One request as it went.
+
+    Attributes:
+        what: Method and path, as logs name it.
+        status: Of the answer; None where there was none.
+        error: Why there was none.
+        began_at: Wall time, seconds since the epoch.
+        seconds: Until the answer was there, or the error.
+    """
+
+    method: str
+    what: str
+    status: int | None
+    error: Exception | None
+    began_at: float
+    seconds: float
 
 
 class ClientOptions(TypedDict, total=False):
@@ -148,6 +170,7 @@ class CloudAPIClient:
         )
         self._policy = ResponsePolicy(self.gate, budget, self._clock, settings.max_retry_after)
         self._retries = CallRetries(self.gate, budget, self._clock, self._rng, settings.max_retries)
+        self._attempt_listeners: list[Callable[[Attempt], None]] = []
         self._closers: list[Callable[[], Awaitable[None]]] = []
         self._companions: dict[type[Closable], Closable] = {}
         mute()
@@ -363,8 +386,30 @@ class CloudAPIClient:
         if not passage.open:
             raise HeldError(f"{asked.what}: not sent: {passage.why}")
 
+    def on_attempt(self, listener: Callable[[Attempt], None]) -> None:
+        """Have every request told once it is over, but for files: a plain function that returns at once."""
+        self._attempt_listeners.append(listener)
+
     async def _attempt(self, asked: Request, timeouts: Timeouts, *, level: int = logging.INFO) -> tuple[Response, bool]:
         """Send it once, under an id of its own; returns the answer and whether the key it went with is still in use."""
+        if not self._attempt_listeners:
+            return await self._attempt_once(asked, timeouts, level)
+        began_at, began = self._clock.now(), self._clock.monotonic()
+        status, fault = None, None
+        try:
+            reply, is_current = await self._attempt_once(asked, timeouts, level)
+            status = reply.status
+        except SentinelSyncError as error:
+            fault = error
+            raise
+        finally:
+            seconds = self._clock.monotonic() - began
+            attempt = Attempt(str(asked.method), asked.what, status, fault, began_at, seconds)
+            for listener in self._attempt_listeners:
+                listener(attempt)
+        return reply, is_current
+
+    async def _attempt_once(self, asked: Request, timeouts: Timeouts, level: int) -> tuple[Response, bool]:
         exchange = await self._exchange()
         request_id = str(uuid4())
         facts = {"request_id": request_id}

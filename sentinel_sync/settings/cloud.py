@@ -180,6 +180,7 @@ class CloudSettings(BaseModel):
     outbox_max_age: Annotated[float, Field(ge=0.0)] = 365 * 86_400.0
     policy_version: str = "1"
     metrics_dir: Path | None = None
+    open_telemetry: bool = False
     model_trusted_keys: tuple[str, ...] = ()
 
     # Driver profiles: the fleet's Fernet keys, newest first; the first source given counts.

@@ -26,6 +26,7 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"composition"}),
     frozenset({"status"}),
     frozenset({"metrics"}),
+    frozenset({"telemetry"}),
     frozenset({"status_reporter", "vehicle_report"}),
     frozenset({"agent"}),
     frozenset({"cli", "console", "demo", "pytest_plugin", "__main__"}),
