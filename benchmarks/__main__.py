@@ -14,6 +14,7 @@ SUBJECTS = (
     "transports",
     "sleeper",
     "footprint",
+    "fleet_return",
     "compression",
     "uploads",
     "models",

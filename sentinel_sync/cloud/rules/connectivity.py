@@ -94,10 +94,14 @@ class Connectivity:
         """No usable answer came."""
         if now >= self._next_probe or self.status is not ConnectivityStatus.OFFLINE:
             self._failures += 1
-            ceiling = max(_OUTAGE_FACTOR * self._interval, _FIRST_PROBE)
+            pace = self._pace(now)
+            ceiling = max(_OUTAGE_FACTOR * pace, _FIRST_PROBE)
             if self.offline_duration(now) >= _LONG_OUTAGE:
                 ceiling = max(ceiling, _LONG_OUTAGE_CEILING)
-            delay = full_jitter(self._failures, self._rng, base=_FIRST_PROBE, cap=ceiling)
+            # A vehicle at work hurries: it may be in a tunnel. A parked one has nothing to hurry for, and a parked
+            # fleet that does is what a backend drowns in as it comes back; what waits to be sent asks for itself.
+            first = pace if self._is_quiet(now) else _FIRST_PROBE
+            delay = full_jitter(self._failures, self._rng, base=first, cap=ceiling)
             self._next_probe = now + max(delay, self._at_least())
         if self._offline_since is None:
             self._offline_since = now
@@ -111,8 +115,10 @@ class Connectivity:
 
     def _pace(self, now: float) -> float:
         # Where the backend has said how often it wants to hear of a vehicle, that holds for a parked one too.
-        is_quiet = not self._is_told and self._busy_at is not None and now - self._busy_at >= _QUIET_AFTER
-        return max(self._interval, _QUIET_INTERVAL) if is_quiet else self._interval
+        return max(self._interval, _QUIET_INTERVAL) if self._is_quiet(now) and not self._is_told else self._interval
+
+    def _is_quiet(self, now: float) -> bool:
+        return self._busy_at is not None and now - self._busy_at >= _QUIET_AFTER
 
     def set_min_interval(self, seconds: float) -> None:
         """The backend said how many seconds it wants between probes (`min_interval`)."""

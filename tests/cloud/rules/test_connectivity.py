@@ -189,6 +189,39 @@ class TestQuiet:
         state.on_contact(2000.0)
         assert state.probe_in(2000.0) >= 675.0
 
+    def test_a_parked_vehicle_does_not_probe_more_often_out_of_reach_than_within(self, rng: Random) -> None:
+        """And one at work hurries as ever: it may be in a tunnel."""
+        for is_busy, most in ((False, 300.0), (True, 2.0)):
+            waits = []
+            for _ in range(500):
+                state = Connectivity(30.0, rng, 0.0)
+                state.note_activity(0.0, is_busy=True)
+                state.note_activity(1000.0, is_busy=is_busy)
+                state.on_contact(1000.0)
+                state.on_no_contact("out", 1400.0)
+                waits.append(state.probe_in(1400.0))
+            assert max(waits) <= most
+            assert 0.4 * most < sum(waits) / len(waits) < 0.6 * most
+
+    def test_a_parked_fleet_comes_back_as_it_went(self) -> None:
+        """2,000 vehicles out of an outage of an hour; benchmarks/fleet_return.py has 100,000."""
+        rng, back = Random(1), 1800.0 + 3600.0
+        probes: dict[int, int] = {}
+        for number in range(2000):
+            state, now = Connectivity(30.0, rng, 0.0), number * 0.15
+            state.note_activity(0.0, is_busy=True)
+            while now < back + 3600.0:
+                probes[int(now // 60.0)] = probes.get(int(now // 60.0), 0) + 1
+                state.note_activity(now, is_busy=False)
+                if 1800.0 <= now < back:
+                    state.on_no_contact("out", now)
+                else:
+                    state.on_contact(now)
+                now += max(state.probe_in(now), 0.1)
+        steady = sum(probes[minute] for minute in range(20, 30)) / 10
+        assert max(probes[minute] for minute in range(91, 150)) <= 1.3 * steady  # 1.2, and the chance of a small fleet
+        assert max(probes[minute] for minute in range(30, 90)) <= 2.2 * steady
+
     def test_an_hour_into_an_outage_the_mean_interval_is_five_minutes(self, rng: Random) -> None:
         """Twelve probes an hour at most, and none of them by a clock that all vehicles share."""
         state, now, waits = Connectivity(30.0, rng, 0.0), 0.0, list[float]()
