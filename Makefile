@@ -1,6 +1,6 @@
 # Two commands set up everything by themselves: `make demo` and `make test`.
 .DEFAULT_GOAL := all
-.PHONY: all setup demo test check lint types docs wheels httpx2 verify-types fuzz fuzz-openapi audit format cover soak powercut simulate mutants mutants-rules bench dist lock run clean
+.PHONY: all setup demo test check lint types docs openapi wheels httpx2 verify-types fuzz fuzz-openapi audit format cover soak powercut simulate mutants mutants-rules bench dist lock run clean
 
 PYTHON ?= python3
 VENV   ?= .venv
@@ -76,6 +76,10 @@ types: $(STAMP)
 docs: $(STAMP)
 	$(BIN)/python docs/generate.py
 	$(BIN)/zensical build --strict --clean
+
+# The wire contract as OpenAPI, after the reference backend has changed; a test compares them.
+openapi: $(STAMP)
+	$(BIN)/python docs/openapi.py > docs/openapi.json
 
 # How much of the public interface pyright knows the type of. Pyright is no dependency of ours: it brings a Node of its own.
 verify-types: $(STAMP)

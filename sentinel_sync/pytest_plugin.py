@@ -1,12 +1,13 @@
-"""For tests of a host: a fixture that starts the reference backend. pytest finds it where the package is installed.
+"""For tests of a host and of a backend; pytest finds it where the package is installed.
 
-def test_a_trip_arrives(sentinel_backend):
-settings = {"enabled": True, "api_url": sentinel_backend.url, "api_key": sentinel_backend.api_key}
+`sentinel_backend` starts the reference backend: its `url` and `api_key` are for the settings of an agent.
+`sentinel_conformance(url, api_key=…)` judges a backend by the whole wire contract, and fails the test where it misses.
 """
 
 import asyncio
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +41,23 @@ def sentinel_backend(tmp_path: Path) -> Iterator[RunningBackend]:
     folder = tmp_path / "sentinel_backend"
     with _in_a_thread(folder) as url:
         yield RunningBackend(url, _API_KEY, folder)
+
+
+@pytest.fixture
+def sentinel_conformance() -> Callable[..., None]:
+    """A function of a backend's address and `api_key` that fails the test with all that the backend does not meet."""
+
+    def conforms(url: str, *, api_key: str) -> None:
+        from sentinel_sync.conformance.judge import judge  # noqa: PLC0415 - see above
+        from sentinel_sync.conformance.output import evidence, summary  # noqa: PLC0415
+
+        # In a thread: the test may have a loop of its own.
+        with ThreadPoolExecutor(1) as threads:
+            findings = threads.submit(lambda: asyncio.run(judge(url, api_key))).result()
+        if missed := [finding for finding in findings if finding.fails]:
+            pytest.fail("\n\n".join([summary(findings), *map(evidence, missed)]), pytrace=False)
+
+    return conforms
 
 
 @contextmanager

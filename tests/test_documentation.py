@@ -40,10 +40,17 @@ def test_every_command_and_public_name_is_in_its_reference(made: Path) -> None:
 
 
 def test_the_wire_reference_tells_of_every_extension(made: Path) -> None:
-    document = json.loads((made / "openapi.json").read_text())
+    document = json.loads((ROOT / "docs" / "openapi.json").read_text())
     for path in ("/trips/batch", "/vehicles/{vehicle_id}/status", "/uploads"):
         assert any(known.startswith(path) for known in document["paths"]), path
     assert "`POST /trips`" in (made / "wire.md").read_text()
+
+
+def test_the_openapi_document_is_the_backends_own() -> None:
+    made = subprocess.run(
+        [sys.executable, ROOT / "docs" / "openapi.py"], check=True, cwd=ROOT, capture_output=True
+    ).stdout
+    assert made.decode() == (ROOT / "docs" / "openapi.json").read_text(), "run: make openapi"
 
 
 def test_each_command_of_getting_started_works_as_it_stands(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import runpy
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -52,6 +53,14 @@ def test_a_hosts_own_test_runs_against_the_reference_backend(tmp_path: Path) -> 
     )
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert "1 passed" in ran.stdout
+
+
+def test_a_backends_own_test_judges_it(
+    sentinel_backend: RunningBackend, sentinel_conformance: Callable[..., None]
+) -> None:
+    sentinel_conformance(sentinel_backend.url, api_key=sentinel_backend.api_key)
+    with pytest.raises(pytest.fail.Exception, match=r"(?s)it does not conform.*trip: answered 401.*< 401 Unauthorized"):
+        sentinel_conformance(sentinel_backend.url, api_key="another")
 
 
 def _config(folder: Path, backend: RunningBackend) -> Path:

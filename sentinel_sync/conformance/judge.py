@@ -1,0 +1,49 @@
+"""The whole contract against one backend."""
+
+from collections.abc import Callable
+from typing import Any
+
+from sentinel_sync.base.http_library import httpx
+from sentinel_sync.conformance import fleet, recordings, work
+from sentinel_sync.conformance.run import CHECKS, Finding, MissedError, Run, client_for, run_checks
+
+#: Named, so that they are imported: each enters its checks, in this order.
+_PARTS = (work, recordings, fleet)
+
+
+async def judge(
+    url: str,
+    api_key: str,
+    *,
+    only: str = "",
+    heard: Callable[[Finding], None] = lambda _: None,
+    verify: Any = True,
+    transport: httpx.AsyncBaseTransport | None = None,
+) -> list[Finding]:
+    """Try every row of the contract.
+
+    Args:
+        url: The backend's base address.
+        api_key: One that a vehicle may use.
+        only: Tell only of checks whose name has this in it; those before them are made too, as they stand on them.
+        heard: Told of each finding as it comes.
+        verify: As httpx takes it: an SSL context for a private authority.
+        transport: Instead of the network.
+    """
+    asked_for = {one.name for one in CHECKS if only in one.name}
+    last = max((number for number, one in enumerate(CHECKS) if one.name in asked_for), default=-1)
+
+    def tell(finding: Finding) -> None:
+        if finding.name in asked_for:
+            heard(finding)
+
+    async with client_for(url, verify=verify, transport=transport) as client:
+        run = Run(client, api_key)
+        try:
+            findings = await run_checks(run, CHECKS[: last + 1], tell)
+            return [finding for finding in findings if finding.name in asked_for]
+        finally:
+            try:
+                await work.clean_up(run)
+            except MissedError:
+                run.exchanges.clear()
