@@ -151,6 +151,20 @@ async def by_aiohttp(url: str, work: list[bytes]) -> float:
         return len(work) / (time.perf_counter() - began)
 
 
+async def by_httpx(url: str, work: list[bytes]) -> float:
+    """Requests per second of httpx with its own pool, eight in flight."""
+    left = iter(work)
+
+    async def worker(client: httpx.AsyncClient) -> None:
+        for body in left:
+            (await client.post(f"{url}/trips", content=body, headers=HEADERS)).raise_for_status()
+
+    async with httpx.AsyncClient(limits=httpx.Limits(max_connections=8), trust_env=False) as client:
+        began = time.perf_counter()
+        await asyncio.gather(*(worker(client) for _ in range(8)))
+        return len(work) / (time.perf_counter() - began)
+
+
 def one_by_one(url: str, work: list[bytes]) -> float:
     """Requests per second of a `requests.Session` that posts one after the other, as the older module does."""
     with requests.Session() as session:
@@ -167,12 +181,13 @@ async def measure() -> list[Figure]:
 
 async def _in_batches(folder: Path) -> list[Figure]:
     work = driven(TRIPS)
-    batches, alone, requests_rates, aiohttp_rates = [], [], [], []
+    batches, alone, requests_rates, aiohttp_rates, httpx_rates = [], [], [], [], []
     with backend() as url, backend(batches=True) as offering:
         for number in range(ROUNDS):
             settings = trip_settings(folder / f"alone-{number}", url)
             requests_rates.append(await asyncio.to_thread(one_by_one, url, work[: TRIPS // 5]))
             aiohttp_rates.append(await by_aiohttp(url, work))
+            httpx_rates.append(await by_httpx(url, work[: TRIPS // 5]))
             alone.append(await drained(settings.state_dir, settings, work[: TRIPS // 5]))
             settings = trip_settings(folder / f"batches-{number}", offering)
             batches.append(await drained(settings.state_dir, settings, work))
@@ -201,6 +216,14 @@ async def _in_batches(folder: Path) -> list[Figure]:
             1.0,
             at_least=True,
             how=f"ours {spread(single)}/s",
+        ),
+        Figure(
+            "trips one by one, against httpx with its own pool, eight in flight",
+            median(a / b for a, b in zip(single, httpx_rates, strict=True)),
+            "×",
+            1.0,
+            at_least=True,
+            how=f"httpx {spread(httpx_rates)}/s",
         ),
         Figure(
             "bytes of HTTP for a trip in a batch, against one by one",

@@ -16,7 +16,8 @@ import httpcore
 from sentinel_sync.base.clock import moment
 from sentinel_sync.base.errors import ConfigurationError
 from sentinel_sync.base.http_library import httpx
-from sentinel_sync.cloud.transport import BulkTransport, Lane, PriorityTransport
+from sentinel_sync.cloud.bulk import BulkBackend
+from sentinel_sync.cloud.transport import KeptConnections, Lane, PoolTransport, PriorityTransport
 from sentinel_sync.settings import CloudSettings, is_key
 
 logger: logging.Logger = logging.getLogger(__name__)
@@ -277,24 +278,28 @@ def build_http_client(settings: CloudSettings, certificates: Certificates | None
     )
 
 
-def _quick(settings: CloudSettings, context: ssl.SSLContext, *, keep: int) -> httpx.AsyncHTTPTransport:
+def _quick(settings: CloudSettings, context: ssl.SSLContext, *, keep: int) -> httpx.AsyncBaseTransport:
+    connections = settings.max_in_flight + SPARE_CONNECTIONS
+    if settings.proxy is None:
+        kept = KeptConnections(context, connections=connections, keep=keep, keepalive_expiry=KEEPALIVE_EXPIRY)
+        return PoolTransport(kept)
     limits = httpx.Limits(
-        max_connections=settings.max_in_flight + SPARE_CONNECTIONS,
-        max_keepalive_connections=keep,
-        keepalive_expiry=KEEPALIVE_EXPIRY,
+        max_connections=connections, max_keepalive_connections=keep, keepalive_expiry=KEEPALIVE_EXPIRY
     )
     return httpx.AsyncHTTPTransport(verify=context, trust_env=False, limits=limits, proxy=_proxy(settings))
 
 
-def _bulk(settings: CloudSettings, context: ssl.SSLContext, *, keep: int) -> BulkTransport:
-    return BulkTransport(
-        context,
-        connections=BULK_CONNECTIONS,
-        keep=keep,
-        keepalive_expiry=KEEPALIVE_EXPIRY,
+def _bulk(settings: CloudSettings, context: ssl.SSLContext, *, keep: int) -> PoolTransport:
+    """Connections that are marked as background, where that is wanted, and listened to while they send."""
+    pool = httpcore.AsyncConnectionPool(
+        ssl_context=context,
         proxy=_bulk_proxy(settings),
-        marked=settings.mark_background,
+        max_connections=BULK_CONNECTIONS,
+        max_keepalive_connections=keep,
+        keepalive_expiry=KEEPALIVE_EXPIRY,
+        network_backend=BulkBackend(httpcore.AnyIOBackend(), marked=settings.mark_background),
     )
+    return PoolTransport(pool)
 
 
 def _proxy(settings: CloudSettings) -> str | None:

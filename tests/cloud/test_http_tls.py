@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import httpcore
 import httpx
 import pytest
 import trustme
@@ -17,7 +18,7 @@ from pydantic import ValidationError
 from sentinel_sync.base.errors import ConfigurationError
 from sentinel_sync.cloud.client import CloudAPIClient
 from sentinel_sync.cloud.http import RenewableContext, build_http_client, timeouts
-from sentinel_sync.cloud.transport import BulkTransport, PriorityTransport
+from sentinel_sync.cloud.transport import KeptConnections, PoolTransport, PriorityTransport
 from sentinel_sync.settings import CloudSettings
 from tests.fakes.cloud import Answer, FakeCloud, PrivateCA, settings_for
 from tests.fakes.recording_clock import RecordingClock
@@ -255,11 +256,13 @@ def context_of(http: httpx.AsyncClient) -> ssl.SSLContext:
     """The TLS context of a client, the same for both of its lanes: httpx has no public way to it."""
     lanes = http._transport
     assert isinstance(lanes, PriorityTransport)
-    assert isinstance(lanes.quick.kept, httpx.AsyncHTTPTransport)
-    assert isinstance(lanes.bulk.kept, BulkTransport)
-    context = lanes.quick.kept._pool._ssl_context
-    assert isinstance(context, ssl.SSLContext)
-    assert lanes.bulk.kept._pool._ssl_context is context
+    assert isinstance(lanes.quick.kept, PoolTransport)
+    assert isinstance(lanes.bulk.kept, PoolTransport)
+    kept, pool = lanes.quick.kept._pool, lanes.bulk.kept._pool
+    assert isinstance(kept, KeptConnections)
+    assert isinstance(pool, httpcore.AsyncConnectionPool)
+    context = kept._context
+    assert pool._ssl_context is context
     if isinstance(context, RenewableContext):
         return context.current
     return context

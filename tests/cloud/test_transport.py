@@ -13,10 +13,11 @@ import httpx
 import pytest
 
 from sentinel_sync.base.errors import CredentialError, HeldError, RejectedError, UnreachableError
+from sentinel_sync.cloud.bulk import BACKGROUND, UNSENT_BYTES
 from sentinel_sync.cloud.client import CloudAPIClient
 from sentinel_sync.cloud.http import build_http_client
 from sentinel_sync.cloud.response import Response
-from sentinel_sync.cloud.transport import BACKGROUND, BULK, UNSENT_BYTES
+from sentinel_sync.cloud.transport import BULK
 from tests.fakes.clock import FakeClock
 from tests.fakes.cloud import FLEET, VEHICLE, Answer, FakeCloud, PrivateCA, problem, settings_for
 from tests.fakes.fault_proxy import fault_proxy
