@@ -29,6 +29,8 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument("--api-key", metavar="KEY", help=f"one that a vehicle may use; safer in {KEY_VARIABLE}")
     parser.add_argument("--api-key-file", type=Path, metavar="FILE", help="a file that holds it")
     parser.add_argument("--ca-file", type=Path, metavar="FILE", help="PEM of the authority behind the backend's https")
+    parser.add_argument("--fleet-id", metavar="ID", help="where the key is good for one fleet and vehicle alone: these")
+    parser.add_argument("--vehicle-id", metavar="ID", help="a test bench's; what the run sends is counted for it")
     parser.add_argument("--only", default="", metavar="TEXT", help="only checks whose name has this in it")
     parser.add_argument("--junit", type=Path, metavar="FILE", help="write JUnit's XML there, for a CI server")
     parser.set_defaults(execute=execute)
@@ -45,7 +47,10 @@ def execute(arguments: argparse.Namespace) -> int:
         if not arguments.json:
             print_lines([printable(line(finding))])
 
-    findings = asyncio.run(judge(url, key, only=arguments.only, heard=heard, verify=verify))
+    if (arguments.fleet_id is None) != (arguments.vehicle_id is None):
+        raise CommandError("--fleet-id and --vehicle-id go together", ExitCode.USAGE)
+    own_ids = None if arguments.fleet_id is None else (arguments.fleet_id, arguments.vehicle_id)
+    findings = asyncio.run(judge(url, key, only=arguments.only, own_ids=own_ids, heard=heard, verify=verify))
     if arguments.junit is not None:
         try:
             arguments.junit.write_bytes(as_junit(findings))

@@ -16,6 +16,8 @@ async def judge(
     api_key: str,
     *,
     only: str = "",
+    own_ids: tuple[str, str] | None = None,
+    patience_seconds: float = 5.0,
     heard: Callable[[Finding], None] = lambda _: None,
     verify: Any = True,
     transport: httpx.AsyncBaseTransport | None = None,
@@ -26,6 +28,8 @@ async def judge(
         url: The backend's base address.
         api_key: One that a vehicle may use.
         only: Tell only of checks whose name has this in it; those before them are made too, as they stand on them.
+        own_ids: The fleet and the vehicle that the key is good for, where it is for no other.
+        patience_seconds: So long figures may be others than they should be, because they are computed later.
         heard: Told of each finding as it comes.
         verify: As httpx takes it: an SSL context for a private authority.
         transport: Instead of the network.
@@ -38,7 +42,7 @@ async def judge(
             heard(finding)
 
     async with client_for(url, verify=verify, transport=transport) as client:
-        run = Run(client, api_key)
+        run = Run(client, api_key, patience_seconds, own_ids)
         try:
             findings = await run_checks(run, CHECKS[: last + 1], tell)
             return [finding for finding in findings if finding.name in asked_for]

@@ -82,12 +82,16 @@ class Run:
 
     Attributes:
         api_key: The credential.
+        patience_seconds: Figures may be computed a little later: so long they may be others than they should be.
+        own_ids: The fleet and the vehicle that the key is good for, where it is for no other.
         mark: In every id of this run, so that nothing of it is taken for a vehicle's.
         memory: What one check leaves for those after it.
     """
 
     client: httpx.AsyncClient
     api_key: str
+    patience_seconds: float = 5.0
+    own_ids: tuple[str, str] | None = None
     mark: str = field(default_factory=lambda: secrets.token_hex(4))
     memory: dict[str, Any] = field(default_factory=dict)
     exchanges: list[Exchange] = field(default_factory=list)
@@ -95,13 +99,13 @@ class Run:
 
     @property
     def fleet_id(self) -> str:
-        """The run's own fleet."""
-        return f"conformance_{self.mark}"
+        """The run's own fleet, unless the key is good for another alone."""
+        return self.own_ids[0] if self.own_ids else f"conformance_{self.mark}"
 
     @property
     def vehicle_id(self) -> str:
-        """The run's own vehicle."""
-        return f"conformance_vehicle_{self.mark}"
+        """The run's own vehicle, unless the key is good for another alone."""
+        return self.own_ids[1] if self.own_ids else f"conformance_vehicle_{self.mark}"
 
     async def send(
         self,
@@ -229,6 +233,8 @@ async def run_checks(run: Run, checks: Sequence[Check], heard: Callable[[Finding
             verdict, why = Verdict.ABSENT, str(error)
         except MissedError as error:
             verdict, why = Verdict.MISSED, str(error)
+        except Exception as error:  # no backend's odd answer may keep the others from being judged
+            verdict, why = Verdict.MISSED, f"its answer cannot be judged ({type(error).__name__}: {error})"
         seconds = time.perf_counter() - began
         shown = tuple(run.exchanges[-3:]) if verdict is Verdict.MISSED else ()
         finding = Finding(one.name, one.row, one.level, verdict, why, seconds, shown)

@@ -1,5 +1,6 @@
 """The reference backend with one thing wrong: each fault is a few lines between the kit and the backend."""
 
+import gzip
 import json
 import re
 from collections.abc import Awaitable, Callable
@@ -27,7 +28,9 @@ class Broken(httpx.AsyncBaseTransport):
     async def _ask(self, request: httpx.Request) -> httpx.Response:
         answer = await self._inner.handle_async_request(request)
         content = await answer.aread()
-        headers = [(name, value) for name, value in answer.headers.items() if name != "content-length"]
+        # The body is unpacked already.
+        dropped = {"content-length", "content-encoding"}
+        headers = [(name, value) for name, value in answer.headers.items() if name not in dropped]
         return httpx.Response(answer.status_code, headers=headers, content=content, request=request)
 
 
@@ -165,6 +168,21 @@ def turns(method: str, path: str, before: int, after: int) -> Fault:
     return fault
 
 
+def turns_a_bad_batch() -> Fault:
+    """Refuses the whole batch for one trip."""
+
+    async def fault(request: httpx.Request, ask: Backend) -> httpx.Response:
+        if is_to(request, "POST", "/trips/batch") and b'"distance":-5' in _unpacked(request):
+            return httpx.Response(422, json={}, request=request)
+        return await ask(request)
+
+    return fault
+
+
+def _unpacked(request: httpx.Request) -> bytes:
+    return gzip.decompress(request.content) if "content-encoding" in request.headers else request.content
+
+
 def cuts_files() -> Fault:
     """Sends files without their last byte."""
 
@@ -232,7 +250,7 @@ PLANTED = (
         tells("POST", "/trips/batch", each("results", lambda one: {"trip_id": one["trip_id"]})),
     ),
     Planted("a batch is not unpacked", "batch", refuses("POST", "/trips/batch", 415, header="content-encoding")),
-    Planted("one bad trip refuses all", "batch with a bad trip", answers("POST", "/trips/batch", 422, {}, when="\x00")),
+    Planted("one bad trip refuses all", "batch with a bad trip", turns_a_bad_batch()),
     Planted("a large batch breaks it", "batch too large", turns("POST", "/trips/batch", 413, 500)),
     Planted("reports are refused", "report", answers("PUT", _STATUS, 404, {})),
     Planted("reports are forgotten", "report", tells("GET", _STATUS, sets("report", None))),

@@ -18,7 +18,7 @@ from sentinel_sync.cli.main import main
 from sentinel_sync.conformance.judge import judge
 from sentinel_sync.conformance.output import as_junit, evidence
 from sentinel_sync.conformance.run import CHECKS, Level, Verdict
-from tests.conformance.broken import KEY, PLANTED, Broken, Planted, answers, is_to
+from tests.conformance.broken import KEY, PLANTED, Backend, Broken, Planted, answers, is_to, sets, tells
 
 EVERY = Extensions(direct_uploads=True, scenario_catalogue=True)
 NONE = Extensions(**dict.fromkeys(EVERY.__dataclass_fields__, False))
@@ -66,13 +66,46 @@ def test_there_are_enough_faults_and_each_check_has_one() -> None:
 
 @pytest.mark.parametrize("planted", PLANTED, ids=lambda planted: planted.what)
 async def test_each_planted_fault_is_found(planted: Planted, backend: httpx.AsyncBaseTransport) -> None:
-    found = await judge("http://backend", KEY, only=planted.found_by, transport=Broken(backend, planted.fault))
+    broken = Broken(backend, planted.fault)
+    found = await judge("http://backend", KEY, only=planted.found_by, patience_seconds=0.0, transport=broken)
     finding = next(it for it in found if it.name == planted.found_by)
     assert finding.verdict is Verdict.MISSED, finding
     shown = evidence(finding)
     assert finding.row in shown
     assert finding.exchanges or "health" in finding.name
     assert KEY not in shown
+
+
+async def test_a_key_that_is_good_for_one_vehicle_alone_can_be_judged_with(backend: httpx.AsyncBaseTransport) -> None:
+    async def fault(request: httpx.Request, ask: Backend) -> httpx.Response:
+        is_own = (request.headers.get("x-fleet-id"), request.headers.get("x-vehicle-id")) == ("bench", "bench_1")
+        return await ask(request) if is_own else httpx.Response(403, json={}, request=request)
+
+    for _ in range(2):  # what is there already is not taken for the run's
+        found = await judge("http://backend", KEY, own_ids=("bench", "bench_1"), transport=Broken(backend, fault))
+        missed = {finding.name: finding.why for finding in found if finding.verdict is Verdict.MISSED}
+        assert missed.keys() <= {"health"}, missed
+
+
+async def test_figures_that_come_a_little_later_are_waited_for(backend: httpx.AsyncBaseTransport) -> None:
+    late = 2
+
+    async def fault(request: httpx.Request, ask: Backend) -> httpx.Response:
+        nonlocal late
+        answer = await ask(request)
+        if is_to(request, "GET", "/fleet/.*/statistics") and late:
+            late -= 1
+            return httpx.Response(200, json={"total_trips": 0}, request=request)
+        return answer
+
+    found = await judge("http://backend", KEY, only="trip counted once", transport=Broken(backend, fault))
+    assert (found[0].verdict, late) == (Verdict.MET, 0)
+
+
+async def test_an_odd_answer_is_a_miss_and_no_end_of_the_run(backend: httpx.AsyncBaseTransport) -> None:
+    odd = tells("GET", "/scenarios/.*/uploads", sets("uploads", {"bev.mp4": {"part_size": 10, "parts": [{}]}}))
+    found = await judge("http://backend", KEY, only="direct upload", transport=Broken(backend, odd))
+    assert [finding.why.startswith("its answer cannot be judged (KeyError") for finding in found] == [True, True]
 
 
 async def test_a_backend_that_is_away_is_no_crash_of_the_kit() -> None:
