@@ -15,6 +15,7 @@ SUBJECTS = (
     "sleeper",
     "footprint",
     "fleet_return",
+    "idle_traffic",
     "compression",
     "uploads",
     "models",
