@@ -130,7 +130,7 @@ class Demo:
         await self._start_cloud(stack, [lose])
         report.outage = time.monotonic() - began
         self._stage.done(
-            f"the backend is back after {report.outage:.1f} s; it will lose its next {LOST_ANSWERS} answers "
+            f"the backend is back after {report.outage:.1f} s; it will lose up to {LOST_ANSWERS} answers "
             "after doing the work"
         )
         async with self._witness() as witness:

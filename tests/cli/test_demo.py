@@ -68,7 +68,8 @@ def test_the_demo_shows_what_it_promises_and_leaves_nothing_behind(tmp_path: Pat
     assert any("the vehicle's process was killed" in line for line in lines)
     assert "All is as promised." in lines
     assert any(re.fullmatch(r"  arrived +13 of 13, each exactly once, as it was recorded", line) for line in lines)
-    assert any(re.fullmatch(r"  lost answers +3: .*", line) for line in lines)
+    # One lost answer may be that of several trips in a batch: then there is no third to be lost.
+    assert any(re.fullmatch(r"  lost answers +[1-3]: .*", line) for line in lines)
     if ffmpeg_is_here():
         share = re.search(r"it arrived whole: its video compressed to (\d+) %", run.stdout)
         assert share is not None
