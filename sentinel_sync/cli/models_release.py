@@ -20,8 +20,8 @@ from sentinel_sync.base.http_library import httpx
 from sentinel_sync.base.payloads import ModelRelease
 from sentinel_sync.cli.actions import load_settings
 from sentinel_sync.cli.arguments import Subparsers
+from sentinel_sync.cli.backend_access import KEY_NOTE, add_backend, asked, refusal
 from sentinel_sync.cli.exit_codes import CommandError, ExitCode
-from sentinel_sync.cli.publisher import KEY_NOTE, add_backend, asked, refusal
 from sentinel_sync.cli.ui.text import err, out, pairs, size
 from sentinel_sync.models.releases import key_in_file, key_in_text, read_trust
 from sentinel_sync.models.rules.releases import EXTENSIONS, Trust, live_name, verify

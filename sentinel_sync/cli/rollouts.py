@@ -6,8 +6,8 @@ from urllib.parse import quote
 
 from sentinel_sync.cli.actions import add_command, print_json, print_lines
 from sentinel_sync.cli.arguments import Subparsers
+from sentinel_sync.cli.backend_access import KEY_NOTE, add_backend, asked, refusal
 from sentinel_sync.cli.exit_codes import CommandError, ExitCode
-from sentinel_sync.cli.publisher import KEY_NOTE, add_backend, asked, refusal
 from sentinel_sync.cli.ui.text import pairs, printable, table, width
 
 _ACTIONS = {

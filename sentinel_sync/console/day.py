@@ -8,7 +8,6 @@ from pydantic import JsonValue
 from sentinel_sync.agent import SyncAgent
 from sentinel_sync.cloud.offline_manager import ConnectivityTurn
 from sentinel_sync.models.rules.status import ModelStatus
-from sentinel_sync.scenarios.rules.status import SentPart
 from sentinel_sync.store.outbox import SentItem
 
 DAY_SECONDS = 86_400.0
@@ -22,9 +21,9 @@ _OTHERS = "Other"
 async def last_day(agent: SyncAgent, now: float) -> dict[str, JsonValue]:
     """Spans of connection and marks of what was done in the 24 hours before `now` (seconds since the epoch)."""
     begin = now - DAY_SECONDS
-    sent, parts = await agent.store.outbox.sent(begin), await agent.scenarios.get_uploads()
+    sent, recordings = await agent.store.outbox.sent(begin), await agent.scenarios.uploaded_since(begin)
     # There may be twenty thousand of them: too many to be gone through between two turns of the host's loop.
-    rows = await asyncio.to_thread(_rows, sent, parts, agent.models.snapshot(), begin)
+    rows = await asyncio.to_thread(_rows, sent, recordings, agent.models.snapshot(), begin)
     return {
         "begin": begin,
         "end": now,
@@ -34,16 +33,12 @@ async def last_day(agent: SyncAgent, now: float) -> dict[str, JsonValue]:
 
 
 def _rows(
-    sent: Sequence[SentItem], parts: Sequence[SentPart], models: Sequence[ModelStatus], begin: float
+    sent: Sequence[SentItem], recordings: Sequence[tuple[float, str]], models: Sequence[ModelStatus], begin: float
 ) -> list[JsonValue]:
-    rows: dict[str, list[tuple[float, str]]] = {"Trips": [], "Recordings": [], "Models": []}
+    rows: dict[str, list[tuple[float, str]]] = {"Trips": [], "Recordings": [*recordings], "Models": []}
     for item in sent:
-        if item.kind != "scenario":  # those are told part by part
-            what = item.key if item.kind == "trip" else item.kind
-            rows.setdefault(_SENT.get(item.kind, _OTHERS), []).append((item.at, what))
-    for part in parts:
-        if part.acknowledged and part.sent_at >= begin:
-            rows["Recordings"].append((part.sent_at, f"{part.scenario_id}: {part.part}"))
+        what = item.key if item.kind == "trip" else item.kind
+        rows.setdefault(_SENT.get(item.kind, _OTHERS), []).append((item.at, what))
     for model in models:
         for outcome in model.outcomes:
             if outcome.since is not None and outcome.since.timestamp() >= begin:

@@ -67,13 +67,14 @@ class ScenarioSummary:
         refused: Why it was refused, or None.
         fingerprint: Of a refused folder; None where it was refused without one.
         settled: Whether nothing follows for it by itself: queued, uploaded, dropped or deleted.
+        uploaded_at: When all of it had arrived, seconds since the epoch, or None.
     """
 
     folder: str
     refused: str | None
     fingerprint: str | None
     settled: bool
-    uploaded: bool
+    uploaded_at: float | None
     deleted: bool
     waits_for_request: bool = False
 
@@ -87,7 +88,7 @@ class ScenarioSummary:
             refused=plan.refused,
             fingerprint=plan.fingerprint,
             settled=done or (plan.refused is None and plan.in_queue),
-            uploaded=plan.uploaded_at is not None,
+            uploaded_at=plan.uploaded_at,
             deleted=deleted,
             waits_for_request=plan.waits_for_request,
         )

@@ -254,6 +254,12 @@ class ScenarioUploader:
         await self.prepare()
         return await self._overview.sent()
 
+    async def uploaded_since(self, moment_at: float) -> list[tuple[float, str]]:
+        """When which recording had arrived whole, since then (seconds since the epoch): cheap, from memory."""
+        await self.prepare()
+        found = ((summary.uploaded_at, name) for name, summary in (await self._records.summaries()).items())
+        return sorted((at, name) for at, name in found if at is not None and at >= moment_at)
+
     # --- the queue ---
 
     async def queue_scenario(self, path: str | Path, priority: str = Priority.NORMAL) -> str:
@@ -306,7 +312,7 @@ class ScenarioUploader:
             refused=sum(summary.refused is not None for summary in summaries),
             on_request=sum(summary.waits_for_request for summary in summaries),
             deleted=sum(summary.deleted for summary in summaries),
-            deleted_unsent=sum(summary.deleted and not summary.uploaded for summary in summaries),
+            deleted_unsent=sum(summary.deleted and summary.uploaded_at is None for summary in summaries),
             phase=None if going is None else going.phase,
             part=None if going is None else going.part,
             part_bytes=None if going is None else going.done_bytes,

@@ -44,6 +44,8 @@ async def test_what_is_complete_is_queued_once_it_has_settled_and_sent(
     assert uploader.upload.wake.is_set()
     assert await uploader.sync_now() == 2
     assert announced(cloud) == [FIRST, SECOND]
+    assert {name for _, name in await uploader.uploaded_since(clock.now() - 60.0)} == {FIRST, SECOND}
+    assert await uploader.uploaded_since(clock.now() + 60.0) == []
     clock.tick(INTERVAL)
     await settle(uploader, clock)
     await settle(build(), clock)

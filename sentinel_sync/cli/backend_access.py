@@ -1,4 +1,4 @@
-"""The release engineer's way to a backend: its address, a key that may publish, one request, and why it was refused."""
+"""The way to a backend from a desk: its address, a key, whom to trust, one request, and why it was refused."""
 
 import argparse
 import os
@@ -23,9 +23,14 @@ _LONGEST_WHY = 500
 
 
 def add_backend(parser: argparse.ArgumentParser) -> None:
-    """Add the options that name a backend and a key."""
+    """Add the options that name a backend and a key that may publish."""
     parser.add_argument("--url", required=True, help="of the backend; https, but for a loopback address")
-    parser.add_argument("--api-key", metavar="KEY", help="one that may publish")
+    add_credential(parser, "one that may publish")
+
+
+def add_credential(parser: argparse.ArgumentParser, key: str) -> None:
+    """Add the options that name a key, and whom to trust."""
+    parser.add_argument("--api-key", metavar="KEY", help=key)
     parser.add_argument("--api-key-file", type=Path, metavar="FILE", help="a file that holds it")
     parser.add_argument("--ca-file", type=Path, metavar="FILE", help="PEM of the authority behind the backend's https")
 
@@ -45,8 +50,7 @@ def asked(
     Raises:
         CommandError: It cannot be asked.
     """
-    url, key = _base(arguments.url), _publishing_key(arguments)
-    verify = True if arguments.ca_file is None else _authority(arguments.ca_file)
+    url, key, verify = way_to_backend(arguments, "a key that may publish")
     try:
         with httpx.Client(timeout=_TIMEOUT, verify=verify, follow_redirects=False) as client:
             return client.request(
@@ -68,10 +72,24 @@ def refusal(answer: httpx.Response) -> str:
     return printable(f"{answer.status_code} {text or answer.reason_phrase}")[:_LONGEST_WHY]
 
 
+def way_to_backend(arguments: argparse.Namespace, what: str) -> tuple[str, str, ssl.SSLContext | bool]:
+    """The backend's address, a key for it, and how httpx is to verify it. Blocks.
+
+    Args:
+        arguments: With `url` and the options of `add_credential`.
+        what: Names the key where there is none.
+
+    Raises:
+        CommandError: One of them cannot be used.
+    """
+    verify = True if arguments.ca_file is None else _authority(arguments.ca_file)
+    return _base(arguments.url), _key(arguments, what), verify
+
+
 def _authority(path: Path) -> ssl.SSLContext:
     try:
         return ssl.create_default_context(cafile=path)
-    except ssl.SSLError:
+    except OSError:  # of which OpenSSL's is one
         raise CommandError(f"{path} is no PEM of a certificate authority", ExitCode.USAGE) from None
 
 
@@ -84,7 +102,7 @@ def _base(url: str) -> str:
     return url.rstrip("/")
 
 
-def _publishing_key(arguments: argparse.Namespace) -> str:
+def _key(arguments: argparse.Namespace, what: str) -> str:
     key = arguments.api_key or os.environ.get(KEY_VARIABLE, "")
     if arguments.api_key_file is not None:
         try:
@@ -93,5 +111,5 @@ def _publishing_key(arguments: argparse.Namespace) -> str:
             why = error.strerror if isinstance(error, OSError) else "not UTF-8"
             raise CommandError(f"cannot read {arguments.api_key_file}: {why}", ExitCode.USAGE) from None
     if not key.strip():
-        raise CommandError(f"a key that may publish is needed: --api-key-file, or {KEY_VARIABLE}", ExitCode.USAGE)
+        raise CommandError(f"{what} is needed: --api-key-file, or {KEY_VARIABLE}", ExitCode.USAGE)
     return key.strip()
