@@ -1,6 +1,6 @@
 # Two commands set up everything by themselves: `make demo` and `make test`.
 .DEFAULT_GOAL := all
-.PHONY: all setup demo test check lint types docs openapi wheels httpx2 verify-types fuzz fuzz-openapi audit format cover soak powercut simulate mutants mutants-rules bench dist lock run clean
+.PHONY: all setup demo test test-postgresql check lint types docs openapi wheels httpx2 verify-types fuzz fuzz-openapi audit format cover soak powercut simulate mutants mutants-rules bench dist lock run clean
 
 PYTHON ?= python3
 VENV   ?= .venv
@@ -62,6 +62,10 @@ export PYTHONDONTWRITEBYTECODE =
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(TESTS)
+
+# The backend's tests once more, with its rows on a PostgreSQL server.
+test-postgresql: $(STAMP)
+	SENTINEL_TEST_DATABASE=postgresql $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile tests/backend
 
 check: lint types
 

@@ -1,8 +1,10 @@
 """What all tests share: a virtual clock, seeded chance, a store on a real file."""
 
-from collections.abc import AsyncIterator
+import tempfile
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -12,6 +14,17 @@ from tests.fakes.clock import FakeClock
 from tests.fakes.cloud import FakeCloud, PrivateCA
 
 FIXTURES = Path(__file__).parent / "fixtures"
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[Any]:
+    """A server for all tests of this process; skips where there is none."""
+    from tests.servers.postgresql import postgresql_server  # noqa: PLC0415  # most tests need nothing of it
+
+    with tempfile.TemporaryDirectory(prefix="postgresql-") as folder:  # a socket's path must be short
+        Path(folder).chmod(0o755)
+        with postgresql_server(Path(folder) / "server") as server:
+            yield server
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from sentinel_sync.backend import (
     trips,
     vehicles,
 )
+from sentinel_sync.backend.admission import Admission
 from sentinel_sync.backend.bodies import Profile, ScenarioRegistration, Trip, TripBatch, VehicleReport
 from sentinel_sync.backend.context import open_backend
 from sentinel_sync.backend.documentation import DESCRIPTION, TAGS, TITLE, install_documentation
@@ -73,6 +74,7 @@ def create_app(settings: BackendSettings, *, faults: FaultPlan | None = None) ->
     for is_offered, routes in optional:
         if is_offered:
             app.include_router(routes)
+    app.add_middleware(Admission, most=settings.limits.requests)
     bodies = (Trip, TripBatch, ScenarioRegistration, Profile, VehicleReport, RolloutPlan, direct.CompletedUpload)
     if faults is None:
         install_documentation(app, bodies)

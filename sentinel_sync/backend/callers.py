@@ -1,6 +1,5 @@
 """Who is calling: the headers that the contract asks of every request, and the bodies that come with them."""
 
-import hashlib
 import zlib
 from dataclasses import dataclass
 from typing import Annotated, TypeVar
@@ -11,6 +10,7 @@ from pydantic import ValidationError
 
 from sentinel_sync.backend.bodies import PRIVACY_ERROR, StrictBody
 from sentinel_sync.backend.context import backend_of
+from sentinel_sync.backend.keys import Grant, Scope
 from sentinel_sync.backend.problems import FieldError, Problem, field_errors
 
 LONGEST_HEADER = 255
@@ -28,15 +28,20 @@ class Caller:
     request_id: str
     idempotency_key: str
     """Empty unless the request is a POST, where it is required."""
+    grant: Grant
+    """What its key allows."""
 
 
-async def authorize(request: Request) -> None:
-    """Lets only requests with an accepted key pass.
+async def authorize(request: Request) -> Grant:
+    """Lets only requests pass whose key may look at what has arrived.
 
     Raises:
-        Problem: 401, the key is missing or not accepted.
+        Problem: 401, the key is missing or not accepted; 403, it is a vehicle's.
     """
-    _check_key(_headers(request), backend_of(request).key_digests)
+    grant = await _grant(request, _headers(request))
+    if Scope.READ not in grant.scopes:
+        raise Problem(403, "may-not-read", "this key may not look at what has arrived")
+    return grant
 
 
 async def authorize_publisher(request: Request) -> None:
@@ -45,9 +50,8 @@ async def authorize_publisher(request: Request) -> None:
     Raises:
         Problem: 401 for an unknown key, 403 for one that may not publish.
     """
-    backend = backend_of(request)
-    digest = _check_key(_headers(request), backend.key_digests)
-    if digest not in backend.publisher_digests:
+    grant = await _grant(request, _headers(request))
+    if Scope.PUBLISH not in grant.scopes:
         raise Problem(403, "may-not-publish", "this key may not publish models")
 
 
@@ -55,11 +59,14 @@ async def identify(request: Request) -> Caller:
     """Checks the credential, then the other headers, and notes that the vehicle was heard.
 
     Raises:
-        Problem: 401 as above; 400 where a header that the contract requires is missing or malformed.
+        Problem: 401 as above; 403 where the key is another's; 400 where a header that the contract requires is missing
+            or malformed.
     """
     backend = backend_of(request)
     headers = _headers(request)
-    _check_key(headers, backend.key_digests)
+    grant = await _grant(request, headers)
+    if Scope.VEHICLE not in grant.scopes and not (request.method == "GET" and Scope.READ in grant.scopes):
+        raise Problem(403, "not-a-vehicle", "this key is no vehicle's")
     wrong: list[FieldError] = []
     fleet_id = _text(headers, b"x-fleet-id", "X-Fleet-ID", wrong)
     vehicle_id = _text(headers, b"x-vehicle-id", "X-Vehicle-ID", wrong)
@@ -73,11 +80,36 @@ async def identify(request: Request) -> Caller:
     if wrong:
         names = ", ".join(error.field for error in wrong)
         raise Problem(400, "headers", f"missing or malformed headers: {names}", errors=wrong)
-    backend.sightings.note(fleet_id, vehicle_id, user_agent, backend.now())
-    return Caller(fleet_id, vehicle_id, request_id, idempotency_key)
+    if grant.fleet_id not in {None, fleet_id} or grant.vehicle_id not in {None, vehicle_id}:
+        raise Problem(403, "not-yours", "this key is for another fleet or vehicle than the headers name")
+    if Scope.VEHICLE in grant.scopes:
+        backend.sightings.note(fleet_id, vehicle_id, user_agent, backend.now())
+    return Caller(fleet_id, vehicle_id, request_id, idempotency_key, grant)
 
 
 CallerHere = Annotated[Caller, Depends(identify)]
+OperatorHere = Annotated[Grant, Depends(authorize)]
+
+
+def only_own_fleet(grant: Grant, fleet_id: str | None) -> str | None:
+    """The fleet that is looked at: the one that is asked for, or the only one that the key may see.
+
+    Raises:
+        Problem: 403, another fleet is asked for.
+    """
+    if grant.fleet_id is not None and fleet_id not in {None, grant.fleet_id}:
+        raise Problem(403, "not-yours", "this key may not see that fleet")
+    return grant.fleet_id or fleet_id
+
+
+def only_own_vehicle(grant: Grant, vehicle_id: str) -> None:
+    """Refuses a vehicle's key a look at another vehicle.
+
+    Raises:
+        Problem: 403.
+    """
+    if grant.vehicle_id not in {None, vehicle_id}:
+        raise Problem(403, "not-yours", "this key may not see that vehicle")
 
 
 async def read_body(request: Request, limit: int) -> bytes:
@@ -174,13 +206,14 @@ def _headers(request: Request) -> dict[bytes, bytes]:
     return dict(raw)
 
 
-def _check_key(headers: dict[bytes, bytes], accepted: frozenset[bytes]) -> bytes:
+async def _grant(request: Request, headers: dict[bytes, bytes]) -> Grant:
     value = headers.get(b"authorization", b"")
-    digest = hashlib.sha256(value[len(BEARER) :].strip()).digest()
-    if value[: len(BEARER)].lower() != BEARER.encode() or digest not in accepted:
+    is_bearer = value[: len(BEARER)].lower() == BEARER.encode()
+    grant = await backend_of(request).keys.grant(value[len(BEARER) :].strip()) if is_bearer else None
+    if grant is None:
         reason = "this key is not accepted" if value else "a bearer key is needed"
         raise Problem(401, "credential", reason, headers={"WWW-Authenticate": 'Bearer realm="sentinel"'})
-    return digest
+    return grant
 
 
 def _text(headers: dict[bytes, bytes], raw_name: bytes, name: str, wrong: list[FieldError]) -> str:

@@ -1,21 +1,21 @@
 """What every route works with: the settings, the database, the folders, and what is known only in memory."""
 
 import fcntl
-import hashlib
 import os
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from sqlite3 import Connection
 from typing import Annotated
 
 import anyio.to_thread
 from fastapi import Depends, Request
 
-from sentinel_sync.backend.database import Database
+from sentinel_sync.backend.database import Connection, Database
 from sentinel_sync.backend.deltas import Deltas
+from sentinel_sync.backend.engines import database_at
+from sentinel_sync.backend.keys import Keys
 from sentinel_sync.backend.settings import BackendSettings
 from sentinel_sync.backend.sightings import Sightings
 from sentinel_sync.backend.storage import Folders
@@ -33,8 +33,7 @@ class Backend:
     uploads: UploadSessions
     deltas: Deltas
     secret: bytes
-    key_digests: frozenset[bytes]
-    publisher_digests: frozenset[bytes]
+    keys: Keys
 
     def now(self) -> float:
         """Seconds since the epoch, by the backend's clock."""
@@ -49,21 +48,24 @@ class Backend:
 async def open_backend(settings: BackendSettings) -> AsyncIterator[Backend]:
     """Opens the folder and its database, and closes them again.
 
+    With a database that several processes use at once, they may share a folder too.
+
     Raises:
-        RuntimeError: Another process has this folder open, or a newer version wrote it.
+        RuntimeError: Another process has this folder open, the database is of another version, or what it needs is
+            not installed.
+        DatabaseUnavailableError: The database cannot be reached.
     """
     folders = Folders(settings.folder)
     await anyio.to_thread.run_sync(folders.create)
     async with AsyncExitStack() as stack:
-        stack.enter_context(_locked(folders.lock))
-        database = Database(folders.database)
+        stack.enter_context(_locked(folders.lock, shared=settings.database is not None))
+        database = database_at(settings.database, folders.database)
         sightings = Sightings()
         stack.push_async_callback(database.close)
-        await database.open(before_commit=sightings.flush)
-        await database.read(sightings.load)
+        await database.open(sightings.flush)
         known = await database.read(_known_files)
         await anyio.to_thread.run_sync(folders.clean, known)
-        uploads = UploadSessions(folders.uploads)
+        uploads = UploadSessions(folders.uploads, shared=settings.database is not None)
         stack.push_async_callback(uploads.close)
         deltas = Deltas(folders.root / "deltas")
         stack.push_async_callback(deltas.close)
@@ -75,8 +77,7 @@ async def open_backend(settings: BackendSettings) -> AsyncIterator[Backend]:
             uploads=uploads,
             deltas=deltas,
             secret=await anyio.to_thread.run_sync(folders.load_secret),
-            key_digests=_digests(*settings.api_keys, *settings.publisher_keys),
-            publisher_digests=_digests(*(settings.publisher_keys or settings.api_keys)),
+            keys=Keys(database, settings),
         )
 
 
@@ -93,11 +94,6 @@ async def _backend(request: Request) -> Backend:
 BackendHere = Annotated[Backend, Depends(_backend)]
 
 
-def _digests(*keys: str) -> frozenset[bytes]:
-    # Looked up by digest, so that the time a comparison takes tells nothing about a key.
-    return frozenset(hashlib.sha256(key.encode()).digest() for key in keys)
-
-
 def _known_files(connection: Connection) -> set[str]:
     rows = connection.execute(
         "SELECT file FROM parts UNION ALL SELECT file FROM models UNION ALL SELECT upload_id FROM uploads"
@@ -106,11 +102,11 @@ def _known_files(connection: Connection) -> set[str]:
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def _locked(path: Path, *, shared: bool) -> Iterator[None]:
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError:
             raise RuntimeError(f"another backend runs on {path.parent}: stop it or choose another folder") from None
         yield

@@ -8,7 +8,6 @@ import hashlib
 import math
 from datetime import UTC, datetime
 from pathlib import Path
-from sqlite3 import Row
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
@@ -18,6 +17,7 @@ from pydantic import BaseModel, Field
 from sentinel_sync.backend.bodies import StrictBody
 from sentinel_sync.backend.callers import Caller, CallerHere, check_announced_size, read_json, too_large
 from sentinel_sync.backend.context import Backend, BackendHere
+from sentinel_sync.backend.database import Row
 from sentinel_sync.backend.documentation import EXTENSION, operation
 from sentinel_sync.backend.downloads import check_signature, sign
 from sentinel_sync.backend.parts import (

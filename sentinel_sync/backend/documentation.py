@@ -57,12 +57,15 @@ _PROBLEMS = {
     403: "Not allowed with this key or token.",
     404: "There is nothing of that name.",
     409: "This key or id is already there: the work is done.",
+    408: "No byte came for a while; what came is kept.",
     410: "It was here and is gone.",
     412: "A precondition does not hold.",
     413: "The body is too large.",
     415: "The body has the wrong type.",
     416: "The range lies outside of the file.",
     422: "The body or a parameter is not as the contract says; `errors` lists what and where.",
+    423: "The upload is held for another connection; ask again.",
+    429: "Too many requests are under way; `Retry-After` says when to come again.",
     CHECKSUM_MISMATCH: "The body does not have the checksum that its header says; nothing of it was kept.",
 }
 
@@ -87,7 +90,8 @@ def operation(
         headers: Further request headers and what they mean; all optional.
         also: Further statuses of success, and what each answers.
     """
-    statuses = {*problems, *([400, 401] if caller else [401] if credential else []), *([413, 415] if body else [])}
+    statuses = {*problems, *([413, 415] if body else [])}
+    statuses |= {400, 401, 403, 429} if caller else {401, 403, 429} if credential else set()
     required = {**(_CALLER_HEADERS if caller else {}), **(_IDEMPOTENCY if idempotent else {})}
     parameters = [_header(name, text, required=True) for name, text in required.items()]
     parameters += [_header(name, text, required=False) for name, text in (headers or {}).items()]

@@ -1,19 +1,19 @@
-"""The fleet's figures, computed from the trips that arrived whenever somebody asks."""
+"""The fleet's figures, made of sums that are kept as trips arrive."""
 
 from datetime import timedelta
-from sqlite3 import Connection
 from typing import Annotated, Any, ClassVar, Literal
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict
 
-from sentinel_sync.backend.callers import CallerHere
+from sentinel_sync.backend.callers import CallerHere, only_own_fleet
 from sentinel_sync.backend.context import BackendHere
+from sentinel_sync.backend.database import Connection
 from sentinel_sync.backend.documentation import operation
 from sentinel_sync.backend.downloads import revalidated
 from sentinel_sync.backend.problems import FieldError, Problem
-from sentinel_sync.backend.scoring import ALL_METRICS, METRICS, Metric, describe_metrics, rounded
+from sentinel_sync.backend.scoring import ALL_METRICS, METRICS, SUMS, Metric, describe_metrics, rounded
 from sentinel_sync.backend.vehicles import ACTIVE_WITHIN
 
 router: APIRouter = APIRouter(tags=["fleet"])
@@ -22,8 +22,26 @@ LARGEST_LIMIT = 1000
 LONGEST_TREND = 366
 SEVERITIES = ("critical", "warning", "info")
 
+
+def _own_fleet(fleet_id: str, caller: CallerHere) -> str:
+    only_own_fleet(caller.grant, fleet_id)
+    return fleet_id
+
+
+OwnFleet = Annotated[str, Depends(_own_fleet)]
 LimitHere = Annotated[int, Query(ge=1, le=LARGEST_LIMIT)]
 MetricHere = Annotated[str, Query(description="One of:\n\n" + describe_metrics())]
+_SUMMED = ", ".join(f"CAST(sum({name}) AS {kind}) AS {name}" for name, kind in SUMS.items())
+_OF_FLEET = (
+    f"SELECT {ALL_METRICS} FROM (SELECT {_SUMMED} FROM totals WHERE fleet_id = ? AND kind = 'day') AS fleet"  # noqa: S608
+    " WHERE trips > 0"
+)
+# Each severity is cut off by itself, so that an index has the newest and the others are not sorted.
+_OF_SEVERITY = (
+    "SELECT * FROM (SELECT vehicle_id, trip_id, end_time, max_risk, '{0}' AS severity, {0}_alerts AS count FROM trips"
+    " WHERE fleet_id = ? AND critical_alerts + warning_alerts + info_alerts > 0 AND {0}_alerts > 0"
+    " ORDER BY end_time DESC, trip_id DESC LIMIT ?) AS {0}"
+)
 _CONDITIONAL = {"If-None-Match": "The ETag of an earlier answer; 304 where it still holds."}
 
 
@@ -122,18 +140,20 @@ class Alerts(BaseModel):
     "A fleet that nobody has heard of has zero of everything.",
     **operation(headers=_CONDITIONAL),
 )
-async def statistics(request: Request, fleet_id: str, _: CallerHere, backend: BackendHere) -> Response:
+async def statistics(request: Request, fleet_id: OwnFleet, backend: BackendHere) -> Response:
     """The fleet as a whole."""
-    figures = await backend.database.read(lambda connection: _figures(connection, "fleet_id", fleet_id))
-    fleet = figures.get(fleet_id, {"total_trips": 0})
-    seen = [sighting.last_seen for _, sighting in backend.sightings.of_fleet(fleet_id)]
-    answer: dict[str, Any] = {
-        "total_vehicles": len(seen),
-        "active_vehicles": sum(backend.now() - last_seen <= ACTIVE_WITHIN for last_seen in seen),
-    }
+    active_since = backend.now() - ACTIVE_WITHIN
+
+    def look(connection: Connection) -> tuple[dict[str, float], int, int]:
+        everything = connection.execute(_OF_FLEET, (fleet_id,)).fetchall()
+        fleet = {name: rounded(name, everything[0][f"metric_{name}"]) for name in METRICS} if everything else {}
+        return fleet, *backend.sightings.census(connection, fleet_id, active_since)
+
+    fleet, vehicles, active = await backend.database.read(look)
+    answer: dict[str, Any] = {"total_vehicles": vehicles, "active_vehicles": active}
     for name in ("total_distance", "total_trips", "total_duration", "total_alerts", "critical_alerts"):
         answer[name] = fleet.get(name, 0)
-    if fleet["total_trips"]:
+    if fleet:
         answer["average_safety_score"] = fleet["safety_score"]
         answer["average_trip_duration"] = fleet["average_trip_duration"]
     return revalidated(request, answer)
@@ -147,14 +167,13 @@ async def statistics(request: Request, fleet_id: str, _: CallerHere, backend: Ba
 )
 async def rankings(
     request: Request,
-    fleet_id: str,
-    _: CallerHere,
+    fleet_id: OwnFleet,
     backend: BackendHere,
     metric: MetricHere = "safety_score",
     limit: LimitHere = 10,
 ) -> Response:
     """Vehicles, best first."""
-    entries = await backend.database.read(_best("vehicle_id", fleet_id, metric, limit))
+    entries = await backend.database.read(_best("vehicle", fleet_id, metric, limit))
     return revalidated(request, {"metric": metric, "rankings": entries})
 
 
@@ -167,14 +186,13 @@ async def rankings(
 )
 async def leaderboard(
     request: Request,
-    fleet_id: str,
-    _: CallerHere,
+    fleet_id: OwnFleet,
     backend: BackendHere,
     metric: MetricHere = "safety_score",
     limit: LimitHere = 10,
 ) -> Response:
     """Drivers, best first."""
-    entries = await backend.database.read(_best("driver_id", fleet_id, metric, limit))
+    entries = await backend.database.read(_best("driver", fleet_id, metric, limit))
     return revalidated(request, {"metric": metric, "leaderboard": entries})
 
 
@@ -188,8 +206,7 @@ async def leaderboard(
 )
 async def trends(
     request: Request,
-    fleet_id: str,
-    _: CallerHere,
+    fleet_id: OwnFleet,
     backend: BackendHere,
     metric: MetricHere = "safety_score",
     days: Annotated[int, Query(ge=1, le=LONGEST_TREND)] = 30,
@@ -200,8 +217,8 @@ async def trends(
     window = (fleet_id, (today - timedelta(days=days - 1)).isoformat(), today.isoformat())
     rows = await backend.database.read(
         lambda connection: connection.execute(
-            f"SELECT day, {sql} FROM trips WHERE fleet_id = ? AND day BETWEEN ? AND ?"  # noqa: S608  # of METRICS
-            " GROUP BY day ORDER BY day",
+            f"SELECT name, {sql} FROM (SELECT name, {_SUMMED} FROM totals"  # noqa: S608  # of METRICS
+            " WHERE fleet_id = ? AND kind = 'day' AND name BETWEEN ? AND ? GROUP BY name) AS days ORDER BY name",
             window,
         ).fetchall()
     )
@@ -217,14 +234,13 @@ async def trends(
 )
 async def comparison(
     request: Request,
-    fleet_id: str,
-    _: CallerHere,
+    fleet_id: OwnFleet,
     backend: BackendHere,
     vehicle_ids: Annotated[str, Query(description="Comma-separated; all where absent.")] = "",
 ) -> Response:
     """Vehicles side by side."""
     chosen = {vehicle_id.strip() for vehicle_id in vehicle_ids.split(",")} - {""}
-    figures = await backend.database.read(lambda connection: _figures(connection, "vehicle_id", fleet_id))
+    figures = await backend.database.read(lambda connection: _figures(connection, fleet_id))
     vehicles = {vehicle: found for vehicle, found in figures.items() if not chosen or vehicle in chosen}
     return revalidated(request, {"vehicles": vehicles})
 
@@ -238,8 +254,7 @@ async def comparison(
 )
 async def alerts(
     request: Request,
-    fleet_id: str,
-    _: CallerHere,
+    fleet_id: OwnFleet,
     backend: BackendHere,
     severity: Literal["critical", "warning", "info"] | None = None,
     limit: LimitHere = 50,
@@ -247,13 +262,11 @@ async def alerts(
     """Alerts, newest first."""
 
     def select(connection: Connection) -> list[dict[str, Any]]:
-        one_severity = (
-            "SELECT vehicle_id, trip_id, end_time, max_risk, '{0}' AS severity, {0}_alerts AS count"
-            " FROM trips WHERE fleet_id = :fleet AND {0}_alerts > 0"
-        )
-        wanted = " UNION ALL ".join(one_severity.format(name) for name in SEVERITIES if severity in {None, name})
+        chosen = [name for name in SEVERITIES if severity in {None, name}]
         rows = connection.execute(
-            wanted + " ORDER BY end_time DESC, trip_id DESC, severity LIMIT :limit", {"fleet": fleet_id, "limit": limit}
+            " UNION ALL ".join(_OF_SEVERITY.format(name) for name in chosen)
+            + " ORDER BY end_time DESC, trip_id DESC, severity LIMIT ?",
+            (*(fleet_id, limit) * len(chosen), limit),
         )
         return [
             {
@@ -279,29 +292,29 @@ def _known(metric: str) -> Metric:
     return found
 
 
-def _figures(connection: Connection, column: str, fleet_id: str) -> dict[str, dict[str, float]]:
-    """All metrics, by fleet, vehicle or driver."""
+def _figures(connection: Connection, fleet_id: str) -> dict[str, dict[str, float]]:
+    """All metrics, by vehicle."""
     rows = connection.execute(
-        f"SELECT {column} AS subject, {ALL_METRICS} FROM trips"  # noqa: S608  # constants of this package only
-        f" WHERE fleet_id = ? GROUP BY {column} ORDER BY {column}",
+        f"SELECT name, {ALL_METRICS} FROM totals"  # noqa: S608  # constants of this package only
+        " WHERE fleet_id = ? AND kind = 'vehicle' ORDER BY name",
         (fleet_id,),
     )
-    return {row["subject"]: {name: rounded(name, row[name]) for name in METRICS} for row in rows}
+    return {row["name"]: {name: rounded(name, row[f"metric_{name}"]) for name in METRICS} for row in rows}
 
 
-def _best(column: str, fleet_id: str, name: str, limit: int) -> Any:
+def _best(kind: Literal["vehicle", "driver"], fleet_id: str, name: str, limit: int) -> Any:
     """The query for the best vehicles or drivers by a metric, as something that a database can run."""
     metric = _known(name)
     direction = "ASC" if metric.best_is_lowest else "DESC"
     query = (
-        f"SELECT {column}, {metric.sql}, COUNT(*) FROM trips"  # noqa: S608  # constants of this package only
-        f" WHERE fleet_id = ? AND {column} IS NOT NULL GROUP BY {column} ORDER BY 2 {direction}, 1 LIMIT ?"
+        f"SELECT name, {metric.sql}, trips FROM totals"  # noqa: S608  # constants of this package only
+        f" WHERE fleet_id = ? AND kind = '{kind}' ORDER BY 2 {direction}, 1 LIMIT ?"
     )
 
     def select(connection: Connection) -> list[dict[str, Any]]:
         rows = connection.execute(query, (fleet_id, limit)).fetchall()
         return [
-            {column: subject, "rank": rank, "total_trips": trips, name: rounded(name, value)}
+            {f"{kind}_id": subject, "rank": rank, "total_trips": trips, name: rounded(name, value)}
             for rank, (subject, value, trips) in enumerate(rows, 1)
         ]
 

@@ -1,11 +1,12 @@
-"""Whether the backend is there; the cheapest answer it has."""
+"""Whether the backend is there, the cheapest answer it has, and whether this process can do its work."""
 
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel
 
 from sentinel_sync.backend.context import BackendHere
-from sentinel_sync.backend.documentation import operation
+from sentinel_sync.backend.database import Connection
+from sentinel_sync.backend.documentation import REFERENCE_ONLY, operation
 
 router: APIRouter = APIRouter(tags=["health"])
 
@@ -37,3 +38,27 @@ async def health(backend: BackendHere) -> Response:
     if backend.settings.health_min_interval is not None:
         answer["min_interval"] = backend.settings.health_min_interval
     return JSONResponse(answer, headers={"Cache-Control": "no-store"})
+
+
+class Ready(BaseModel):
+    """This process reaches its database."""
+
+    status: str
+
+
+@router.get(
+    "/ready",
+    response_model=Ready,
+    summary="Ask whether this process can do its work",
+    description=REFERENCE_ONLY + "For whoever spreads requests over several processes: 503 where the database cannot "
+    "be reached.",
+    **operation(503, caller=False, credential=False),
+)
+async def ready(backend: BackendHere) -> Response:
+    """Ask whether this process can do its work."""
+
+    def look(connection: Connection) -> object:
+        return connection.execute("SELECT 1").fetchone()
+
+    await backend.database.read(look)
+    return JSONResponse({"status": "ready"}, headers={"Cache-Control": "no-store"})

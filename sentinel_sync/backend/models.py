@@ -1,7 +1,6 @@
 """Models: the listing, addresses of files and deltas that work for a while, the files, and publishing over HTTP."""
 
 import json
-from sqlite3 import Connection, Row
 from typing import Annotated, Any
 from urllib.parse import quote
 
@@ -12,6 +11,7 @@ from pydantic import BaseModel, Field
 
 from sentinel_sync.backend.callers import CallerHere, authorize_publisher, check_announced_size, too_large
 from sentinel_sync.backend.context import Backend, BackendHere
+from sentinel_sync.backend.database import Connection, Row
 from sentinel_sync.backend.deltas import FORMAT
 from sentinel_sync.backend.documentation import EXTENSION, REFERENCE_ONLY, operation
 from sentinel_sync.backend.downloads import check_signature, revalidated, send_file, sign
@@ -263,7 +263,7 @@ def _release(*, signature: list[str], key_id: list[str], **values: Any) -> Model
 async def _find(backend: Backend, name: str, version: str | None) -> Row:
     def select(connection: Connection) -> list[Row]:
         return connection.execute(
-            "SELECT * FROM models WHERE name = ? AND version = ifnull(?, version)", (name, version)
+            "SELECT * FROM models WHERE name = ? AND version = coalesce(?, version)", (name, version)
         ).fetchall()
 
     rows = await backend.database.read(select)

@@ -8,13 +8,14 @@ import zlib
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from sqlite3 import Connection, IntegrityError, Row
 from typing import Any
 
 from sentinel_sync.backend.callers import Caller
+from sentinel_sync.backend.database import Connection, Row
 from sentinel_sync.backend.privacy import CoordinateScanner
 from sentinel_sync.backend.problems import FieldError, Problem
 from sentinel_sync.backend.storage import BLOCK, ReceivedFile, fresh_name, sync_folder
+from sentinel_sync.backend.trip_store import record_events
 
 ANNOTATIONS = "annotations.json"
 """The name under which annotations are stored, whatever they were called on the way."""
@@ -87,43 +88,51 @@ def use_key(connection: Connection, caller: Caller, work: str, now: float) -> No
     Raises:
         Problem: 409, this work was done before; 422, the key belongs to other work.
     """
+    whose = (caller.fleet_id, caller.vehicle_id, caller.idempotency_key)
+    added = connection.execute(
+        "INSERT INTO idempotency_keys VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING", (*whose, work, now)
+    )
+    if added.rowcount:
+        return
     before = connection.execute(
-        "SELECT work FROM idempotency_keys WHERE fleet_id = ? AND vehicle_id = ? AND idempotency_key = ?",
-        (caller.fleet_id, caller.vehicle_id, caller.idempotency_key),
+        "SELECT work FROM idempotency_keys WHERE fleet_id = ? AND vehicle_id = ? AND idempotency_key = ?", whose
     ).fetchone()
-    if before is None:
-        row = (caller.fleet_id, caller.vehicle_id, caller.idempotency_key, work, now)
-        connection.execute("INSERT INTO idempotency_keys VALUES (?, ?, ?, ?, ?)", row)
-    elif before["work"] == work:
+    if before["work"] == work:
         raise Problem(409, "key-used", "the work of this Idempotency-Key is already done")
-    else:
-        # 409 would tell the vehicle that something arrived which never did.
-        raise Problem(422, "key-reused", "this Idempotency-Key belongs to other work: each work needs its own")
+    # 409 would tell the vehicle that something arrived which never did.
+    raise Problem(422, "key-reused", "this Idempotency-Key belongs to other work: each work needs its own")
 
 
-def record_part(connection: Connection, scenario: int, part: StoredPart, now: float) -> None:
-    """Writes the row of a part whose file is already durable.
+def record_part(
+    connection: Connection, scenario: int, part: StoredPart, now: float, *, with_events: bool = False
+) -> None:
+    """Writes the row of a part whose file is already durable, and the event that tells of it.
 
     Raises:
         Problem: 409, the part came another way meanwhile.
     """
-    try:
-        connection.execute(
-            "INSERT INTO parts VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (
-                scenario,
-                part.name,
-                part.kind,
-                part.file.path.name,
-                part.file.size,
-                part.file.sha256,
-                part.received_size,
-                part.received_sha256,
-                now,
-            ),
-        )
-    except IntegrityError:
-        raise Problem(409, "part-exists", "this part is already here") from None
+    added = connection.execute(
+        "INSERT INTO parts VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+        (
+            scenario,
+            part.name,
+            part.kind,
+            part.file.path.name,
+            part.file.size,
+            part.file.sha256,
+            part.received_size,
+            part.received_sha256,
+            now,
+        ),
+    )
+    if not added.rowcount:
+        raise Problem(409, "part-exists", "this part is already here")
+    if with_events:
+        fleet, vehicle, scenario_id = connection.execute(
+            "SELECT fleet_id, vehicle_id, scenario_id FROM scenarios WHERE id = ?", (scenario,)
+        ).fetchone()
+        fact = {"scenario_id": scenario_id, "name": part.name, "size": part.file.size, "sha256": part.file.sha256}
+        record_events(connection, "part", [(fleet, vehicle, json.dumps(fact), now)])
 
 
 def keep(

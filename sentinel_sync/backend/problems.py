@@ -1,7 +1,6 @@
 """Every refusal in one form: RFC 9457 `application/problem+json`, never echoing what was sent."""
 
 import logging
-import sqlite3
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from http import HTTPStatus
@@ -13,6 +12,8 @@ from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+
+from sentinel_sync.backend.database import DatabaseUnavailableError, UnstorableError
 
 PROBLEM_TYPE_PREFIX = "urn:sentinel:problem:"
 MEDIA_TYPE = "application/problem+json"
@@ -120,6 +121,11 @@ def install_problem_handlers(app: FastAPI) -> None:
             Problem(503, "storage-unavailable", "nothing could be stored just now", headers={"Retry-After": "5"}),
         )
 
+    async def unstorable(request: Request, _: Exception) -> Response:
+        return await problem(
+            request, Problem(422, "invalid-parameters", "the request holds a character that cannot be stored")
+        )
+
     async def disconnected(_: Request, __: Exception) -> Response:
         return Response(status_code=400)  # nobody is there to read it
 
@@ -130,8 +136,9 @@ def install_problem_handlers(app: FastAPI) -> None:
     app.add_exception_handler(Problem, problem)
     app.add_exception_handler(HTTPException, framework)
     app.add_exception_handler(RequestValidationError, invalid_parameters)
-    app.add_exception_handler(sqlite3.OperationalError, storage_unavailable)
+    app.add_exception_handler(DatabaseUnavailableError, storage_unavailable)
     app.add_exception_handler(OSError, storage_unavailable)
+    app.add_exception_handler(UnstorableError, unstorable)
     app.add_exception_handler(ClientDisconnect, disconnected)
     app.add_exception_handler(Exception, unexpected)
 

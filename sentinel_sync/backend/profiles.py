@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from email.utils import formatdate
-from sqlite3 import Connection, Row
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
@@ -11,6 +10,7 @@ from pydantic import BaseModel
 from sentinel_sync.backend.bodies import Profile
 from sentinel_sync.backend.callers import Caller, CallerHere, read_json
 from sentinel_sync.backend.context import Backend, BackendHere
+from sentinel_sync.backend.database import Connection, Row
 from sentinel_sync.backend.documentation import EXTENSION, operation
 from sentinel_sync.backend.downloads import matches, sign
 from sentinel_sync.backend.problems import FieldError, Problem
@@ -97,6 +97,7 @@ async def put_profile(request: Request, driver_id: str, caller: CallerHere, back
     revision = fresh_name()
 
     def store(connection: Connection) -> bool:
+        connection.lock(f"driver {digest.hex()}")
         row = _find(connection, caller, driver_id, digest)
         if isinstance(row, _Tombstone):
             # Only who knows of the forgetting may begin anew: a vehicle that comes back late brings nothing back.
@@ -106,7 +107,8 @@ async def put_profile(request: Request, driver_id: str, caller: CallerHere, back
         elif backend.settings.extensions.profile_etags:
             _check_preconditions(request, row)
         connection.execute(
-            "INSERT OR REPLACE INTO profiles VALUES (?, ?, ?, ?, ?)",
+            "INSERT INTO profiles VALUES (?, ?, ?, ?, ?) ON CONFLICT (fleet_id, driver_id) DO UPDATE SET"
+            " encrypted_data = excluded.encrypted_data, updated_at = excluded.updated_at, revision = excluded.revision",
             (caller.fleet_id, driver_id, profile.encrypted_data, profile.updated_at, revision),
         )
         return row is None
@@ -134,6 +136,7 @@ async def forget_driver(request: Request, driver_id: str, caller: CallerHere, ba
     now = backend.now()
 
     def forget(connection: Connection) -> None:
+        connection.lock(f"driver {digest.hex()}")
         row = _find(connection, caller, driver_id, digest)
         if isinstance(row, _Tombstone):
             return  # again: it stays the first time
@@ -142,7 +145,8 @@ async def forget_driver(request: Request, driver_id: str, caller: CallerHere, ba
         # `Last-Modified` counts seconds: a driver who is forgotten twice within one must be seen to be.
         connection.execute(
             "INSERT INTO forgotten_drivers VALUES (?, ?, ?) ON CONFLICT (fleet_id, driver_digest)"
-            " DO UPDATE SET forgotten_at = max(excluded.forgotten_at, forgotten_at + 1)",
+            " DO UPDATE SET forgotten_at = CASE WHEN excluded.forgotten_at > forgotten_drivers.forgotten_at + 1"
+            " THEN excluded.forgotten_at ELSE forgotten_drivers.forgotten_at + 1 END",
             (caller.fleet_id, digest, now),
         )
         connection.execute("DELETE FROM profiles WHERE fleet_id = ? AND driver_id = ?", (caller.fleet_id, driver_id))

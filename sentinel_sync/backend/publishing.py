@@ -16,9 +16,9 @@ from contextlib import closing
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from sqlite3 import Connection, Row
 
-from sentinel_sync.backend.database import connect, migrate
+from sentinel_sync.backend.database import Connection, Row
+from sentinel_sync.backend.sqlite import connect, migrate
 from sentinel_sync.backend.storage import BLOCK, Folders, ReceivedFile, fresh_name, sync_folder
 
 EXTENSIONS = (".pt", ".pth", ".onnx", ".engine", ".tflite", ".safetensors", ".bin")
@@ -135,6 +135,7 @@ def record_model(connection: Connection, release: ModelRelease, file: ReceivedFi
     """
     signatures = json.dumps([asdict(signature) for signature in release.signatures])
     released_at = release.released_at or datetime.fromtimestamp(now, UTC).isoformat(timespec="seconds")
+    connection.lock(f"model {release.name} {release.version}")
     before: Row | None = connection.execute(
         "SELECT checksum FROM models WHERE name = ? AND version = ?", (release.name, release.version)
     ).fetchone()
@@ -159,7 +160,7 @@ def record_model(connection: Connection, release: ModelRelease, file: ReceivedFi
         raise ModelExistsError(f"{release.name} {release.version} is published with other bytes: take a new version")
     connection.execute(
         # What is not named stays: a release at a tenth of the fleet must not go to all because its date was corrected.
-        "UPDATE models SET filename = ifnull(?, filename), signatures = ?, rollout = ifnull(?, rollout),"
+        "UPDATE models SET filename = coalesce(?, filename), signatures = ?, rollout = coalesce(?, rollout),"
         " released_at = ? WHERE name = ? AND version = ?",
         (release.filename, signatures, release.rollout, released_at, release.name, release.version),
     )

@@ -12,6 +12,7 @@ protocol, and are documented in the OpenAPI text:
   upload that a crash left at its last byte.
 """
 
+import asyncio
 import base64
 import binascii
 import hashlib
@@ -19,7 +20,6 @@ import hmac
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from email.utils import formatdate
-from sqlite3 import Connection, Row
 
 import anyio.to_thread
 from fastapi import APIRouter, Request
@@ -28,11 +28,12 @@ from starlette.requests import ClientDisconnect
 
 from sentinel_sync.backend.callers import Caller, CallerHere
 from sentinel_sync.backend.context import Backend, BackendHere
+from sentinel_sync.backend.database import Connection, Row
 from sentinel_sync.backend.documentation import EXTENSION, operation
 from sentinel_sync.backend.parts import ANNOTATIONS, PartKind, check_video_name, keep, record_part, require_absent
 from sentinel_sync.backend.problems import CHECKSUM_MISMATCH, Problem
 from sentinel_sync.backend.storage import ReceivedFile, fresh_name
-from sentinel_sync.backend.uploads import SupersededError, UploadSession
+from sentinel_sync.backend.uploads import BusyError, SupersededError, UploadSession
 
 router: APIRouter = APIRouter(tags=["resumable uploads"])
 
@@ -42,6 +43,8 @@ PATCH_TYPE = "application/offset+octet-stream"
 COMPRESSED_TYPES = frozenset({"application/gzip", "application/x-gzip"})
 ALGORITHMS = ("sha256", "sha1")
 SHA256_DIGITS = 64
+LONGEST_SILENCE = 60.0
+"""Seconds without a byte after which a PATCH is ended: its connection is gone, and others may want the upload."""
 _TUS = {"Tus-Resumable": VERSION, "Cache-Control": "no-store"}
 _TUS_HEADER = {"Tus-Resumable": "`1.0.0`; required."}
 
@@ -122,6 +125,7 @@ async def _create(request: Request, scenario: Row, kind: PartKind, caller: Calle
     expires_at = now + backend.settings.upload_lifetime
 
     def insert(connection: Connection) -> tuple[str, float]:
+        connection.lock(f"scenario {scenario['id']}")
         require_absent(connection, scenario, name)
         before = connection.execute(
             "SELECT upload_id, expires_at FROM uploads"
@@ -139,7 +143,7 @@ async def _create(request: Request, scenario: Row, kind: PartKind, caller: Calle
                 name,
                 length,
                 sha256,
-                compressed,
+                int(compressed),
                 caller.idempotency_key,
                 expires_at,
             ),
@@ -161,7 +165,7 @@ async def _create(request: Request, scenario: Row, kind: PartKind, caller: Calle
     response_class=Response,
     summary="Ask how much of an upload is here",
     description=EXTENSION + "`Upload-Offset` is how much; it equals `Upload-Length` when the part is stored.",
-    **operation(404, 410, 412, 422, headers=_TUS_HEADER),
+    **operation(404, 410, 412, 422, 423, headers=_TUS_HEADER),
 )
 async def show_upload(request: Request, upload_id: str, caller: CallerHere, backend: BackendHere) -> Response:
     """Ask how much of an upload is here."""
@@ -186,10 +190,12 @@ async def show_upload(request: Request, upload_id: str, caller: CallerHere, back
     "was kept. 422 where the whole part does not have the SHA-256 that its metadata says: the upload is removed.",
     **operation(
         404,
+        408,
         409,
         410,
         412,
         422,
+        423,
         CHECKSUM_MISMATCH,
         body={PATCH_TYPE: {"schema": {"type": "string", "format": "binary"}}},
         headers={
@@ -212,12 +218,14 @@ async def continue_upload(request: Request, upload_id: str, caller: CallerHere, 
             return _patched(upload, upload["length"])
         session = await backend.uploads.get(upload_id)
         turn, offset = await session.begin()
-        if begins_at != offset:
-            raise _wrong_offset(offset)
         try:
+            if begins_at != offset:
+                raise _wrong_offset(offset)
             offset = await _receive(request, session, turn, upload["length"] - offset, checksum)
         except SupersededError:
             raise Problem(409, "superseded", "a newer request goes on with this upload") from None
+        finally:
+            await session.end(turn)
         if offset == upload["length"]:
             await _complete(upload, session, backend)
         return _patched(upload, offset)
@@ -246,14 +254,20 @@ async def _receive(
     if announced.isdecimal() and int(announced) > room:
         raise _too_much(room)
     running = hashlib.new(checksum[0], usedforsecurity=False) if checksum else None
+    clock = asyncio.get_running_loop()
     try:
-        async for piece in request.stream():
-            if len(piece) > room:
-                raise _too_much(room)
-            room -= len(piece)
-            if running is not None:
-                running.update(piece)
-            await session.append(turn, piece)
+        async with asyncio.timeout(LONGEST_SILENCE) as silence:
+            async for piece in request.stream():
+                silence.reschedule(clock.time() + LONGEST_SILENCE)
+                if len(piece) > room:
+                    raise _too_much(room)
+                room -= len(piece)
+                if running is not None:
+                    running.update(piece)
+                await session.append(turn, piece)
+    except TimeoutError:
+        await session.commit(turn)
+        raise Problem(408, "silence", "no byte came for a while; what came is kept") from None
     except ClientDisconnect:
         # Kept even where a checksum was announced: the one over the whole part still has to fit.
         await session.commit(turn)
@@ -288,12 +302,13 @@ async def _complete(upload: Row, session: UploadSession, backend: Backend) -> No
     now = backend.now()
 
     def record(connection: Connection) -> bool:
+        connection.lock(f"scenario {upload['scenario']}")
         connection.execute("UPDATE uploads SET completed = 1 WHERE upload_id = ?", (upload_id,))
         here = connection.execute(
             "SELECT 1 FROM parts WHERE scenario = ? AND name = ?", (upload["scenario"], upload["name"])
         ).fetchone()
         if here is None:
-            record_part(connection, upload["scenario"], part, now)
+            record_part(connection, upload["scenario"], part, now, with_events=backend.settings.with_events)
         return here is None
 
     if not await backend.database.write(record):  # it came another way meanwhile; the vehicle need not care
@@ -323,6 +338,8 @@ async def _upload(request: Request, upload_id: str, caller: Caller, backend: Bac
         except FileNotFoundError:
             # A request at the same time completed or ended it between the look at its row and at its file.
             raise Problem(409, "superseded", "another request ended this upload: ask again") from None
+        except BusyError:
+            raise Problem(423, "upload-busy", "the upload is held for another connection: ask again") from None
     except Problem as problem:
         problem.headers = {**_TUS, **problem.headers}
         raise

@@ -1,6 +1,5 @@
 """Roll-outs of models: begun, shown, paused, resumed and aborted by whoever releases; moved on by vehicles' reports."""
 
-from sqlite3 import Connection, Row
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Path, Request
@@ -10,6 +9,7 @@ from pydantic import BaseModel
 from sentinel_sync.backend.bodies import VehicleReport
 from sentinel_sync.backend.callers import Caller, authorize_publisher, read_json
 from sentinel_sync.backend.context import BackendHere
+from sentinel_sync.backend.database import Connection, Row
 from sentinel_sync.backend.documentation import REFERENCE_ONLY, operation
 from sentinel_sync.backend.problems import Problem
 from sentinel_sync.backend.rollout_steps import (
@@ -138,6 +138,7 @@ async def change_rollout(
     now = backend.now()
 
     def change(connection: Connection) -> dict[str, Any]:
+        connection.lock(_subject(name, version))
         before = _rollout(_row(connection, name, version))
         try:
             match action:
@@ -166,10 +167,12 @@ def note_report(connection: Connection, caller: Caller, report: VehicleReport, n
             if (model.name, model.version) == (row["name"], row["version"]):
                 state = "bad" if is_failure(model.state, model.reason) else model.state
                 connection.execute(
-                    "INSERT OR REPLACE INTO outcomes VALUES (?, ?, ?, ?, ?)",
+                    "INSERT INTO outcomes VALUES (?, ?, ?, ?, ?)"
+                    " ON CONFLICT (name, version, fleet_id, vehicle_id) DO UPDATE SET state = excluded.state",
                     (row["name"], row["version"], caller.fleet_id, caller.vehicle_id, state),
                 )
-        before = _rollout(row)
+        connection.lock(_subject(row["name"], row["version"]))
+        before = _rollout(_row(connection, row["name"], row["version"]))
         after = advanced(before, _tally(connection, row["name"], row["version"], now), now)
         if after is not before:
             _keep(connection, row["name"], row["version"], after)
@@ -195,6 +198,10 @@ def _row(connection: Connection, name: str, version: str) -> Row:
     if row is None:
         raise Problem(404, "no-such-rollout", "no roll-out of this name and version has begun")
     return row
+
+
+def _subject(name: str, version: str) -> str:
+    return f"rollout {name} {version}"
 
 
 def _rollout(row: Row) -> Rollout:

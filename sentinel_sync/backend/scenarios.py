@@ -4,19 +4,28 @@ import json
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from sqlite3 import Connection, Row
 from typing import Annotated, Any, Literal
 
 import anyio.to_thread
-from fastapi import APIRouter, Depends, Query, Request
+from fastapi import APIRouter, Query, Request
 from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel
 
 from sentinel_sync.backend.bodies import ScenarioRegistration
-from sentinel_sync.backend.callers import Caller, CallerHere, authorize, check_announced_size, read_json, too_large
+from sentinel_sync.backend.callers import (
+    Caller,
+    CallerHere,
+    OperatorHere,
+    check_announced_size,
+    only_own_fleet,
+    read_json,
+    too_large,
+)
 from sentinel_sync.backend.context import Backend, BackendHere
+from sentinel_sync.backend.database import Connection, Row
 from sentinel_sync.backend.documentation import EXTENSION, REFERENCE_ONLY, operation
 from sentinel_sync.backend.downloads import send_file
+from sentinel_sync.backend.keys import Grant
 from sentinel_sync.backend.multipart import PartHeader, receive_file
 from sentinel_sync.backend.parts import (
     ANNOTATIONS,
@@ -32,6 +41,7 @@ from sentinel_sync.backend.parts import (
 from sentinel_sync.backend.problems import Problem
 from sentinel_sync.backend.resumable import create_upload
 from sentinel_sync.backend.storage import IncomingFile, ReceivedFile
+from sentinel_sync.backend.trip_store import record_events
 
 router: APIRouter = APIRouter(tags=["scenarios"])
 #: With the extension `scenario-catalogue`: files when they are asked for.
@@ -126,6 +136,9 @@ async def register_scenario(request: Request, caller: CallerHere, backend: Backe
         )
         if not added.rowcount:
             raise Problem(409, "scenario-exists", "this scenario is already here")
+        if backend.settings.with_events:
+            fact = json.dumps({"scenario_id": registration.scenario_id, "priority": registration.priority})
+            record_events(connection, "scenario", [(caller.fleet_id, caller.vehicle_id, fact, now)])
 
     await backend.database.write(insert)
     missing = sorted({*registration.metadata.files.values(), ANNOTATIONS})
@@ -241,7 +254,7 @@ async def store_part(
 
     def record(connection: Connection) -> None:
         use_key(connection, caller, f"part {scenario['scenario_id']}/{name}", now)
-        record_part(connection, scenario["id"], part, now)
+        record_part(connection, scenario["id"], part, now, with_events=backend.settings.with_events)
 
     await _or_remove(part.file.path, lambda: backend.database.write(record))
     answer = {
@@ -266,20 +279,21 @@ async def _or_remove(path: Path, work: Callable[[], Any]) -> None:
     response_model=Scenarios,
     summary="List scenarios",
     description=REFERENCE_ONLY,
-    dependencies=[Depends(authorize)],
     **operation(422, caller=False),
 )
 async def list_scenarios(
+    operator: OperatorHere,
     backend: BackendHere,
     fleet_id: str | None = None,
     vehicle_id: str | None = None,
     limit: Annotated[int, Query(ge=1, le=LARGEST_PAGE)] = 100,
 ) -> Response:
     """List scenarios."""
+    fleet_id = only_own_fleet(operator, fleet_id)
     found = await backend.database.read(
         lambda connection: _described(
             connection,
-            "WHERE fleet_id = ifnull(?, fleet_id) AND vehicle_id = ifnull(?, vehicle_id) ORDER BY id DESC LIMIT ?",
+            "WHERE fleet_id = coalesce(?, fleet_id) AND vehicle_id = coalesce(?, vehicle_id) ORDER BY id DESC LIMIT ?",
             (fleet_id, vehicle_id, limit),
         )
     )
@@ -291,12 +305,13 @@ async def list_scenarios(
     response_model=Scenario,
     summary="Show one scenario with its parts",
     description=REFERENCE_ONLY + "Name the vehicle where several vehicles have a scenario of this id (else 400).",
-    dependencies=[Depends(authorize)],
     **operation(400, 404, caller=False),
 )
-async def show_scenario(scenario_id: str, backend: BackendHere, vehicle_id: str | None = None) -> Response:
+async def show_scenario(
+    scenario_id: str, operator: OperatorHere, backend: BackendHere, vehicle_id: str | None = None
+) -> Response:
     """Show one scenario with its parts."""
-    return JSONResponse(await _only_one(backend, scenario_id, vehicle_id))
+    return JSONResponse(await _only_one(backend, operator, scenario_id, vehicle_id))
 
 
 @router.get(
@@ -304,14 +319,18 @@ async def show_scenario(scenario_id: str, backend: BackendHere, vehicle_id: str 
     response_class=Response,
     summary="Get the bytes of a part",
     description=REFERENCE_ONLY + "Annotations come decompressed.",
-    dependencies=[Depends(authorize)],
     **operation(400, 404, 416, caller=False, headers={"Range": "One range of bytes."}),
 )
 async def show_part(
-    request: Request, scenario_id: str, name: str, backend: BackendHere, vehicle_id: str | None = None
+    request: Request,
+    scenario_id: str,
+    name: str,
+    operator: OperatorHere,
+    backend: BackendHere,
+    vehicle_id: str | None = None,
 ) -> Response:
     """Get the bytes of a part."""
-    scenario = await _only_one(backend, scenario_id, vehicle_id)
+    scenario = await _only_one(backend, operator, scenario_id, vehicle_id)
     row = await backend.database.read(
         lambda connection: connection.execute(
             "SELECT parts.file, parts.sha256 FROM parts JOIN scenarios ON parts.scenario = scenarios.id"
@@ -324,12 +343,13 @@ async def show_part(
     return await send_file(request, backend.folders.parts / row["file"], f'"{row["sha256"]}"')
 
 
-async def _only_one(backend: Backend, scenario_id: str, vehicle_id: str | None) -> dict[str, Any]:
+async def _only_one(backend: Backend, operator: Grant, scenario_id: str, vehicle_id: str | None) -> dict[str, Any]:
     found = await backend.database.read(
         lambda connection: _described(
             connection,
-            "WHERE scenario_id = ? AND vehicle_id = ifnull(?, vehicle_id) LIMIT 2",
-            (scenario_id, vehicle_id),
+            "WHERE scenario_id = ? AND fleet_id = coalesce(?, fleet_id) AND vehicle_id = coalesce(?, vehicle_id)"
+            " LIMIT 2",
+            (scenario_id, operator.fleet_id, vehicle_id),
         )
     )
     if not found:
@@ -346,22 +366,23 @@ async def _only_one(backend: Backend, scenario_id: str, vehicle_id: str | None) 
     summary="Ask for a recording that was announced",
     description=REFERENCE_ONLY + "The vehicle is told in the answer to its next report, until all has arrived. "
     "`file`, several times: only these files.",
-    dependencies=[Depends(authorize)],
     **operation(400, 404, 422, caller=False),
 )
 async def want_scenario(
     scenario_id: str,
+    operator: OperatorHere,
     backend: BackendHere,
     vehicle_id: str | None = None,
     file: Annotated[list[str] | None, Query()] = None,
 ) -> Response:
     """Ask for a recording that was announced."""
-    scenario = await _only_one(backend, scenario_id, vehicle_id)
+    scenario = await _only_one(backend, operator, scenario_id, vehicle_id)
     row = (json.dumps(file or []), backend.now(), scenario["fleet_id"], scenario["vehicle_id"], scenario_id)
     await backend.database.write(
         lambda connection: connection.execute(
-            "INSERT OR REPLACE INTO wanted (files, asked_at, scenario) SELECT ?, ?, id FROM scenarios"
-            " WHERE fleet_id = ? AND vehicle_id = ? AND scenario_id = ?",
+            "INSERT INTO wanted (files, asked_at, scenario) SELECT ?, ?, id FROM scenarios"
+            " WHERE fleet_id = ? AND vehicle_id = ? AND scenario_id = ?"
+            " ON CONFLICT (scenario) DO UPDATE SET files = excluded.files, asked_at = excluded.asked_at",
             row,
         )
     )

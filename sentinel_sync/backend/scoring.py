@@ -32,44 +32,59 @@ def safety_score(*, average_risk: float, max_risk: float, critical: int, warning
     )
 
 
+SUMS = {
+    "trips": "BIGINT",
+    "duration": "DOUBLE PRECISION",
+    "distance": "DOUBLE PRECISION",
+    "critical_alerts": "BIGINT",
+    "warning_alerts": "BIGINT",
+    "info_alerts": "BIGINT",
+    "weight": "DOUBLE PRECISION",
+    "weighted_score": "DOUBLE PRECISION",
+    "weighted_risk": "DOUBLE PRECISION",
+}
+"""What is summed over trips, and its type: the columns of `totals` from which every figure is made."""
+
+
 @dataclass(frozen=True, slots=True)
 class Metric:
     """One figure over a group of trips."""
 
     sql: str
-    """An SQL aggregate over the table `trips`."""
+    """An SQL expression over the sums."""
     best_is_lowest: bool
     meaning: str
     round_to: int | None = None
     """Decimals; None leaves a count whole."""
 
 
-_WEIGHT = "MAX(duration, 1.0)"
-
 METRICS: dict[str, Metric] = {
-    "safety_score": Metric(
-        f"SUM(safety_score * {_WEIGHT}) / SUM({_WEIGHT})", False, "0…100, weighted by duration", round_to=2
+    "safety_score": Metric("weighted_score / weight", False, "0…100, weighted by duration", round_to=2),
+    "total_distance": Metric("distance", False, "metres", round_to=1),
+    "total_trips": Metric("trips", False, "trips"),
+    "total_duration": Metric("duration", False, "seconds", round_to=1),
+    "average_trip_duration": Metric("duration / trips", False, "seconds", round_to=1),
+    "average_speed": Metric(
+        "distance / CASE WHEN duration > 1.0 THEN duration ELSE 1.0 END",
+        False,
+        "m/s, distance by duration",
+        round_to=2,
     ),
-    "total_distance": Metric("SUM(distance)", False, "metres", round_to=1),
-    "total_trips": Metric("COUNT(*)", False, "trips"),
-    "total_duration": Metric("SUM(duration)", False, "seconds", round_to=1),
-    "average_trip_duration": Metric("AVG(duration)", False, "seconds", round_to=1),
-    "average_speed": Metric("SUM(distance) / MAX(SUM(duration), 1.0)", False, "m/s, distance by duration", round_to=2),
-    "average_risk_score": Metric(
-        f"SUM(average_risk * {_WEIGHT}) / SUM({_WEIGHT})", True, "0…1, weighted by duration", round_to=4
-    ),
-    "total_alerts": Metric("SUM(critical_alerts + warning_alerts + info_alerts)", True, "alerts of any severity"),
-    "critical_alerts": Metric("SUM(critical_alerts)", True, "critical alerts"),
+    "average_risk_score": Metric("weighted_risk / weight", True, "0…1, weighted by duration", round_to=4),
+    "total_alerts": Metric("critical_alerts + warning_alerts + info_alerts", True, "alerts of any severity"),
+    "critical_alerts": Metric("critical_alerts", True, "critical alerts"),
     "alerts_per_100_km": Metric(
-        "SUM(critical_alerts + warning_alerts + info_alerts) * 100000.0 / MAX(SUM(distance), 1000.0)",
+        "(critical_alerts + warning_alerts + info_alerts) * 100000.0"
+        " / CASE WHEN distance > 1000.0 THEN distance ELSE 1000.0 END",
         True,
         "alerts of any severity, over at least one km",
         round_to=2,
     ),
 }
 
-ALL_METRICS = ", ".join(f"{metric.sql} AS {name}" for name, metric in METRICS.items())
-"""The select list that computes every metric at once."""
+#: So that a metric may have the name of a sum.
+ALL_METRICS = ", ".join(f"{metric.sql} AS metric_{name}" for name, metric in METRICS.items())
+"""The select list that computes every metric at once, each as `metric_` and its name."""
 
 
 def rounded(name: str, value: float) -> float:

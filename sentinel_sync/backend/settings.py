@@ -12,7 +12,7 @@ GIBIBYTE = 1024 * MEBIBYTE
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """The largest bodies that are accepted, in bytes; what is larger is answered with 413."""
+    """The largest bodies that are accepted, in bytes (what is larger is answered with 413), and how many requests."""
 
     json_body: int = MEBIBYTE
     """Trips and scenario metadata."""
@@ -24,6 +24,8 @@ class Limits:
     """The annotations after decompression: a small gzip body must not fill the disk."""
     model: int = 16 * GIBIBYTE
     """One published model file."""
+    requests: int = 256
+    """Small requests that one process works on at once: as many as one commit of SQLite takes. More: 429."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +64,12 @@ class BackendSettings:
     """
 
     folder: Path
-    """All that the backend keeps; created if missing. One process at a time may use it."""
+    """Files that the backend keeps, and without `database` all else too; created if missing. One process at a time
+    may use it, or several that share a database."""
+    database: str | None = field(default=None, repr=False)
+    """`postgresql://…`; None: a file in the folder. The address may hold a password."""
+    with_events: bool = False
+    """Puts what happens into the outbox table, for a relay: `backend relay`. Without one the table only grows."""
     api_keys: tuple[str, ...] = field(repr=False)
     """Bearer keys that are accepted. Several at once allow a rotation without a gap."""
     publisher_keys: tuple[str, ...] = field(default=(), repr=False)

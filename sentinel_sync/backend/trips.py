@@ -4,19 +4,28 @@ import gzip
 import hashlib
 import json
 from datetime import UTC, datetime
-from sqlite3 import Connection, Row
 from typing import Annotated, Any, ClassVar
 
-from fastapi import APIRouter, Depends, Query, Request
+from fastapi import APIRouter, Query, Request
 from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, ConfigDict
 
 from sentinel_sync.backend.bodies import Trip, TripBatch, day_of
-from sentinel_sync.backend.callers import Caller, authorize, checked, identify, read_json, read_packed
+from sentinel_sync.backend.callers import (
+    Caller,
+    OperatorHere,
+    checked,
+    identify,
+    only_own_fleet,
+    read_json,
+    read_packed,
+)
 from sentinel_sync.backend.context import BackendHere, backend_of
+from sentinel_sync.backend.database import Connection, Row
 from sentinel_sync.backend.documentation import EXTENSION, REFERENCE_ONLY, operation
 from sentinel_sync.backend.problems import FieldError, Problem
 from sentinel_sync.backend.scoring import safety_score
+from sentinel_sync.backend.trip_store import TripRow, store_trips
 
 router: APIRouter = APIRouter(tags=["trips"])
 
@@ -26,28 +35,24 @@ batches: APIRouter = APIRouter(tags=["trips"])
 LARGEST_PAGE = 10_000
 MOST_IN_A_BATCH = 500
 LARGEST_BATCH_BYTES = 1 << 20
+_TAKEN = "another vehicle of this fleet has sent a trip of this id"
 
-# A trip that is already there only counts how often it came again: the row itself never changes.
-_INSERT = """
-INSERT INTO trips (fleet_id, vehicle_id, trip_id, received_at, day, end_time, duration, distance,
-    critical_alerts, warning_alerts, info_alerts, average_risk, max_risk, safety_score, driver_id, body)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
-ON CONFLICT DO UPDATE SET repeats = repeats + 1
-RETURNING repeats
-"""
 _COUNT = """
-SELECT count(*), ifnull(sum(repeats), 0) FROM trips
-WHERE fleet_id = ifnull(?, fleet_id) AND vehicle_id = ifnull(?, vehicle_id)
+SELECT count(*), CAST(coalesce(sum(repeats), 0) AS BIGINT) FROM trip_ids
+WHERE fleet_id = coalesce(?, fleet_id) AND vehicle_id = coalesce(?, vehicle_id)
 """
-_PAGE = """
-SELECT fleet_id, vehicle_id, trip_id, received_at, safety_score, repeats, body FROM trips
-WHERE fleet_id = ifnull(?, fleet_id) AND vehicle_id = ifnull(?, vehicle_id)
-    AND (fleet_id, vehicle_id, trip_id) > (?, ?, ?)
-ORDER BY fleet_id, vehicle_id, trip_id LIMIT ?
+_STORED = """
+SELECT trips.fleet_id, trips.vehicle_id, trips.trip_id, received_at, safety_score, coalesce(repeats, 0) AS repeats, body
+FROM trips LEFT JOIN trip_ids AS ids
+    ON ids.fleet_id = trips.fleet_id AND ids.trip_id = trips.trip_id AND ids.vehicle_id = trips.vehicle_id
 """
-_ONE = """
-SELECT fleet_id, vehicle_id, trip_id, received_at, safety_score, repeats, body FROM trips WHERE trip_id = ?
+_PAGE = f"""
+{_STORED}
+WHERE trips.fleet_id = coalesce(?, trips.fleet_id) AND trips.vehicle_id = coalesce(?, trips.vehicle_id)
+    AND (trips.fleet_id, trips.vehicle_id, trips.trip_id) > (?, ?, ?)
+ORDER BY trips.fleet_id, trips.vehicle_id, trips.trip_id LIMIT ?
 """
+_ONE = f"{_STORED} WHERE trips.trip_id = ? AND trips.fleet_id = coalesce(?, trips.fleet_id)"
 
 
 class TripAccepted(BaseModel):
@@ -100,12 +105,12 @@ async def upload_trip(request: Request) -> Response:
         wrong = FieldError("Idempotency-Key", "must be the trip_id")
         raise Problem(400, "headers", "the Idempotency-Key of a trip is its trip_id", errors=[wrong])
     row = _row(caller, trip, body, backend.now())
-
-    def insert(connection: Connection) -> int:
-        (repeats,) = connection.execute(_INSERT, row).fetchone()
-        return int(repeats)
-
-    if await backend.database.write(insert):
+    ((_, claim),) = await backend.database.write(
+        lambda connection: store_trips(connection, [row], with_events=backend.settings.with_events)
+    )
+    if claim.is_taken:
+        raise Problem(422, "trip-id-taken", _TAKEN)
+    if not claim.is_new:
         raise Problem(409, "trip-exists", "this trip is already here")
     return Response(b'{"trip_id":"%s","status":"uploaded"}' % trip.trip_id.encode(), 201, media_type="application/json")
 
@@ -149,17 +154,16 @@ async def upload_trips(request: Request) -> Response:
     for trip_id, entry in zip(ids, batch.trips, strict=True):
         body = json.dumps(entry, ensure_ascii=False, separators=(",", ":")).encode()
         try:
-            rows.append((trip_id, _row(caller, checked(Trip, body), body, backend.now())))
+            rows.append(_row(caller, checked(Trip, body), body, backend.now()))
         except Problem as problem:
             results.append(TripOutcome(trip_id=trip_id, status=problem.status, detail=problem.detail))
 
-    def insert(connection: Connection) -> list[TripOutcome]:
-        return [
-            TripOutcome(trip_id=trip_id, status=409 if connection.execute(_INSERT, row).fetchone()[0] else 201)
-            for trip_id, row in rows
-        ]
-
-    results += await backend.database.write(insert)
+    claims = await backend.database.write(
+        lambda connection: store_trips(connection, rows, with_events=backend.settings.with_events)
+    )
+    for trip_id, claim in claims:
+        status = 422 if claim.is_taken else 201 if claim.is_new else 409
+        results.append(TripOutcome(trip_id=trip_id, status=status, detail=_TAKEN if claim.is_taken else None))
     answer = BatchOutcome(results=results).model_dump_json(exclude_none=True).encode()
     headers = {}
     if "gzip" in request.headers.get("accept-encoding", ""):  # half of what a batch costs on the way is its answer
@@ -172,10 +176,10 @@ async def upload_trips(request: Request) -> Response:
     summary="List trips",
     description=REFERENCE_ONLY + "Ordered by fleet, vehicle and trip; ask again with `after` = `next` for more.",
     response_model=StoredTrips,
-    dependencies=[Depends(authorize)],
     **operation(422, caller=False),
 )
 async def list_trips(
+    operator: OperatorHere,
     backend: BackendHere,
     fleet_id: str | None = None,
     vehicle_id: str | None = None,
@@ -183,6 +187,7 @@ async def list_trips(
     limit: Annotated[int, Query(ge=1, le=LARGEST_PAGE)] = 1000,
 ) -> Response:
     """List trips."""
+    fleet_id = only_own_fleet(operator, fleet_id)
     place = [*after.split("\n"), "", "", ""][:3]
 
     def select(connection: Connection) -> tuple[int, int, list[Row]]:
@@ -203,18 +208,19 @@ async def list_trips(
     summary="Show one trip",
     description=REFERENCE_ONLY,
     response_model=StoredTrip,
-    dependencies=[Depends(authorize)],
     **operation(404, caller=False),
 )
-async def show_trip(trip_id: str, backend: BackendHere) -> Response:
+async def show_trip(trip_id: str, operator: OperatorHere, backend: BackendHere) -> Response:
     """Show one trip."""
-    row = await backend.database.read(lambda connection: connection.execute(_ONE, (trip_id,)).fetchone())
+    row = await backend.database.read(
+        lambda connection: connection.execute(_ONE, (trip_id, operator.fleet_id)).fetchone()
+    )
     if row is None:
         raise Problem(404, "no-such-trip", "no trip of this id has arrived")
     return JSONResponse(_stored(row))
 
 
-def _row(caller: Caller, trip: Trip, body: bytes, now: float) -> tuple[Any, ...]:
+def _row(caller: Caller, trip: Trip, body: bytes, now: float) -> TripRow:
     score = safety_score(
         average_risk=trip.average_risk_score,
         max_risk=trip.max_risk_score,
@@ -222,23 +228,23 @@ def _row(caller: Caller, trip: Trip, body: bytes, now: float) -> tuple[Any, ...]
         warning=trip.warning_alert_count,
         distance=trip.distance,
     )
-    return (
-        caller.fleet_id,
-        caller.vehicle_id,
-        trip.trip_id,
-        now,
-        day_of(trip.start_time),
-        trip.end_time.astimezone(UTC).isoformat(timespec="milliseconds"),
-        trip.duration,
-        trip.distance,
-        trip.critical_alert_count,
-        trip.warning_alert_count,
-        trip.info_alert_count,
-        trip.average_risk_score,
-        trip.max_risk_score,
-        score,
-        trip.driver_id,
-        body.decode(),
+    return TripRow(
+        fleet_id=caller.fleet_id,
+        vehicle_id=caller.vehicle_id,
+        trip_id=trip.trip_id,
+        received_at=now,
+        day=day_of(trip.start_time),
+        end_time=trip.end_time.astimezone(UTC).isoformat(timespec="milliseconds"),
+        duration=trip.duration,
+        distance=trip.distance,
+        critical_alerts=trip.critical_alert_count,
+        warning_alerts=trip.warning_alert_count,
+        info_alerts=trip.info_alert_count,
+        average_risk=trip.average_risk_score,
+        max_risk=trip.max_risk_score,
+        safety_score=score,
+        driver_id=trip.driver_id,
+        body=body.decode(),
     )
 
 

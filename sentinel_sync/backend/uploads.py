@@ -1,6 +1,7 @@
 """Resumable uploads under way: the bytes on disk, the hash that grows with them, and who may write next."""
 
 import asyncio
+import fcntl
 import hashlib
 import os
 from pathlib import Path
@@ -29,29 +30,46 @@ class SupersededError(Exception):
     """Another request has taken over this upload."""
 
 
+class BusyError(Exception):
+    """Another process receives this upload just now."""
+
+
 class UploadSession:
     """One upload. A PATCH begins, appends and ends; a newer PATCH takes over from one that hangs.
 
     A vehicle that lost its connection comes back on a new one, often before this side has noticed that the
     old one is dead. So the newest PATCH wins, and what the old one had received by then is kept.
+
+    Where several processes share the folder, one of them has the file at a time, from a request's first look at it to
+    its end; another that is asked meanwhile says so. What is known of the file is then only as old as the last request
+    here, and is brought up to date with what others appended.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, shared: bool = False) -> None:
         self._path = path
+        self._shared = shared
         self._lock = asyncio.Lock()
         self._descriptor: int | None = None
         self._buffer = bytearray()
         self._writing: asyncio.Future[None] | None = None
         self._turn = 0
+        self._turn_ended = True
         self._written = 0
         self._hash: RunningHash | None = None
         self._hash_at_begin: tuple[int, RunningHash] | None = None
 
     async def offset(self) -> int:
-        """How many bytes are safe; what has been received and not yet written is written first."""
+        """How many bytes are safe; what has been received and not yet written is written first.
+
+        Raises:
+            FileNotFoundError: The upload has ended meanwhile.
+            BusyError: Another process has it.
+        """
         async with self._lock:
             await self._open()
             await self._flush()
+            if self._turn_ended:
+                self._let_go()
             return self._written
 
     async def begin(self) -> tuple[int, int]:
@@ -59,11 +77,13 @@ class UploadSession:
 
         Raises:
             FileNotFoundError: The upload has ended meanwhile.
+            BusyError: Another process has it.
         """
         async with self._lock:
             await self._open()
             await self._flush()
             self._turn += 1
+            self._turn_ended = False
             self._hash_at_begin = (self._written, self._running_hash().copy())
             return self._turn, self._written
 
@@ -108,6 +128,15 @@ class UploadSession:
                 await asyncio.to_thread(os.ftruncate, self._descriptor, self._written)
                 await asyncio.to_thread(os.fdatasync, self._descriptor)
 
+    async def end(self, turn: int) -> None:
+        """The request of this turn is over, whatever became of it: other processes may have the file."""
+        async with self._lock:
+            if turn == self._turn:
+                self._turn_ended = True
+                if self._descriptor is not None:
+                    await self._flush()
+                    self._let_go()
+
     async def sha256(self) -> str:
         """The SHA-256 of all bytes so far, in hex."""
         async with self._lock:
@@ -132,12 +161,27 @@ class UploadSession:
         return self._hash
 
     async def _open(self) -> None:
+        is_new = self._descriptor is None
         if self._descriptor is None:
             self._descriptor = await asyncio.to_thread(os.open, self._path, os.O_RDWR | os.O_APPEND)
+            self._written, self._hash = 0, hashlib.sha256()
+        if self._shared:
+            try:
+                fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise BusyError from None
+        if is_new or (self._shared and self._turn_ended):
             self._written, self._hash = await asyncio.to_thread(self._hash_file, self._descriptor)
 
+    def _let_go(self) -> None:
+        if self._shared and self._descriptor is not None:
+            fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+
     def _hash_file(self, descriptor: int) -> tuple[int, RunningHash]:
-        running, size = hashlib.sha256(), 0
+        """Goes on from what is known, unless the file has become shorter."""
+        running, size = self._running_hash(), self._written
+        if os.fstat(descriptor).st_size < size:
+            running, size = hashlib.sha256(), 0
         while block := os.pread(descriptor, BLOCK, size):
             running.update(block)
             size += len(block)
@@ -172,8 +216,9 @@ class UploadSession:
 class UploadSessions:
     """The sessions of all uploads, made when first asked for."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, shared: bool = False) -> None:
         self._folder = folder
+        self._shared = shared
         self._sessions: dict[str, UploadSession] = {}
 
     def path(self, upload_id: str) -> Path:
@@ -191,7 +236,7 @@ class UploadSessions:
 
     async def get(self, upload_id: str) -> UploadSession:
         """The session of an upload that exists."""
-        session = self._sessions.pop(upload_id, None) or UploadSession(self.path(upload_id))
+        session = self._sessions.pop(upload_id, None) or UploadSession(self.path(upload_id), shared=self._shared)
         self._sessions[upload_id] = session  # last in order: most recently used
         if len(self._sessions) > MOST_SESSIONS:
             oldest = next(iter(self._sessions))

@@ -2,7 +2,6 @@
 
 import json
 from datetime import UTC, datetime
-from sqlite3 import Connection, Row
 from typing import Literal
 
 from fastapi import APIRouter, Request
@@ -10,13 +9,16 @@ from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel
 
 from sentinel_sync.backend.bodies import VehicleReport
-from sentinel_sync.backend.callers import CallerHere, read_json
+from sentinel_sync.backend.callers import CallerHere, only_own_vehicle, read_json
 from sentinel_sync.backend.context import BackendHere
+from sentinel_sync.backend.database import Connection, Row
 from sentinel_sync.backend.documentation import EXTENSION, operation
 from sentinel_sync.backend.downloads import revalidated
 from sentinel_sync.backend.problems import FieldError, Problem
 from sentinel_sync.backend.rollouts import note_report
 from sentinel_sync.backend.scenarios import wishes
+from sentinel_sync.backend.sightings import Sighting
+from sentinel_sync.backend.trip_store import record_events, totals_of_vehicle
 
 router: APIRouter = APIRouter(tags=["vehicles"])
 #: Extension: what vehicles say of themselves.
@@ -52,22 +54,16 @@ class VehicleStatus(BaseModel):
 )
 async def vehicle_status(request: Request, vehicle_id: str, caller: CallerHere, backend: BackendHere) -> Response:
     """One vehicle of the caller's fleet."""
-    sighting = backend.sightings.find(caller.fleet_id, vehicle_id)
+    only_own_vehicle(caller.grant, vehicle_id)
+    whose = (caller.fleet_id, vehicle_id)
+
+    def summarize(connection: Connection) -> tuple[Sighting | None, Row | None, Row | None]:
+        report = connection.execute("SELECT body FROM reports WHERE fleet_id = ? AND vehicle_id = ?", whose).fetchone()
+        return backend.sightings.find(connection, *whose), totals_of_vehicle(connection, *whose), report
+
+    sighting, totals, report = await backend.database.read(summarize)
     if sighting is None:
         raise Problem(404, "no-such-vehicle", "no vehicle of this id has been heard in this fleet")
-
-    def summarize(connection: Connection) -> tuple[Row, Row | None]:
-        whose = (caller.fleet_id, vehicle_id)
-        row: Row = connection.execute(
-            "SELECT count(*) AS trips, ifnull(sum(distance), 0.0) AS distance, max(end_time) AS ended"
-            " FROM trips WHERE fleet_id = ? AND vehicle_id = ?",
-            whose,
-        ).fetchone()
-        return row, connection.execute(
-            "SELECT body FROM reports WHERE fleet_id = ? AND vehicle_id = ?", whose
-        ).fetchone()
-
-    summary, report = await backend.database.read(summarize)
     silence = backend.now() - sighting.last_seen
     answer = {
         "vehicle_id": vehicle_id,
@@ -75,9 +71,9 @@ async def vehicle_status(request: Request, vehicle_id: str, caller: CallerHere, 
         "status": "online" if silence <= ONLINE_WITHIN else "idle" if silence <= ACTIVE_WITHIN else "offline",
         "last_seen": datetime.fromtimestamp(sighting.last_seen, UTC).isoformat(timespec="milliseconds"),
         "user_agent": sighting.user_agent,
-        "total_trips": summary["trips"],
-        "total_distance": round(summary["distance"], 1),
-        "last_trip_ended_at": summary["ended"],
+        "total_trips": totals["trips"] if totals else 0,
+        "total_distance": round(totals["distance"], 1) if totals else 0.0,
+        "last_trip_ended_at": totals["last_ended"] if totals else None,
         "report": None if report is None else json.loads(report["body"]),
     }
     return revalidated(request, answer)
@@ -115,7 +111,13 @@ async def report_vehicle(request: Request, vehicle_id: str, caller: CallerHere, 
     row = (caller.fleet_id, vehicle_id, now, body.decode())
 
     def record(connection: Connection) -> list[dict[str, object]]:
-        connection.execute("INSERT OR REPLACE INTO reports VALUES (?, ?, ?, ?)", row)
+        connection.execute(
+            "INSERT INTO reports VALUES (?, ?, ?, ?) ON CONFLICT (fleet_id, vehicle_id)"
+            " DO UPDATE SET received_at = excluded.received_at, body = excluded.body",
+            row,
+        )
+        if backend.settings.with_events:
+            record_events(connection, "report", [(caller.fleet_id, vehicle_id, row[3], now)])
         note_report(connection, caller, report, now)
         return wishes(connection, caller.fleet_id, vehicle_id)
 

@@ -14,6 +14,7 @@ from sentinel_sync.cli.exit_codes import CommandError, ExitCode
 from sentinel_sync.cli.ui.text import err, out
 
 KEY_VARIABLE = "SENTINEL_BACKEND_API_KEY"
+DATABASE_VARIABLE = "SENTINEL_BACKEND_DATABASE"
 _KEY_NAME = "api_key"
 
 _EXTENSIONS = ("direct-uploads", "scenario-catalogue")
@@ -51,6 +52,15 @@ def add_parser(subparsers: Subparsers) -> None:
         metavar="NAME",
         help=f"offer an extension that is off by default ({', '.join(_EXTENSIONS)}); may be repeated",
     )
+    parser.add_argument(
+        "--database",
+        metavar="postgresql://…",
+        help=f"keep rows on a PostgreSQL server, which several processes may share; {DATABASE_VARIABLE} is safer where "
+        "the address holds a password (default: a file in the folder)",
+    )
+    parser.add_argument(
+        "--events", action="store_true", help="put what happens into the outbox table, for `backend relay`"
+    )
     parser.set_defaults(execute=execute)
 
 
@@ -76,7 +86,13 @@ def execute(arguments: argparse.Namespace) -> int:
             arguments.port,
             folder=arguments.folder,
             api_keys=keys,
-            settings=backend.BackendSettings(folder=arguments.folder, api_keys=tuple(keys), extensions=extensions),
+            settings=backend.BackendSettings(
+                folder=arguments.folder,
+                database=arguments.database or os.environ.get(DATABASE_VARIABLE) or None,
+                with_events=arguments.events,
+                api_keys=tuple(keys),
+                extensions=extensions,
+            ),
             tls=tls,
             allow_plain_http=arguments.allow_plain_http,
             announce=_announce_json if arguments.json else _announce,

@@ -1,5 +1,6 @@
 """A backend with a settable clock, without a socket unless a test asks for one."""
 
+import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 from sentinel_sync.backend.app import create_app
 from sentinel_sync.backend.settings import BackendSettings, Limits
 from tests.backend.vehicle import KEY, SettableClock, Vehicle
+from tests.servers.postgresql import PostgresqlServer
 
 SMALL = Limits(json_body=20_000, profile_body=20_000, part=16_000_000, annotations=2_000_000, model=1_000_000)
 
@@ -19,9 +21,19 @@ def server_clock() -> SettableClock:
 
 
 @pytest.fixture
-def backend_settings(tmp_path: Path, server_clock: SettableClock) -> BackendSettings:
+def database(request: pytest.FixtureRequest) -> str | None:
+    """What the backend under test keeps its rows in: SQLite, or as `make test-postgresql` says."""
+    if os.environ.get("SENTINEL_TEST_DATABASE") != "postgresql":
+        return None
+    server: PostgresqlServer = request.getfixturevalue("postgresql")
+    return server.fresh()
+
+
+@pytest.fixture
+def backend_settings(tmp_path: Path, server_clock: SettableClock, database: str | None) -> BackendSettings:
     return BackendSettings(
         folder=tmp_path / "backend",
+        database=database,
         api_keys=(KEY, "another-key"),
         publisher_keys=("publisher-key",),
         limits=SMALL,

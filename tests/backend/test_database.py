@@ -1,24 +1,24 @@
-"""The writer: commits shared, failures kept apart, nothing acknowledged that is not on disk."""
+"""SQLite's writer: commits shared, failures kept apart, nothing acknowledged that is not on disk."""
 
 import asyncio
-import sqlite3
 from functools import partial
 from pathlib import Path
 
 import pytest
 
-from sentinel_sync.backend.database import LARGEST_GROUP, SCHEMA_VERSION, Database, connect
+from sentinel_sync.backend.database import Connection, DatabaseUnavailableError
 from sentinel_sync.backend.sightings import Sightings
+from sentinel_sync.backend.sqlite import LARGEST_GROUP, SCHEMA_VERSION, SqliteDatabase, connect
 
 SEEN = "INSERT INTO vehicles VALUES ('f', ?, 0, '')"
 
 
-def insert(vehicle_id: str, connection: sqlite3.Connection) -> int:
+def insert(vehicle_id: str, connection: Connection) -> int:
     return connection.execute(SEEN, (vehicle_id,)).rowcount
 
 
-async def opened(path: Path) -> Database:
-    database = Database(path)
+async def opened(path: Path) -> SqliteDatabase:
+    database = SqliteDatabase(path)
     await database.open()
     return database
 
@@ -26,12 +26,12 @@ async def opened(path: Path) -> Database:
 async def test_waiting_writes_share_commits(tmp_path: Path) -> None:
     commits = 0
 
-    def count(_: sqlite3.Connection) -> None:
+    def count(_: Connection) -> None:
         nonlocal commits
         commits += 1
 
-    database = Database(tmp_path / "db")
-    await database.open(before_commit=count)
+    database = SqliteDatabase(tmp_path / "db")
+    await database.open(count)
     many = 4 * LARGEST_GROUP
     await asyncio.gather(*(database.write(partial(insert, str(number))) for number in range(many)))
     stored = await database.read(lambda connection: connection.execute("SELECT count(*) FROM vehicles").fetchone()[0])
@@ -41,7 +41,7 @@ async def test_waiting_writes_share_commits(tmp_path: Path) -> None:
 
 
 async def test_one_failure_harms_no_other(tmp_path: Path) -> None:
-    def fails(connection: sqlite3.Connection) -> None:
+    def fails(connection: Connection) -> None:
         connection.execute(SEEN, ("half done",))
         raise LookupError("on purpose")
 
@@ -69,7 +69,7 @@ async def test_a_full_disk_is_told_to_everybody_who_waits(tmp_path: Path) -> Non
         *(database.write(partial(insert, f"{number}{big}")) for number in range(3)),
         return_exceptions=True,
     )
-    assert all(isinstance(result, sqlite3.OperationalError) for result in results)
+    assert all(isinstance(result, DatabaseUnavailableError) for result in results)
     assert await database.write(lambda connection: connection.execute(SEEN, ("small",)).rowcount) == 1
     await database.close()
 
@@ -89,7 +89,7 @@ async def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
     connection = connect(tmp_path / "db")
     connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
     connection.close()
-    database = Database(tmp_path / "db")
+    database = SqliteDatabase(tmp_path / "db")
     with pytest.raises(RuntimeError, match="upgrade"):
         await database.open()
     await database.close()
@@ -97,17 +97,20 @@ async def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
 
 async def test_sightings_are_written_along_and_read_back(tmp_path: Path) -> None:
     sightings = Sightings()
-    database = Database(tmp_path / "db")
-    await database.open(before_commit=sightings.flush)
+    database = SqliteDatabase(tmp_path / "db")
+    await database.open(sightings.flush)
     sightings.note("fleet", "vehicle", "agent/1", 5.0)
     sightings.note("fleet", "vehicle", "agent/2", 6.0)
     await database.close()
     again = Sightings()
     database = await opened(tmp_path / "db")
-    await database.read(again.load)
+    seen = await database.read(lambda connection: again.find(connection, "fleet", "vehicle"))
+    again.note("fleet", "vehicle", "agent/2", 9.0)
+    again.note("fleet", "other", "agent/2", 4.0)
+    census = await database.read(lambda connection: again.census(connection, "fleet", 8.0))
+    elsewhere = await database.read(lambda connection: again.census(connection, "another", 0.0))
     await database.close()
-    seen = again.find("fleet", "vehicle")
     assert seen is not None
     assert (seen.last_seen, seen.user_agent) == (6.0, "agent/2")
-    assert [vehicle for vehicle, _ in again.of_fleet("fleet")] == ["vehicle"]
-    assert list(again.of_fleet("other")) == []
+    assert census == (2, 1)
+    assert elsewhere == (0, 0)

@@ -18,7 +18,7 @@ from sentinel_sync.backend.publishing import (
     version_order,
 )
 from sentinel_sync.backend.settings import BackendSettings
-from tests.backend.vehicle import SettableClock, Vehicle, problem
+from tests.backend.vehicle import SQLITE_ONLY, SettableClock, Vehicle, problem
 
 MODEL = bytes(range(256)) * 400
 SIGNATURE = b64encode(bytes(64)).decode()
@@ -183,6 +183,7 @@ async def test_unknown_models_are_404(vehicle: Vehicle) -> None:
     problem(await vehicle.get("/models/yolov8m/download", params={"version": "v9.9.9"}), 404, "no-such-model")
 
 
+@SQLITE_ONLY
 async def test_publishing_into_the_folder_of_a_running_backend(
     vehicle: Vehicle, backend: httpx.AsyncClient, backend_settings: BackendSettings, tmp_path: Path
 ) -> None:

@@ -61,7 +61,8 @@ async def test_a_forgotten_driver_stays_forgotten(
     first, second = Vehicle(backend), Vehicle(backend, "vehicle_002")
     body = profile(encrypted_data=fernet_token(b"a face " * 30))
     etag = (await put(first, content=body)).headers["etag"]
-    assert body["encrypted_data"].encode() in stored_bytes(backend_settings.folder)
+    is_sqlite = backend_settings.database is None  # what a server's files hold is not ours to say
+    assert not is_sqlite or body["encrypted_data"].encode() in stored_bytes(backend_settings.folder)
     problem(await first.send("DELETE", URL, {"If-Match": '"other"'}), 412, "profile-changed")
     assert (await first.send("DELETE", URL)).status_code == 204
     problem(await second.get(URL), 410, "driver-forgotten")

@@ -1,12 +1,12 @@
 """What holds for every request: credentials, headers, problems, the OpenAPI document."""
 
-import sqlite3
 from typing import Any
 
 import httpx
 import pytest
 
 from sentinel_sync.backend.app import create_app
+from sentinel_sync.backend.database import DatabaseUnavailableError
 from sentinel_sync.backend.settings import BackendSettings
 from tests.backend.vehicle import KEY, Vehicle, make_trip, problem
 
@@ -123,6 +123,7 @@ async def test_the_document_describes_every_route(backend: httpx.AsyncClient) ->
         "GET /model-deltas/{old_checksum}/{new_checksum}",
     }
     reference_only = {
+        "GET /ready",
         "GET /trips",
         "GET /trips/{trip_id}",
         "GET /scenarios",
@@ -147,13 +148,13 @@ async def test_the_document_describes_every_route(backend: httpx.AsyncClient) ->
     trip = operations["POST /trips"]
     assert trip["security"] == [{"bearer": []}]
     assert {parameter["name"] for parameter in trip["parameters"]} >= {"X-Request-ID", "Idempotency-Key"}
-    assert set(trip["responses"]) == {"201", "400", "401", "409", "413", "415", "422"}
+    assert set(trip["responses"]) == {"201", "400", "401", "403", "409", "413", "415", "422", "429"}
 
 
 @pytest.mark.parametrize(
     ("error", "status", "kind"),
     [
-        (sqlite3.OperationalError("database or disk is full"), 503, "storage-unavailable"),
+        (DatabaseUnavailableError("database or disk is full"), 503, "storage-unavailable"),
         (OSError(28, "No space left on device"), 503, "storage-unavailable"),
         (LookupError("a mistake with a-secret in it"), 500, "internal-error"),
     ],

@@ -3,14 +3,14 @@
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from random import Random
-from sqlite3 import Connection
 from typing import Any
 
 import pytest
 
 from sentinel_sync.backend.bodies import VehicleReport
 from sentinel_sync.backend.callers import Caller
-from sentinel_sync.backend.database import connect, migrate
+from sentinel_sync.backend.database import Connection
+from sentinel_sync.backend.keys import EVERYTHING, Grant
 from sentinel_sync.backend.rollout_steps import (
     DAY,
     Rollout,
@@ -25,10 +25,11 @@ from sentinel_sync.backend.rollout_steps import (
     resumed,
 )
 from sentinel_sync.backend.rollouts import note_report
+from sentinel_sync.backend.sqlite import connect, migrate
 from sentinel_sync.base.payloads import ModelRelease
 from sentinel_sync.models.rules.releases import in_rollout
 from tests.backend.test_models import PUBLISHER, publish
-from tests.backend.vehicle import SettableClock, Vehicle, problem
+from tests.backend.vehicle import SettableClock, Vehicle, problem, report_body
 
 PATH = "/rollouts/yolov8m/versions/v2.1.0"
 HOUR = 3600.0
@@ -124,16 +125,7 @@ async def offered(vehicle: Vehicle) -> float:
 
 def report_of(state: str, reason: str | None = None, version: str = "v2.1.0") -> dict[str, Any]:
     outcome = {"name": "yolov8m", "version": version, "state": state, "since": "2026-11-28T10:00:00Z"}
-    return {
-        "schema_version": 1,
-        "reported_at": "2026-11-28T10:00:00Z",
-        "agent": {"version": "0.1.0", "started_at": "2026-11-28T09:00:00Z", "starts": 1, "last_stop": "clean"},
-        "outbox": {"waiting": 0, "set_aside": 0, "oldest_age": 0, "bytes": 0},
-        "disk": {"free": 1, "used": 1},
-        "scenarios": {"waiting": 0, "on_request": 0, "set_aside": 0, "uploaded": 0},
-        "models": [outcome if reason is None else {**outcome, "reason": reason}],
-        "data_used": {"day": 0, "month": 0},
-    }
+    return report_body(outcome if reason is None else {**outcome, "reason": reason})
 
 
 async def test_it_is_begun_watched_paused_resumed_and_aborted(vehicle: Vehicle, server_clock: SettableClock) -> None:
@@ -228,7 +220,7 @@ class Fleet:
         report = VehicleReport.model_validate({**body, "models": body["models"] if state else []})
         row = ("fleet", name, now, "{}")
         self.connection.execute("INSERT OR REPLACE INTO reports VALUES (?, ?, ?, ?)", row)
-        note_report(self.connection, Caller("fleet", name, "r", ""), report, now)
+        note_report(self.connection, Caller("fleet", name, "r", "", Grant(EVERYTHING)), report, now)
 
 
 @pytest.fixture

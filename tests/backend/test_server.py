@@ -16,7 +16,7 @@ import pytest
 
 from sentinel_sync.backend.server import running_server, serve
 from sentinel_sync.backend.settings import BackendSettings
-from tests.backend.vehicle import KEY, Vehicle, make_trip
+from tests.backend.vehicle import KEY, SQLITE_ONLY, Vehicle, make_trip
 
 PROGRAM = """
 import json, pathlib, sys
@@ -74,6 +74,7 @@ async def test_a_kill_loses_nothing_that_was_acknowledged(tmp_path: Path) -> Non
     assert set(acknowledged) <= stored
 
 
+@SQLITE_ONLY
 async def test_one_backend_for_a_folder(backend_settings: BackendSettings) -> None:
     async with running_server(backend_settings):
         with pytest.raises(RuntimeError, match="another backend"):

@@ -3,6 +3,7 @@
 import hashlib
 import itertools
 import json
+import os
 import time
 import uuid
 from base64 import b64encode
@@ -11,10 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 
 KEY = "the-key"
 FLEET = "fleet_alpha"
 _numbers = itertools.count()
+#: What a file in the folder can and a server elsewhere cannot.
+SQLITE_ONLY = pytest.mark.skipif("SENTINEL_TEST_DATABASE" in os.environ, reason="about SQLite's file alone")
 
 
 class SettableClock:
@@ -142,6 +146,19 @@ def registration(scenario_id: str = "20241117_103045", **metadata: Any) -> dict[
         },
         "priority": "high",
         "consent": {"granted_at": "2026-11-01T00:00:00Z", "policy_version": "2"},
+    }
+
+
+def report_body(*models: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "schema_version": 1,
+        "reported_at": "2026-11-28T10:00:00Z",
+        "agent": {"version": "0.1.0", "started_at": "2026-11-28T09:00:00Z", "starts": 1, "last_stop": "clean"},
+        "outbox": {"waiting": 0, "set_aside": 0, "oldest_age": 0, "bytes": 0},
+        "disk": {"free": 1, "used": 1},
+        "scenarios": {"waiting": 0, "on_request": 0, "set_aside": 0, "uploaded": 0},
+        "models": list(models),
+        "data_used": {"day": 0, "month": 0},
     }
 
 
