@@ -57,6 +57,7 @@ COMMANDS: dict[str, Command] = {
     "doctor": Command("sentinel_sync.cli.doctor", "check settings, disk, network, clock and credential"),
     "demo": Command("sentinel_sync.cli.demo", "a drive, an outage and a recovery, on this machine alone"),
     "serve": Command("sentinel_sync.cli.serve", "run the reference backend"),
+    "backend": Command("sentinel_sync.cli.backend", "look after what a reference backend keeps: tables, keys, events"),
     "conformance": Command("sentinel_sync.cli.conformance", "judge a backend by the wire contract"),
 }
 
