@@ -4,9 +4,9 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-from sentinel_sync.backend.database import Connection
+from sentinel_sync.backend.database import Connection, Database
+from sentinel_sync.backend.files import Files
 from sentinel_sync.backend.scoring import SUMS
-from sentinel_sync.backend.storage import Folders
 from sentinel_sync.backend.trip_store import ADD_UP_ALL
 
 _KEY = "fleet_id, kind, name"
@@ -38,23 +38,35 @@ def recounted(connection: Connection) -> Iterator[str]:
         yield f"there are sums of {kind} {name} in fleet {fleet}, and no trip"
 
 
-def missing_files(connection: Connection, folders: Folders) -> Iterator[str]:
+def _missing(kind: str, named: dict[str, int], there: dict[str, int | None]) -> Iterator[str]:
     """Rows whose file is not there, or has another size."""
-    for table, folder in (("parts", folders.parts), ("models", folders.models)):
-        for row in connection.execute(f"SELECT file, size FROM {table}"):  # noqa: S608  # constants
-            path = folder / row["file"]
-            size = path.stat().st_size if path.exists() else None
-            if size != row["size"]:
-                state = "is not there" if size is None else f"has {size} bytes"
-                yield f"{path} of {table} {state}, {row['size']} bytes were stored"
+    for file, size in named.items():
+        if there[file] != size:
+            state = "is not there" if there[file] is None else f"has {there[file]} bytes"
+            yield f"{file} of {kind} {state}, {size} bytes were stored"
 
 
-def findings(connection: Connection, folders: Folders) -> list[str]:
-    """All that does not fit together, at most a hundred of each kind."""
-    found: list[str] = []
-    for source in (recounted(connection), missing_files(connection, folders)):
-        found += [finding for finding, _ in zip(source, range(_MOST), strict=False)]
+async def findings(database: Database, parts: Files, models: Files) -> list[str]:
+    """All that does not fit together, at most a hundred of each kind.
+
+    Raises:
+        OSError: The files cannot be looked at.
+    """
+
+    def look(connection: Connection) -> tuple[list[str], dict[str, int], dict[str, int]]:
+        wrong = [finding for finding, _ in zip(recounted(connection), range(_MOST), strict=False)]
+        return wrong, _named(connection, "parts"), _named(connection, "models")
+
+    found, of_parts, of_models = await database.read(look)
+    for kind, named, files in (("parts", of_parts, parts), ("models", of_models, models)):
+        there = await files.sizes(named)
+        found += [finding for finding, _ in zip(_missing(kind, named, there), range(_MOST), strict=False)]
     return found
+
+
+def _named(connection: Connection, table: str) -> dict[str, int]:
+    rows = connection.execute(f"SELECT file, size FROM {table}")  # noqa: S608  # constants
+    return {row["file"]: row["size"] for row in rows}
 
 
 def recount(connection: Connection) -> None:

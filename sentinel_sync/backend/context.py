@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated
 
@@ -15,7 +16,9 @@ from fastapi import Depends, Request
 from sentinel_sync.backend.database import Connection, Database
 from sentinel_sync.backend.deltas import Deltas
 from sentinel_sync.backend.engines import database_at
+from sentinel_sync.backend.files import Files, FolderFiles
 from sentinel_sync.backend.keys import Keys
+from sentinel_sync.backend.pieces import FolderPieces, Pieces
 from sentinel_sync.backend.settings import BackendSettings
 from sentinel_sync.backend.sightings import Sightings
 from sentinel_sync.backend.storage import Folders
@@ -29,6 +32,12 @@ class Backend:
     settings: BackendSettings
     folders: Folders
     database: Database
+    parts: Files
+    """Finished parts of scenarios."""
+    models: Files
+    """Finished model files."""
+    pieces: Pieces
+    """Parts of files that vehicles put where they are told to, without a credential."""
     sightings: Sightings
     uploads: UploadSessions
     deltas: Deltas
@@ -69,14 +78,19 @@ async def open_backend(settings: BackendSettings) -> AsyncIterator[Backend]:
         stack.push_async_callback(uploads.close)
         deltas = Deltas(folders.root / "deltas")
         stack.push_async_callback(deltas.close)
+        secret = await anyio.to_thread.run_sync(folders.load_secret)
+        parts, models, pieces = _kept(settings, folders, secret)
         yield Backend(
             settings=settings,
             folders=folders,
             database=database,
+            parts=parts,
+            models=models,
+            pieces=pieces,
             sightings=sightings,
             uploads=uploads,
             deltas=deltas,
-            secret=await anyio.to_thread.run_sync(folders.load_secret),
+            secret=secret,
             keys=Keys(database, settings),
         )
 
@@ -92,6 +106,31 @@ async def _backend(request: Request) -> Backend:
 
 
 BackendHere = Annotated[Backend, Depends(_backend)]
+
+
+def kept_files(address: str | None, folders: Folders) -> tuple[Files, Files]:
+    """Where parts and models are kept: in the folder, or in the object store at `address`.
+
+    Raises:
+        ValueError: It is no object store's.
+        RuntimeError: What it needs is not installed.
+    """
+    if address is None:
+        return FolderFiles(folders.parts), FolderFiles(folders.models)
+    try:
+        stores = import_module("sentinel_sync.backend.object_store")
+    except ModuleNotFoundError as error:
+        raise RuntimeError(f"an object store needs {error.name}: pip install 'sentinel-sync[s3]'") from error
+    store = stores.object_store_at(address)
+    return stores.ObjectFiles(store, "parts", folders.parts), stores.ObjectFiles(store, "models", folders.models)
+
+
+def _kept(settings: BackendSettings, folders: Folders, secret: bytes) -> tuple[Files, Files, Pieces]:
+    files = kept_files(settings.files, folders)
+    if settings.files is None:
+        return *files, FolderPieces(folders.uploads, secret, settings.clock)
+    stores = import_module("sentinel_sync.backend.object_store")
+    return *files, stores.ObjectPieces(stores.object_store_at(settings.files))
 
 
 def _known_files(connection: Connection) -> set[str]:

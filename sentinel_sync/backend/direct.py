@@ -4,10 +4,7 @@ Here they lead to this backend itself; with an object store they would lead ther
 """
 
 import asyncio
-import hashlib
-import math
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
@@ -19,7 +16,7 @@ from sentinel_sync.backend.callers import Caller, CallerHere, check_announced_si
 from sentinel_sync.backend.context import Backend, BackendHere
 from sentinel_sync.backend.database import Row
 from sentinel_sync.backend.documentation import EXTENSION, operation
-from sentinel_sync.backend.downloads import check_signature, sign
+from sentinel_sync.backend.downloads import check_signature
 from sentinel_sync.backend.parts import (
     ANNOTATIONS,
     PartKind,
@@ -28,9 +25,10 @@ from sentinel_sync.backend.parts import (
     find_scenario,
     require_absent,
 )
+from sentinel_sync.backend.pieces import FolderPieces
 from sentinel_sync.backend.problems import Problem
 from sentinel_sync.backend.scenarios import PartAccepted, names_here, store_part
-from sentinel_sync.backend.storage import BLOCK, IncomingFile, ReceivedFile
+from sentinel_sync.backend.storage import IncomingFile, ReceivedFile
 
 router: APIRouter = APIRouter(tags=["direct uploads"])
 
@@ -82,22 +80,20 @@ async def addresses(request: Request, scenario: Row, backend: Backend) -> dict[s
     here = await backend.database.read(lambda connection: names_here(connection, scenario))
     missing = sorted((awaited_videos(scenario) | {ANNOTATIONS}) - here)
     base = (backend.settings.public_url or str(request.base_url)).rstrip("/")
-    return {name: await asyncio.to_thread(_target, base, scenario, name, backend) for name in missing}
+    return {name: await _target(base, scenario["id"], name, backend) for name in missing}
 
 
-def _target(base: str, scenario: Row, name: str, backend: Backend) -> dict[str, Any]:
-    there, expires = _pieces(backend, scenario["id"], name), math.ceil(backend.now() + LIFETIME)
-    parts = []
-    for number in range(1, max(there, default=0) + AHEAD + 1):
-        if number not in there:
-            place = (str(scenario["id"]), _hidden(name), str(number))
-            token = sign(backend.secret, "direct", *place, str(expires))
-            parts.append({"number": number, "url": f"{base}/direct/{'/'.join(place)}?expires={expires}&token={token}"})
+async def _target(base: str, scenario: int, name: str, backend: Backend) -> dict[str, Any]:
+    pieces, expires_at = backend.pieces, backend.now() + LIFETIME
+    there = await pieces.there(scenario, name)
+    wanted = [number for number in range(1, max(there, default=0) + AHEAD + 1) if number not in there]
     return {
         "part_size": PART_BYTES,
-        "parts": parts,
-        "expires_at": datetime.fromtimestamp(expires, UTC).isoformat(),
-        "done": [{"number": number, "etag": _etag(path)} for number, path in sorted(there.items())],
+        "parts": [
+            {"number": number, "url": await pieces.address(base, scenario, name, number, LIFETIME)} for number in wanted
+        ],
+        "expires_at": datetime.fromtimestamp(expires_at, UTC).isoformat(),
+        "done": [{"number": number, "etag": etag} for number, etag in sorted(there.items())],
     }
 
 
@@ -118,6 +114,8 @@ async def put_part(
     token: str = "",
 ) -> Response:
     """Put one part of a file."""
+    if not isinstance(backend.pieces, FolderPieces):
+        raise Problem(403, "token", "parts are put into the object store here")
     place = (str(scenario), file, str(number))
     check_signature(backend.secret, token, expires=expires, now=backend.now(), subject=("direct", *place, str(expires)))
     check_announced_size(request, PART_BYTES)
@@ -127,9 +125,8 @@ async def put_part(
                 raise too_large(PART_BYTES)
             await incoming.append(piece)
         received = await incoming.finish(backend.folders.uploads)
-    target = backend.folders.uploads / f"direct-{'-'.join(place)}-{received.sha256}"
-    await asyncio.to_thread(_take_place, received.path, target)
-    return Response(status_code=200, headers={"ETag": _etag(target)})
+    etag = await backend.pieces.take(received.path, scenario, file, number, received.sha256)
+    return Response(status_code=200, headers={"ETag": etag})
 
 
 @router.post(
@@ -171,55 +168,23 @@ async def _complete(
 ) -> Response:
     said, _ = await read_json(request, CompletedUpload, backend.settings.limits.json_body)
     await backend.database.read(lambda connection: require_absent(connection, scenario, name))
-    there = await asyncio.to_thread(_pieces, backend, scenario["id"], name)
-    named = [there.get(part.number) for part in said.parts]
-    pieces = [
-        path for path, part in zip(named, said.parts, strict=True) if path is not None and _etag(path) == part.etag
-    ]
-    if len(pieces) < len(said.parts) or [part.number for part in said.parts] != list(range(1, len(pieces) + 1)):
+    there = await backend.pieces.there(scenario["id"], name)
+    numbers = [part.number for part in said.parts]
+    if numbers != list(range(1, len(numbers) + 1)) or any(there.get(part.number) != part.etag for part in said.parts):
         raise Problem(422, "missing-parts", "not all of these parts are there")
-    file = await _joined(pieces, backend)
+    file = await _joined(scenario["id"], name, numbers, backend)
     if (file.size, file.sha256) != (said.size, said.sha256):
-        await asyncio.to_thread(_remove, [file.path, *there.values()])
+        await asyncio.to_thread(file.path.unlink)
+        await backend.pieces.remove(scenario["id"], name)
         raise Problem(422, "other-bytes", "the bytes are not as they were said to be; send them again")
     answer = await store_part(file, name, kind, scenario, caller, backend, compressed=said.encoding == "gzip")
-    await asyncio.to_thread(_remove, list(there.values()))
+    await backend.pieces.remove(scenario["id"], name)
     return answer
 
 
-async def _joined(pieces: list[Path], backend: Backend) -> ReceivedFile:
+async def _joined(scenario: int, name: str, numbers: list[int], backend: Backend) -> ReceivedFile:
     async with IncomingFile(backend.folders.incoming) as whole:
-        for path in pieces:
-            with await asyncio.to_thread(path.open, "rb") as piece:
-                while block := await asyncio.to_thread(piece.read, BLOCK):
-                    await whole.append(block)
+        for number in numbers:
+            async for block in backend.pieces.read(scenario, name, number):
+                await whole.append(block)
         return await whole.finish(backend.folders.incoming)
-
-
-def _pieces(backend: Backend, scenario: int, name: str) -> dict[int, Path]:
-    """Parts of a file that are there, by number."""
-    found = backend.folders.uploads.glob(f"direct-{scenario}-{_hidden(name)}-*-*")
-    return {int(path.name.split("-")[3]): path for path in found}
-
-
-def _hidden(name: str) -> str:
-    """Stands for a file's name in addresses and paths: nothing that came over the network is ever part of a path."""
-    return hashlib.sha256(name.encode()).hexdigest()[:16]
-
-
-def _etag(path: Path) -> str:
-    return f'"{path.name.rpartition("-")[2]}"'
-
-
-def _take_place(received: Path, target: Path) -> None:
-    """Let a part replace what came before of the same number."""
-    prefix = target.name.rpartition("-")[0]
-    received.replace(target)
-    for other in target.parent.glob(f"{prefix}-*"):
-        if other != target:
-            other.unlink(missing_ok=True)
-
-
-def _remove(paths: list[Path]) -> None:
-    for path in paths:
-        path.unlink(missing_ok=True)

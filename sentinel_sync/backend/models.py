@@ -132,8 +132,9 @@ async def download_model(
     offer = await offered_delta(backend, row, has, expires) if has is not None else {}
     token = sign(backend.secret, row["name"], row["version"], str(expires))
     path = "/".join(quote(row[column], safe="") for column in ("name", "version", "filename"))
+    elsewhere = await backend.models.address(row["file"], backend.settings.download_url_lifetime)
     answer = {
-        "download_url": f"{outside(backend)}/model-files/{path}?expires={expires}&token={token}",
+        "download_url": elsewhere or f"{outside(backend)}/model-files/{path}?expires={expires}&token={token}",
         "version": row["version"],
         "checksum": row["checksum"],
         "size": row["size"],
@@ -174,7 +175,7 @@ async def send_model(
     subject = (name, version, str(expires))
     check_signature(backend.secret, token, expires=expires, now=backend.now(), subject=subject)
     row = await _find(backend, name, version)
-    return await send_file(request, backend.folders.models / row["file"], f'"{row["checksum"]}"')
+    return await backend.models.send(request, row["file"], f'"{row["checksum"]}"')
 
 
 @router.put(
@@ -228,14 +229,13 @@ async def publish(
         if not incoming.size:
             raise Problem(422, "empty-model", "the body must be the model's file")
         file = await incoming.finish(backend.folders.models)
-    new = False
-    try:
-        if checksum not in {None, file.sha256}:
-            raise Problem(422, "model-checksum", "the body does not have this checksum")
-        new = await _record(backend, release, file)
-    finally:
-        if not new:
-            await anyio.to_thread.run_sync(file.path.unlink)
+    if checksum not in {None, file.sha256}:
+        await anyio.to_thread.run_sync(file.path.unlink)
+        raise Problem(422, "model-checksum", "the body does not have this checksum")
+    await backend.models.keep(file.path)
+    new = await _record(backend, release, file)
+    if not new:
+        await backend.models.remove(file.path.name)
     answer = {"name": name, "version": version, "checksum": file.sha256, "size": file.size}
     return JSONResponse(answer, 201 if new else 200)
 
@@ -245,6 +245,7 @@ async def _record(backend: Backend, release: ModelRelease, file: ReceivedFile) -
     try:
         return await backend.database.write(lambda connection: record_model(connection, release, file, now))
     except ModelExistsError as error:
+        await backend.models.remove(file.path.name)
         raise Problem(409, "model-exists", str(error)) from error
 
 
@@ -320,8 +321,8 @@ async def offered_delta(backend: Backend, row: Row, has: str, expires: int) -> d
     )
     if old is None:
         return {}
-    models = backend.folders.models
-    delta = await backend.deltas.between(models / old["file"], has, models / row["file"], row["checksum"])
+    async with backend.models.local(old["file"]) as before, backend.models.local(row["file"]) as after:
+        delta = await backend.deltas.between(before, has, after, row["checksum"])
     if delta is None:
         return {}
     token = sign(backend.secret, "delta", has, row["checksum"], str(expires))

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from sentinel_sync.backend.callers import Caller
-from sentinel_sync.backend.database import Connection, Row
+from sentinel_sync.backend.context import Backend
+from sentinel_sync.backend.database import Connection, Row, Work
 from sentinel_sync.backend.privacy import CoordinateScanner
 from sentinel_sync.backend.problems import FieldError, Problem
 from sentinel_sync.backend.storage import BLOCK, ReceivedFile, fresh_name, sync_folder
@@ -133,6 +134,28 @@ def record_part(
         ).fetchone()
         fact = {"scenario_id": scenario_id, "name": part.name, "size": part.file.size, "sha256": part.file.sha256}
         record_events(connection, "part", [(fleet, vehicle, json.dumps(fact), now)])
+
+
+async def keep_and_record(part: StoredPart, record: Work[bool], backend: Backend) -> None:
+    """Keeps a part's file where parts are kept, and then records it.
+
+    Args:
+        part: As `keep` gave it.
+        record: False where the part came another way meanwhile: this file is not needed.
+        backend: Its database and its parts.
+
+    Raises:
+        Problem: As `record` refuses it; the file is removed then. After any other error it stays: whether its row was
+            stored is not known then.
+    """
+    await backend.parts.keep(part.file.path)
+    try:
+        is_needed = await backend.database.write(record)
+    except Problem:
+        await backend.parts.remove(part.file.path.name)
+        raise
+    if not is_needed:
+        await backend.parts.remove(part.file.path.name)
 
 
 def keep(

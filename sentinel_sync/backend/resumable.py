@@ -30,7 +30,15 @@ from sentinel_sync.backend.callers import Caller, CallerHere
 from sentinel_sync.backend.context import Backend, BackendHere
 from sentinel_sync.backend.database import Connection, Row
 from sentinel_sync.backend.documentation import EXTENSION, operation
-from sentinel_sync.backend.parts import ANNOTATIONS, PartKind, check_video_name, keep, record_part, require_absent
+from sentinel_sync.backend.parts import (
+    ANNOTATIONS,
+    PartKind,
+    check_video_name,
+    keep,
+    keep_and_record,
+    record_part,
+    require_absent,
+)
 from sentinel_sync.backend.problems import CHECKSUM_MISMATCH, Problem
 from sentinel_sync.backend.storage import ReceivedFile, fresh_name
 from sentinel_sync.backend.uploads import BusyError, SupersededError, UploadSession
@@ -311,8 +319,7 @@ async def _complete(upload: Row, session: UploadSession, backend: Backend) -> No
             record_part(connection, upload["scenario"], part, now, with_events=backend.settings.with_events)
         return here is None
 
-    if not await backend.database.write(record):  # it came another way meanwhile; the vehicle need not care
-        await anyio.to_thread.run_sync(part.file.path.unlink)
+    await keep_and_record(part, record, backend)
     await backend.uploads.remove(upload_id)
 
 

@@ -1,9 +1,7 @@
 """Scenarios: metadata first, then each video and the annotations, each acknowledged by itself."""
 
 import json
-from collections.abc import Callable
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import anyio.to_thread
@@ -24,7 +22,6 @@ from sentinel_sync.backend.callers import (
 from sentinel_sync.backend.context import Backend, BackendHere
 from sentinel_sync.backend.database import Connection, Row
 from sentinel_sync.backend.documentation import EXTENSION, REFERENCE_ONLY, operation
-from sentinel_sync.backend.downloads import send_file
 from sentinel_sync.backend.keys import Grant
 from sentinel_sync.backend.multipart import PartHeader, receive_file
 from sentinel_sync.backend.parts import (
@@ -34,6 +31,7 @@ from sentinel_sync.backend.parts import (
     check_video_name,
     find_scenario,
     keep,
+    keep_and_record,
     record_part,
     require_absent,
     use_key,
@@ -252,11 +250,12 @@ async def store_part(
         await anyio.to_thread.run_sync(file.path.unlink)
     now = backend.now()
 
-    def record(connection: Connection) -> None:
+    def record(connection: Connection) -> bool:
         use_key(connection, caller, f"part {scenario['scenario_id']}/{name}", now)
         record_part(connection, scenario["id"], part, now, with_events=backend.settings.with_events)
+        return True
 
-    await _or_remove(part.file.path, lambda: backend.database.write(record))
+    await keep_and_record(part, record, backend)
     answer = {
         "scenario_id": scenario["scenario_id"],
         "part": name,
@@ -264,14 +263,6 @@ async def store_part(
         "sha256": part.file.sha256,
     }
     return JSONResponse(answer, status_code=201)
-
-
-async def _or_remove(path: Path, work: Callable[[], Any]) -> None:
-    try:
-        await work()
-    except Problem:
-        await anyio.to_thread.run_sync(path.unlink)
-        raise
 
 
 @router.get(
@@ -340,7 +331,7 @@ async def show_part(
     )
     if row is None:
         raise Problem(404, "no-such-part", "this part has not arrived")
-    return await send_file(request, backend.folders.parts / row["file"], f'"{row["sha256"]}"')
+    return await backend.parts.send(request, row["file"], f'"{row["sha256"]}"')
 
 
 async def _only_one(backend: Backend, operator: Grant, scenario_id: str, vehicle_id: str | None) -> dict[str, Any]:

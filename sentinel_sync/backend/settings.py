@@ -68,6 +68,8 @@ class BackendSettings:
     may use it, or several that share a database."""
     database: str | None = field(default=None, repr=False)
     """`postgresql://…`; None: a file in the folder. The address may hold a password."""
+    files: str | None = None
+    """`s3://bucket/prefix`: where finished files are kept; None: in the folder."""
     with_events: bool = False
     """Puts what happens into the outbox table, for a relay: `backend relay`. Without one the table only grows."""
     api_keys: tuple[str, ...] = field(repr=False)

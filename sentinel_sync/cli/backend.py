@@ -30,6 +30,7 @@ def add_parser(subparsers: Subparsers) -> None:
     )
     _add(actions, "migrate", "bring the tables up to date, before the processes that need them are started", _migrate)
     checking = _add(actions, "check", "compare the figures with a recount, and the rows with the files", _check)
+    checking.add_argument("--files", metavar="s3://…", help="as `serve` was given it (default: the folder)")
     checking.add_argument("--recount", action="store_true", help="make the figures anew from the trips, then compare")
     adding = _add(actions, "add-key", "make a key and show it, once", _add_key)
     adding.add_argument("name", metavar="NAME", help="by which it is rotated and revoked")
@@ -83,7 +84,12 @@ def _check(arguments: argparse.Namespace) -> int:
     check, folders = _module("check"), _module("storage").Folders(arguments.folder)
     if arguments.recount:
         _in_database(arguments, write=check.recount)
-    found = _in_database(arguments, read=lambda connection: check.findings(connection, folders))
+
+    async def look(database: Any) -> list[str]:
+        found: list[str] = await check.findings(database, *_module("context").kept_files(arguments.files, folders))
+        return found
+
+    found = _in_database(arguments, look)
     if arguments.json:
         print_json(found)
     else:
@@ -188,15 +194,17 @@ def _relay(arguments: argparse.Namespace) -> int:
 # --- the way to the database ---
 
 
-def _in_database(arguments: argparse.Namespace, *, read: Any = None, write: Any = None, is_new: bool = False) -> Any:
-    """What some work in the database gives."""
+def _in_database(
+    arguments: argparse.Namespace, work: Any = None, *, read: Any = None, write: Any = None, is_new: bool = False
+) -> Any:
+    """What some work with the database, or in a transaction of it, gives."""
     if _address(arguments) is None and not is_new and not (arguments.folder / "backend.sqlite3").exists():
         raise CommandError(f"{arguments.folder} is no folder of a backend: name it with --folder", ExitCode.USAGE)
 
     async def run(database: Any) -> Any:
         return await (database.write(write) if write is not None else database.read(read))
 
-    return _told(lambda: asyncio.run(_opened(arguments, run)))
+    return _told(lambda: asyncio.run(_opened(arguments, work or run)))
 
 
 async def _opened(arguments: argparse.Namespace, run: Any) -> Any:

@@ -59,6 +59,12 @@ def add_parser(subparsers: Subparsers) -> None:
         "the address holds a password (default: a file in the folder)",
     )
     parser.add_argument(
+        "--files",
+        metavar="s3://BUCKET/PREFIX",
+        help="keep finished files in an object store; its credential and endpoint as AWS tools take them, from "
+        "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_ENDPOINT_URL (default: the folder)",
+    )
+    parser.add_argument(
         "--events", action="store_true", help="put what happens into the outbox table, for `backend relay`"
     )
     parser.set_defaults(execute=execute)
@@ -89,6 +95,7 @@ def execute(arguments: argparse.Namespace) -> int:
             settings=backend.BackendSettings(
                 folder=arguments.folder,
                 database=arguments.database or os.environ.get(DATABASE_VARIABLE) or None,
+                files=arguments.files,
                 with_events=arguments.events,
                 api_keys=tuple(keys),
                 extensions=extensions,

@@ -21,7 +21,8 @@ from alembic.config import Config
 from alembic.script import ScriptDirectory
 
 from sentinel_sync.backend import migrations
-from sentinel_sync.backend.check import findings
+from sentinel_sync.backend.check import findings, recounted
+from sentinel_sync.backend.context import kept_files
 from sentinel_sync.backend.database import Connection, DatabaseUnavailableError
 from sentinel_sync.backend.engines import database_at
 from sentinel_sync.backend.postgresql import ATTEMPTS, REVISION, PostgresqlDatabase
@@ -95,7 +96,7 @@ async def look(address: str, folder: Path) -> list[str]:
     database = database_at(address, folder)
     await database.open()
     try:
-        return await database.read(lambda connection: findings(connection, Folders(folder)))
+        return await findings(database, *kept_files(None, Folders(folder)))
     finally:
         await database.close()
 
@@ -393,8 +394,6 @@ def test_sqlites_file_of_the_version_before_keeps_its_trips_and_repeats(tmp_path
         ids = [tuple(row) for row in file.execute("SELECT * FROM trip_ids")]
         trips = file.execute("SELECT count(*) FROM trips").fetchone()[0]
         assert (ids, trips) == ([("fleet", "t1", "v1", 4)], 2)
-        assert findings(file, Folders(tmp_path)) == []
+        assert list(recounted(file)) == []
         file.execute("UPDATE totals SET distance = distance + 1 WHERE kind = 'day'")
-        assert findings(file, Folders(tmp_path)) == [
-            "the sums of day 2026-11-23 in fleet fleet are not what its trips add up to"
-        ]
+        assert list(recounted(file)) == ["the sums of day 2026-11-23 in fleet fleet are not what its trips add up to"]

@@ -135,8 +135,8 @@ async def test_a_technicians_visit(tmp_path: Path, backend: str, page: Page) -> 
         await expect(page.locator("#trend .point")).to_have_count(1)
         await expect(page.locator("#statistics")).to_contain_text("12.0 km")
         # Round numbers beside the axis, and a severity that is no colour alone.
-        marks = await page.locator("#trend text").all_text_contents()
-        assert {"10 km", "15 km"} <= set(marks)
+        for mark in ("10 km", "15 km"):  # the chart of the metric before stands until the answer for this one is here
+            await expect(page.locator("#trend text").get_by_text(mark, exact=True)).to_have_count(1)
         await expect(page.locator("#alerts .warn")).to_have_text("⚠ warning")
         await expect(page.locator("#day")).to_contain_text("Connection")
         await expect(page.locator("#day .span.online")).to_have_count(1)
