@@ -58,6 +58,9 @@ COMMANDS: dict[str, Command] = {
     "demo": Command("sentinel_sync.cli.demo", "a drive, an outage and a recovery, on this machine alone"),
     "serve": Command("sentinel_sync.cli.serve", "run the reference backend"),
     "backend": Command("sentinel_sync.cli.backend", "look after what a reference backend keeps: tables, keys, events"),
+    "simulate-fleet": Command(
+        "sentinel_sync.cli.simulate_fleet", "put many agents to a backend, and say what broke first"
+    ),
     "conformance": Command("sentinel_sync.cli.conformance", "judge a backend by the wire contract"),
 }
 

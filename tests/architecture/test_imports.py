@@ -29,7 +29,7 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"telemetry"}),
     frozenset({"status_reporter", "vehicle_report"}),
     frozenset({"agent"}),
-    frozenset({"cli", "conformance", "console", "demo", "pytest_plugin", "__main__"}),
+    frozenset({"cli", "conformance", "console", "demo", "fleet_simulation", "pytest_plugin", "__main__"}),
 )
 #: The reference backend is a house of its own: it shares the wire contract with the agent, and no code.
 BACKEND = "backend"
