@@ -15,6 +15,7 @@ SUBJECTS = (
     "sleeper",
     "footprint",
     "fleet_return",
+    "fleet_figures",
     "idle_traffic",
     "compression",
     "uploads",

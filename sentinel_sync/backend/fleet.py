@@ -1,5 +1,6 @@
 """The fleet's figures, made of sums that are kept as trips arrive."""
 
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -240,8 +241,7 @@ async def comparison(
 ) -> Response:
     """Vehicles side by side."""
     chosen = {vehicle_id.strip() for vehicle_id in vehicle_ids.split(",")} - {""}
-    figures = await backend.database.read(lambda connection: _figures(connection, fleet_id))
-    vehicles = {vehicle: found for vehicle, found in figures.items() if not chosen or vehicle in chosen}
+    vehicles = await backend.database.read(lambda connection: _figures(connection, fleet_id, sorted(chosen)))
     return revalidated(request, {"vehicles": vehicles})
 
 
@@ -292,12 +292,13 @@ def _known(metric: str) -> Metric:
     return found
 
 
-def _figures(connection: Connection, fleet_id: str) -> dict[str, dict[str, float]]:
-    """All metrics, by vehicle."""
+def _figures(connection: Connection, fleet_id: str, chosen: Sequence[str]) -> dict[str, dict[str, float]]:
+    """All metrics, by vehicle; all vehicles where none is chosen."""
+    among = f" AND name IN ({', '.join('?' * len(chosen))})" if chosen else ""
     rows = connection.execute(
         f"SELECT name, {ALL_METRICS} FROM totals"  # noqa: S608  # constants of this package only
-        " WHERE fleet_id = ? AND kind = 'vehicle' ORDER BY name",
-        (fleet_id,),
+        f" WHERE fleet_id = ? AND kind = 'vehicle'{among} ORDER BY name",
+        (fleet_id, *chosen),
     )
     return {row["name"]: {name: rounded(name, row[f"metric_{name}"]) for name in METRICS} for row in rows}
 

@@ -175,14 +175,12 @@ async def _backend(
 ) -> AsyncIterator[tuple[str, asyncio.subprocess.Process]]:
     words = [sys.executable, "-m", "sentinel_sync", "serve", "--json", "--port", "0", "--folder", str(folder)]
     environment = {**os.environ, "SENTINEL_BACKEND_API_KEY": key, "SENTINEL_BACKEND_DATABASE": database or ""}
-    process = await asyncio.create_subprocess_exec(
-        *words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-    )
+    process = await asyncio.create_subprocess_exec(*words, env=environment, stdout=subprocess.PIPE)
     try:
         assert process.stdout is not None  # noqa: S101  # asked for above
         line = await process.stdout.readline()
         if not line:
-            raise SimulationError("the reference backend did not start: see `python -m sentinel_sync serve`")
+            raise SimulationError("the reference backend did not start: what it said is above")
         yield json.loads(line)["url"], process
     finally:
         with contextlib.suppress(ProcessLookupError):

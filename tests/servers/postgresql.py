@@ -15,8 +15,9 @@ import pytest
 
 from sentinel_sync.backend.migrations import migrate
 
-#: What a power cut would take is no matter here, and half of the time goes without.
-_SETTINGS = "-c listen_addresses='' -c fsync=off -c full_page_writes=off -c max_connections=200 -c shared_buffers=64MB"
+_SETTINGS = "-c listen_addresses='' -c max_connections=200"
+#: What a power cut would take is no matter to a test, and half of the time goes without.
+_FLEETING = "-c fsync=off -c full_page_writes=off -c shared_buffers=64MB"
 _numbers = itertools.count()
 
 
@@ -45,8 +46,8 @@ class PostgresqlServer:
 
 
 @contextmanager
-def postgresql_server(folder: Path) -> Iterator[PostgresqlServer]:
-    """Run one below `folder`."""
+def postgresql_server(folder: Path, *, durable: bool = False) -> Iterator[PostgresqlServer]:
+    """Run one below `folder`; `durable`: as it is shipped, for who measures it."""
     programs = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
     found = shutil.which("pg_ctl") or (str(programs[-1] / "pg_ctl") if programs else None)
     if found is None:
@@ -65,7 +66,15 @@ def postgresql_server(folder: Path) -> Iterator[PostgresqlServer]:
             )
 
     run("initdb", "--no-sync", "--auth", "trust", "--encoding", "UTF8")
-    run("pg_ctl", "-w", "-l", str(folder / "server.log"), "-o", f"{_SETTINGS} -k {folder}", "start")
+    run(
+        "pg_ctl",
+        "-w",
+        "-l",
+        str(folder / "server.log"),
+        "-o",
+        f"{_SETTINGS} {'' if durable else _FLEETING} -k {folder}",
+        "start",
+    )
     try:
         yield PostgresqlServer(folder, programs_folder)
     finally:
