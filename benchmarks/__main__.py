@@ -16,6 +16,7 @@ SUBJECTS = (
     "footprint",
     "fleet_return",
     "fleet_figures",
+    "backend_load",
     "idle_traffic",
     "compression",
     "uploads",

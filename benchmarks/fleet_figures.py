@@ -55,14 +55,11 @@ def _fill(address: str) -> float:
     began = time.monotonic()
     with psycopg.connect(address, autocommit=True) as connection:
         month = datetime.now(UTC).date().replace(day=1)
-        for _ in range(MONTHS):
-            after, month = month, date(month.year - (month.month == 1), (month.month - 2) % 12 + 1, 1)
+        after = date(month.year + month.month // 12, month.month % 12 + 1, 1)
+        for _ in range(MONTHS + 1):
             bounds = f"FOR VALUES FROM ('{month}') TO ('{after}')"
             connection.execute(f"CREATE TABLE trips_{month:%Y_%m} PARTITION OF trips {bounds}".encode())
-        connection.execute(
-            f"CREATE TABLE IF NOT EXISTS trips_now PARTITION OF trips FOR VALUES FROM ('{datetime.now(UTC):%Y-%m}-01')"
-            " TO ('2999-01-01')".encode()
-        )
+            after, month = month, date(month.year - (month.month == 1), (month.month - 2) % 12 + 1, 1)
         connection.execute(_FILL.encode(), (DRIVERS, VEHICLES, TRIPS_EACH, MONTHS * 30 - 31, TRIPS_EACH))
         connection.execute(b"INSERT INTO trip_ids SELECT fleet_id, trip_id, vehicle_id FROM trips")
         for statement in ADD_UP_ALL.split(";"):

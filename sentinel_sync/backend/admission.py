@@ -26,6 +26,11 @@ class Admission:
         self._most = most
         self._under_way = 0
         self._random = random.Random()  # noqa: S311  # spreads load, guards nothing
+        # Made once: what is refused is not to cost what it is refused for.
+        self._refusals = [
+            Problem(429, "busy", "too many requests are under way", headers={"Retry-After": str(wait)}).response()
+            for wait in range(RETRY_AFTER[0], RETRY_AFTER[1] + 1)
+        ]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one request, or lets it through."""
@@ -33,8 +38,7 @@ class Admission:
             await self._app(scope, receive, send)
             return
         if self._under_way >= self._most:
-            wait = {"Retry-After": str(self._random.randint(*RETRY_AFTER))}
-            await Problem(429, "busy", "too many requests are under way", headers=wait).response()(scope, receive, send)
+            await self._refusals[self._random.randrange(len(self._refusals))](scope, receive, send)
             return
         self._under_way += 1
         try:

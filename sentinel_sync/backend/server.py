@@ -163,7 +163,7 @@ async def _started(
     app = create_app(settings, faults=faults)
     config = uvicorn.Config(
         app,
-        http=_SeverableProtocol if faults is not None else "h11",
+        http=_SeverableProtocol if faults is not None else "httptools",
         ws="none",
         lifespan="off",  # entered below, where its errors reach the caller as they are
         loop="none",

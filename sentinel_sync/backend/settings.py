@@ -24,8 +24,8 @@ class Limits:
     """The annotations after decompression: a small gzip body must not fill the disk."""
     model: int = 16 * GIBIBYTE
     """One published model file."""
-    requests: int = 256
-    """Small requests that one process works on at once: as many as one commit of SQLite takes. More: 429."""
+    requests: int = 64
+    """Small requests that one process works on at once; more: 429. So many it takes to keep it busy (measured)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

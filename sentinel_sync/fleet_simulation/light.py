@@ -22,7 +22,8 @@ CHECK_INTERVAL, RECONNECT_SPREAD = 30.0, 3.0
 """Seconds, as settings have them by default."""
 PARKED_PROBES, REPORTS = 300.0, 3600.0
 """Seconds between a parked vehicle's probes, and its reports."""
-CONNECTIONS = 100
+CONNECTIONS = 16
+"""At once; httpcore's pool takes longer for each further one that waits (encode/httpx issue 3215)."""
 
 
 class LightFleet:
@@ -45,6 +46,7 @@ class LightFleet:
             vehicle.on_contact(0.0)
             vehicle.note_activity(0.0, is_busy=False)
         self._began = 0.0
+        self._turns = asyncio.Semaphore(CONNECTIONS)
         self._cut_off = SCRIPTS[plan.script].away or SCRIPTS[plan.script].refused
 
     async def run(self, begin: float) -> None:
@@ -102,17 +104,18 @@ class LightFleet:
     async def _ask(
         self, method: str, path: str, *, headers: dict[str, str] | None = None, content: str | None = None
     ) -> httpx.Response | None:
-        kind, began = kind_of(method, path), time.monotonic()
         if self._is_cut_off():
             return None
         given = {"Content-Type": "application/json", **(headers or {})} if content is not None else {}
-        try:
-            answer = await self._client.request(method, path, headers=given, content=content)
-        except httpx.TransportError:
-            self._second.count(kind, REFUSED, None)
-            return None
-        self._second.count(kind, str(answer.status_code), time.monotonic() - began)
-        return answer
+        async with self._turns:
+            kind, began = kind_of(method, path), time.monotonic()
+            try:
+                answer = await self._client.request(method, path, headers=given, content=content)
+            except httpx.TransportError:
+                self._second.count(kind, REFUSED, None)
+                return None
+            self._second.count(kind, str(answer.status_code), time.monotonic() - began)
+            return answer
 
     def _is_cut_off(self) -> bool:
         if self._cut_off is None:

@@ -81,6 +81,8 @@ def facts(outcome: Outcome) -> list[tuple[str, str]]:
     found.append(
         ("vehicles' processor, per vehicle", f"{outcome.vehicles_cpu * per:.3f} ms a second, their start included")
     )
+    late = max((second.lag for second in outcome.seconds), default=0.0)
+    found.append(("the simulator's own loop", f"{late:.2f} s late at most: what it timed is right to that"))
     return [*found, *(("note", problem) for problem in outcome.problems)]
 
 

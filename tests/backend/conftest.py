@@ -12,7 +12,9 @@ from sentinel_sync.backend.settings import BackendSettings, Limits
 from tests.backend.vehicle import KEY, SettableClock, Vehicle
 from tests.servers.postgresql import PostgresqlServer
 
-SMALL = Limits(json_body=20_000, profile_body=20_000, part=16_000_000, annotations=2_000_000, model=1_000_000)
+SMALL = Limits(
+    requests=1000, json_body=20_000, profile_body=20_000, part=16_000_000, annotations=2_000_000, model=1_000_000
+)
 
 
 @pytest.fixture
