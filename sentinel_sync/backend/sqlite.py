@@ -114,7 +114,7 @@ CREATE TABLE trip_ids (
 INSERT INTO trip_ids SELECT fleet_id, trip_id, vehicle_id, repeats FROM trips WHERE true ORDER BY received_at
     ON CONFLICT DO NOTHING;
 ALTER TABLE trips DROP COLUMN repeats;
-CREATE INDEX trips_with_alerts ON trips (fleet_id, end_time)
+CREATE INDEX trips_with_alerts ON trips (fleet_id, end_time, trip_id)
     WHERE critical_alerts + warning_alerts + info_alerts > 0;
 CREATE TABLE totals (
     fleet_id TEXT NOT NULL, kind TEXT NOT NULL, name TEXT NOT NULL, shard INTEGER NOT NULL,

@@ -25,7 +25,8 @@ CREATE TABLE trips (
 ) PARTITION BY RANGE (day);
 CREATE TABLE trips_default PARTITION OF trips DEFAULT;
 CREATE INDEX trips_by_id ON trips (trip_id);
-CREATE INDEX trips_with_alerts ON trips (fleet_id, end_time) WHERE critical_alerts + warning_alerts + info_alerts > 0;
+CREATE INDEX trips_with_alerts ON trips (fleet_id, end_time, trip_id)
+    WHERE critical_alerts + warning_alerts + info_alerts > 0;
 CREATE TABLE totals (
     fleet_id {_ID}, kind {_ID}, name {_ID}, shard BIGINT NOT NULL,
     trips BIGINT NOT NULL, duration DOUBLE PRECISION NOT NULL, distance DOUBLE PRECISION NOT NULL,
