@@ -87,7 +87,8 @@ class PostgresqlDatabase:
                 "row_factory": _rows,
                 "application_name": "sentinel_sync backend",
                 "connect_timeout": round(CONNECTION_TIMEOUT),
-                "options": f"-c statement_timeout={STATEMENT_TIMEOUT * 1000:.0f}",
+                # To compile a statement takes longer than any of these runs.
+                "options": f"-c statement_timeout={STATEMENT_TIMEOUT * 1000:.0f} -c jit=off",
             },
             min_size=1,
             max_size=CONNECTIONS,
