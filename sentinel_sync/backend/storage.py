@@ -1,6 +1,7 @@
 """Files that arrive: written in blocks off the event loop, hashed on the way, durable when they are finished."""
 
 import asyncio
+import contextlib
 import hashlib
 import os
 import secrets
@@ -55,15 +56,20 @@ class Folders:
                     path.unlink()
 
     def load_secret(self) -> bytes:
-        """The key for download tokens and for the digests of forgotten drivers; made at the first start."""
+        """The key for download tokens and for the digests of forgotten drivers; made at the first start.
+
+        Of several processes that start at once on a new folder one makes it, and all have the same.
+        """
         if not self.secret.exists():
-            fresh = self.incoming / "secret"
-            descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+            fresh = self.incoming / f"secret-{fresh_name()}"
+            descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
             with os.fdopen(descriptor, "wb") as file:
                 file.write(secrets.token_bytes(32))
                 file.flush()
                 os.fsync(file.fileno())
-            fresh.replace(self.secret)
+            with contextlib.suppress(FileExistsError):  # another process was first
+                os.link(fresh, self.secret)
+            fresh.unlink()
             sync_folder(self.root)
         return self.secret.read_bytes()
 

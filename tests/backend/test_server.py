@@ -7,7 +7,9 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import threading
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -16,6 +18,7 @@ import pytest
 
 from sentinel_sync.backend.server import running_server, serve
 from sentinel_sync.backend.settings import BackendSettings
+from sentinel_sync.backend.storage import Folders
 from tests.backend.vehicle import KEY, SQLITE_ONLY, Vehicle, make_trip
 
 PROGRAM = """
@@ -72,6 +75,21 @@ async def test_a_kill_loses_nothing_that_was_acknowledged(tmp_path: Path) -> Non
         stored = {row[0] for row in connection.execute("SELECT trip_id FROM trips")}
     connection.close()
     assert set(acknowledged) <= stored
+
+
+def test_processes_that_start_at_once_have_one_secret(tmp_path: Path) -> None:
+    folders = Folders(tmp_path)
+    folders.create()
+    together = threading.Barrier(8)
+
+    def load(_: int) -> bytes:
+        together.wait()
+        return folders.load_secret()
+
+    with ThreadPoolExecutor(8) as threads:
+        secrets = set(threads.map(load, range(8)))
+    assert secrets == {folders.load_secret()}
+    assert [path.name for path in folders.incoming.iterdir()] == []
 
 
 @SQLITE_ONLY
