@@ -173,8 +173,10 @@ class PostgresqlDatabase:
                 if made_on != (today := datetime.now(UTC).date()):
                     await self.write(make_partitions)
                     made_on = today
-            except DatabaseUnavailableError as error:
-                logger.warning("when vehicles were heard could not be written: %s", error)
+            except (DatabaseUnavailableError, psycopg.Error) as error:  # whatever it is, the next second tries again
+                logger.warning(
+                    "when vehicles were heard, or partitions, could not be written: %s", type(error).__name__
+                )
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from sentinel_sync.cli.backend_access import KEY_NOTE, add_credential, way_to_ba
 from sentinel_sync.cli.exit_codes import CommandError, ExitCode
 from sentinel_sync.cli.ui.text import err, pairs
 from sentinel_sync.fleet_simulation.page import facts, page, picture
-from sentinel_sync.fleet_simulation.run import Order, Outcome, SimulationError, simulate
+from sentinel_sync.fleet_simulation.run import Order, Outcome, simulate
 from sentinel_sync.fleet_simulation.script import SCRIPTS
 from sentinel_sync.fleet_simulation.verdict import breaks
 
@@ -78,8 +78,6 @@ def execute(arguments: argparse.Namespace) -> int:
     )
     try:
         outcome = asyncio.run(simulate(order, lambda line: err(f"{line}\n")))
-    except SimulationError:
-        raise
     except TimeoutError:
         raise CommandError("the vehicles did not start or end in time: fewer of them, or more processes") from None
     if arguments.page is not None:
