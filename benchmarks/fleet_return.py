@@ -10,7 +10,7 @@ from sentinel_sync.cloud.rules.connectivity import Connectivity
 
 VEHICLES = 100_000
 #: Seconds: until all is steady, of the outage, and after it.
-STEADY, OUTAGE, AFTER = 1800.0, 3600.0, 3600.0
+STEADY, OUTAGE, AFTER = 10_800.0, 3600.0, 3600.0
 MINUTE = 60.0
 
 
@@ -25,9 +25,9 @@ class _Load:
 
 
 async def measure() -> list[Figure]:
-    """Of a fleet that is parked, and of one whose backend asks for five minutes between probes."""
+    """Of a fleet that is parked, and of one whose backend steers it (`probe_interval`)."""
     figures: list[Figure] = []
-    for name, told in (("parked", None), ("probe_interval 1800", 1800.0)):
+    for name, told in (("parked", None), ("probe_interval 3600", 3600.0)):
         load = _play(told)
         figures += [
             Figure(
@@ -58,7 +58,7 @@ def _play(told: float | None) -> _Load:
         vehicle.note_activity(0.0, is_busy=True)
         if told is not None:
             vehicle.set_interval(told)
-        heapq.heappush(queue, (rng.uniform(0.0, 300.0), number))
+        heapq.heappush(queue, (rng.uniform(0.0, told or 300.0), number))
     end = STEADY + OUTAGE + AFTER
     while queue[0][0] < end:
         now, number = heapq.heappop(queue)

@@ -3,12 +3,13 @@
 import asyncio
 import logging
 import ssl
+import threading
 from collections.abc import Iterable
 from contextlib import suppress
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Protocol, Self
 
 import aiofiles
 import httpcore
@@ -31,6 +32,8 @@ BULK_CONNECTIONS = 6
 KEEPALIVE_EXPIRY = 50.0
 #: Seconds to set up a connection: beyond it a vehicle is better off trying again.
 CONNECT_TIMEOUT = 10.0
+#: TLS sessions that are kept to be resumed, of the hosts that were connected to last.
+RESUMABLE_HOSTS = 8
 
 #: What httpcore imports at the first request, on the loop, for about 0.1 s: `warm_up` has it done beforehand.
 _IMPORTED_LATE = ("sniffio", "anyio._backends._asyncio", "anyio.streams.tls")
@@ -121,24 +124,50 @@ def credential_of(settings: CloudSettings) -> Credential:
 class RenewableContext(ssl.SSLContext):
     """A TLS context in the place of one that can be renewed: each new connection is made under the current one.
 
-    What is under way goes on under the one it was made with.
+    What is under way goes on under the one it was made with. A connection resumes the TLS session of the last one to
+    the same host (RFC 8446, 2.2): no certificates travel then, most of what a parked vehicle sends and receives
+    (docs/measurements.md). Sessions end with their context, so a new certificate or authority is judged at once.
     """
 
-    current: ssl.SSLContext
+    _current: ssl.SSLContext
+    _latest: dict[str | bytes | None, ssl.SSLObject]
+    _lock: threading.Lock
 
     def __new__(cls, current: ssl.SSLContext) -> Self:
         """Stand for a context."""
         made = super().__new__(cls, ssl.PROTOCOL_TLS_CLIENT)
-        made.current = current
+        made._lock = threading.Lock()  # anyio begins TLS in a thread
+        made.renew(current)
         return made
 
-    def wrap_bio(self, *arguments: Any, **options: Any) -> ssl.SSLObject:
+    def renew(self, current: ssl.SSLContext) -> None:
+        """Stand for another one from now on."""
+        with self._lock:
+            self._current, self._latest = current, {}
+
+    def wrap_bio(
+        self,
+        incoming: ssl.MemoryBIO,
+        outgoing: ssl.MemoryBIO,
+        server_side: bool = False,
+        server_hostname: str | bytes | None = None,
+        session: ssl.SSLSession | None = None,
+    ) -> ssl.SSLObject:
         """Begin a connection's TLS."""
-        return self.current.wrap_bio(*arguments, **options)
+        with self._lock:
+            before = self._latest.pop(server_hostname, None)
+            # Asked for this late because under TLS 1.3 it comes after the handshake; of one that failed none is taken.
+            if session is None and before is not None and before.version() is not None:
+                session = before.session
+            begun = self._current.wrap_bio(incoming, outgoing, server_side, server_hostname, session)
+            self._latest[server_hostname] = begun
+            if len(self._latest) > RESUMABLE_HOSTS:
+                del self._latest[next(iter(self._latest))]
+            return begun
 
     def set_alpn_protocols(self, alpn_protocols: Iterable[str]) -> None:
         """Say which protocols are spoken."""
-        self.current.set_alpn_protocols(alpn_protocols)
+        self._current.set_alpn_protocols(alpn_protocols)
 
 
 class Certificates:
@@ -170,10 +199,7 @@ class Certificates:
             ConfigurationError: A file cannot be used.
         """
         signature = self._look()
-        context = tls_context(self._settings)
-        if not self._files:
-            return context
-        self._context, self._signature = RenewableContext(context), signature
+        self._context, self._signature = RenewableContext(tls_context(self._settings)), signature
         self.expires_at = certificate_end(self._settings.client_cert_file)
         return self._context
 
@@ -192,7 +218,8 @@ class Certificates:
                 logger.warning("cloud.certificate: the files before stay in use: %s", error)
                 self._complained = signature
             return False
-        self._context.current, self._signature = renewed, signature
+        self._context.renew(renewed)
+        self._signature = signature
         self.expires_at = certificate_end(self._settings.client_cert_file)
         until = "" if self.expires_at is None else f"; the vehicle's holds until {moment(self.expires_at).isoformat()}"
         logger.info("cloud.certificate: new certificates are in use%s", until)

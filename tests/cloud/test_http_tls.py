@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from sentinel_sync.base.errors import ConfigurationError
 from sentinel_sync.cloud.client import CloudAPIClient
-from sentinel_sync.cloud.http import RenewableContext, build_http_client, timeouts
+from sentinel_sync.cloud.http import RESUMABLE_HOSTS, RenewableContext, build_http_client, timeouts
 from sentinel_sync.cloud.transport import KeptConnections, PoolTransport, PriorityTransport
 from sentinel_sync.settings import CloudSettings
 from tests.fakes.cloud import Answer, FakeCloud, PrivateCA, settings_for
@@ -134,6 +134,64 @@ class TestRenewal:
             await client.refresh_credential()
             gate.set()
             assert await asking
+
+
+class TestResumption:
+    """No certificates travel where a host was spoken to before, under the same files."""
+
+    async def test_the_second_connection_resumes_the_session_of_the_first(self, private_ca: PrivateCA) -> None:
+        async with closing_server(private_ca) as (url, resumed), client_at(url, private_ca) as client:
+            for _ in range(3):
+                assert await client.check_connectivity()
+        assert resumed == [False, True, True]
+
+    async def test_nothing_is_resumed_under_new_files(self, private_ca: PrivateCA) -> None:
+        async with closing_server(private_ca) as (url, resumed), client_at(url, private_ca) as client:
+            assert await client.check_connectivity()
+            private_ca.ca_file.write_bytes(private_ca.ca_file.read_bytes() + b"\n")
+            await client.refresh_credential()
+            assert await client.check_connectivity()
+        assert resumed == [False, False]
+
+    async def test_a_server_that_forgot_the_session_is_spoken_to_anew(self, private_ca: PrivateCA) -> None:
+        """As after its restart, or behind a balancer: of one name, with keys of its own."""
+        settings = CloudSettings(ca_file=private_ca.ca_file)
+        async with (
+            closing_server(private_ca) as (url, resumed),
+            closing_server(private_ca) as (other_url, other_resumed),
+            await asyncio.to_thread(build_http_client, settings) as http,
+        ):
+            assert (await http.get(f"{url}/health")).status_code == 200
+            assert (await http.get(f"{other_url}/health")).status_code == 200
+        assert (resumed, other_resumed) == ([False], [False])
+
+    def test_sessions_of_few_hosts_are_kept(self, private_ca: PrivateCA) -> None:
+        context = RenewableContext(ssl.create_default_context(cafile=str(private_ca.ca_file)))
+        for number in range(RESUMABLE_HOSTS + 3):
+            context.wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO(), server_hostname=f"host-{number}.example")
+        assert list(context._latest) == [f"host-{number}.example" for number in range(3, RESUMABLE_HOSTS + 3)]
+
+
+@asynccontextmanager
+async def closing_server(private_ca: PrivateCA) -> AsyncIterator[tuple[str, list[bool]]]:
+    """A backend that closes each connection: its URL, and whether each connection's TLS session was resumed."""
+    resumed: list[bool] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        resumed.append(writer.get_extra_info("ssl_object").session_reused)
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b'HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 16\r\n\r\n{"status": "ok"}')
+        await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0, ssl=private_ca.server("localhost")) as server:
+        yield f"https://localhost:{server.sockets[0].getsockname()[1]}", resumed
+
+
+@asynccontextmanager
+async def client_at(url: str, private_ca: PrivateCA) -> AsyncIterator[CloudAPIClient]:
+    async with CloudAPIClient(settings=CloudSettings(api_url=url, ca_file=private_ca.ca_file)) as client:
+        yield client
 
 
 @asynccontextmanager
@@ -263,9 +321,8 @@ def context_of(http: httpx.AsyncClient) -> ssl.SSLContext:
     assert isinstance(pool, httpcore.AsyncConnectionPool)
     context = kept._context
     assert pool._ssl_context is context
-    if isinstance(context, RenewableContext):
-        return context.current
-    return context
+    assert isinstance(context, RenewableContext)
+    return context._current
 
 
 @asynccontextmanager

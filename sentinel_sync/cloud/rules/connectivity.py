@@ -16,8 +16,9 @@ _LONG_OUTAGE = 3600.0
 #: … half of this, seconds: whoever parks in a garage for a week pays for no probe a minute.
 _LONG_OUTAGE_CEILING = 600.0
 #: After so many seconds in which nobody was busy, probes come so many seconds apart: of what an idle vehicle sends they
-#: are most (2,880 a day, 1.7 MB over TLS, with one every 30 s).
-_QUIET_AFTER, _QUIET_INTERVAL = 600.0, 300.0
+#: are most (docs/measurements.md has the bytes of a day).
+_QUIET_AFTER = 600.0
+_QUIET_INTERVALS = ((3600.0, 600.0), (_QUIET_AFTER, 300.0))
 #: While all is quiet and well, intervals vary by so much either way, so that a fleet does not probe in step.
 _JITTER = 0.25
 #: A `min_interval` counts for at most so many seconds: nobody means a vehicle never to look again.
@@ -98,10 +99,13 @@ class Connectivity:
             ceiling = max(_OUTAGE_FACTOR * pace, _FIRST_PROBE)
             if self.offline_duration(now) >= _LONG_OUTAGE:
                 ceiling = max(ceiling, _LONG_OUTAGE_CEILING)
-            # A vehicle at work hurries: it may be in a tunnel. A parked one has nothing to hurry for, and a parked
-            # fleet that does is what a backend drowns in as it comes back; what waits to be sent asks for itself.
-            first = pace if self._is_quiet(now) else _FIRST_PROBE
-            delay = full_jitter(self._failures, self._rng, base=first, cap=ceiling)
+            if self._is_quiet(now):
+                # A parked vehicle has nothing to hurry for, and a parked fleet that does is what a backend drowns in
+                # as it comes back: never more often than while all is well. What waits to be sent asks for itself.
+                delay = pace + full_jitter(self._failures, self._rng, base=pace, cap=ceiling)
+            else:
+                # One at work may be in a tunnel.
+                delay = full_jitter(self._failures, self._rng, base=_FIRST_PROBE, cap=ceiling)
             self._next_probe = now + max(delay, self._at_least())
         if self._offline_since is None:
             self._offline_since = now
@@ -115,10 +119,14 @@ class Connectivity:
 
     def _pace(self, now: float) -> float:
         # Where the backend has said how often it wants to hear of a vehicle, that holds for a parked one too.
-        return max(self._interval, _QUIET_INTERVAL) if self._is_quiet(now) and not self._is_told else self._interval
+        quiet_for = 0.0 if self._is_told else self._quiet_for(now)
+        return max(self._interval, next((pace for after, pace in _QUIET_INTERVALS if quiet_for >= after), 0.0))
 
     def _is_quiet(self, now: float) -> bool:
-        return self._busy_at is not None and now - self._busy_at >= _QUIET_AFTER
+        return self._quiet_for(now) >= _QUIET_AFTER
+
+    def _quiet_for(self, now: float) -> float:
+        return 0.0 if self._busy_at is None else now - self._busy_at
 
     def set_min_interval(self, seconds: float) -> None:
         """The backend said how many seconds it wants between probes (`min_interval`)."""
