@@ -4,7 +4,7 @@ import fcntl
 import os
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib import import_module
 from pathlib import Path
@@ -43,6 +43,8 @@ class Backend:
     deltas: Deltas
     secret: bytes
     keys: Keys
+    judged_at: dict[tuple[str, str], float] = field(default_factory=dict)
+    """When each roll-out (name, version) was judged last by this process."""
 
     def now(self) -> float:
         """Seconds since the epoch, by the backend's clock."""

@@ -263,11 +263,7 @@ async def alerts(
 
     def select(connection: Connection) -> list[dict[str, Any]]:
         chosen = [name for name in SEVERITIES if severity in {None, name}]
-        rows = connection.execute(
-            " UNION ALL ".join(_OF_SEVERITY.format(name) for name in chosen)
-            + " ORDER BY end_time DESC, trip_id DESC, severity LIMIT ?",
-            (*(fleet_id, limit) * len(chosen), limit),
-        )
+        rows = connection.execute(alerts_query(chosen), (*(fleet_id, limit) * len(chosen), limit))
         return [
             {
                 "vehicle_id": row["vehicle_id"],
@@ -303,14 +299,26 @@ def _figures(connection: Connection, fleet_id: str, chosen: Sequence[str]) -> di
     return {row["name"]: {name: rounded(name, row[f"metric_{name}"]) for name in METRICS} for row in rows}
 
 
-def _best(kind: Literal["vehicle", "driver"], fleet_id: str, name: str, limit: int) -> Any:
-    """The query for the best vehicles or drivers by a metric, as something that a database can run."""
-    metric = _known(name)
+def alerts_query(severities: Sequence[str]) -> str:
+    """The newest alerts of a fleet, so many of each severity, and of all of them."""
+    return (
+        " UNION ALL ".join(_OF_SEVERITY.format(name) for name in severities)
+        + " ORDER BY end_time DESC, trip_id DESC, severity LIMIT ?"
+    )
+
+
+def ranking_query(kind: Literal["vehicle", "driver"], metric: Metric) -> str:
+    """The best by a metric, of a fleet, so many: on PostgreSQL in the order of an index (`migrations/versions`)."""
     direction = "ASC" if metric.best_is_lowest else "DESC"
-    query = (
+    return (
         f"SELECT name, {metric.sql}, trips FROM totals"  # noqa: S608  # constants of this package only
         f" WHERE fleet_id = ? AND kind = '{kind}' ORDER BY 2 {direction}, 1 LIMIT ?"
     )
+
+
+def _best(kind: Literal["vehicle", "driver"], fleet_id: str, name: str, limit: int) -> Any:
+    """The query for the best vehicles or drivers by a metric, as something that a database can run."""
+    query = ranking_query(kind, _known(name))
 
     def select(connection: Connection) -> list[dict[str, Any]]:
         rows = connection.execute(query, (fleet_id, limit)).fetchall()

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import anyio
 import anyio.to_thread
 import obstore
 from fastapi import Request
@@ -76,13 +77,15 @@ class ObjectFiles:
         """A copy, removed after the block."""
         copy = self._folder / fresh_name()
         try:
-            with _as_os_error("get", name), copy.open("xb") as writing:
-                found = await obstore.get_async(self._store, self._key(name))
-                async for block in found.stream(min_chunk_size=BLOCK):
-                    await anyio.to_thread.run_sync(writing.write, bytes(block))
+            async with await anyio.open_file(copy, "xb") as writing:
+                with _as_os_error("get", name):
+                    found = await obstore.get_async(self._store, self._key(name))
+                    async for block in found.stream(min_chunk_size=BLOCK):
+                        await writing.write(bytes(block))
             yield copy
         finally:
-            copy.unlink(missing_ok=True)
+            with anyio.CancelScope(shield=True):
+                await anyio.Path(copy).unlink(missing_ok=True)
 
     async def address(self, name: str, seconds: float) -> str:
         """A presigned GET."""

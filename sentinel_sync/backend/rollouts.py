@@ -31,6 +31,8 @@ router: APIRouter = APIRouter(tags=["models"], dependencies=[Depends(authorize_p
 
 #: A vehicle whose last report is older is not waited for.
 ACTIVE_WITHIN = 2 * DAY
+#: Seconds for which a roll-out is not judged again by reports without news of it: to judge one takes a count of all.
+JUDGED_EVERY = 10.0
 _PATH = "/rollouts/{name}/versions/{version}"
 
 
@@ -159,23 +161,39 @@ async def change_rollout(
 # --- what reports do ---
 
 
-def note_report(connection: Connection, caller: Caller, report: VehicleReport, now: float) -> None:
-    """Count what a vehicle says of the versions that are being rolled out, and move those on that this decides."""
+def note_report(
+    connection: Connection, caller: Caller, report: VehicleReport, now: float, judged_at: dict[tuple[str, str], float]
+) -> None:
+    """Count what a vehicle says of the versions that are being rolled out, and move those on that this decides.
+
+    Args:
+        judged_at: When this process judged each roll-out last; is kept up to date here.
+    """
     rows = connection.execute("SELECT * FROM rollouts WHERE state IN ('running', 'done')").fetchall()
     for row in rows:
+        release = (row["name"], row["version"])
+        is_news = False
         for model in report.models:
-            if (model.name, model.version) == (row["name"], row["version"]):
+            if (model.name, model.version) == release:
                 state = "bad" if is_failure(model.state, model.reason) else model.state
-                connection.execute(
-                    "INSERT INTO outcomes VALUES (?, ?, ?, ?, ?)"
-                    " ON CONFLICT (name, version, fleet_id, vehicle_id) DO UPDATE SET state = excluded.state",
-                    (row["name"], row["version"], caller.fleet_id, caller.vehicle_id, state),
+                is_news |= (
+                    connection.execute(
+                        "INSERT INTO outcomes VALUES (?, ?, ?, ?, ?)"
+                        " ON CONFLICT (name, version, fleet_id, vehicle_id) DO UPDATE SET state = excluded.state"
+                        " WHERE outcomes.state <> excluded.state",
+                        (*release, caller.fleet_id, caller.vehicle_id, state),
+                    ).rowcount
+                    > 0
                 )
-        connection.lock(_subject(row["name"], row["version"]))
-        before = _rollout(_row(connection, row["name"], row["version"]))
-        after = advanced(before, _tally(connection, row["name"], row["version"], now), now)
+        # What has not changed is no news, but time passes, too: a step lasts so long, and patience ends.
+        if not is_news and 0.0 <= now - judged_at.get(release, -JUDGED_EVERY) < JUDGED_EVERY:
+            continue
+        judged_at[release] = now
+        connection.lock(_subject(*release))
+        before = _rollout(_row(connection, *release))
+        after = advanced(before, _tally(connection, *release, now), now)
         if after is not before:
-            _keep(connection, row["name"], row["version"], after)
+            _keep(connection, *release, after)
 
 
 def _tally(connection: Connection, name: str, version: str, now: float) -> Tally:

@@ -118,7 +118,7 @@ async def report_vehicle(request: Request, vehicle_id: str, caller: CallerHere, 
         )
         if backend.settings.with_events:
             record_events(connection, "report", [(caller.fleet_id, vehicle_id, row[3], now)])
-        note_report(connection, caller, report, now)
+        note_report(connection, caller, report, now, backend.judged_at)
         return wishes(connection, caller.fleet_id, vehicle_id)
 
     wanted = await backend.database.write(record)

@@ -145,6 +145,10 @@ async def running_console(agent: SyncAgent, host: str, port: int) -> AsyncIterat
             await console.feed.close()
             server.should_exit = True
             await asyncio.wait([serving, ready])
+            # What had not ended in time: it would go on talking to an agent that has stopped.
+            for connection in [*server.server_state.connections]:
+                if connection.transport is not None:
+                    connection.transport.abort()
 
 
 def _token(path: Path) -> str:

@@ -12,7 +12,7 @@ import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import httpx
 import psycopg
@@ -25,7 +25,9 @@ from sentinel_sync.backend.check import findings, recounted
 from sentinel_sync.backend.context import kept_files
 from sentinel_sync.backend.database import Connection, DatabaseUnavailableError
 from sentinel_sync.backend.engines import database_at
+from sentinel_sync.backend.fleet import alerts_query, ranking_query
 from sentinel_sync.backend.postgresql import ATTEMPTS, REVISION, PostgresqlDatabase
+from sentinel_sync.backend.scoring import METRICS
 from sentinel_sync.backend.server import running_server
 from sentinel_sync.backend.settings import BackendSettings, Extensions
 from sentinel_sync.backend.sqlite import connect, migrate
@@ -291,6 +293,31 @@ async def test_tables_are_those_of_sqlite_and_of_this_version(
             for row in file.execute(f"PRAGMA table_info({name})")
         }
     assert there == sqlite
+
+
+@pytest.mark.parametrize("kind", ["vehicle", "driver"])
+@pytest.mark.parametrize("name", METRICS)
+def test_a_leaderboard_is_read_in_the_order_of_an_index(
+    address: str, kind: Literal["vehicle", "driver"], name: str
+) -> None:
+    plan = plan_of(address, ranking_query(kind, METRICS[name]), "fleet", 10)
+    assert f"totals_by_{name}" in plan
+    assert "Sort" not in plan
+
+
+def test_alerts_are_read_in_the_order_of_an_index(address: str) -> None:
+    """Each severity's newest in each month: those alone are merged and sorted."""
+    plan = plan_of(address, alerts_query(["critical", "warning", "info"]), *(["fleet", 10] * 3), 10)
+    assert plan.count("Index Scan Backward using trips_default_fleet_id_end_time_trip_id_idx") == 3
+    assert plan.count("Sort Key") == 1 + plan.count("Merge Append")
+
+
+def plan_of(address: str, query: str, *values: object) -> str:
+    with psycopg.connect(address, autocommit=True) as connection:
+        connection.execute("SET enable_seqscan = off")  # which it prefers while a table is empty
+        connection.execute("SET enable_bitmapscan = off")
+        statement = f"EXPLAIN {query.replace('?', '%s')}".encode()
+        return "\n".join(line for (line,) in connection.execute(statement, values))
 
 
 async def test_trips_are_kept_by_month_and_a_wild_clock_has_a_place(tmp_path: Path, address: str) -> None:

@@ -11,7 +11,6 @@ from typing import Any
 import httpx
 import nats
 import pytest
-from nats.js.api import ConsumerConfig, DeliverPolicy
 
 from sentinel_sync.backend.engines import database_at
 from sentinel_sync.backend.jetstream import STREAM, jetstream, subject_of
@@ -111,24 +110,27 @@ async def test_a_relay_that_is_killed_anywhere_loses_nothing(with_events: Backen
                 assert (await vehicle.post_trip(trip)).status_code == 201
                 sent[vehicle.vehicle_id].append(trip["trip_id"])
 
+        async with jetstream(stream_url):
+            reader = await nats.connect(stream_url)
         driving = asyncio.gather(*(drive(vehicle) for vehicle in vehicles))
-        seen = 0
-        reader = await nats.connect(stream_url)
+        subscription = await reader.jetstream().subscribe("sentinel.events.>", ordered_consumer=True)
+        messages: list[dict[str, Any]] = []
         # A relay after another, each killed once it has moved some more; the last one is left alone.
         while True:
             relay = await start_relay(with_events, stream_url)
             try:
-                aim = total if driving.done() else min(total, seen + 40)
-                seen = await stored(reader, aim)
+                aim = total if driving.done() else min(total, len(messages) + 40)
+                while len(messages) < aim:
+                    messages.append(json.loads((await subscription.next_msg(timeout=30)).data))
             finally:
                 relay.kill()
                 await relay.communicate()
-            if seen >= total:
+            if len(messages) >= total:
                 break
         await driving
-        messages = await read_all(reader, seen)
+        stored = (await reader.jetstream().stream_info(STREAM)).state.messages
         await reader.close()
-    assert len(messages) == total  # what came again was dropped by its id
+    assert stored == total  # what came again was dropped by its id
     for vehicle_id, trips in sent.items():
         mine = [message for message in messages if message["vehicle_id"] == vehicle_id]
         assert [message["body"]["trip_id"] for message in mine] == trips
@@ -150,25 +152,6 @@ relay.LEASE = 0.4
 from sentinel_sync.cli.main import main
 sys.exit(main())
 """
-
-
-async def stored(reader: Any, aim: int) -> int:
-    """How many messages the stream has, once there are so many."""
-    async with asyncio.timeout(60):
-        while True:
-            try:
-                found = (await reader.jetstream().stream_info(STREAM)).state.messages
-            except nats.js.errors.NotFoundError:
-                found = 0
-            if found >= aim:
-                return int(found)
-            await asyncio.sleep(0.01)  # another process works
-
-
-async def read_all(reader: Any, number: int) -> list[dict[str, Any]]:
-    config = ConsumerConfig(deliver_policy=DeliverPolicy.ALL)
-    subscription = await reader.jetstream().subscribe("sentinel.events.>", ordered_consumer=True, config=config)
-    return [json.loads((await subscription.next_msg(timeout=10)).data) for _ in range(number)]
 
 
 async def test_nobody_at_the_address_and_ids_with_a_meaning_to_nats() -> None:

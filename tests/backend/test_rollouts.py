@@ -178,6 +178,7 @@ class Fleet:
         self.never_reports = set(rng.sample(self.names, 50))
         self.off_until: dict[str, int] = {}
         self.taken: dict[str, int] = {}
+        self.judged_at: dict[tuple[str, str], float] = {}
         self.hour = 0
 
     def offered(self) -> float:
@@ -220,7 +221,7 @@ class Fleet:
         report = VehicleReport.model_validate({**body, "models": body["models"] if state else []})
         row = ("fleet", name, now, "{}")
         self.connection.execute("INSERT OR REPLACE INTO reports VALUES (?, ?, ?, ?)", row)
-        note_report(self.connection, Caller("fleet", name, "r", "", Grant(EVERYTHING)), report, now)
+        note_report(self.connection, Caller("fleet", name, "r", "", Grant(EVERYTHING)), report, now, self.judged_at)
 
 
 @pytest.fixture
@@ -273,3 +274,26 @@ def test_a_good_one_reaches_all_late_comers_too_and_waits_for_nobody_who_never_r
     for _ in fleet.live(26):
         continue
     assert late in fleet.taken
+
+
+def test_reports_without_news_do_not_count_the_fleet_again_before_some_time_has_passed(
+    fleet_of: Callable[[float], Fleet],
+) -> None:
+    fleet = fleet_of(0.0)
+    counts = list[str]()
+    fleet.connection.set_trace_callback(lambda statement: "count(*) FROM reports" in statement and counts.append(""))
+    judged_at = dict[tuple[str, str], float]()
+
+    def report(name: str, now: float, state: str = "installed") -> int:
+        counts.clear()
+        body = VehicleReport.model_validate(report_of(state, None))
+        note_report(fleet.connection, Caller("fleet", name, "r", "", Grant(EVERYTHING)), body, now, judged_at)
+        return len(counts)
+
+    assert report("vehicle_1", 0.0) == 1
+    assert report("vehicle_1", 1.0) == 0
+    assert report("vehicle_2", 1.0) == 1, "it has not said so before"
+    assert report("vehicle_2", 2.0, "rolled_back") == 1
+    assert report("vehicle_1", 11.9) == 0
+    assert report("vehicle_1", 12.0) == 1, "a step lasts so long, and somebody has to see that it is over"
+    assert report("vehicle_1", 3.0) == 1, "a clock that was put back keeps nobody waiting"

@@ -4,6 +4,7 @@ import asyncio
 import json
 import shutil
 import socket
+from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -359,6 +360,16 @@ def _open_files() -> int:
     return len(list(Path("/proc/self/fd").iterdir()))
 
 
+def _connect_until_refused(host: str, port: int, came: deque[socket.socket]) -> None:
+    while True:
+        if len(came) == came.maxlen:
+            came.popleft().close()
+        try:
+            came.append(socket.create_connection((host, port), timeout=PATIENCE))
+        except OSError:
+            return
+
+
 class Intruders:
     """Connections to the console's port that stay open as far as it is up to them."""
 
@@ -430,6 +441,20 @@ class TestManyConnections:
             # The intruders' ends are this process's as well.
             assert _open_files() - before <= count + server_module._MOST_CONNECTIONS + 10
             assert (await agent.status()).outbox.waiting == 0
+
+    async def test_none_outlives_the_console(self, tmp_path: Path, cloud: FakeCloud) -> None:
+        """Nor one that came in its last moment: what it asked for would be done by an agent that has stopped."""
+        came = deque[socket.socket](maxlen=20)
+        async with _console(tmp_path, cloud) as (_, address):
+            url = httpx.URL(address.url)
+            coming = asyncio.create_task(asyncio.to_thread(_connect_until_refused, url.host, url.port or 0, came))
+            async with httpx.AsyncClient(base_url=address.url, trust_env=False) as client:
+                assert (await client.get("/")).status_code == 200
+        await coming
+        for one in came:
+            one.settimeout(PATIENCE)
+            with one, suppress(ConnectionResetError):
+                assert await asyncio.to_thread(one.recv, 1) == b""
 
     async def test_the_status_names_the_address(self, tmp_path: Path, cloud: FakeCloud) -> None:
         """G3."""
