@@ -1,5 +1,6 @@
 """Roll-outs: a good release reaches all, a bad one is stopped before many have it, and nobody is waited for long."""
 
+import sqlite3
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from random import Random
@@ -281,6 +282,7 @@ def test_reports_without_news_do_not_count_the_fleet_again_before_some_time_has_
 ) -> None:
     fleet = fleet_of(0.0)
     statements = list[str]()
+    assert isinstance(fleet.connection, sqlite3.Connection)
     fleet.connection.set_trace_callback(statements.append)
     judged_at = dict[tuple[str, str], float]()
 
