@@ -18,6 +18,7 @@ from sentinel_sync.cloud.client import CloudAPIClient
 from sentinel_sync.cloud.offline_manager import OfflineManager
 from sentinel_sync.cloud.response_policy import AttemptOutcome
 from sentinel_sync.cloud.rules.answers import GateState
+from sentinel_sync.cloud.rules.connectivity import ConnectivityStatus
 from sentinel_sync.composition import Components, build
 from sentinel_sync.fleet.fleet_manager import FleetManager
 from sentinel_sync.metrics import Metrics
@@ -385,6 +386,8 @@ class SyncAgent:
         """The network changed, or something waits for it: say so now, whoever changed it is looking."""
         self._status_due = 0.0
         self._watch.wake.set()
+        if self._parts is not None and self._parts.connectivity.get_status() is ConnectivityStatus.OFFLINE:
+            self._parts.connectivity.network_changed()
 
     async def _on_return(self) -> None:
         """The backend is back: what only the network held up is due now."""

@@ -38,6 +38,9 @@ _SHORTEST = 60.0
 #: Without news it is told so often, seconds, unless the backend says otherwise.
 REPORT_INTERVAL = 3600.0
 _LONGEST = 86_400.0
+#: By so large a part at most news comes later, and what is told without news sooner: a fleet that was switched on, or
+#: came back, in one minute is not to report in step from then on.
+_SPREAD = 0.25
 #: Of what is asked for in one answer; the others are asked for again in the next.
 _MOST_WISHES = 100
 _GONE = frozenset({HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED, HTTPStatus.NOT_IMPLEMENTED})
@@ -105,7 +108,8 @@ class VehicleReporter:
         self._failures, self._told = 0, _news(report)
         await self._take_in(reply)
         now = self._clock.monotonic()
-        self._earliest, self._due = now + _SHORTEST, now + self._interval
+        self._earliest = now + _SHORTEST * (1.0 + self._rng.uniform(0.0, _SPREAD))
+        self._due = max(self._earliest, now + self._interval * (1.0 - self._rng.uniform(0.0, _SPREAD)))
 
     def _put_off(self, error: CloudError) -> None:
         logger.info("agent.report: %s", error)

@@ -178,7 +178,7 @@ class OfflineManager:
         self._state.set_interval(seconds)
 
     def network_changed(self) -> None:
-        """The host saw the network change: probe now."""
+        """The host saw the network change: probe now, after an outage within `reconnect_spread`."""
         self._state.probe_soon(self._clock.monotonic())
         self.monitor.wake.set()
 

@@ -186,7 +186,7 @@ class Fleet:
             await asyncio.sleep(began + window[1] * duration - time.monotonic())
             self.is_cut_off = False
             for vehicle in self._vehicles if self._script.away else ():
-                vehicle.agent.wake()
+                vehicle.agent.connectivity.network_changed()
         if self._script.release_at is not None:
             await asyncio.sleep(self._script.release_at * duration + 1.0)
             await asyncio.gather(*(vehicle.want_the_release() for vehicle in self._vehicles))

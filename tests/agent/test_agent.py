@@ -265,6 +265,21 @@ async def test_run_once_gives_up_at_once_where_nobody_listens(tmp_path: Path, cl
         assert passed() - began < 5.0
 
 
+# --- the network ---
+
+
+async def test_a_network_that_has_changed_is_tried_although_no_probe_is_due(tmp_path: Path, cloud: FakeCloud) -> None:
+    """What NetworkManager says comes the same way."""
+    cloud.handler = lambda _: json_answer(200, {"status": "ok", "min_interval": 3600})
+    async with SyncAgent(settings(tmp_path, cloud)) as agent:
+        await until(agent.connectivity.is_online)
+        cloud.handler = lambda _: Answer(cut=0, reset=True)
+        assert not await agent.connectivity.probe_now()
+        cloud.handler = well_behaved
+        await agent.set_network("unmetered", "wifi")
+        await until(agent.connectivity.is_online)
+
+
 # --- power ---
 
 

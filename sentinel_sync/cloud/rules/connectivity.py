@@ -49,7 +49,8 @@ class Connectivity:
 
     Args:
         interval: Seconds between probes while online and nothing else is sent (`connectivity_check_interval`).
-        reconnect_spread: What the backend asked for is passed by a random part: within at least so many seconds.
+        reconnect_spread: What the backend asked for is passed by a random part, within at least so many seconds; a
+            network that is back is tried within as many.
     """
 
     def __init__(self, interval: float, rng: Random, now: float, *, reconnect_spread: float = 0.0) -> None:
@@ -141,8 +142,9 @@ class Connectivity:
         return max(0.0, self._next_probe - now)
 
     def probe_soon(self, now: float) -> None:
-        """Ask for a probe now (the host saw the network change)."""
-        self._next_probe = now
+        """Ask for a probe now: the network has changed. In an outage within `reconnect_spread`, as others know too."""
+        spread = self._reconnect_spread if self.status is ConnectivityStatus.OFFLINE else 0.0
+        self._next_probe = min(self._next_probe, now + self._rng.uniform(0.0, spread))
 
     def offline_duration(self, now: float) -> float:
         """Seconds without contact, 0.0 while online or unknown."""
