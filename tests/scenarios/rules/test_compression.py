@@ -18,6 +18,8 @@ from sentinel_sync.scenarios.rules.compression import (
     look_arguments,
     no_gain,
     processor_limit,
+    remux_arguments,
+    streams_arguments,
     time_limit,
 )
 
@@ -86,6 +88,60 @@ def test_whatever_is_asked_nothing_is_read_from_the_terminal_and_a_fault_is_the_
     assert after(before_input, "-protocol_whitelist") == "file"
     assert "pipe:1" in arguments
     assert after(arguments, "-fps_mode") == "passthrough"
+
+
+_READING = "-protocol_whitelist file -format_whitelist mov,matroska,avi,mpegts -i file:/v"
+_PROGRESS = "-progress pipe:1 -nostats -stats_period 0.5 -y -map 0:V"
+_NOTHING_ELSE = "-sn -dn -map_metadata -1 -map_chapters -1"
+_MP4 = "-movflags +faststart -f mp4 file:/r"
+
+
+def test_the_words_are_those_that_were_tried_with_each_ffmpeg() -> None:
+    """From 5.1 to 9.0: a word more, less or otherwise is to be tried with all of them."""
+    quiet, strict = "-nostdin -hide_banner -loglevel level+error", "-nostdin -hide_banner -loglevel level+info -xerror"
+    assert " ".join(look_arguments("/v")) == (
+        f"{strict} {_READING} -nostats -map 0:V:0 -fps_mode passthrough -enc_time_base 1:90000"
+        " -f mkvtimestamp_v2 pipe:1"
+    )
+    assert " ".join(streams_arguments("/v")) == f"{strict} {_READING} -map 0:V:0 -c copy -t 0 -f null -"
+    codecs = {
+        Codec.H264: "-c:v libx264 -crf 23 -preset veryfast -a53cc 0",
+        Codec.HEVC: "-c:v libx265 -crf 25 -preset veryfast -tag:v hvc1 -x265-params log-level=error",
+        Codec.AV1: "-c:v libsvtav1 -crf 35 -preset 8",
+    }
+    for codec, words in codecs.items():
+        assert " ".join(encode_arguments("/v", "/r", codec, 23, ["aac"])) == (
+            f"{quiet} -xerror {_READING} {_PROGRESS} -map 0:a? -c:a copy {_NOTHING_ELSE}"
+            " -vf pad=ceil(iw/2)*2:ceil(ih/2)*2,format=yuv420p,sidedata=mode=delete"
+            f" -fps_mode passthrough -enc_time_base 1:90000 {words} -fflags +bitexact -flags:v +bitexact {_MP4}"
+        )
+    for name, words in {
+        "h264": "-bsf:v filter_units=remove_types=6 ",
+        "hevc": "-bsf:v filter_units=remove_types=39-40 -tag:v hvc1 ",
+        "av1": "-bsf:v filter_units=remove_types=5 ",
+        "mpeg2video": "-bsf:v filter_units=remove_types=178 ",
+        "mjpeg": "",
+    }.items():
+        assert " ".join(remux_arguments("/v", "/r", name, ["aac"], drop_audio=False)) == (
+            f"{quiet} {_READING} {_PROGRESS} -map 0:a? -c:a copy {_NOTHING_ELSE} -c:v copy"
+            f" {words}-fflags +bitexact {_MP4}"
+        )
+
+
+@pytest.mark.parametrize(
+    ("codecs", "is_dropped", "words"),
+    [
+        (["aac", "ac3", "alac", "eac3", "mp3", "opus"], False, "-map 0:a? -c:a copy"),
+        (["pcm_s16le"], False, "-map 0:a? -c:a aac -b:a 128k"),
+        (["aac"], True, "-an"),
+    ],
+)
+def test_sound_goes_along_unless_it_is_dropped(codecs: list[str], is_dropped: bool, words: str) -> None:
+    for arguments in (
+        encode_arguments("/v", "/r", Codec.H264, 23, codecs, drop_audio=is_dropped),
+        remux_arguments("/v", "/r", "h264", codecs, drop_audio=is_dropped),
+    ):
+        assert f"-map 0:V {words} -sn" in " ".join(arguments)
 
 
 @pytest.mark.parametrize(
