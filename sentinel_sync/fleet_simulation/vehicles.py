@@ -24,8 +24,8 @@ from sentinel_sync.settings import Settings
 
 MODEL = "yolov8m_automotive"
 STARTED_AT_ONCE = 16
-LOOKED_AT = 50
-"""Vehicles that are asked each second how many trips wait: all, where there are no more, else in turns."""
+LOOKED_AT = 150
+"""Vehicles that are asked each second whether their trips still wait, at most; who was asked last is asked last."""
 DRAIN = 60.0
 """Seconds, after the end, for what is left."""
 LOOK_WITHIN = 10.0
@@ -96,6 +96,7 @@ class Vehicle:
         self.acknowledged: list[str] = []
         """Ids of trips that `end_trip` said were durable."""
         self.waiting = 0
+        self.looked_at = 0.0
 
     async def drive(self) -> None:
         """End a trip now and then, until the run is over."""
@@ -108,6 +109,7 @@ class Vehicle:
             )
             if await self.agent.trips.end_trip() is not None:
                 self.acknowledged.append(trip_id)
+                self.waiting += 1  # until it is seen that it does not
             await asyncio.sleep(self._rng.expovariate(1.0 / interval))
 
     async def want_the_release(self) -> None:
@@ -119,6 +121,7 @@ class Vehicle:
 
     async def look(self) -> None:
         """How many of its trips wait."""
+        self.looked_at = time.monotonic()
         self.waiting = (await self.agent.trips.get_statistics())["queued"]
 
     async def close(self) -> None:
@@ -192,8 +195,10 @@ class Fleet:
             await asyncio.gather(*(vehicle.want_the_release() for vehicle in self._vehicles))
 
     async def _measure(self, number: int, ends_at: float) -> None:
-        turns = max(1, len(self._vehicles) // LOOKED_AT)
-        await asyncio.gather(*(vehicle.look() for vehicle in self._vehicles[number % turns :: turns]))
+        if not self.is_cut_off:  # else there are only more of them
+            waiting = [vehicle for vehicle in self._vehicles if vehicle.waiting]
+            waiting.sort(key=lambda vehicle: vehicle.looked_at)
+            await asyncio.gather(*(vehicle.look() for vehicle in waiting[:LOOKED_AT]))
         await asyncio.sleep(max(0.0, ends_at - time.time()))
         second, self.second = self.second, Second()
         second.lag = time.time() - ends_at
