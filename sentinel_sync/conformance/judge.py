@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+from sentinel_sync.base.errors import UnreachableError
 from sentinel_sync.base.http_library import httpx
 from sentinel_sync.conformance import fleet, recordings, work
 from sentinel_sync.conformance.run import CHECKS, Finding, MissedError, Run, client_for, run_checks
@@ -33,6 +34,9 @@ async def judge(
         heard: Told of each finding as it comes.
         verify: As httpx takes it: an SSL context for a private authority.
         transport: Instead of the network.
+
+    Raises:
+        UnreachableError: Nobody can be connected to at the address: there is no backend to judge.
     """
     asked_for = {one.name for one in CHECKS if only in one.name}
     last = max((number for number, one in enumerate(CHECKS) if one.name in asked_for), default=-1)
@@ -42,6 +46,12 @@ async def judge(
             heard(finding)
 
     async with client_for(url, verify=verify, transport=transport) as client:
+        try:
+            await client.get("/health")
+        except httpx.ConnectError as error:
+            raise UnreachableError(f"no backend answers at {url}: {error}") from None
+        except httpx.TransportError:
+            pass  # somebody is there: what is wrong with the answer is for the checks to say
         run = Run(client, api_key, patience_seconds, own_ids)
         try:
             findings = await run_checks(run, CHECKS[: last + 1], tell)

@@ -115,6 +115,11 @@ async def simulate(order: Order, told: Callable[[str], None]) -> Outcome:
         if order.url is None:
             key = secrets.token_urlsafe(16)
             url, backend = await stack.enter_async_context(_backend(folder / "backend", key, order.database))
+        client = await stack.enter_async_context(_client(url, key, order.ca_file))
+        try:
+            await client.get("/health")
+        except httpx.TransportError as error:
+            raise SimulationError(f"no backend answers at {url}: {error or type(error).__name__}") from None
         plans = _plans(order, url, key, outcome.fleet_id, folder, signer)
         told(f"starting {order.vehicles} vehicles in {len(plans)} processes")
         workers = [await stack.enter_async_context(_worker(plan, light=order.is_light)) for plan in plans]
@@ -125,7 +130,6 @@ async def simulate(order: Order, told: Callable[[str], None]) -> Outcome:
         for worker in workers:
             _say(worker, f"{begin}\n")
         told(f"{order.script}: {SCRIPTS[order.script].about}; {order.duration:.0f} s")
-        client = await stack.enter_async_context(_client(url, key, order.ca_file))
         publishing = asyncio.create_task(_release(order, client, signer, begin))
         async with asyncio.timeout(order.duration + END_WITHIN):
             await asyncio.gather(*(_follow(worker, outcome) for worker in workers))
@@ -264,7 +268,11 @@ async def _audit(outcome: Outcome, client: httpx.AsyncClient, acknowledged: Sequ
     there: list[str] = []
     after: str | None = ""
     while after is not None:
-        answer = await client.get("/trips", params={"fleet_id": outcome.fleet_id, "limit": PAGE, "after": after})
+        try:
+            answer = await client.get("/trips", params={"fleet_id": outcome.fleet_id, "limit": PAGE, "after": after})
+        except httpx.TransportError as error:
+            outcome.problems.append(f"the backend did not list its trips ({type(error).__name__}): nothing was audited")
+            return
         if answer.status_code != 200:
             outcome.problems.append(f"the backend does not list its trips ({answer.status_code}): nothing was audited")
             return

@@ -108,9 +108,19 @@ async def test_an_odd_answer_is_a_miss_and_no_end_of_the_run(backend: httpx.Asyn
     assert [finding.why.startswith("its answer cannot be judged (KeyError") for finding in found] == [True, True]
 
 
-async def test_a_backend_that_is_away_is_no_crash_of_the_kit() -> None:
-    found = await judge("http://127.0.0.1:9", KEY, only="health")
+async def test_a_backend_that_answers_with_nothing_is_no_crash_of_the_kit() -> None:
+    def silent(_: httpx.Request) -> httpx.Response:
+        raise httpx.RemoteProtocolError("nothing came")
+
+    found = await judge("http://backend", KEY, only="health", transport=httpx.MockTransport(silent))
     assert found[0].why.startswith("GET /health: no answer")
+
+
+def test_an_address_at_which_nobody_is_gets_no_verdict(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["conformance", "http://127.0.0.1:9", "--api-key", "k"]) != 0
+    said = capsys.readouterr()
+    assert "no backend answers at http://127.0.0.1:9" in said.err
+    assert said.out == ""
 
 
 class TestCommand:

@@ -161,6 +161,8 @@ def test_the_command_writes_a_page_and_refuses_what_it_cannot_do(
     ET.fromstring((tmp_path / "page.svg").read_text())
     assert main(["simulate-fleet", "--url", "http://elsewhere.example", "--api-key", "key"]) == ExitCode.USAGE
     assert main(["simulate-fleet", "--duration", "1"]) == ExitCode.USAGE
+    assert main(["simulate-fleet", "--url", "http://127.0.0.1:9", "--api-key", "key"]) == ExitCode.FAILED
+    assert "no backend answers at http://127.0.0.1:9" in capsys.readouterr().err
 
 
 def test_a_process_ends_with_whoever_started_it() -> None:
