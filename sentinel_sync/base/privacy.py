@@ -2,9 +2,12 @@
 
 import hashlib
 import hmac
+import logging
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, NamedTuple
 
 #: Decimals of a degree that a coordinate keeps: about 1.1 km north-south (wire contract, Privacy).
@@ -167,3 +170,30 @@ def loggable_path(path: str) -> str:
 def loggable_text(text: str, limit: int = 200) -> str:
     """One line of text from outside, fit for a log: no control characters, no driver's id or place, not endless."""
     return _PERSON_IN_PATH.sub(r"\1{id}", coarse_path(_CONTROL.sub(" ", text[: 4 * limit]))).strip()[:limit]
+
+
+# --- what others log ---
+
+#: A filter counts only on the very logger that a record is made with, so each is named (httpx 0.28, httpcore 1.0).
+_LOGGERS = ("httpx", "httpcore.connection", "httpcore.http11", "httpcore.http2", "httpcore.proxy", "httpcore.socks")
+_ours: ContextVar[bool] = ContextVar("sentinel_sync_request", default=False)
+
+
+def _is_theirs(_record: logging.LogRecord) -> bool:
+    return not _ours.get()
+
+
+def mute() -> None:
+    """Install the filter; again is once."""
+    for name in _LOGGERS:
+        logging.getLogger(name).addFilter(_is_theirs)
+
+
+@contextmanager
+def unlogged() -> Iterator[None]:
+    """Drop what httpx and httpcore log in this task meanwhile."""
+    token = _ours.set(True)
+    try:
+        yield
+    finally:
+        _ours.reset(token)

@@ -93,6 +93,7 @@ class BulkStream(httpcore.AsyncNetworkStream):
         """
         self._unanswered = True
         self._listen()
+        await asyncio.sleep(0)  # a socket that takes all at once would let nobody else have a turn, nor hear
         if self._answered:
             raise httpcore.WriteError(_EARLY)
         try:

@@ -27,6 +27,7 @@ from sentinel_sync.base.errors import (
 )
 from sentinel_sync.base.http_library import httpx
 from sentinel_sync.base.payloads import Payload
+from sentinel_sync.base.privacy import mute
 from sentinel_sync.cloud.http import Certificates, build_http_client, credential_of, warm_up
 from sentinel_sync.cloud.request import (
     ActiveRequests,
@@ -50,7 +51,7 @@ from sentinel_sync.cloud.response_policy import (
     ResponsePolicy,
 )
 from sentinel_sync.cloud.rules.answers import AddressGuard, Gate, GateState, RetryBudget
-from sentinel_sync.cloud.transport import TrafficListener, TrafficMeter, mute
+from sentinel_sync.cloud.transport import TrafficListener, TrafficMeter
 from sentinel_sync.settings import CloudSettings, settings_from
 
 __all__ = ["APIResponse", "AttemptOutcome", "CloudAPIClient", "Listener", "Probe", "Response", "quote_id"]

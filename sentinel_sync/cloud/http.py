@@ -18,7 +18,7 @@ from sentinel_sync.base.clock import moment
 from sentinel_sync.base.errors import ConfigurationError
 from sentinel_sync.base.http_library import httpx
 from sentinel_sync.cloud.bulk import BulkBackend
-from sentinel_sync.cloud.transport import KeptConnections, Lane, PoolTransport, PriorityTransport
+from sentinel_sync.cloud.transport import KeptConnections, Lane, PoolTransport, PriorityTransport, SocketBackend
 from sentinel_sync.settings import CloudSettings, is_key
 
 logger: logging.Logger = logging.getLogger(__name__)
@@ -130,13 +130,13 @@ class RenewableContext(ssl.SSLContext):
     """
 
     _current: ssl.SSLContext
-    _latest: dict[str | bytes | None, ssl.SSLObject]
+    _latest: dict[str | None, ssl.SSLObject]
     _lock: threading.Lock
 
     def __new__(cls, current: ssl.SSLContext) -> Self:
         """Stand for a context."""
         made = super().__new__(cls, ssl.PROTOCOL_TLS_CLIENT)
-        made._lock = threading.Lock()  # anyio begins TLS in a thread
+        made._lock = threading.Lock()  # under a proxy anyio begins TLS in a thread
         made.renew(current)
         return made
 
@@ -154,13 +154,14 @@ class RenewableContext(ssl.SSLContext):
         session: ssl.SSLSession | None = None,
     ) -> ssl.SSLObject:
         """Begin a connection's TLS."""
+        host = server_hostname.decode() if isinstance(server_hostname, bytes) else server_hostname
         with self._lock:
-            before = self._latest.pop(server_hostname, None)
+            before = self._latest.pop(host, None)
             # Asked for this late because under TLS 1.3 it comes after the handshake; of one that failed none is taken.
             if session is None and before is not None and before.version() is not None:
                 session = before.session
             begun = self._current.wrap_bio(incoming, outgoing, server_side, server_hostname, session)
-            self._latest[server_hostname] = begun
+            self._latest[host] = begun
             if len(self._latest) > RESUMABLE_HOSTS:
                 del self._latest[next(iter(self._latest))]
             return begun
@@ -324,7 +325,7 @@ def _bulk(settings: CloudSettings, context: ssl.SSLContext, *, keep: int) -> Poo
         max_connections=BULK_CONNECTIONS,
         max_keepalive_connections=keep,
         keepalive_expiry=KEEPALIVE_EXPIRY,
-        network_backend=BulkBackend(httpcore.AnyIOBackend(), marked=settings.mark_background),
+        network_backend=BulkBackend(SocketBackend(), marked=settings.mark_background),
     )
     return PoolTransport(pool)
 

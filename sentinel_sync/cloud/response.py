@@ -17,7 +17,7 @@ from sentinel_sync.base.clock import Clock
 from sentinel_sync.base.errors import UnacknowledgedError, UnreachableError
 from sentinel_sync.base.http_library import httpx
 from sentinel_sync.base.payloads import MalformedJSONError, read_json
-from sentinel_sync.base.privacy import loggable_text
+from sentinel_sync.base.privacy import loggable_text, unlogged
 from sentinel_sync.cloud.request import Deadline, Request, RequestHeaders
 from sentinel_sync.cloud.rules.answers import (
     MAX_REDIRECTS,
@@ -27,7 +27,7 @@ from sentinel_sync.cloud.rules.answers import (
     may_lack_a_body,
     meaning_of,
 )
-from sentinel_sync.cloud.transport import BULK, FRESH, ConnectionTrace, CountedStream, TrafficMeter, unlogged
+from sentinel_sync.cloud.transport import BULK, FRESH, ConnectionTrace, CountedStream, TrafficMeter
 
 #: So much of an error body is read (wire contract, "Answers").
 MAX_ERROR_BYTES = 64 << 10

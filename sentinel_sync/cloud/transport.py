@@ -7,13 +7,14 @@ carries the mark of a background transfer.
 import asyncio
 import logging
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from contextlib import AsyncExitStack, contextmanager
-from contextvars import ContextVar
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from functools import partial
-from typing import Any, NamedTuple, Protocol
+from socket import SOCK_STREAM
+from typing import Any, NamedTuple, cast
 
 import httpcore
+from aiohappyeyeballs import start_connection
 
 from sentinel_sync.base.http_library import httpx
 
@@ -23,6 +24,12 @@ logger: logging.Logger = logging.getLogger(__name__)
 BULK = "sentinel_sync.bulk"
 #: One that sends it over a connection of its own that nothing else has used.
 FRESH = "sentinel_sync.fresh"
+#: Seconds between two looks for idle connections that have ended.
+SWEPT_EVERY = 1.0
+#: Seconds after which the next address is tried beside the one before it (RFC 8305, 5).
+_NEXT_ADDRESS_AFTER = 0.25
+#: So much is held of what nobody has read; then the other side has to wait.
+_HELD_BYTES = 256 << 10
 _HTTPCORE_ERRORS = (
     httpcore.TimeoutException,
     httpcore.NetworkError,
@@ -101,22 +108,10 @@ class ConnectionTrace:
             self._answered = True
 
 
-class Connections(Protocol):
-    """What keeps connections: a pool of httpcore's, or ours."""
-
-    async def handle_async_request(self, request: httpcore.Request) -> httpcore.Response:
-        """Send one."""
-        ...
-
-    async def aclose(self) -> None:
-        """Close all."""
-        ...
-
-
 class PoolTransport(httpx.AsyncBaseTransport):
     """Connections of httpcore's under httpx: httpx's own transport has no argument for what keeps them."""
 
-    def __init__(self, pool: Connections) -> None:
+    def __init__(self, pool: "httpcore.AsyncConnectionPool | KeptConnections") -> None:
         self._pool = pool
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
@@ -181,7 +176,7 @@ class KeptConnections:
         connections: So many requests at once, at most.
         keep: So many connections are kept for each origin while they are idle; others are closed after their request.
         keepalive_expiry: Idle seconds after which one is given up.
-        backend: Opens them; by default anyio's.
+        backend: Opens them; by default asyncio's sockets.
     """
 
     def __init__(
@@ -196,11 +191,12 @@ class KeptConnections:
         self._context = context
         self._keep = keep
         self._keepalive_expiry = keepalive_expiry
-        self._backend = backend or httpcore.AnyIOBackend()
+        self._backend = backend or SocketBackend()
         self._places = asyncio.Semaphore(connections)
         #: The one that was used last stands last.
         self._idle: dict[_Origin, list[httpcore.AsyncHTTPConnection]] = {}
         self._busy: set[httpcore.AsyncHTTPConnection] = set()
+        self._swept_at = float("-inf")
 
     async def handle_async_request(self, request: httpcore.Request) -> httpcore.Response:
         """Send one.
@@ -242,9 +238,12 @@ class KeptConnections:
             idle.append(connection)
         else:
             await connection.aclose()
-        # Those at the bottom are used again by a burst alone: what the server has ended of them is not to pile up.
-        while idle and idle[0].has_expired():
-            await idle.pop(0).aclose()
+        # Those at the bottom are used again by a burst alone: what the server has ended of them is not to pile up. To
+        # look takes a system call, which a small request is not to pay for.
+        if (now := asyncio.get_running_loop().time()) - self._swept_at >= SWEPT_EVERY:
+            self._swept_at = now
+            while idle and idle[0].has_expired():
+                await idle.pop(0).aclose()
 
     async def aclose(self) -> None:
         """Close all, those too that are in use: their requests end with an error."""
@@ -294,6 +293,200 @@ class _KeptBody:
                 await self._response.aclose()
             finally:
                 await self._give_back()
+
+
+class SocketBackend(httpcore.AsyncNetworkBackend):
+    """Opens connections for httpcore, straight on asyncio's transports.
+
+    httpcore's own stream stands on anyio, whose cancel scopes, attribute look-ups and polls are a quarter of what a
+    small request costs (docs/measurements.md).
+    """
+
+    async def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[Any] | None = None,
+    ) -> httpcore.AsyncNetworkStream:
+        """Open one.
+
+        Raises:
+            httpcore.ConnectTimeout: Nobody answered in time.
+            httpcore.ConnectError: Nobody answers, or there is no such name.
+        """
+        loop = asyncio.get_running_loop()
+        async with _errors(timeout, httpcore.ConnectTimeout, httpcore.ConnectError):
+            there = await loop.getaddrinfo(host, port, type=SOCK_STREAM)
+            here = await loop.getaddrinfo(local_address, 0, type=SOCK_STREAM) if local_address else None
+            opened = await start_connection(
+                there, local_addr_infos=here, happy_eyeballs_delay=_NEXT_ADDRESS_AFTER, interleave=1
+            )
+            for option in socket_options or ():
+                opened.setsockopt(*option)
+            try:
+                _, stream = await loop.create_connection(SocketStream, sock=opened)
+            except BaseException:
+                opened.close()
+                raise
+        return stream
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait."""
+        await asyncio.sleep(seconds)
+
+
+class SocketStream(asyncio.Protocol, httpcore.AsyncNetworkStream):
+    """One connection."""
+
+    def __init__(self) -> None:
+        self._held = bytearray()
+        self._is_over = False
+        self._error: Exception | None = None
+        self._reader: asyncio.Future[None] | None = None
+        self._may_write = asyncio.Event()
+        self._may_write.set()
+        self._transport: asyncio.Transport
+
+    # --- for httpcore ---
+
+    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        """Receive what is there, or wait for it; nothing at the end.
+
+        Raises:
+            httpcore.ReadTimeout: Nothing came in time.
+            httpcore.ReadError: The connection broke.
+        """
+        if not self._held and not self._is_over:
+            self._reader = asyncio.get_running_loop().create_future()
+            try:
+                async with _errors(timeout, httpcore.ReadTimeout, httpcore.ReadError):
+                    await self._reader
+            finally:
+                self._reader = None
+        if self._held:
+            piece = bytes(self._held[:max_bytes])
+            del self._held[:max_bytes]
+            if not self._is_over and len(self._held) < _HELD_BYTES:
+                self._transport.resume_reading()  # again is no harm
+            return piece
+        if self._error is not None:
+            raise httpcore.ReadError(str(self._error)) from self._error
+        return b""
+
+    async def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        """Send; returns once all of it is in the kernel's hands.
+
+        Raises:
+            httpcore.WriteTimeout: It was not taken in time.
+            httpcore.WriteError: The connection is no more.
+        """
+        if not buffer:
+            return
+        self._check_writable()
+        self._transport.write(buffer)
+        if not self._may_write.is_set():
+            async with _errors(timeout, httpcore.WriteTimeout, httpcore.WriteError):
+                await self._may_write.wait()
+            self._check_writable()
+
+    async def aclose(self) -> None:
+        """Let go of the connection; what the kernel has not taken goes no more."""
+        self._transport.abort()
+
+    async def start_tls(
+        self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
+    ) -> httpcore.AsyncNetworkStream:
+        """Go on under TLS.
+
+        Raises:
+            httpcore.ConnectTimeout: The handshake was not over in time.
+            httpcore.ConnectError: It failed; the text is OpenSSL's.
+        """
+        loop = asyncio.get_running_loop()
+        try:
+            async with _errors(timeout, httpcore.ConnectTimeout, httpcore.ConnectError):
+                under_tls = await loop.start_tls(self._transport, self, ssl_context, server_hostname=server_hostname)
+        except BaseException:
+            self._transport.abort()
+            raise
+        if under_tls is None:  # uvloop's way to say that the connection went meanwhile
+            raise httpcore.ConnectError("the connection was closed in the handshake")
+        self._use(under_tls)
+        return self
+
+    def get_extra_info(self, info: str) -> Any:
+        """What httpcore asks of a connection."""
+        match info:
+            case "is_readable":  # of an idle one: it has ended, or what it says is no answer to anything
+                return bool(self._held) or self._is_over
+            case "server_addr":
+                return self._transport.get_extra_info("peername")
+            case "client_addr":
+                return self._transport.get_extra_info("sockname")
+            case "socket" | "ssl_object":
+                return self._transport.get_extra_info(info)
+            case _:
+                return None
+
+    # --- for asyncio ---
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """It is open."""
+        self._use(cast("asyncio.Transport", transport))
+
+    def data_received(self, data: bytes) -> None:
+        """Something came."""
+        self._held += data
+        if len(self._held) >= _HELD_BYTES:
+            self._transport.pause_reading()
+        self._wake_reader()
+
+    def eof_received(self) -> bool:
+        """Nothing more comes; without TLS what is being sent may still go."""
+        self._is_over = True
+        self._wake_reader()
+        return self._transport.get_extra_info("sslcontext") is None
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """It is no more."""
+        self._is_over, self._error = True, exc
+        self._wake_reader()
+        self._may_write.set()
+
+    def pause_writing(self) -> None:
+        """The kernel does not take as much as is written."""
+        self._may_write.clear()
+
+    def resume_writing(self) -> None:
+        """It does again."""
+        self._may_write.set()
+
+    def _use(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        # What is said to be sent is the kernel's. Not 0: under TLS asyncio takes an empty buffer for a full one then.
+        transport.set_write_buffer_limits(high=1, low=0)
+
+    def _wake_reader(self) -> None:
+        if self._reader is not None and not self._reader.done():
+            self._reader.set_result(None)
+
+    def _check_writable(self) -> None:
+        if self._transport.is_closing():
+            raise httpcore.WriteError(str(self._error or "the connection is closed")) from self._error
+
+
+@asynccontextmanager
+async def _errors(timeout: float | None, late: type[Exception], broken: type[Exception]) -> AsyncIterator[None]:
+    """A time limit in seconds, and httpcore's errors for those of sockets."""
+    try:
+        async with asyncio.timeout(timeout):
+            yield
+    except TimeoutError as error:
+        raise late(str(error)) from error
+    except OSError as error:
+        raise broken(str(error)) from error
 
 
 #: What one header line has besides name and value: a colon, a space, a line's end.
@@ -354,28 +547,3 @@ class CountedStream(httpx.AsyncByteStream):
 
 def _lines(headers: httpx.Headers) -> int:
     return sum(len(name) + len(value) + _PER_LINE for name, value in headers.raw) + 2
-
-
-#: A filter counts only on the very logger that a record is made with, so each is named (httpx 0.28, httpcore 1.0).
-_LOGGERS = ("httpx", "httpcore.connection", "httpcore.http11", "httpcore.http2", "httpcore.proxy", "httpcore.socks")
-_ours: ContextVar[bool] = ContextVar("sentinel_sync_request", default=False)
-
-
-def _is_theirs(_record: logging.LogRecord) -> bool:
-    return not _ours.get()
-
-
-def mute() -> None:
-    """Install the filter; again is once."""
-    for name in _LOGGERS:
-        logging.getLogger(name).addFilter(_is_theirs)
-
-
-@contextmanager
-def unlogged() -> Iterator[None]:
-    """Drop what httpx and httpcore log in this task meanwhile."""
-    token = _ours.set(True)
-    try:
-        yield
-    finally:
-        _ours.reset(token)
