@@ -14,7 +14,7 @@ _FILES = (("parts", "parts", "file"), ("models", "models", "file"), ("uploads", 
 
 
 def copy_files(connection: Connection, source: Folders, target: Folders) -> int:
-    """Copies the files that the rows name, and the secret; how many files there were. Blocks.
+    """Copies the files that the rows name, and the keys; how many files there were. Blocks.
 
     Uploads that are still under way are copied as far as they have come: their vehicles go on from there.
     """
@@ -25,8 +25,9 @@ def copy_files(connection: Connection, source: Folders, target: Folders) -> int:
             if file.exists() or table != "uploads":  # one that has been completed since has no file any more
                 _copy(file, getattr(target, folder) / row["file"])
                 copied += 1
-    if source.secret.exists():
-        _copy(source.secret, target.secret)
+    for key, copy in ((source.secret, target.secret), (source.api_key, target.api_key)):
+        if key.exists():
+            _copy(key, copy)
     return copied
 
 
@@ -52,6 +53,7 @@ def backup(source: Folders, target: Path, rows: Connection | None = None) -> int
     if rows is None:
         with closing(connect(source.database)) as connection:
             connection.execute("VACUUM INTO ?", (str(folders.database),))
+        folders.database.chmod(0o600)
         with closing(connect(folders.database)) as connection:
             copied = copy_files(connection, source, folders)
     else:

@@ -153,7 +153,8 @@ class _Waiting:
 
 
 def connect(path: Path) -> SqliteConnection:
-    """A connection that is durable, and in autocommit until told otherwise."""
+    """A connection that is durable, and in autocommit until told otherwise. A new file is its owner's alone."""
+    path.touch(mode=0o600)
     connection = sqlite3.connect(
         path, timeout=BUSY_TIMEOUT, isolation_level=None, check_same_thread=False, factory=SqliteConnection
     )

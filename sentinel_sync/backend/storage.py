@@ -33,6 +33,7 @@ class Folders:
         self.root = root
         self.database: Path = root / "backend.sqlite3"
         self.secret: Path = root / "secret.key"
+        self.api_key: Path = root / "api_key"
         self.lock: Path = root / "lock"
         self.incoming: Path = root / "incoming"
         self.uploads: Path = root / "uploads"

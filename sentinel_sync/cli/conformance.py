@@ -10,7 +10,7 @@ from sentinel_sync.cli.backend_access import KEY_NOTE, add_credential, way_to_ba
 from sentinel_sync.cli.exit_codes import CommandError, ExitCode
 from sentinel_sync.cli.ui.text import out, printable
 from sentinel_sync.conformance.output import as_json, as_junit, evidence, line, summary
-from sentinel_sync.conformance.run import Finding, Verdict
+from sentinel_sync.conformance.run import CHECKS, Finding, Verdict
 
 _DESCRIPTION = """\
 Try the whole wire contract against a backend, extension by extension, and print what is met and what is not, with the
@@ -38,6 +38,9 @@ def execute(arguments: argparse.Namespace) -> int:
     from sentinel_sync.conformance.judge import judge  # noqa: PLC0415 - no other command needs it
 
     url, key, verify = way_to_backend(arguments, "a key")
+    names = [one.name for one in CHECKS]
+    if not any(arguments.only in name for name in names):
+        raise CommandError(f"no check has {arguments.only!r} in its name: {', '.join(names)}", ExitCode.USAGE)
 
     def heard(finding: Finding) -> None:
         if not arguments.json:

@@ -6,7 +6,6 @@ A server that refuses an upload says so before its end; who only sends would lea
 import asyncio
 import logging
 import socket
-import ssl
 import struct
 from collections.abc import Iterable
 from contextlib import suppress
@@ -14,14 +13,14 @@ from typing import Any
 
 import httpcore
 
+from sentinel_sync.cloud.transport import SocketBackend, SocketStream
+
 logger: logging.Logger = logging.getLogger(__name__)
 
 #: DSCP class selector 1, "low-priority data" (RFC 4594 section 4.10): the upper six bits of IP's traffic class.
 BACKGROUND = 8 << 2
 #: So much waits in the kernel, beyond what is on its way: what is cut off, or held by a withdrawn consent, is no more.
 UNSENT_BYTES = 256 << 10
-#: As much as httpcore reads at once.
-_READ_BYTES = 64 << 10
 #: An answer that says "go on" (1xx) is none yet.
 _INTERIM = (b"HTTP/1.1 1", b"HTTP/1.0 1")
 #: `struct linger`: on, no time: closing discards what has not left and resets the connection.
@@ -29,16 +28,72 @@ _AT_ONCE = struct.pack("ii", 1, 0)
 _EARLY = "answered before all was sent"
 
 
-class BulkBackend(httpcore.AsyncNetworkBackend):
-    """Opens connections through another backend, and prepares them.
+class BulkStream(SocketStream):
+    """A connection on which an answer that comes before all is sent ends the sending, and is read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._is_unanswered = False
+
+    async def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        """Send, unless an answer comes first.
+
+        Raises:
+            httpcore.WriteTimeout: It was not taken in time.
+            httpcore.WriteError: An answer came, which httpcore then reads, or the connection is no more.
+        """
+        self._is_unanswered = True
+        await asyncio.sleep(0)  # a socket that takes all at once would let nobody else have a turn, nor hear
+        await super().write(buffer, timeout)
+
+    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        """Receive, as any other."""
+        piece = await super().read(max_bytes, timeout)
+        self._is_unanswered = False
+        return piece
+
+    async def aclose(self) -> None:
+        """Close it; what was handed to the kernel for a request that is given up goes no more."""
+        if self._is_unanswered and (opened := self.get_extra_info("socket")) is not None:
+            with suppress(OSError):  # it is gone already
+                opened.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _AT_ONCE)
+        await super().aclose()
+
+    def data_received(self, data: bytes) -> None:
+        """Something came: an answer, perhaps."""
+        super().data_received(data)
+        self._end_writing()
+
+    def eof_received(self) -> bool:
+        """The other side has said its last word."""
+        goes_on = super().eof_received()
+        self._end_writing()
+        return goes_on
+
+    @property
+    def _is_answered(self) -> bool:
+        return self._is_over or (bool(self._held) and not _is_interim(bytes(self._held)))
+
+    def _end_writing(self) -> None:
+        if self._is_answered:
+            self._may_write.set()  # whoever waits for room looks, and finds that nobody listens
+
+    def _check_writable(self) -> None:
+        if self._is_answered:
+            raise httpcore.WriteError(_EARLY)
+        super()._check_writable()
+
+
+class BulkBackend(SocketBackend):
+    """Opens connections, and prepares them.
 
     Args:
-        backend: Opens them.
         marked: Whether they carry DSCP CS1.
     """
 
-    def __init__(self, backend: httpcore.AsyncNetworkBackend, *, marked: bool) -> None:
-        self._backend = backend
+    stream_type = BulkStream
+
+    def __init__(self, *, marked: bool) -> None:
         self._marked = marked
 
     async def connect_tcp(
@@ -50,14 +105,10 @@ class BulkBackend(httpcore.AsyncNetworkBackend):
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore.AsyncNetworkStream:
         """Open one."""
-        stream = await self._backend.connect_tcp(host, port, timeout, local_address, socket_options)
+        stream = await super().connect_tcp(host, port, timeout, local_address, socket_options)
         if (opened := stream.get_extra_info("socket")) is not None:
             self._prepare(opened)
-        return BulkStream(stream)
-
-    async def sleep(self, seconds: float) -> None:
-        """As the other backend does."""
-        await self._backend.sleep(seconds)
+        return stream
 
     def _prepare(self, opened: socket.socket) -> None:
         try:
@@ -73,119 +124,6 @@ class BulkBackend(httpcore.AsyncNetworkBackend):
             logger.info("cloud.background: the connection cannot be marked (%s)", error.strerror)
 
 
-class BulkStream(httpcore.AsyncNetworkStream):
-    """One connection."""
-
-    def __init__(self, stream: httpcore.AsyncNetworkStream) -> None:
-        self._stream = stream
-        self._listening: asyncio.Task[bool] | None = None
-        self._writing: asyncio.Timeout | None = None
-        self._heard = bytearray()
-        self._news = asyncio.Event()
-        self._answered = False
-        self._unanswered = False
-
-    async def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        """Send, unless an answer comes first.
-
-        Raises:
-            httpcore.WriteError: It did; httpcore then reads it.
-        """
-        self._unanswered = True
-        self._listen()
-        await asyncio.sleep(0)  # a socket that takes all at once would let nobody else have a turn, nor hear
-        if self._answered:
-            raise httpcore.WriteError(_EARLY)
-        try:
-            async with asyncio.timeout(None) as self._writing:
-                await self._stream.write(buffer, timeout)
-        except TimeoutError:
-            raise httpcore.WriteError(_EARLY) from None
-        finally:
-            self._writing = None
-
-    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        """Receive what was heard meanwhile, or wait for it."""
-        if not self._heard and self._is_listening():
-            await self._wait_for_news(timeout)
-        self._unanswered = False
-        if self._heard:
-            heard = bytes(self._heard[:max_bytes])
-            del self._heard[:max_bytes]
-            return heard
-        if self._listening is not None and self._listening.result():
-            return b""
-        return await self._stream.read(max_bytes, timeout)
-
-    async def aclose(self) -> None:
-        """Close it; what was handed to the kernel for a request that is given up goes no more."""
-        listening, self._listening = self._listening, None
-        if listening is not None:
-            listening.cancel()
-            await asyncio.wait({listening})
-        if self._unanswered and (opened := self._stream.get_extra_info("socket")) is not None:
-            with suppress(OSError):  # it is gone already
-                opened.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _AT_ONCE)
-        await self._stream.aclose()
-
-    async def start_tls(
-        self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
-    ) -> httpcore.AsyncNetworkStream:
-        """Go on under TLS."""
-        return BulkStream(await self._stream.start_tls(ssl_context, server_hostname, timeout))
-
-    def get_extra_info(self, info: str) -> Any:
-        """As the connection below."""
-        return self._stream.get_extra_info(info)
-
-    def _is_listening(self) -> bool:
-        return self._listening is not None and not self._listening.done()
-
-    def _listen(self) -> None:
-        """Begin to listen, unless that goes on already, or what was heard has not been read."""
-        if self._heard or (self._listening is not None and (not self._listening.done() or _is_over(self._listening))):
-            return
-        self._answered = False
-        self._listening = asyncio.create_task(self._hear(), name="sync.cloud.listen")
-        self._listening.add_done_callback(self._stopped_listening)
-
-    async def _hear(self) -> bool:
-        """Hear an answer's beginning, and where it comes too early, what follows; returns whether nothing more comes.
-
-        Whatever is left unread when writing fails is lost, so there reading never rests.
-        """
-        while len(self._heard) < _READ_BYTES:
-            piece = await self._stream.read(_READ_BYTES)
-            self._heard += piece
-            if not self._answered and _is_interim(piece):
-                continue
-            too_early = self._answered or self._writing is not None
-            self._stop_writing()
-            if not piece or not too_early:
-                return not piece
-        return False
-
-    async def _wait_for_news(self, timeout: float | None) -> None:
-        self._news.clear()
-        try:
-            async with asyncio.timeout(timeout):
-                await self._news.wait()
-        except TimeoutError:
-            raise httpcore.ReadTimeout from None
-
-    def _stopped_listening(self, listening: asyncio.Task[bool]) -> None:
-        if not listening.cancelled():
-            listening.exception()  # seen: perhaps nobody asks for it any more
-        self._stop_writing()
-
-    def _stop_writing(self) -> None:
-        """The other side has said its last word, or gone."""
-        self._answered = True
-        self._news.set()
-        if self._writing is not None and not self._writing.expired():
-            self._writing.reschedule(asyncio.get_running_loop().time())
-
-
 def _is_interim(piece: bytes) -> bool:
     """Whether it is nothing but answers that say "go on"."""
     if not piece:
@@ -193,8 +131,3 @@ def _is_interim(piece: bytes) -> bool:
     while piece.startswith(_INTERIM):
         piece = piece.partition(b"\r\n\r\n")[2]
     return not piece
-
-
-def _is_over(listening: asyncio.Task[bool]) -> bool:
-    """Whether nothing more comes; `read` says why."""
-    return listening.cancelled() or listening.exception() is not None or listening.result()

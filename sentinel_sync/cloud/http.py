@@ -18,7 +18,7 @@ from sentinel_sync.base.clock import moment
 from sentinel_sync.base.errors import ConfigurationError
 from sentinel_sync.base.http_library import httpx
 from sentinel_sync.cloud.bulk import BulkBackend
-from sentinel_sync.cloud.transport import KeptConnections, Lane, PoolTransport, PriorityTransport, SocketBackend
+from sentinel_sync.cloud.transport import KeptConnections, Lane, PoolTransport, PriorityTransport
 from sentinel_sync.settings import CloudSettings, is_key
 
 logger: logging.Logger = logging.getLogger(__name__)
@@ -325,7 +325,7 @@ def _bulk(settings: CloudSettings, context: ssl.SSLContext, *, keep: int) -> Poo
         max_connections=BULK_CONNECTIONS,
         max_keepalive_connections=keep,
         keepalive_expiry=KEEPALIVE_EXPIRY,
-        network_backend=BulkBackend(SocketBackend(), marked=settings.mark_background),
+        network_backend=BulkBackend(marked=settings.mark_background),
     )
     return PoolTransport(pool)
 

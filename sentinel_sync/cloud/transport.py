@@ -295,48 +295,6 @@ class _KeptBody:
                 await self._give_back()
 
 
-class SocketBackend(httpcore.AsyncNetworkBackend):
-    """Opens connections for httpcore, straight on asyncio's transports.
-
-    httpcore's own stream stands on anyio, whose cancel scopes, attribute look-ups and polls are a quarter of what a
-    small request costs (docs/measurements.md).
-    """
-
-    async def connect_tcp(
-        self,
-        host: str,
-        port: int,
-        timeout: float | None = None,
-        local_address: str | None = None,
-        socket_options: Iterable[Any] | None = None,
-    ) -> httpcore.AsyncNetworkStream:
-        """Open one.
-
-        Raises:
-            httpcore.ConnectTimeout: Nobody answered in time.
-            httpcore.ConnectError: Nobody answers, or there is no such name.
-        """
-        loop = asyncio.get_running_loop()
-        async with _errors(timeout, httpcore.ConnectTimeout, httpcore.ConnectError):
-            there = await loop.getaddrinfo(host, port, type=SOCK_STREAM)
-            here = await loop.getaddrinfo(local_address, 0, type=SOCK_STREAM) if local_address else None
-            opened = await start_connection(
-                there, local_addr_infos=here, happy_eyeballs_delay=_NEXT_ADDRESS_AFTER, interleave=1
-            )
-            for option in socket_options or ():
-                opened.setsockopt(*option)
-            try:
-                _, stream = await loop.create_connection(SocketStream, sock=opened)
-            except BaseException:
-                opened.close()
-                raise
-        return stream
-
-    async def sleep(self, seconds: float) -> None:
-        """Wait."""
-        await asyncio.sleep(seconds)
-
-
 class SocketStream(asyncio.Protocol, httpcore.AsyncNetworkStream):
     """One connection."""
 
@@ -477,6 +435,50 @@ class SocketStream(asyncio.Protocol, httpcore.AsyncNetworkStream):
             raise httpcore.WriteError(str(self._error or "the connection is closed")) from self._error
 
 
+class SocketBackend(httpcore.AsyncNetworkBackend):
+    """Opens connections for httpcore, straight on asyncio's transports.
+
+    httpcore's own stream stands on anyio, whose cancel scopes, attribute look-ups and polls are a quarter of what a
+    small request costs (docs/measurements.md).
+    """
+
+    stream_type: type[SocketStream] = SocketStream
+
+    async def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[Any] | None = None,
+    ) -> httpcore.AsyncNetworkStream:
+        """Open one.
+
+        Raises:
+            httpcore.ConnectTimeout: Nobody answered in time.
+            httpcore.ConnectError: Nobody answers, or there is no such name.
+        """
+        loop = asyncio.get_running_loop()
+        async with _errors(timeout, httpcore.ConnectTimeout, httpcore.ConnectError):
+            there = await loop.getaddrinfo(host, port, type=SOCK_STREAM)
+            here = await loop.getaddrinfo(local_address, 0, type=SOCK_STREAM) if local_address else None
+            opened = await start_connection(
+                there, local_addr_infos=here, happy_eyeballs_delay=_NEXT_ADDRESS_AFTER, interleave=1
+            )
+            for option in socket_options or ():
+                opened.setsockopt(*option)
+            try:
+                _, stream = await loop.create_connection(self.stream_type, sock=opened)
+            except BaseException:
+                opened.close()
+                raise
+        return stream
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait."""
+        await asyncio.sleep(seconds)
+
+
 @asynccontextmanager
 async def _errors(timeout: float | None, late: type[Exception], broken: type[Exception]) -> AsyncIterator[None]:
     """A time limit in seconds, and httpcore's errors for those of sockets."""
@@ -485,7 +487,7 @@ async def _errors(timeout: float | None, late: type[Exception], broken: type[Exc
             yield
     except TimeoutError as error:
         raise late(str(error)) from error
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # a name that is none cannot be encoded
         raise broken(str(error)) from error
 
 

@@ -368,6 +368,6 @@ def _end_where_said(step: AskAgainLater | Damaged | TooLarge | None, what: str, 
 
 
 def _metadata(upload: FileUpload) -> dict[str, str]:
-    """`TusState-Metadata` of a file; packed, its type is that of the packing."""
+    """`Upload-Metadata` of a file; packed, its type is that of the packing."""
     filetype = upload.content_type if upload.encoding is None else f"application/{upload.encoding}"
     return {"filename": upload.name, "filetype": filetype, "sha256": upload.sha256}

@@ -111,6 +111,8 @@ async def wrong_key(run: Run) -> None:
 async def no_key(run: Run) -> None:
     """Nor does one without."""
     expect_status(await run.send("GET", "/models", key=""), 401, 403)
+    refused = trip()
+    expect_status(await run.send("POST", "/trips", key="", idempotency_key=refused["trip_id"], json=refused), 401, 403)
 
 
 @check("no such path", "any other 4xx: this item can't succeed", Level.OPTIONAL)

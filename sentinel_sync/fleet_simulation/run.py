@@ -16,6 +16,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from uuid import uuid4
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
@@ -116,10 +117,7 @@ async def simulate(order: Order, told: Callable[[str], None]) -> Outcome:
             key = secrets.token_urlsafe(16)
             url, backend = await stack.enter_async_context(_backend(folder / "backend", key, order.database))
         client = await stack.enter_async_context(_client(url, key, order.ca_file))
-        try:
-            await client.get("/health")
-        except httpx.TransportError as error:
-            raise SimulationError(f"no backend answers at {url}: {error or type(error).__name__}") from None
+        await _try_key(client, outcome.fleet_id)
         plans = _plans(order, url, key, outcome.fleet_id, folder, signer)
         told(f"starting {order.vehicles} vehicles in {len(plans)} processes")
         workers = [await stack.enter_async_context(_worker(plan, light=order.is_light)) for plan in plans]
@@ -247,6 +245,20 @@ async def _client(url: str, key: str, ca_file: str | None) -> AsyncIterator[http
     headers = {"Authorization": f"Bearer {key}"}
     async with httpx.AsyncClient(base_url=url, headers=headers, timeout=60.0, verify=trust, trust_env=False) as client:
         yield client
+
+
+async def _try_key(client: httpx.AsyncClient, fleet_id: str) -> None:
+    """Ask once as one of the vehicles will: what all of them would be refused is said at once."""
+    ids = {"X-Fleet-ID": fleet_id, "X-Vehicle-ID": "vehicle_000000", "X-Request-ID": str(uuid4())}
+    try:
+        answer = await client.get("/models", headers=ids)
+    except httpx.TransportError as error:
+        why = str(error) or type(error).__name__
+        raise SimulationError(f"no backend answers at {client.base_url}: {why}") from None
+    if answer.status_code in {401, 403}:
+        raise SimulationError(
+            f"the backend refuses the key ({answer.status_code}): it must be good for any fleet and vehicle"
+        )
 
 
 async def _release(order: Order, client: httpx.AsyncClient, signer: Ed25519PrivateKey, begin: float) -> None:

@@ -143,6 +143,7 @@ def test_check_finds_what_does_not_fit_and_recounts(run: Run, folder: Path) -> N
 def test_a_backup_of_a_folder_is_a_backend(run: Run, folder: Path, tmp_path: Path) -> None:
     settings = BackendSettings(folder=folder, api_keys=(KEY,))
     fill(settings)
+    (folder / "api_key").write_text("made at the first start")
 
     async def while_it_runs() -> Said:
         async with running_server(settings):
@@ -151,7 +152,9 @@ def test_a_backup_of_a_folder_is_a_backend(run: Run, folder: Path, tmp_path: Pat
     assert asyncio.run(while_it_runs()).out.startswith("3 files and all else copied")
     assert run("backup", tmp_path / "copy", "--folder", folder).code == ExitCode.STORE
     is_whole(BackendSettings(folder=tmp_path / "copy", api_keys=(KEY,)))
-    assert oct((tmp_path / "copy" / "secret.key").stat().st_mode)[-3:] == "600"
+    for name in ("secret.key", "api_key", "backend.sqlite3"):
+        assert oct((tmp_path / "copy" / name).stat().st_mode)[-3:] == "600"
+    assert oct((folder / "backend.sqlite3").stat().st_mode)[-3:] == "600"
 
 
 def test_a_backup_of_postgresql_is_its_dump_and_the_files(

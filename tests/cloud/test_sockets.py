@@ -107,8 +107,9 @@ class TestConnecting:
         async def work() -> None:
             with pytest.raises(httpcore.ConnectError, match=r"refused|Connect call failed"):
                 await SocketBackend().connect_tcp("127.0.0.1", closed_port(), PATIENCE)
-            with pytest.raises(httpcore.ConnectError):
-                await SocketBackend().connect_tcp("no-such-host.invalid", 80, PATIENCE)
+            for name in ("no-such-host.invalid", "a..b", "x" * 64 + ".example"):
+                with pytest.raises(httpcore.ConnectError):
+                    await SocketBackend().connect_tcp(name, 80, PATIENCE)
 
         run(work())
 

@@ -147,6 +147,10 @@ class TestCommand:
             (["http://backend.example.com", "--api-key", "k"], "use https"),
             (["ftp://backend", "--api-key", "k"], "no http(s) URL"),
             (["http://127.0.0.1:9"], "a key is needed"),
+            (
+                ["http://127.0.0.1:9", "--api-key", "k", "--only", "odd"],
+                "no check has 'odd' in its name: health",
+            ),
             (["http://127.0.0.1:9", "--api-key-file", "/no/such"], "cannot read"),
             (["https://127.0.0.1:9", "--api-key", "k", "--ca-file", "/no/such"], "no PEM"),
         ],

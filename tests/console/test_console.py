@@ -4,6 +4,7 @@ import asyncio
 import json
 import shutil
 import socket
+import threading
 from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -360,9 +361,10 @@ def _open_files() -> int:
     return len(list(Path("/proc/self/fd").iterdir()))
 
 
-def _connect_until_refused(host: str, port: int, came: deque[socket.socket]) -> None:
+def _connect_until_refused(host: str, port: int, came: deque[socket.socket], many: threading.Event) -> None:
     while True:
         if len(came) == came.maxlen:
+            many.set()
             came.popleft().close()
         try:
             came.append(socket.create_connection((host, port), timeout=PATIENCE))
@@ -447,9 +449,9 @@ class TestManyConnections:
         came = deque[socket.socket](maxlen=20)
         async with _console(tmp_path, cloud) as (_, address):
             url = httpx.URL(address.url)
-            coming = asyncio.create_task(asyncio.to_thread(_connect_until_refused, url.host, url.port or 0, came))
-            async with httpx.AsyncClient(base_url=address.url, trust_env=False) as client:
-                assert (await client.get("/")).status_code == 200
+            many = threading.Event()
+            coming = asyncio.create_task(asyncio.to_thread(_connect_until_refused, url.host, url.port or 0, came, many))
+            assert await asyncio.to_thread(many.wait, PATIENCE)
         await coming
         for one in came:
             one.settimeout(PATIENCE)

@@ -55,6 +55,12 @@ async def test_light_vehicles_probe_and_report_to_a_backend_that_is_named(tmp_pa
     assert made.backend_cpu is None
 
 
+async def test_a_key_that_is_refused_is_said_so(tmp_path: Path) -> None:
+    async with running_server(BackendSettings(folder=tmp_path, api_keys=("key",))) as url:
+        with pytest.raises(SimulationError, match=r"refuses the key \(401\)"):
+            await simulate(Order(vehicles=1, script="steady", duration=6.0, url=url, api_key="other"), lambda _: None)
+
+
 async def test_a_key_that_may_not_publish_is_said_so(tmp_path: Path) -> None:
     settings = BackendSettings(folder=tmp_path, api_keys=("key",), publisher_keys=("other",))
     async with running_server(settings) as url:

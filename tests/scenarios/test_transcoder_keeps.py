@@ -92,7 +92,7 @@ async def test_a_killed_encoder_leaves_nothing(
     videos: VideoMaker, bench: Bench, number: signal.Signals, reason: str
 ) -> None:
     """After SIGTERM ffmpeg finishes a file that is whole and too short."""
-    recording = videos.pattern("long.mp4", size="640x480", seconds=4.0)
+    recording = videos.pattern("long.mp4", size="640x480", seconds=10.0)
     task = asyncio.create_task(bench.kept(recording))
     process = await bench.encoder()
     # Some pictures are there already: ffmpeg can make a file of them that plays.

@@ -43,7 +43,7 @@ class TusOffer:
     """What a backend offers for parts of one kind.
 
     Attributes:
-        algorithm: Of `TusState-Checksum`; None where it checks none that is known here.
+        algorithm: Of `Upload-Checksum`; None where it checks none that is known here.
         largest: Bytes that an upload may have, or None.
         takes_gzip: Whether a packed file may come as `application/gzip` (RFC 7694).
     """
