@@ -114,7 +114,12 @@ async def create_rollout(request: Request, name: str, version: str, backend: Bac
             (name, version, plan.model_dump_json(), rollout.state, rollout.step, now, rollout.why, now),
         )
         if not added.rowcount:
-            raise Problem(409, "rollout-exists", "this version's roll-out has begun before: resume or abort it")
+            before = _rollout(_row(connection, name, version))
+            what = {
+                RolloutState.ABORTED: "has been aborted, which is for good: publish it under another version",
+                RolloutState.DONE: "is done",
+            }.get(before.state, f"has begun before and is {before.state}: resume or abort it")
+            raise Problem(409, "rollout-exists", f"this version's roll-out {what}")
         _offer(connection, name, version, rollout)
         return _shown(connection, _row(connection, name, version), now)
 

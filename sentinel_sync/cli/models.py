@@ -286,6 +286,9 @@ async def _checked(models: ModelDownloader) -> Outcome:
         updates = await models.check_for_updates()
     except CloudError as error:
         raise CommandError(str(error), ExitCode.LEFT) from None
+    refused = [f"{model.name}: {model.reason}" for model in models.snapshot() if model.status == "failed"]
+    if refused:
+        return Outcome(False, "; ".join(refused), ExitCode.FAILED, updates)
     return Outcome(True, "there is nothing newer", ExitCode.DONE, updates)
 
 

@@ -118,11 +118,11 @@ def _answered(arguments: argparse.Namespace, method: str, path: str, **body: Any
 
 
 def _facts(shown: dict[str, Any]) -> list[tuple[str, str]]:
-    steps = ", ".join(_percent(step) for step in shown["steps"])
+    steps = f"step {shown['step']} of {len(shown['steps'])}: " + ", ".join(_percent(step) for step in shown["steps"])
     return [
         ("model", printable(f"{shown['name']} {shown['version']}")),
         ("state", shown["state"]),
-        ("offered to", f"{_percent(shown['share'])} of vehicles (step {shown['step']} of {steps})"),
+        ("offered to", f"{_percent(shown['share'])} of vehicles ({steps})"),
         ("installed", f"{shown['installed']} of {shown['active']} that report"),
         ("failed", str(shown["failed"])),
         ("pending", str(shown["pending"])),

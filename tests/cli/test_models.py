@@ -164,13 +164,15 @@ class TestPublishing:
         backend = ("--url", fleet.url, "--api-key-file", str(car.folder / "publisher"))
         assert car.run("rollouts", "list", *backend).out == "no roll-out has begun\n"
         begun = car.run("rollouts", "create", NAME, "v1.0.0", "--steps", "5%,0.5,100%", *backend)
-        assert (begun.code, "5 % of vehicles (step 1 of 5 %, 50 %, 100 %)" in begun.out) == (0, True), begun
+        assert (begun.code, "5 % of vehicles (step 1 of 3: 5 %, 50 %, 100 %)" in begun.out) == (0, True), begun
         again = car.run("rollouts", "create", NAME, "v1.0.0", *backend)
         assert (again.code, "resume or abort it" in again.err) == (1, True)
         paused = car.run("rollouts", "pause", NAME, "v1.0.0", "--json", *backend).json
         assert (paused["state"], paused["share"], paused["why"]) == ("paused", 0.0, "paused by an operator")
         assert "running" in car.run("rollouts", "resume", NAME, "v1.0.0", *backend).out
         assert "aborted" in car.run("rollouts", "abort", NAME, "v1.0.0", *backend).out
+        again = car.run("rollouts", "create", NAME, "v1.0.0", *backend)
+        assert (again.code, "publish it under another version" in again.err) == (1, True)
         assert "0 %" in car.run("rollouts", "list", *backend).out
         assert "no roll-out" in car.run("rollouts", "show", NAME, "v9.0.0", *backend).err
         for bad in ("0.5,0.1", "200%", "many"):
@@ -245,6 +247,9 @@ class TestWithoutAnAgent:
         car.configure(model_trusted_keys=[])
         said = car.run("models", "install", NAME, "v1.0.0")
         assert (said.code, "no key is trusted" in said.err) == (ExitCode.FAILED, True)
+        said = car.run("models", "check")
+        assert (said.code, said.out) == (ExitCode.FAILED, "")
+        assert "no key is trusted" in said.err, "which is not the same as nothing newer"
         assert not (car.folder / "models" / f"{NAME}.onnx").exists()
 
 
