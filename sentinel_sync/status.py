@@ -52,7 +52,7 @@ class Trouble(StatusModel):
     """Something that does not mend itself, and what a person can do about it.
 
     Attributes:
-        part: Of the agent: "agent", "connection", "queue", "model", "profiles", "clock" or "store".
+        part: Of the agent: "agent", "connection", "queue", "recordings", "model", "profiles", "clock" or "store".
     """
 
     part: str
@@ -178,6 +178,10 @@ def _troubles_of_parts(said: AgentStatus) -> Iterator[Trouble]:
     if said.scenarios is not None and said.scenarios.disk_is_short:
         what = "the recorder's disk has less room than cloud.disk_reserve, and nothing more may go"
         yield Trouble(part="store", what=what, remedy="free some space, or allow cloud.disk_reserve_unsent")
+    if said.scenarios is not None and said.scenarios.set_aside > said.outbox.set_aside:
+        # Those that the backend has refused are the outbox's, and said there.
+        what = f"recordings that cannot be sent as they are: {said.scenarios.set_aside:,}"
+        yield Trouble(part="recordings", what=what, remedy="`scenarios list --status set_aside` says why")
     if said.salvaged_from is not None:
         what = f"the outbox was damaged, and what could be read was saved from {said.salvaged_from}"
         yield Trouble(part="store", what=what, remedy="check the disk; then restart the agent")

@@ -15,6 +15,8 @@ from sentinel_sync.backend.problems import FieldError, Problem, field_errors
 
 LONGEST_HEADER = 255
 BEARER = "bearer "
+NAMED_FIELDS = 3
+"""Of what is wrong with a body, so many are named in its problem's one line: the vehicle shows that line."""
 
 AnyBody = TypeVar("AnyBody", bound=StrictBody)
 
@@ -158,7 +160,8 @@ def checked(kind: type[AnyBody], body: bytes) -> AnyBody:
         raise Problem(400, "malformed-json", "the body is not JSON", errors=found)
     if PRIVACY_ERROR in kinds:
         raise Problem(422, "privacy-violation", "the body carries what must not leave a vehicle", errors=found)
-    raise Problem(422, "invalid-body", f"{len(found)} things in the body are not as they must be", errors=found)
+    named = ", ".join(one.field for one in found[:NAMED_FIELDS]) + (", …" if len(found) > NAMED_FIELDS else "")
+    raise Problem(422, "invalid-body", f"these are not as they must be: {named}", errors=found)
 
 
 async def read_packed(request: Request, limit: int) -> bytes:

@@ -6,7 +6,7 @@ import socket
 import ssl
 import time
 from collections.abc import AsyncIterator
-from http import HTTPMethod
+from http import HTTPMethod, HTTPStatus
 from urllib.parse import urlsplit
 
 from sentinel_sync.base.clock import TOLERANCE, Clock, ClockStamp, SystemClock, clock_observation, skew
@@ -130,6 +130,8 @@ async def _check_backend(cloud: CloudSettings) -> AsyncIterator[Finding]:
 
 
 def _no_health(error: CloudError) -> Finding:
+    if error.status in {HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED, HTTPStatus.GONE}:
+        return fail("health", str(error), "somebody answers there, and has no /health: check cloud.api_url")
     match error:
         case NotNowError():
             return fail(

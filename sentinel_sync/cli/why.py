@@ -107,7 +107,7 @@ async def _all_waiting(settings: CloudSettings) -> AsyncIterator[Waiting]:
     for item in items:
         if item.kind != SCENARIO_KIND:
             is_held = said is not None and said.waiting_reason(item.kind) is not None
-            yield _of_item(item, running=running, is_held=is_held)
+            yield _of_item(item, running=running, is_held=is_held, remedy=_stopped(said) or _remedy(running=running))
     async for waiting in _recordings(settings, {item.key: item for item in items}, running=running):
         yield waiting
     for waiting in () if said is None else _models(said):
@@ -116,7 +116,17 @@ async def _all_waiting(settings: CloudSettings) -> AsyncIterator[Waiting]:
         yield waiting
 
 
-def _of_item(item: OutboxItem, *, running: bool, is_held: bool) -> Waiting:
+def _stopped(said: AgentStatus | None) -> str | None:
+    """What to do where nothing at all may be sent until somebody does it; None where that is not so."""
+    if said is None:
+        return None
+    if not said.enabled:
+        return "set cloud.enabled to true"
+    is_refused = said.connectivity.unauthorized or said.connectivity.gate == "refused"
+    return "put the right key where cloud.api_key or api_key_file says" if is_refused else None
+
+
+def _of_item(item: OutboxItem, *, running: bool, is_held: bool, remedy: str) -> Waiting:
     is_aside = item.state is ItemState.SET_ASIDE
     again = f"`{program()} queue retry {item.key}` once that is mended, or `queue drop`"
     return Waiting(
@@ -125,7 +135,7 @@ def _of_item(item: OutboxItem, *, running: bool, is_held: bool) -> Waiting:
         item.reason or (_its_turn(running=running)),
         item.created_at,
         next_try(item, time.time(), running=running, is_held=is_held),
-        again if is_aside else _remedy(running=running),
+        again if is_aside else remedy,
     )
 
 

@@ -63,6 +63,12 @@ def test_a_backend_that_is_down_fails_at_the_connection(vehicle: Vehicle) -> Non
     assert said.json["checks"][-1]["check"] == "connection"
 
 
+def test_an_address_with_a_wrong_path_is_no_backend_in_trouble(vehicle: Vehicle, backend: Backend) -> None:
+    vehicle.configure(api_url=f"{backend.url}/nope")
+    found = _check(vehicle.run("doctor", "--json"), "health")
+    assert (found["level"], "check cloud.api_url" in found["advice"]) == ("fail", True), found
+
+
 def test_a_skewed_clock_is_a_warning_with_its_direction(vehicle: Vehicle, backend: Backend) -> None:
     backend.ahead = timedelta(hours=1)
     said = vehicle.run("doctor", "--json")

@@ -97,6 +97,14 @@ class TestHealth:
             ({"connectivity": {"clock_skew": -7200.0}}, "clock", "wrong by 120 minutes"),
             ({"salvaged_from": "outbox.db.damaged"}, "store", "outbox.db.damaged"),
             (
+                {
+                    "scenarios": {"consent": True, "consent_at": None, "policy_version": "1", "held": None, "queued": 0}
+                    | {"under_way": None, "uploaded": 0, "set_aside": 1, "dropped": 0}
+                },
+                "recordings",
+                "recordings that cannot be sent as they are: 1",
+            ),
+            (
                 {"duties": [{"name": "models.check", "crashes": 2, "total_crashes": 2, "last_error": "OSError"}]},
                 "agent",
                 "models.check keeps failing",
@@ -159,6 +167,21 @@ class TestWhy:
         said(vehicle.state, traffic={**traffic, "held": {}})
         (waiting,) = vehicle.run("why", key, "--json").json["waiting"]
         assert waiting["next_try"] == "now"
+
+    @pytest.mark.parametrize(
+        ("changes", "remedy"),
+        [
+            ({"connectivity": {"unauthorized": True, "gate": "refused"}}, "put the right key where cloud.api_key"),
+            ({"enabled": False}, "set cloud.enabled to true"),
+        ],
+    )
+    def test_what_a_person_has_to_end_is_not_said_to_go_by_itself(
+        self, vehicle: Vehicle, locked: None, changes: dict[str, object], remedy: str
+    ) -> None:
+        (key,) = vehicle.queue_trips(1)
+        said(vehicle.state, **changes)
+        (waiting,) = vehicle.run("why", key, "--json").json["waiting"]
+        assert waiting["remedy"].startswith(remedy)
 
     def test_one_is_asked_for_by_its_name(self, vehicle: Vehicle) -> None:
         (key,) = vehicle.queue_trips(1)
