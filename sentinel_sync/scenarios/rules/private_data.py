@@ -99,7 +99,11 @@ _GRID_METRES = 1000
 _EARTH_METRES = (6_330_000.0, 6_400_000.0)
 _NUMBER = re.compile(r"\s*[-+]?\d{1,3}\.\d+\s*")
 _FINE_KEY = re.compile(r"[-+]?\d{1,3}\.\d{4,}")
-_RATIONAL = re.compile(r"\s*\d+\s*/\s*\d+\s*")
+_RATIONAL = re.compile(r"\s*[-+]?\d+\s*/\s*\d+\s*")
+#: Characters of one that is a place: Python reads no number of more than some thousand digits.
+_LONGEST_RATIONAL = 64
+#: Numbers of a place from the Earth's middle, with what may stand behind it: a fourth coordinate, a heading.
+_LONGEST_POSE = 7
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,6 +232,8 @@ def _outgoing_text(text: str, context: Context) -> JsonValue:
             number = 0.0
         if not is_finite(number) or abs(number) > _MOST_DEGREES:
             return None
+    if context.place and _is_rational(text):
+        return _whole_degrees(text)
     return clean(text, lambda inner: _inner_json(inner, context), place=context.place)
 
 
@@ -271,8 +277,12 @@ def _outgoing_object(value: dict[str, JsonValue], context: Context) -> JsonValue
         traits.reference_system or (traits.corner and _is_area(value)) for traits in map(_traits_of, value)
     ):
         context = replace(context, place=True)
-    if context.place and _are_metres([value.get("x"), value.get("y")]):
-        value = value | {axis: _coarse_metres(value[axis]) for axis in ("x", "y")}
+    if _is_earth_centred([value.get(axis) for axis in "xyz"]):
+        value = value | {axis: _coarse_metres(value[axis]) for axis in "xyz"}
+    elif context.place and _are_metres([value.get("x"), value.get("y")]):
+        value = value | {axis: _coarse_metres(value[axis]) for axis in "xy"}
+    elif context.place and _is_rational(value):
+        return _whole_degrees(value)
     kept: dict[str, JsonValue] = {}
     for key, inner in value.items():
         under = _under(context, key)
@@ -357,16 +367,20 @@ def _coarse_metres(value: JsonValue) -> JsonValue:
 def _outgoing_list(values: list[JsonValue], context: Context) -> JsonValue:
     if context.coordinate and 2 <= len(values) <= 3 and all(_is_small(value) for value in values):
         return [values[0] if isinstance(values[0], int) else outgoing(values[0], context), *[None] * (len(values) - 1)]
+    if _is_earth_centred(values[:3]) and len(values) <= _LONGEST_POSE:
+        return [*map(_coarse_metres, values[:3]), *(outgoing(value, context) for value in values[3:])]
+    if context.coordinate and _is_rational(values):
+        return _whole_degrees(values)
     if context.place and _are_metres(values[:2]) and len(values) <= 3:
         return [_coarse_metres(value) for value in values[:2]] + values[2:]
-    if context.place and len(values) == 3 and all(_is_rational(value) for value in values):
-        return [values[0], None, None]  # EXIF: degrees, minutes, seconds
+    if len(values) in ((2, 3) if context.coordinate else (3,) if context.place else ()) and all(
+        _is_rational(value) for value in values
+    ):
+        return [_whole_degrees(values[0]), *[None] * (len(values) - 1)]  # EXIF: degrees, minutes, seconds
     if context.place and 2 <= len(values) <= 3 and any(_is_scaled(value) for value in values[:2]):
         return [None] * len(values)
     if _is_place(values) or any(isinstance(value, list) and _is_place(value) for value in values[:_FIRST_FEW]):
         context = replace(context, place=True)
-    elif _is_earth_centred(values):
-        return [round(value, -3) for value in values if isinstance(value, int | float)]
     inner = replace(context, coordinate=False) if context.coordinate else context
     return [outgoing(value, inner) for value in values]
 
@@ -380,6 +394,25 @@ def _is_rational(value: JsonValue) -> bool:
         case str():
             return _RATIONAL.fullmatch(value) is not None
     return False
+
+
+def _whole_degrees(rational: JsonValue) -> JsonValue:
+    """A fraction of degrees as whole ones, written as it was: 37774929/1000000 tells as much as 37.774929 does."""
+    match rational:
+        case [int(above), int(below)] | {"numerator": int(above), "denominator": int(below)}:
+            degrees = _divided(above, below)
+            if degrees is None:
+                return None
+            return [degrees, 1] if isinstance(rational, list) else {"numerator": degrees, "denominator": 1}
+        case str() if len(rational) <= _LONGEST_RATIONAL:
+            degrees = _divided(*map(int, rational.split("/")))
+            return None if degrees is None else f"{degrees}/1"
+    return None
+
+
+def _divided(above: int, below: int) -> int | None:
+    degrees = above // below if below else None
+    return degrees if degrees is not None and abs(degrees) <= _MOST_DEGREES else None
 
 
 def _is_small(value: JsonValue) -> bool:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import JsonValue
 
-from sentinel_sync.scenarios.rules.private_data import Context, outgoing
+from sentinel_sync.scenarios.rules.private_data import Context, outgoing, outgoing_text
 
 ANNOTATIONS = Context(names_are_labels=True)
 
@@ -206,6 +206,93 @@ def test_persons_and_paths_in_a_text(text: str, left: str) -> None:
 def test_places_and_persons_by_key_and_by_value(value: JsonValue, left: JsonValue) -> None:
     assert sent(value) == left
     assert sent(left) == left, "what may leave is left as it is"
+
+
+@pytest.mark.parametrize(
+    ("value", "left"),
+    [
+        # Whole numbers of a grid, and a cell's number.
+        ({"easting": 1000, "northing": 999.9}, {"easting": 1000, "northing": None}),
+        ({"easting": -1499.5, "northing": float("inf")}, {"easting": -1000.0, "northing": None}),
+        ({"h3": 617700169958293503, "s2": 1.5}, {"h3": None, "s2": None}),
+        # Of a list of persons what is no text stays, and is looked at.
+        (
+            {"passengers": ["Anna", 7, {"name": "Bob", "age": 4}, ["a.b@example.com"]]},
+            {"passengers": [None, 7, {"age": 4}, ["[mail]"]]},
+        ),
+        # A key is a coordinate where its value is one as fine.
+        ({"37.774929": 1.5}, {"37.774929": 1.5}),
+        ({"37.774929": "1.5"}, {"37.774929": "1.5"}),
+        ({"37.774929": "late"}, {"37.774929": "late"}),
+        ({"37.774929": -122.419}, {"37.77": -122.42}),
+        # A number to call has five digits in a text, and six as a number.
+        ({"cell_a": "12-34", "cell_b": "12-345"}, {"cell_a": "12-34"}),
+        ({"mobile_a": 99_999, "mobile_b": 100_000}, {"mobile_a": 99_999}),
+        ({"cell_voltage": 3.7, "phone_in_hand": True}, {"cell_voltage": 3.7, "phone_in_hand": True}),
+        # A fraction of degrees tells as much as a decimal one does, in whichever form it is written.
+        ({"GPSLatitude": [[37774929, 1000000], [0, 1], [0, 1]]}, {"GPSLatitude": [[37, 1], None, None]}),
+        ({"GPSLatitude": [[37774929, 1000000], [0, 1]]}, {"GPSLatitude": [[37, 1], None]}),
+        ({"GPSLatitude": "37774929/1000000", "lon": "-122419416/1000000"}, {"GPSLatitude": "37/1", "lon": "-123/1"}),
+        (
+            {"GPSLatitude": {"numerator": 37774929, "denominator": 1000000}},
+            {"GPSLatitude": {"numerator": 37, "denominator": 1}},
+        ),
+        ({"lat": [37774, 1000], "lon": [181, 1]}, {"lat": [37, 1], "lon": None}),
+        ({"location": ["37774929/1000000", "122419416/1000000"]}, {"location": ["37/1", "122/1"]}),
+        ({"lat": "1/0", "lon": "9" * 63 + "/1"}, {"lat": None, "lon": None}),
+        ({"lat": "9" * 5000 + "/1"}, {"lat": None}),
+        ({"frame_rate": "30000/1001", "size": [1920, 1080]}, {"frame_rate": "30000/1001", "size": [1920, 1080]}),
+        # From the Earth's middle, as whole numbers, with more behind them, under names of their own.
+        ({"ecef": [-2706174.8, -4261059.5, 3885725.3, 1.0]}, {"ecef": [-2706000.0, -4261000.0, 3886000.0, 1.0]}),
+        ({"gps_x": [-2706174, -4261059, 3885725]}, {"gps_x": [-2706000, -4261000, 3886000]}),
+        (
+            {"ecef": {"x": -2706174.8, "y": -4261059.5, "z": 3885725.3, "frame": 7}},
+            {"ecef": {"x": -2706000.0, "y": -4261000.0, "z": 3886000.0, "frame": 7}},
+        ),
+        ({"tones": [6378137, *range(7)]}, {"tones": [6378137, *range(7)]}),
+        # EXIF's rationals, and what has as many numbers and is none.
+        ({"GPSLatitude": ["37/1", " 46 / 1 ", "2970/100"]}, {"GPSLatitude": ["37/1", None, None]}),
+        (
+            {"GPSLatitude": [{"numerator": number, "denominator": 1} for number in (37, 46, 29)]},
+            {"GPSLatitude": [{"numerator": 37, "denominator": 1}, None, None]},
+        ),
+        ({"position": [1.23456, 2.5, 3.0]}, {"position": [1.23, 2.5, 3.0]}),
+        ({"position": ["left", "37/1", "46/1"]}, {"position": ["left", "37/1", "46/1"]}),
+        # Up to 180 degrees, and beyond a million of them: as whole numbers of a scale.
+        ({"lon": [180, 30, 15.5]}, {"lon": [180, None, None]}),
+        ({"lon": 180.0, "lat": 180.1}, {"lon": 180.0, "lat": None}),
+        ({"lon": "180.0", "lat": "180.1"}, {"lon": "180.0", "lat": None}),
+        ({"gps": [1_000_000, 5]}, {"gps": [1_000_000, 5]}),
+        ({"gps": [1_000_001, 5]}, {"gps": [None, None]}),
+        ({"gps": [5, -1_000_001]}, {"gps": [None, None]}),
+    ],
+)
+def test_bounds_and_forms_of_what_a_key_says(value: JsonValue, left: JsonValue) -> None:
+    assert sent(value) == left
+
+
+def test_an_area_is_one_however_its_corners_are_written() -> None:
+    corners = {"x_min": -122.42231, "Y_MIN": 37.77212, "x_max": -122.41123, "Y_MAX": 37.78123}
+    assert not [left for left in sent(corners).values() if left not in {None, -122.42, 37.77, -122.41, 37.78}]
+
+
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        ('{ "a" : 1.50,\n "note": "and/or" }', '{ "a" : 1.50,\n "note": "and/or" }'),
+        ('{ "a" : 1.50,\n "note": "/home/anna/x" }', '{"a":1.5,"note":"x"}'),
+        ('{"a": 1, "a": 1, "b": "and/or"}', '{"a":1,"b":"and/or"}'),
+        ('["\ud800", 37.774929, -122.419416]', '["\ud800", 37.77, -122.42]'),
+    ],
+)
+def test_json_in_a_text_keeps_its_form_where_nothing_had_to_go(text: str, left: str) -> None:
+    assert sent(text) == left
+
+
+def test_a_file_keeps_its_byte_order_mark_where_nothing_had_to_go() -> None:
+    text = b'\xef\xbb\xbf{ "a": 1 }'
+    assert outgoing_text(text, {"a": 1}, ANNOTATIONS) == text
+    assert outgoing_text(text, {"a": "/home/anna/x"}, ANNOTATIONS) == b'{"a":"x"}'
 
 
 def test_a_name_in_metadata_is_a_persons_and_in_annotations_a_label() -> None:
