@@ -1,6 +1,7 @@
 """Rules for models: names, versions, signatures, rollout, which release to take, how to read a download's answers."""
 
 import base64
+from math import nextafter
 from random import Random
 from typing import Any
 
@@ -25,13 +26,18 @@ from sentinel_sync.cloud.rules.download import (
 )
 from sentinel_sync.models.rules.installed import CheckSchedule
 from sentinel_sync.models.rules.releases import (
+    EXTENSIONS,
+    ReleaseChoice,
     ReleaseConstraints,
     Trust,
     check_name,
+    check_not_bad,
     check_version,
     check_version_allowed,
     choose,
+    choose_each,
     in_rollout,
+    is_history,
     key_id,
     live_name,
     manifest,
@@ -39,23 +45,24 @@ from sentinel_sync.models.rules.releases import (
     raw_key,
     verify,
     version_order,
+    why_not_for,
 )
 
 KEY, OTHER_KEY = Ed25519PrivateKey.from_private_bytes(b"k" * 32), Ed25519PrivateKey.from_private_bytes(b"o" * 32)
 RAW, OTHER_RAW = raw_key(KEY.public_key()), raw_key(OTHER_KEY.public_key())
 TRUST = Trust.of([RAW])
-CHECKSUM = "ab" * 32
+CHECKSUM, OTHER_CHECKSUM = "ab" * 32, "cd" * 32
 
 
 def release(
     name: str = "m", version: str = "v1.0.0", *, by: Ed25519PrivateKey | None = KEY, **more: Any
 ) -> ModelRelease:
-    size = more.pop("size", 100)
+    size, checksum = more.pop("size", 100), more.pop("checksum", CHECKSUM)
     signature = None
     if by is not None:
-        signature = base64.b64encode(by.sign(manifest(name, version, size, CHECKSUM))).decode()
+        signature = base64.b64encode(by.sign(manifest(name, version, size, checksum))).decode()
     return ModelRelease(
-        **({"name": name, "version": version, "size": size, "checksum": CHECKSUM, "signature": signature} | more)
+        **({"name": name, "version": version, "size": size, "checksum": checksum, "signature": signature} | more)
     )
 
 
@@ -107,6 +114,30 @@ class TestNames:
         with pytest.raises(VerificationError):
             live_name("m", filename)
 
+    @pytest.mark.parametrize(
+        ("name", "filename", "message"),
+        [
+            ("ü/m", None, "the model's name '\\xfc/m' is refused: {plain}"),
+            ("x" * 129, None, f"the model's name '{'x' * 80}' is refused: {{plain}}"),
+            ("m", "../m.pt", "the file name '../m.pt' is refused: {plain}"),
+            ("m", "m.exe", "the file name 'm.exe' is refused: {ending}"),
+            ("m", "x" * 81, f"the file name '{'x' * 80}' is refused: {{ending}}"),
+        ],
+    )
+    def test_a_refusal_shows_the_start_of_the_name_and_what_one_is_like(
+        self, name: str, filename: str | None, message: str
+    ) -> None:
+        with pytest.raises(VerificationError) as caught:
+            live_name(name, filename)
+        assert str(caught.value) == message.format(
+            plain="letters, digits, dots, dashes and underscores only",
+            ending="it must end with .pt .pth .onnx .engine .tflite .safetensors .bin",
+        )
+
+    @pytest.mark.parametrize("ending", EXTENSIONS)
+    def test_each_ending_of_the_contract_is_kept(self, ending: str) -> None:
+        assert live_name("m", f"export-7{ending}") == f"m{ending}"
+
 
 class TestVersions:
     def test_they_sort_as_releases_follow_each_other(self) -> None:
@@ -118,12 +149,43 @@ class TestVersions:
 
     def test_missing_numbers_are_zero_and_build_marks_do_not_count(self) -> None:
         assert version_order("v2.1") == version_order("2.1.0+build.7")
+        assert len({version_order(version) for version in ("v2", "2.0", "v2.0.0", "v2.0.0.0")}) == 1
+
+    @pytest.mark.parametrize(
+        ("older", "newer"),
+        [("v2-alpha", "v2-beta"), ("v2-rc.9", "v2-rc.10"), ("v2-rc", "v2-rc.0"), ("v2-9", "v2-a")],
+    )
+    def test_what_comes_before_a_release_is_compared_part_by_part(self, older: str, newer: str) -> None:
+        assert version_order(older) < version_order(newer)
+
+    def test_a_number_before_a_release_counts_by_its_value(self) -> None:
+        assert version_order("v2-rc.01") == version_order("v2-rc.1")
+
+    def test_the_newest_of_none_is_none(self) -> None:
+        assert newest([]) is None
+        assert newest([None, None]) is None
+
+    @pytest.mark.parametrize(
+        ("version", "installed", "is_past"),
+        [("v1.9", "v2", True), ("v2.0", "v2", True), ("v2.0.0.1", "v2", False), ("v0", None, False)],
+    )
+    def test_the_past_goes_up_to_what_is_in_use(self, version: str, installed: str | None, is_past: bool) -> None:
+        assert is_history(version, installed) is is_past
 
     @pytest.mark.parametrize("version", ["", "v", "latest", "v1.2.3.4.5", "v1/..", "v1 ", "v1\n", "1.-1", "v1.0-"])
     def test_what_is_none_is_refused(self, version: str) -> None:
         for check in (check_version, version_order):
             with pytest.raises(VerificationError):
                 check(version)
+
+    @pytest.mark.parametrize(
+        ("version", "shown"), [("latest\n", "'latest\\n'"), ("v" + "9" * 80, "'v" + "9" * 79 + "'")]
+    )
+    def test_a_refusal_shows_the_start_of_the_version_and_what_one_is_like(self, version: str, shown: str) -> None:
+        for check in (check_version, version_order):
+            with pytest.raises(VerificationError) as caught:
+                check(version)
+            assert str(caught.value) == f"the version {shown} is refused: it must be like v2.1.0"
 
 
 class TestSignatures:
@@ -167,6 +229,35 @@ class TestSignatures:
     def test_anything_else_is_refused(self, forged: ModelRelease) -> None:
         with pytest.raises(VerificationError):
             verify(forged, TRUST)
+
+    @pytest.mark.parametrize(
+        ("forged", "why"),
+        [
+            (release(by=None), "it is not signed"),
+            (release(key_id="nonsense"), "it is signed by a key that is not trusted"),
+            (release(by=OTHER_KEY), "the signature is not one of a trusted key over this release"),
+            (
+                release(by=OTHER_KEY, signatures=[{"signature": "short"}]),
+                "the signature is not one of a trusted key over this release",
+            ),
+            (release(signature=base64.b64encode(bytes(63)).decode()), "its signature is not base64 of 64 bytes"),
+            (release(signature=base64.b64encode(bytes(65)).decode()), "its signature is not base64 of 64 bytes"),
+            # Python's decoder skips these by itself: one signature would have many spellings.
+            (release(signature=f"{release().signature}\n"), "its signature is not base64 of 64 bytes"),
+            (release(signature=f"!{release().signature}"), "its signature is not base64 of 64 bytes"),
+        ],
+    )
+    def test_a_refusal_names_the_release_and_the_first_fault(self, forged: ModelRelease, why: str) -> None:
+        with pytest.raises(VerificationError) as caught:
+            verify(forged, TRUST)
+        assert str(caught.value) == f"m v1.0.0 is refused: {why}"
+
+    def test_up_to_32_signatures_are_looked_at(self) -> None:
+        others = [{"signature": release().signature, "key_id": f"other{number}"} for number in range(32)]
+        assert verify(release(signatures=others[:31]), TRUST) == (key_id(RAW),)
+        with pytest.raises(VerificationError) as caught:
+            verify(release(signatures=others), TRUST)
+        assert str(caught.value) == "m v1.0.0 is refused: it has 33 signatures, more than 32"
 
     def test_without_a_trusted_key_nothing_passes(self) -> None:
         with pytest.raises(VerificationError, match="model_trusted_keys"):
@@ -221,6 +312,26 @@ class TestRollout:
         assert in_rollout(release(rollout=None), vehicle)
         assert not in_rollout(release(rollout=0.0), vehicle)
 
+    def test_a_vehicle_is_in_from_just_above_its_own_place(self) -> None:
+        # The first 53 bits of sha256sum over "vehicle_0\0m\0v1.0.0", as a share.
+        place = 0.20509831250123978
+        assert not in_rollout(release(rollout=place), "vehicle_0")
+        assert in_rollout(release(rollout=nextafter(place, 1.0)), "vehicle_0")
+
+    @pytest.mark.parametrize(
+        ("rollout", "vehicle", "why"),
+        [
+            (None, "vehicle_0", None),
+            (1.0, "vehicle_0", None),
+            (0.25, "vehicle_0", None),
+            (0.25, "vehicle_2", "not for this vehicle: rollout 25 %"),
+            (0.205, "vehicle_0", "not for this vehicle: rollout 20.5 %"),
+            (0.0, "vehicle_0", "not for this vehicle: rollout 0 %"),
+        ],
+    )
+    def test_who_is_not_in_is_told_the_share(self, rollout: float | None, vehicle: str, why: str | None) -> None:
+        assert why_not_for(release(rollout=rollout), vehicle) == why
+
 
 class TestChoice:
     @pytest.mark.parametrize(
@@ -271,6 +382,104 @@ class TestChoice:
     def test_the_same_version_again_is_no_update(self) -> None:
         with pytest.raises(VerificationError, match="not newer"):
             check_version_allowed("m", "v2.0", ReleaseConstraints(installed="v2.0.0"))
+
+    @pytest.mark.parametrize(
+        ("standing", "why"),
+        [
+            (ReleaseConstraints(pinned="v1"), "the operator has pinned v1"),
+            (ReleaseConstraints(installed="v2.0", newest_seen="v3"), "it is not newer than v2.0, in use"),
+            (ReleaseConstraints(newest_seen="v2.0.0.1"), "v2.0.0.1 was offered before: a listing from the past?"),
+        ],
+    )
+    def test_a_refused_version_is_told_what_stands_against_it(self, standing: ReleaseConstraints, why: str) -> None:
+        with pytest.raises(VerificationError) as caught:
+            check_version_allowed("m", "v2", standing)
+        assert str(caught.value) == f"m v2 is refused: {why}"
+
+    def test_what_was_found_bad_is_refused_even_when_pinned_and_says_how_to_clear_it(self) -> None:
+        standing = ReleaseConstraints(pinned="v1.0.0", bad={CHECKSUM: "it crashed"})
+        with pytest.raises(VerificationError) as caught:
+            check_not_bad(release(), standing)
+        assert str(caught.value) == (
+            "m v1.0.0 is refused: it was found bad on this vehicle (it crashed); to try it again,"
+            " clear it first (models clear-bad)"
+        )
+        check_not_bad(release(checksum=OTHER_CHECKSUM), standing)
+
+    @pytest.mark.parametrize(
+        ("listed", "standing", "taken", "refused", "last"),
+        [
+            # A listing without the model says nothing: it is not one that ends too early.
+            ([], ReleaseConstraints(newest_seen="v3"), None, None, None),
+            (["v3"], ReleaseConstraints(installed="v3.0", newest_seen="v3"), None, None, None),
+            (["v2"], ReleaseConstraints(installed="v2", newest_seen="v3"), None, None, "v2"),
+            (["v2"], ReleaseConstraints(installed="v1", newest_seen="v3"), None, "v2", "v2"),
+            (["v2"], ReleaseConstraints(installed="v1", newest_seen="v3", pinned="v2"), "v2", None, "v2"),
+            (["v2", "v3"], ReleaseConstraints(installed="v1", pinned="v2"), "v2", None, None),
+            # What is skipped was offered all the same: what is older is the past.
+            (["v2", "v3"], ReleaseConstraints(installed="v1", skipped=("v3",)), None, "v2", None),
+        ],
+    )
+    def test_a_choice_tells_what_was_seen_refused_and_withdrawn(
+        self, listed: list[str], standing: ReleaseConstraints, taken: str | None, refused: str | None, last: str | None
+    ) -> None:
+        past, gone = "was offered before: a listing from the past?", "withdrawn, or a listing from the past"
+        choice = choose([release(version=one) for one in listed], standing, TRUST, "v", allow_unsigned=False)
+        assert choice == ReleaseChoice(
+            update=release(version=taken) if taken else None,
+            newest_seen="v3",
+            refusals=(f"m {refused} is refused: v3 {past}",) if refused else (),
+            withdrawn=f"v3 was offered before, and now nothing newer than {last}: {gone}" if last else None,
+        )
+
+    def test_what_is_bad_does_not_hide_what_is_pinned(self) -> None:
+        listed = [release(version="v3", checksum=OTHER_CHECKSUM), release(version="v2")]
+        standing = ReleaseConstraints(installed="v1", pinned="v2", bad={OTHER_CHECKSUM: "it crashed"})
+        choice = choose(listed, standing, TRUST, "v", allow_unsigned=False)
+        assert choice == ReleaseChoice(listed[1], "v3", ())
+
+    def test_what_is_not_genuine_is_refused_by_its_own_fault(self) -> None:
+        listed = [release(by=None), release(version="latest"), release(filename="m.exe"), release(by=OTHER_KEY)]
+        choice = choose(listed, ReleaseConstraints(), TRUST, "v", allow_unsigned=False)
+        assert choice == ReleaseChoice(
+            None,
+            None,
+            (
+                "m v1.0.0 is refused: it is not signed",
+                "the version 'latest' is refused: it must be like v2.1.0",
+                "the file name 'm.exe' is refused: it must end with .pt .pth .onnx .engine .tflite .safetensors .bin",
+                "m v1.0.0 is refused: the signature is not one of a trusted key over this release",
+            ),
+        )
+
+    @pytest.mark.parametrize(("vehicle", "is_in"), [("vehicle_0", True), ("vehicle_2", False)])
+    def test_the_rollout_is_the_vehicles_own(self, vehicle: str, is_in: bool) -> None:
+        offered = release(rollout=0.5)
+        choice = choose([offered], ReleaseConstraints(), TRUST, vehicle, allow_unsigned=False)
+        assert choice == (ReleaseChoice(offered, "v1.0.0", ()) if is_in else ReleaseChoice(None, None, ()))
+
+    @pytest.mark.parametrize("allow_unsigned", [True, False])
+    def test_each_model_is_chosen_for_by_what_is_known_of_it(self, allow_unsigned: bool) -> None:
+        first, second = release(version="v1"), release(version="v2")
+        new, unsigned, forged = release("new", rollout=0.5), release("bench", by=None), release("forged", by=OTHER_KEY)
+        assert choose_each(
+            [first, new, unsigned, forged, second],
+            {"m": ReleaseConstraints(installed="v2")},
+            TRUST,
+            "vehicle_1",
+            allow_unsigned=allow_unsigned,
+        ) == {
+            "m": ReleaseChoice(None, "v2", ()),
+            "new": ReleaseChoice(new, "v1.0.0", ()),
+            "bench": ReleaseChoice(unsigned, "v1.0.0", ())
+            if allow_unsigned
+            else ReleaseChoice(None, None, ("bench v1.0.0 is refused: it is not signed",)),
+            "forged": ReleaseChoice(
+                None,
+                None,
+                ("forged v1.0.0 is refused: the signature is not one of a trusted key over this release",),
+            ),
+        }
 
 
 class TestTransfer:

@@ -11,6 +11,7 @@ from sentinel_sync.scenarios.rules.compression import (
     Codec,
     VideoInfo,
     choose_codec,
+    codec_named,
     crf_for,
     encode_arguments,
     fault_of_recording,
@@ -171,6 +172,16 @@ def test_a_recording_that_keeps_its_headers_promise_is_in_order(promised: float 
     assert fault_of_recording(replace(RECORDING, promised_seconds=promised)) is None
 
 
+@pytest.mark.parametrize(("promised", "is_in_order"), [(3.25, True), (3.5, True), (3.501, False)])
+def test_a_header_may_promise_a_second_and_a_picture_more(promised: float, is_in_order: bool) -> None:
+    assert (fault_of_recording(VideoInfo(5, 2.0, promised)) is None) is is_in_order
+
+
+@pytest.mark.parametrize(("seconds", "is_taken"), [(0.001, True), (0.002, True), (0.003, False)])
+def test_a_result_may_differ_by_what_is_rounded_away(seconds: float, is_taken: bool) -> None:
+    assert (fault_of_result(VideoInfo(1, 0.0), 1000, VideoInfo(1, seconds), 999) is None) is is_taken
+
+
 def test_a_single_picture_has_no_length() -> None:
     picture = VideoInfo(1, 0.0, 0.03)
     assert fault_of_recording(picture) is None
@@ -206,7 +217,25 @@ def test_a_result_of_another_length_is_not_taken(seconds: float) -> None:
     assert fault == f"the result is {seconds:.2f} s long, but the recording 2.00 s"
 
 
-@pytest.mark.parametrize(("size", "gain"), [(999, True), (1000, False), (1001, False)])
-def test_a_result_that_is_not_smaller_is_not_taken(size: int, gain: bool) -> None:
-    assert (fault_of_result(RECORDING, 1000, RECORDING, size) is None) is gain
-    assert (no_gain(size, 1000) is None) is gain
+@pytest.mark.parametrize(
+    ("size", "fault"),
+    [(999, None), (1000, "compressing does not make it smaller"), (1001, "compressing does not make it smaller")],
+)
+def test_a_result_that_is_not_smaller_is_not_taken(size: int, fault: str | None) -> None:
+    assert fault_of_result(RECORDING, 1000, RECORDING, size) == fault
+    assert no_gain(size, 1000) == fault
+
+
+@pytest.mark.parametrize(
+    ("words", "codec"),
+    [
+        ("", None),
+        ("[info]   Stream #0:0: Audio: aac (LC), 44100 Hz\n", None),
+        ("[info]   Stream #0:0[0x1](und): Video: h264 (High) (avc1 / 0x31637661), yuv420p, 1280x720\n", "h264"),
+        ("[info]   Stream #0:0: Video: hevc (Main)\n[info]   Stream #0:1: Video: av1\n", "hevc"),
+        ("[info]   Stream #0:0: Video: png, rgb24 (attached pic)\n[info]   Stream #0:1: Video: av1\n", "av1"),
+        ("[info]   Stream #0:0: Video: mjpeg (Baseline), yuvj420p (attached pic)\n", None),
+    ],
+)
+def test_the_first_picture_stream_that_is_no_cover_names_the_codec(words: str, codec: str | None) -> None:
+    assert codec_named(words) == codec

@@ -13,6 +13,7 @@ from sentinel_sync.scenarios.rules.compression import (
     TimesReader,
     VideoInfo,
     failure,
+    is_full_disk,
     measured,
     video_encoders,
 )
@@ -79,6 +80,24 @@ def test_what_is_no_number_leaves_what_was_known() -> None:
         b"total_size=N/A\nno equals sign\n=\n\xff\xfe=\xff\nprogress=continue\n"
     )
     assert progress == EncodingProgress(frames=7)
+
+
+@pytest.mark.parametrize(("digits", "frames"), [(18, 10**18 - 1), (19, 10**19 - 1), (20, 0), (21, 0)])
+def test_a_number_has_nineteen_digits_at_most(digits: int, frames: int) -> None:
+    assert ProgressReader().feed(b"total_size=1\nframe=" + b"9" * digits + b"\nprogress=continue\n") == [
+        EncodingProgress(frames, size_bytes=1)
+    ]
+
+
+def test_nothing_is_known_before_the_first_block() -> None:
+    reader = ProgressReader()
+    assert reader.last == EncodingProgress()
+    assert reader.feed(b"progress=continue\n") == []
+
+
+def test_what_follows_the_first_equals_sign_is_the_value() -> None:
+    (progress,) = ProgressReader().feed(b"frame=3\nframe=4=5\nprogress=end=end\n")
+    assert progress == EncodingProgress(frames=3)
 
 
 def test_blanks_and_line_ends_of_another_system_do_no_harm() -> None:
@@ -157,6 +176,11 @@ def test_a_decoded_video_is_measured() -> None:
     assert measured(times(b"0\n1000\n2000\n"), HEADER) == VideoInfo(3, 2.0, 62.5, ("aac", "pcm_s16le"))
 
 
+def test_a_header_may_promise_hours() -> None:
+    words = HEADER.replace("00:01:02.50", "02:01:02.50")
+    assert measured(times(b"0\n1000\n"), words).promised_seconds == 7262.5
+
+
 @pytest.mark.parametrize("words", ["", "Duration: N/A, bitrate: N/A", "noise"])
 def test_a_header_may_say_nothing(words: str) -> None:
     assert measured(times(b"0\n1000\n"), words) == VideoInfo(2, 1.0, None, ())
@@ -192,6 +216,7 @@ def test_only_video_encoders_count() -> None:
 )
 def test_a_failure_is_said_in_words(exit_code: int, words: str, reason: str) -> None:
     assert failure(exit_code, words, {}) == reason
+    assert is_full_disk(words) is (reason == "the disk is full")
 
 
 def test_a_reason_holds_no_path_and_fits_a_line() -> None:

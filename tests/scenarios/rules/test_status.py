@@ -6,7 +6,15 @@ import pytest
 
 from sentinel_sync.base.transfer import TransferStatus
 from sentinel_sync.scenarios.rules.plan import Consent, Part, PartFile, PartKind, Priority, ScenarioPlan
-from sentinel_sync.scenarios.rules.status import QueueState, UploadConditions, sent_parts, status_of
+from sentinel_sync.scenarios.rules.status import (
+    QueueState,
+    ScenarioStatus,
+    SentPart,
+    UploadConditions,
+    sent_parts,
+    sent_under,
+    status_of,
+)
 
 NOW = 1_780_000_000.0
 CONSENT = Consent(True, NOW - 60.0, "2")
@@ -23,6 +31,7 @@ GOING = TransferStatus(
     ("plan", "there", "conditions", "expected"),
     [
         (None, QUEUED, UploadConditions(), ("unknown", "this scenario was never queued")),
+        (None, QUEUED, UploadConditions(going=GOING), ("unknown", "this scenario was never queued")),
         (PLAN, QUEUED, UploadConditions(), ("queued", None)),
         (
             PLAN,
@@ -46,6 +55,36 @@ GOING = TransferStatus(
             UploadConditions(),
             ("deleted", "it was deleted unsent, by cloud.keep_unsent_days"),
         ),
+        (
+            replace(PLAN, deleted_at=NOW, warning="it was deleted to keep cloud.disk_reserve free"),
+            QueueState(),
+            UploadConditions(),
+            ("deleted", "it was deleted to keep cloud.disk_reserve free"),
+        ),
+        (
+            PLAN.acknowledged(METADATA, NOW, CONSENT).on_request(NOW),
+            QueueState(),
+            UploadConditions(),
+            ("on_request", "the backend has its announcement, and asks for the files that it wants"),
+        ),
+        (
+            replace(PLAN, in_queue=False),
+            QueueState(),
+            UploadConditions(),
+            ("held", "it is looked at again, and queued once it is whole (it was cut off)"),
+        ),
+        (
+            replace(PLAN, in_queue=False, warning="the disk was full"),
+            QueueState(),
+            UploadConditions(),
+            ("held", "it is looked at again, and queued once it is whole (the disk was full)"),
+        ),
+        (
+            replace(PLAN, in_queue=False, dropped="withdrawn"),
+            QueueState(),
+            UploadConditions(),
+            ("dropped", "withdrawn"),
+        ),
     ],
 )
 def test_where_it_stands(
@@ -53,6 +92,96 @@ def test_where_it_stands(
 ) -> None:
     status = status_of("s1", plan, there, conditions)
     assert (status["status"], status["reason"]) == expected
+
+
+UNKNOWN = ScenarioStatus(
+    scenario_id="s1",
+    status="unknown",
+    reason="this scenario was never queued",
+    priority=None,
+    parts={},
+    total_bytes=0,
+    sent_bytes=0,
+    queued_at=None,
+    uploaded_at=None,
+    deleted_at=None,
+    consent_granted_at=None,
+    policy_version=None,
+    phase=None,
+    part=None,
+    part_bytes=None,
+    part_total_bytes=None,
+    rate=None,
+    time_left=None,
+    notes={},
+    warning=None,
+)
+FRESH: ScenarioStatus = {
+    **UNKNOWN,
+    "status": "queued",
+    "reason": None,
+    "priority": "high",
+    "parts": {"metadata.json": False, "bev.mp4": False},
+    "total_bytes": 1010,
+    "queued_at": "2026-05-28T20:26:40+00:00",
+}
+BEGUN: ScenarioStatus = {
+    **FRESH,
+    "parts": {"metadata.json": True, "bev.mp4": False},
+    "sent_bytes": 10,
+    "consent_granted_at": "2026-05-28T20:25:40+00:00",
+    "policy_version": "2",
+}
+
+
+@pytest.mark.parametrize(
+    ("plan", "there", "expected"),
+    [
+        (None, QueueState(), UNKNOWN),
+        (PLAN, QUEUED, FRESH),
+        (
+            replace(PLAN, warning="a file is missing").acknowledged(METADATA, NOW + 1.0, CONSENT),
+            QUEUED,
+            {**BEGUN, "warning": "a file is missing"},
+        ),
+        (
+            replace(
+                PLAN.acknowledged(METADATA, NOW + 1.0, CONSENT).acknowledged(VIDEO, NOW + 2.0, CONSENT),
+                deleted_at=NOW + 3.25,
+            ),
+            QueueState(),
+            {
+                **BEGUN,
+                "status": "uploaded",
+                "parts": {"metadata.json": True, "bev.mp4": True},
+                "sent_bytes": 1010,
+                "uploaded_at": "2026-05-28T20:26:42+00:00",
+                "deleted_at": "2026-05-28T20:26:43.250000+00:00",
+            },
+        ),
+    ],
+)
+def test_all_that_is_known_of_one_is_shown_at_each_stage(
+    plan: ScenarioPlan | None, there: QueueState, expected: ScenarioStatus
+) -> None:
+    assert status_of("s1", plan, there, UploadConditions()) == expected
+
+
+@pytest.mark.parametrize(
+    ("part", "done", "total", "sent"),
+    [
+        ("bev.mp4", 0, 300, 0),
+        ("bev.mp4", 100, 300, 333),
+        ("bev.mp4", 300, 300, 1000),
+        ("bev.mp4", 0, 0, 0),
+        ("other.mp4", 300, 300, 0),
+    ],
+)
+def test_what_has_travelled_counts_in_whole_bytes_of_a_part_that_the_recording_has(
+    part: str, done: int, total: int, sent: int
+) -> None:
+    going = GOING.model_copy(update={"part": part, "done_bytes": done, "total_bytes": total})
+    assert status_of("s1", PLAN, QUEUED, UploadConditions(going=going))["sent_bytes"] == sent
 
 
 def test_what_is_under_way_is_shown_with_its_rate_and_counts_as_sent_in_proportion() -> None:
@@ -93,6 +222,29 @@ def test_what_left_the_vehicle_is_shown_with_its_consent_also_where_it_was_cut_o
         "ab",
     )
     assert {(part.granted_at, part.policy_version) for part in (first, second)} == {(CONSENT.at, "2")}
+
+
+def test_of_what_was_sent_all_is_told_and_nothing_of_what_was_not_begun_or_had_no_consent() -> None:
+    assert sent_parts(PLAN.with_part(replace(VIDEO, began_at=NOW))) == []
+    assert sent_parts(PLAN.with_part(replace(VIDEO, consent=CONSENT))) == []
+    begun = replace(VIDEO, consent=CONSENT, began_at=NOW)
+    assert sent_parts(PLAN.with_part(begun)) == [
+        SentPart("s1", "bev.mp4", NOW, False, 1000, None, granted_at=NOW - 60.0, policy_version="2")
+    ]
+    arrived = PLAN.acknowledged(replace(begun, file=PartFile(None, 400, "ab")), NOW + 1.0, CONSENT)
+    assert sent_parts(arrived) == [
+        SentPart("s1", "bev.mp4", NOW + 1.0, True, 400, "ab", granted_at=NOW - 60.0, policy_version="2")
+    ]
+
+
+def test_a_part_went_under_the_decision_of_that_moment_about_that_policy() -> None:
+    others = [replace(CONSENT, at=NOW), replace(CONSENT, policy_version="3")]
+    first, second, third = (
+        sent_parts(PLAN.acknowledged(METADATA, NOW + 1.0, consent))[0] for consent in (CONSENT, *others)
+    )
+    assert sent_under(CONSENT, [first, second, third, first]) == [first, first]
+    assert [sent_under(other, [first, second, third]) for other in others] == [[second], [third]]
+    assert sent_under(replace(CONSENT, at=NOW, policy_version="3"), [first, second, third]) == []
 
 
 def test_what_was_made_of_a_recording_is_forgotten_but_for_what_arrived() -> None:

@@ -6,7 +6,17 @@ from random import Random
 
 import pytest
 
-from sentinel_sync.trips.rules.drive import SPLIT, Drive, DriveError, Fix, drives_of, haversine
+from sentinel_sync.trips.rules.drive import (
+    EARLIEST,
+    LATEST,
+    SPLIT,
+    Drive,
+    DriveError,
+    Fix,
+    Reading,
+    drives_of,
+    haversine,
+)
 from sentinel_sync.trips.rules.trip import MAX_DISTANCE_DELTA
 
 START = 1_780_000_000.0
@@ -27,6 +37,11 @@ def north(*metres: float, every: float = 1.0, speed: float | None = None) -> lis
         Fix(START + every * number, 10.0 + distance / DEGREE, 20.0, speed, number + 2)
         for number, distance in enumerate(metres)
     ]
+
+
+def equator(*steps: tuple[float, float], speed: float | None = None) -> list[Fix]:
+    """Positions on the equator, (seconds, metres) after a place where floats are fine enough for exact metres."""
+    return [Fix(START + at, 0.0, metres / DEGREE, speed, 1) for at, metres in steps]
 
 
 def test_haversine_agrees_with_known_distances() -> None:
@@ -131,7 +146,8 @@ def test_a_time_that_goes_back_is_left_out() -> None:
 
 @pytest.mark.parametrize("fixes", [[], north(0.0), north(0.0) * 3])
 def test_less_than_two_positions_are_no_drive(fixes: list[Fix]) -> None:
-    with pytest.raises(DriveError, match="position"):
+    why = "it holds one position only; a drive takes two" if fixes else "it holds no position"
+    with pytest.raises(DriveError, match=f"^{why}$"):
         drive_of(fixes)
 
 
@@ -141,26 +157,43 @@ def test_speeds_in_another_unit_are_told() -> None:
     assert drive_of(north(*[10.0 * second for second in range(100)], speed=10.2)).doubt is None
 
 
+_TIME, _LAT = "the time is not within 1980 and 2100", "the latitude is not within ±90 degrees"
+_LON, _SPEED = "the longitude is not within ±180 degrees", "the speed is not a number"
+
+
 @pytest.mark.parametrize(
     ("time", "lat", "lon", "speed", "why"),
     [
-        (math.nan, 1.0, 2.0, None, "time"),
-        (math.inf, 1.0, 2.0, None, "time"),
-        (-5.0, 1.0, 2.0, None, "time"),
-        (START * 1000, 1.0, 2.0, None, "milliseconds"),
-        (START, math.nan, 2.0, None, "latitude"),
-        (START, 90.001, 2.0, None, "latitude"),
-        (START, 1.0, -181.0, None, "longitude"),
-        (START, 1.0, math.inf, None, "longitude"),
-        (START, 1.0, 2.0, math.nan, "speed"),
-        (START, 1.0, 2.0, math.inf, "speed"),
+        (math.nan, 1.0, 2.0, None, _TIME),
+        (math.inf, 1.0, 2.0, None, _TIME),
+        (-5.0, 1.0, 2.0, None, _TIME),
+        (EARLIEST - 0.5, 1.0, 2.0, None, _TIME),
+        (LATEST + 0.5, 1.0, 2.0, None, f"{_TIME}; milliseconds?"),
+        (START * 1000, 1.0, 2.0, None, f"{_TIME}; milliseconds?"),
+        (LATEST * 1000, 1.0, 2.0, None, f"{_TIME}; milliseconds?"),
+        (LATEST * 1000 + 1.0, 1.0, 2.0, None, _TIME),
+        (START, math.nan, 2.0, None, _LAT),
+        (START, 90.001, 2.0, None, _LAT),
+        (START, -90.001, 2.0, None, _LAT),
+        (START, 1.0, 180.001, None, _LON),
+        (START, 1.0, -180.001, None, _LON),
+        (START, 1.0, math.inf, None, _LON),
+        (START, 1.0, 2.0, math.nan, _SPEED),
+        (START, 1.0, 2.0, math.inf, _SPEED),
     ],
 )
 def test_a_position_that_cannot_be_is_refused_with_its_line(
     time: float, lat: float, lon: float, speed: float | None, why: str
 ) -> None:
-    with pytest.raises(DriveError, match=f"line 17: .*{why}"):
+    with pytest.raises(DriveError) as refused:
         Fix(time, lat, lon, speed, 17)
+    assert str(refused.value) == f"line 17: {why}"
+
+
+@pytest.mark.parametrize(("time", "lat", "lon"), [(EARLIEST, -90.0, -180.0), (LATEST, 90.0, 180.0)])
+def test_the_utmost_times_and_places_are_taken(time: float, lat: float, lon: float) -> None:
+    fix = Fix(time, lat, lon, None, 17)
+    assert (fix.time, fix.lat, fix.lon) == (time, lat, lon)
 
 
 def test_no_reading_is_more_than_a_trip_takes_however_long_the_gap() -> None:
@@ -168,3 +201,104 @@ def test_no_reading_is_more_than_a_trip_takes_however_long_the_gap() -> None:
     drive: Drive = drive_of(fixes)
     assert max(reading.distance for reading in drive.readings) <= MAX_DISTANCE_DELTA
     assert (drive.duration, drive.left_out) == (3 * SPLIT, 1)
+
+
+def test_readings_say_when_how_far_how_fast_and_where() -> None:
+    drive = drive_of(equator((0.0, 0.0), (2.0, 10.0), (3.0, 14.0)))
+    assert drive.origin == (0.0, 0.0)
+    assert drive.readings == (
+        Reading(2.0, 10.0, 5.0, 0.0, 10.0 / DEGREE),
+        Reading(3.0, 0.0, 10.0 / 3.0, 0.0, 14.0 / DEGREE),
+    )
+
+
+@pytest.mark.parametrize(("metres", "counted"), [(4.9, 0.0), (5.0, 0.0), (5.1, pytest.approx(5.1))])
+def test_a_step_counts_from_more_than_five_metres(metres: float, counted: float) -> None:
+    assert drive_of(equator((0.0, 0.0), (1.0, metres))).distance == counted
+
+
+@pytest.mark.parametrize(("metres", "left_out"), [(1000.0, 0), (1005.0, 0), (1005.1, 1)])
+def test_a_position_is_a_jump_beyond_the_fastest_and_the_noise(metres: float, left_out: int) -> None:
+    drive = drive_of(equator((0.0, 0.0), (10.0, metres), (20.0, 100.0)))
+    assert drive.left_out == left_out
+
+
+@pytest.mark.parametrize(("seconds", "gaps", "longest"), [(59.5, 0, 0.0), (60.0, 0, 0.0), (60.5, 1, 60.5)])
+def test_more_than_a_minute_without_a_position_is_a_gap(seconds: float, gaps: int, longest: float) -> None:
+    drive = drive_of(equator((0.0, 0.0), (seconds, 100.0)))
+    assert (drive.gaps, drive.longest_gap) == (gaps, longest)
+
+
+@pytest.mark.parametrize(
+    ("steps", "speed"),
+    [
+        ([(0, 0), (1, 10), (2, 40), (3, 70), (4, 100), (5, 130), (6, 160)], 30.0),  # from 5 s before, not from 6
+        ([(0, 0), (1, 20), (11, 40)], 2.0),  # from the position before
+        ([(at / 16, 0) for at in range(16)] + [(1 + at / 16, 6 * at + 6) for at in range(64)], 96.0),  # from 64 before
+        ([(0, 0), (1, 10), (2, 5010), (3, 5020), (4, 5030)], 0.0),  # a jump that was just believed
+        ([(0, 0), (1, 10), (2, 5010), (3, 5020), (4, 5030), (5, 5040)], 10.0),  # and after it
+    ],
+)
+def test_a_missing_speed_is_measured_over_the_latest_seconds(steps: list[tuple[float, float]], speed: float) -> None:
+    assert drive_of(equator(*steps)).readings[-1].speed == pytest.approx(speed)
+
+
+@pytest.mark.parametrize(
+    ("stated", "speed"), [(-0.5, 10.0), (0.0, 0.0), (0.5, 0.5), (100.0, 100.0), (100.5, 10.0), (None, 10.0)]
+)
+def test_a_stated_speed_is_believed_from_zero_to_the_fastest(stated: float | None, speed: float) -> None:
+    (reading,) = drive_of(equator((0.0, 0.0), (1.0, 10.0), speed=stated)).readings
+    assert reading.speed == pytest.approx(speed)
+
+
+@pytest.mark.parametrize(
+    ("speeds", "stated"),
+    [((None, None), None), ((7.0, None), None), ((None, 7.0), None), ((7.0, 8.0), 30.0), ((-1.0, 8.0), None)],
+)
+def test_stated_speeds_add_up_where_they_cover_more_than_half_the_way(
+    speeds: tuple[float | None, ...], stated: float | None
+) -> None:
+    there, back = speeds
+    steps = [(0.0, 0.0, None), (2.0, 10.0, there), (4.0, 0.0, back)]
+    drive = drive_of([Fix(START + at, 0.0, metres / DEGREE, speed, 1) for at, metres, speed in steps])
+    assert drive.distance == 20.0
+    assert drive.stated_distance == stated
+
+
+def test_a_drive_begins_where_the_first_of_the_believed_positions_is() -> None:
+    wrong = [Fix(START - 1.0, -40.0, 100.0, None, 2)]
+    right = [Fix(START + at, 10.0 + at / 10_000, 20.0 + at / 10_000, None, 3) for at in range(5)]
+    drive = drive_of(wrong + right)
+    assert drive.origin == (10.0, 20.0)
+    assert drive.left_out == 2
+
+
+def test_times_that_stand_still_begin_no_drive() -> None:
+    fixes = north(0.0, 20.0, 40.0)
+    drive = drive_of([fixes[0], *[fixes[1]] * 5, fixes[2]])
+    assert (drive.left_out, drive.duration, len(drive.readings)) == (4, 2.0, 2)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_few_times_that_go_back_are_left_out_also_at_the_end(count: int) -> None:
+    drive = drive_of(north(0.0, 20.0, 40.0, 60.0) + north(0.0, 20.0)[:count])
+    assert (drive.left_out, drive.duration) == (count, 3.0)
+
+
+def test_three_times_that_go_back_begin_another_drive_each_time() -> None:
+    recorded = [(20.0, 10.0), (10.0, 20.0), (0.0, 30.0)]
+    fixes = [fix for later, pace in recorded for fix in equator(*[(later + at, pace * at) for at in range(3)])]
+    drives, strays = drives_of(fixes)
+    assert [(drive.start - START, drive.duration, drive.left_out) for drive in drives] == [
+        (20.0, 2.0, 0),
+        (10.0, 2.0, 0),
+        (0.0, 2.0, 0),
+    ]
+    assert [drive.distance for drive in drives] == pytest.approx([20.0, 40.0, 60.0])
+    assert strays == 0
+
+
+def test_positions_of_no_drive_are_told_each() -> None:
+    later = [Fix(START + SPLIT + 1.0 + at, 10.0 + at / 10_000, 20.0, None, 5) for at in range(3)]
+    (drive,), strays = drives_of(north(0.0) * 2 + later)
+    assert (strays, drive.start, drive.left_out) == (2, START + SPLIT + 1.0, 0)
