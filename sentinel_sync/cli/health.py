@@ -19,7 +19,8 @@ def add_parser(subparsers: Subparsers) -> None:
     parser = subparsers.add_parser(
         "health",
         help="say in one line whether all is well; exit code 1 where it is not",
-        description="Say in one line whether all is well, and of each trouble what to do. Changes nothing.",
+        description="Say in one line whether all is well, and of each trouble what to do. Changes nothing.\n"
+        "Code 0 where all is well, also without a network for less than a day; 1 where somebody has to do something.",
     )
     parser.set_defaults(execute=execute)
 

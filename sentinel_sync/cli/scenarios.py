@@ -46,7 +46,7 @@ def add_parser(subparsers: Subparsers) -> None:
     showing.add_argument("scenario_id", metavar="SCENARIO")
 
     queueing = add_action(actions, "queue", "queue a recording for upload", _queue)
-    queueing.add_argument("path", metavar="PATH", type=Path)
+    queueing.add_argument("path", metavar="FOLDER", type=Path, help="its path, or its name in scenarios_dir")
     queueing.add_argument(
         "--priority",
         choices=[priority.value for priority in Priority],
@@ -116,7 +116,8 @@ async def _show(settings: CloudSettings, arguments: argparse.Namespace) -> int:
 
 async def _queue(settings: CloudSettings, arguments: argparse.Namespace) -> int:
     async with changed(settings) as books:
-        scenario_id = await _take(settings, books, arguments.path, Priority(arguments.priority))
+        path = await asyncio.to_thread(_named_folder, settings, arguments.path)
+        scenario_id = await _take(settings, books, path, Priority(arguments.priority))
         status = await books.overview.status(scenario_id, await conditions(settings, books))
     running = await asyncio.to_thread(runs, settings)
     if arguments.json:
@@ -126,6 +127,11 @@ async def _queue(settings: CloudSettings, arguments: argparse.Namespace) -> int:
     else:
         print_lines([f"{scenario_id} is queued, {arguments.priority} priority: {_then(running=running)}"])
     return ExitCode.DONE
+
+
+def _named_folder(settings: CloudSettings, path: Path) -> Path:
+    by_name = settings.scenarios_dir / path
+    return by_name if not path.exists() and len(path.parts) == 1 and by_name.is_dir() else path
 
 
 async def _retry(settings: CloudSettings, arguments: argparse.Namespace) -> int:

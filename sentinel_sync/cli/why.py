@@ -77,9 +77,7 @@ async def _tell(settings: CloudSettings, arguments: argparse.Namespace) -> int:
     if arguments.item is not None:
         found = [waiting for waiting in found if arguments.item in {waiting.name, f"{waiting.kind}:{waiting.name}"}]
         if not found:
-            raise CommandError(
-                f"nothing by the name {arguments.item!r} waits: done already, or mistyped? `{program()} why` lists all"
-            )
+            raise CommandError(f"nothing by the name {arguments.item!r} waits: `{program()} sent` has what went")
     if arguments.json:
         print_json({"waiting": [{**asdict(waiting), "since": utc(waiting.since)} for waiting in found]})
     elif not found:

@@ -91,6 +91,12 @@ def test_an_unknown_scenario_is_one_line_and_1(consenting: Vehicle, words: tuple
     assert said.err == ("sentinel-sync: error: there is no scenario 'nobody' on record: never queued, or mistyped?\n")
 
 
+def test_one_in_the_recorders_folder_is_queued_by_its_name(consenting: Vehicle) -> None:
+    shutil.copytree(FIRST, consenting.folder / "scenarios" / FIRST.name)
+    assert "is queued" in consenting.run("scenarios", "queue", FIRST.name).out
+    assert "does not exist" in consenting.run("scenarios", "queue", "another").err
+
+
 def test_a_folder_that_is_not_queued_yet_is_told_of_with_the_reason(consenting: Vehicle, tmp_path: Path) -> None:
     folder = tmp_path / "recordings"
     shutil.copytree(FIRST, folder / "whole")
