@@ -25,6 +25,8 @@ SHUTDOWN_GRACE = 5
 """Seconds that requests under way get to end; what a cut upload has received is kept."""
 KEEP_ALIVE = 75
 """Seconds for which an idle connection stays open: longer than clients keep theirs."""
+ASKED_EVERY = 0.1
+"""Seconds between two requests to connections to end, while a process stops."""
 BACKLOG = 1024
 
 
@@ -143,6 +145,25 @@ class _Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets=sockets)
         self.ready.set()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        ending = asyncio.create_task(self._end_latecomers(), name="backend.latecomers")
+        try:
+            await super().shutdown(sockets=sockets)
+        finally:
+            ending.cancel()
+
+    async def _end_latecomers(self) -> None:
+        """Ask connections to end, again and again while this one stops.
+
+        Uvicorn asks once, and one that is accepted in that moment is not asked: a proxy would keep it busy until the
+        grace is over, and the request under way then would be answered with 500.
+        """
+        while True:
+            await asyncio.sleep(ASKED_EVERY)
+            for connection in [*self.server_state.connections]:
+                if not connection.transport.is_closing():
+                    connection.shutdown()
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:

@@ -8,9 +8,10 @@ import sqlite3
 import subprocess
 import sys
 import threading
+from collections import deque
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import httpx
@@ -127,3 +128,31 @@ def test_the_package_is_cheap_to_import() -> None:
     program = "import sys, json, sentinel_sync.backend; print(json.dumps([n for n in sys.modules]))"
     loaded = json.loads(subprocess.run([sys.executable, "-c", program], capture_output=True, check=True).stdout)
     assert not {"fastapi", "uvicorn", "sqlite3", "starlette"} & set(loaded)
+
+
+async def test_who_comes_as_it_stops_does_not_hold_it_up(
+    backend_settings: BackendSettings, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Uvicorn asks connections to end once: one that a proxy opened in that moment was served until the grace ended."""
+    came, many = deque[socket.socket](maxlen=20), threading.Event()
+
+    def come(host: str, port: int) -> None:
+        while True:
+            if len(came) == came.maxlen:
+                many.set()
+                came.popleft().close()
+            try:
+                came.append(socket.create_connection((host, port), timeout=5.0))
+            except OSError:
+                return
+
+    for _ in range(5):  # it was no matter of every time
+        many.clear()
+        async with running_server(backend_settings) as url:
+            coming = asyncio.create_task(asyncio.to_thread(come, httpx.URL(url).host, httpx.URL(url).port or 0))
+            assert await asyncio.to_thread(many.wait, 5.0)
+        await coming
+        while came:
+            with came.popleft() as one, suppress(ConnectionResetError):
+                assert await asyncio.to_thread(one.recv, 1) == b""
+    assert "graceful shutdown exceeded" not in caplog.text
