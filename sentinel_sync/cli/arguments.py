@@ -2,8 +2,10 @@
 
 import argparse
 import difflib
+import shlex
 import sys
 from collections.abc import Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -136,9 +138,15 @@ class CommandParser(argparse.ArgumentParser):
         sys.exit(ExitCode.USAGE)
 
 
+#: The settings file that this command line names: advice that did not name it would be of another vehicle.
+_named_config: ContextVar[Path | None] = ContextVar("named_config", default=None)
+
+
 def program() -> str:
-    """How this program was called, for advice that can be copied."""
-    return f"{Path(sys.executable).name} -m sentinel_sync" if Path(sys.argv[0]).name == "__main__.py" else NAME
+    """How this program was called, with its `--config`, for advice that can be copied."""
+    called = f"{Path(sys.executable).name} -m sentinel_sync" if Path(sys.argv[0]).name == "__main__.py" else NAME
+    config = _named_config.get()
+    return called if config is None else f"{called} --config {shlex.quote(str(config))}"
 
 
 def parse(words: Sequence[str]) -> argparse.Namespace:
@@ -147,6 +155,7 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     Raises:
         SystemExit: Bad usage, or help was asked for and given.
     """
+    _named_config.set(None)
     command = _command_of(words)
     parser = CommandParser(
         prog=program(),
@@ -167,6 +176,7 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
         near = difflib.get_close_matches(command, COMMANDS, n=1)
         parser.error(f"there is no command {command!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
     arguments = parser.parse_args(words)
+    _named_config.set(getattr(arguments, "config", None))
     config = DEFAULT_CONFIG if DEFAULT_CONFIG.exists() else None
     for option, value in (("config", config), ("json", False), ("log_level", None), ("log_format", "auto")):
         if not hasattr(arguments, option):

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from sentinel_sync.cli import run
-from sentinel_sync.cli.arguments import COMMANDS, parse
+from sentinel_sync.cli.arguments import COMMANDS, parse, program
 from sentinel_sync.cli.main import main
 
 
@@ -93,3 +93,10 @@ def test_an_unforeseen_error_is_one_line_and_70_and_debug_shows_where(
     )
     assert main(["status", "--log-level", "debug"]) == 70
     assert "Traceback" in capsys.readouterr().err
+
+
+def test_advice_names_the_settings_file_that_was_named() -> None:
+    parse(["--config", "/etc/my vehicle.yaml", "status"])
+    assert program().endswith(" --config '/etc/my vehicle.yaml'")
+    parse(["status"])
+    assert "--config" not in program()
