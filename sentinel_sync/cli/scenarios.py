@@ -185,6 +185,9 @@ async def _known(settings: CloudSettings, books: Books, scenario_id: str) -> Sce
     return plan
 
 
+NOT_COMPLETE = "not complete yet"
+
+
 def why_unheard_of(settings: CloudSettings, scenario_id: str) -> str:
     """Why an agent has not queued a recording. Blocks."""
     if scenario_id not in folder_names(settings.scenarios_dir):
@@ -192,7 +195,7 @@ def why_unheard_of(settings: CloudSettings, scenario_id: str) -> str:
     try:
         read_recording(absolute(settings.scenarios_dir) / scenario_id)
     except ScenarioError as error:
-        return f"it is in cloud.scenarios_dir, but not complete yet: {error}"
+        return f"it is in cloud.scenarios_dir, but {NOT_COMPLETE}: {error}"
     return "it is in cloud.scenarios_dir, and complete: with the consent, a running agent queues it"
 
 

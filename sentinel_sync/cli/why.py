@@ -12,7 +12,7 @@ from sentinel_sync.cli.arguments import Subparsers, program
 from sentinel_sync.cli.exit_codes import CommandError, ExitCode
 from sentinel_sync.cli.offline import conditions, last_said, looked_into, nothing_there, opened, read, runs
 from sentinel_sync.cli.queue import next_try, with_reasons
-from sentinel_sync.cli.scenarios import why_unheard_of
+from sentinel_sync.cli.scenarios import NOT_COMPLETE, why_unheard_of
 from sentinel_sync.cli.ui.text import duration, moment, pairs, table, utc, width
 from sentinel_sync.profiles.records import SyncState
 from sentinel_sync.scenarios.recordings import folder_names, storable
@@ -27,6 +27,7 @@ _HEAD = ("WHAT", "NAME", "WAITS FOR", "SINCE", "NEXT TRY", "WHAT TO DO")
 #: So many items of the queue are gone through; the oldest come first, and tell of the others.
 _MOST = 1000
 _GOES = "nothing: it goes by itself"
+_INCOMPLETE = "wait for the recorder; where nothing writes there any more, mend what is said"
 _GOES_LATER = "nothing: it goes by itself once that is over"
 _CONSENT = "`consent grant` where the driver agrees, and cloud.upload_scenarios: true"
 _FINISHED = frozenset({"uploaded", "deleted", "dropped", "unknown"})
@@ -185,7 +186,9 @@ async def _recordings(
     for name in await asyncio.to_thread(folder_names, settings.scenarios_dir):
         if storable(name) not in known:
             why = await asyncio.to_thread(why_unheard_of, settings, name)
-            remedy = _remedy_of(held.held) if held.held else _remedy(running=running)
+            remedy = (
+                _remedy_of(held.held) if held.held else _INCOMPLETE if NOT_COMPLETE in why else _remedy(running=running)
+            )
             yield Waiting("recording", storable(name), held.held or why, None, "at the next look", remedy)
 
 

@@ -158,6 +158,15 @@ class TestWhy:
         assert waiting[RECORDING]["reason"] == "the driver has not consented to sending recordings"
         assert "consent grant" in waiting[RECORDING]["remedy"]
 
+    def test_a_recording_that_lacks_something_is_not_said_to_go_by_itself(self, vehicle: Vehicle) -> None:
+        vehicle.queue_trips(0)
+        vehicle.run("consent", "grant")
+        (vehicle.folder / "scenarios" / "broken").mkdir(parents=True)
+        (vehicle.folder / "scenarios" / "broken" / "metadata.json").write_text("{}")
+        (waiting,) = vehicle.run("why", "--json").json["waiting"]
+        assert "not complete yet: " in waiting["reason"]
+        assert waiting["remedy"].endswith("mend what is said")
+
     def test_what_a_condition_holds_is_not_said_to_go_now(self, vehicle: Vehicle, locked: None) -> None:
         (key,) = vehicle.queue_trips(1)
         traffic = {"link": "cellular", "metered": True, "source": "the host says so", "budgets": [], "usage": []}
