@@ -186,9 +186,8 @@ async def _recordings(
     for name in await asyncio.to_thread(folder_names, settings.scenarios_dir):
         if storable(name) not in known:
             why = await asyncio.to_thread(why_unheard_of, settings, name)
-            remedy = (
-                _remedy_of(held.held) if held.held else _INCOMPLETE if NOT_COMPLETE in why else _remedy(running=running)
-            )
+            goes = _INCOMPLETE if NOT_COMPLETE in why else _remedy(running=running)
+            remedy = _remedy_of(held.held) if held.held else goes
             yield Waiting("recording", storable(name), held.held or why, None, "at the next look", remedy)
 
 
