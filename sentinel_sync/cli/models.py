@@ -287,8 +287,8 @@ async def _checked(models: ModelDownloader) -> Outcome:
     except CloudError as error:
         raise CommandError(str(error), ExitCode.LEFT) from None
     refused = [f"{model.name}: {model.reason}" for model in models.snapshot() if model.status == "failed"]
-    if refused:
-        return Outcome(False, "; ".join(refused), ExitCode.FAILED, updates)
+    if refused and not updates:  # which are worth more to whoever asks; `models list` has both
+        return Outcome(False, "; ".join(refused), ExitCode.FAILED)
     return Outcome(True, "there is nothing newer", ExitCode.DONE, updates)
 
 

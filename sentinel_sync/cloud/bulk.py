@@ -7,9 +7,7 @@ import asyncio
 import logging
 import socket
 import struct
-from collections.abc import Iterable
 from contextlib import suppress
-from typing import Any
 
 import httpcore
 
@@ -96,21 +94,8 @@ class BulkBackend(SocketBackend):
     def __init__(self, *, marked: bool) -> None:
         self._marked = marked
 
-    async def connect_tcp(
-        self,
-        host: str,
-        port: int,
-        timeout: float | None = None,
-        local_address: str | None = None,
-        socket_options: Iterable[Any] | None = None,
-    ) -> httpcore.AsyncNetworkStream:
-        """Open one."""
-        stream = await super().connect_tcp(host, port, timeout, local_address, socket_options)
-        if (opened := stream.get_extra_info("socket")) is not None:
-            self._prepare(opened)
-        return stream
-
-    def _prepare(self, opened: socket.socket) -> None:
+    def prepare(self, opened: socket.socket) -> None:
+        """Mark it, and let little wait in the kernel."""
         try:
             opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
             if not self._marked:

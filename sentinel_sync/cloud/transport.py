@@ -6,11 +6,11 @@ carries the mark of a background transfer.
 
 import asyncio
 import logging
+import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from functools import partial
-from socket import SOCK_STREAM
 from typing import Any, NamedTuple, cast
 
 import httpcore
@@ -460,14 +460,15 @@ class SocketBackend(httpcore.AsyncNetworkBackend):
         """
         loop = asyncio.get_running_loop()
         async with _errors(timeout, httpcore.ConnectTimeout, httpcore.ConnectError):
-            there = await loop.getaddrinfo(host, port, type=SOCK_STREAM)
-            here = await loop.getaddrinfo(local_address, 0, type=SOCK_STREAM) if local_address else None
+            there = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            here = await loop.getaddrinfo(local_address, 0, type=socket.SOCK_STREAM) if local_address else None
             opened = await start_connection(
                 there, local_addr_infos=here, happy_eyeballs_delay=_NEXT_ADDRESS_AFTER, interleave=1
             )
-            for option in socket_options or ():
-                opened.setsockopt(*option)
             try:
+                for option in socket_options or ():
+                    opened.setsockopt(*option)
+                self.prepare(opened)
                 _, stream = await loop.create_connection(self.stream_type, sock=opened)
             except BaseException:
                 opened.close()
@@ -477,6 +478,9 @@ class SocketBackend(httpcore.AsyncNetworkBackend):
     async def sleep(self, seconds: float) -> None:
         """Wait."""
         await asyncio.sleep(seconds)
+
+    def prepare(self, opened: socket.socket) -> None:
+        """Set what connections of a kind want of their socket; by default nothing."""
 
 
 @asynccontextmanager

@@ -98,6 +98,9 @@ _GRID_METRES = 1000
 #: So far from the Earth's middle is its surface, metres: what three numbers of that length are (ECEF).
 _EARTH_METRES = (6_330_000.0, 6_400_000.0)
 _NUMBER = re.compile(r"\s*[-+]?\d{1,3}\.\d+\s*")
+_PART = re.compile(r"\s*[-+]?\d{1,3}(?:\.\d*)?\s*")
+_DIGITS = re.compile(r"\d+(?:\.\d+)?")
+_LONG_FRACTION = re.compile(r"\d{3}\s*/\s*\d")
 _FINE_KEY = re.compile(r"[-+]?\d{1,3}\.\d{4,}")
 _RATIONAL = re.compile(r"\s*[-+]?\d+\s*/\s*\d+\s*")
 #: Characters of one that is a place: Python reads no number of more than some thousand digits.
@@ -234,7 +237,10 @@ def _outgoing_text(text: str, context: Context) -> JsonValue:
             return None
     if context.place and _is_rational(text):
         return _whole_degrees(text)
-    return clean(text, lambda inner: _inner_json(inner, context), place=context.place)
+    cleaned = clean(text, lambda inner: _inner_json(inner, context), place=context.place)
+    # Degrees, minutes and seconds in a form that is not known, or fractions: "[37, 46, 1337/50]".
+    is_left = context.coordinate and len(_DIGITS.findall(cleaned)) > 1
+    return PLACE if is_left or (context.place and _LONG_FRACTION.search(cleaned)) else cleaned
 
 
 def _inner_json(text: str, context: Context) -> str | None:
@@ -365,18 +371,16 @@ def _coarse_metres(value: JsonValue) -> JsonValue:
 
 
 def _outgoing_list(values: list[JsonValue], context: Context) -> JsonValue:
-    if context.coordinate and 2 <= len(values) <= 3 and all(_is_small(value) for value in values):
-        return [values[0] if isinstance(values[0], int) else outgoing(values[0], context), *[None] * (len(values) - 1)]
+    if context.coordinate and 2 <= len(values) <= 3 and all(_is_part_of_degrees(value) for value in values):
+        return [_first_part(values[0], context), *[None] * (len(values) - 1)]
     if _is_earth_centred(values[:3]) and len(values) <= _LONGEST_POSE:
         return [*map(_coarse_metres, values[:3]), *(outgoing(value, context) for value in values[3:])]
     if context.coordinate and _is_rational(values):
         return _whole_degrees(values)
     if context.place and _are_metres(values[:2]) and len(values) <= 3:
         return [_coarse_metres(value) for value in values[:2]] + values[2:]
-    if len(values) in ((2, 3) if context.coordinate else (3,) if context.place else ()) and all(
-        _is_rational(value) for value in values
-    ):
-        return [_whole_degrees(values[0]), *[None] * (len(values) - 1)]  # EXIF: degrees, minutes, seconds
+    if context.place and len(values) == 3 and all(_is_rational(value) for value in values):
+        return [_whole_degrees(values[0]), None, None]  # EXIF: degrees, minutes, seconds
     if context.place and 2 <= len(values) <= 3 and any(_is_scaled(value) for value in values[:2]):
         return [None] * len(values)
     if _is_place(values) or any(isinstance(value, list) and _is_place(value) for value in values[:_FIRST_FEW]):
@@ -415,9 +419,19 @@ def _divided(above: int, below: int) -> int | None:
     return degrees if degrees is not None and abs(degrees) <= _MOST_DEGREES else None
 
 
-def _is_small(value: JsonValue) -> bool:
-    """Whether it can be degrees, minutes or seconds."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= _MOST_DEGREES
+def _is_part_of_degrees(value: JsonValue) -> bool:
+    """Whether it can be degrees, minutes or seconds, in whichever form."""
+    if isinstance(value, str):
+        return _is_rational(value) or _PART.fullmatch(value) is not None
+    if isinstance(value, int | float):
+        return not isinstance(value, bool) and abs(value) <= _MOST_DEGREES
+    return _is_rational(value)
+
+
+def _first_part(value: JsonValue, context: Context) -> JsonValue:
+    if _is_rational(value):
+        return _whole_degrees(value)
+    return value if isinstance(value, int) else outgoing(value, context)
 
 
 def _is_scaled(value: JsonValue) -> bool:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from pydantic import JsonValue
 
 from sentinel_sync.scenarios.rules.private_data import Context, outgoing, outgoing_text
+from sentinel_sync.scenarios.rules.private_text import PLACE
 
 ANNOTATIONS = Context(names_are_labels=True)
 
@@ -240,6 +241,11 @@ def test_places_and_persons_by_key_and_by_value(value: JsonValue, left: JsonValu
         ({"lat": [37774, 1000], "lon": [181, 1]}, {"lat": [37, 1], "lon": None}),
         ({"location": ["37774929/1000000", "122419416/1000000"]}, {"location": ["37/1", "122/1"]}),
         ({"lat": "1/0", "lon": "9" * 63 + "/1"}, {"lat": None, "lon": None}),
+        ({"GPSLatitude": "[37, 46, 1337/50]"}, {"GPSLatitude": PLACE}),
+        ({"lat": "(37.0, 46.0, 29.74)", "lon": "122 W"}, {"lat": PLACE, "lon": "122 W"}),
+        ({"GPSLatitude": ["37", 46, "1337/50"]}, {"GPSLatitude": ["37", None, None]}),
+        ({"GPSLatitude": ["37.77", 46.5]}, {"GPSLatitude": ["37.77", None]}),
+        ({"gps": "37774929/1000000, 122419416/1000000"}, {"gps": PLACE}),
         ({"lat": "9" * 5000 + "/1"}, {"lat": None}),
         ({"frame_rate": "30000/1001", "size": [1920, 1080]}, {"frame_rate": "30000/1001", "size": [1920, 1080]}),
         # From the Earth's middle, as whole numbers, with more behind them, under names of their own.
