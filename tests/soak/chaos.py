@@ -33,8 +33,8 @@ from sentinel_sync.demo.cloud import KEY_VARIABLE
 from sentinel_sync.demo.processes import Child
 from sentinel_sync.demo.witness import Witness
 from tests.fakes.fault_proxy import FaultProxy, fault_proxy
-from tests.soak.kill_trips import FAULTS, FLEET, Outcome, configure, judge, read_diary
-from tests.soak.vehicle import LOCKED
+from tests.soak.kill_trips import FAULTS, FLEET, Outcome, configure, judge
+from tests.soak.vehicle import LOCKED, read_diary
 
 _INSIDE = "SENTINEL_SOAK_NAMESPACE"
 #: The vehicle's disk, where one can be mounted, bytes.

@@ -28,6 +28,7 @@ from sentinel_sync.base.payloads import TripSummary
 from sentinel_sync.demo.cloud import KEY_VARIABLE
 from sentinel_sync.demo.processes import Child
 from sentinel_sync.demo.witness import Witness
+from tests.soak.vehicle import read_diary
 
 FLEET = "soak_fleet"
 #: Which requests fail, and how. `lose` does the work and then cuts the connection instead of answering.
@@ -157,11 +158,6 @@ def configure(folder: Path, url: str, key: str, *, state: Path | None = None, na
     path = folder / name
     path.write_text(json.dumps({"cloud": cloud}), encoding="utf-8")
     return path
-
-
-def read_diary(diary: Path) -> list[dict[str, Any]]:
-    """What the agents had promised, in order."""
-    return [json.loads(line) for line in diary.read_text(encoding="utf-8").splitlines()]
 
 
 def judge(

@@ -5,7 +5,6 @@ import json
 import sqlite3
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
 
 from pydantic import TypeAdapter
 
@@ -13,6 +12,7 @@ from sentinel_sync.models.rules.installed import ModelRecord
 from sentinel_sync.store.store import DATABASE_NAME
 from tests.soak.model_releases import LAST, LIVE_NAMES
 from tests.soak.model_vehicle import NAME
+from tests.soak.vehicle import read_diary
 
 #: In the folder of a run.
 MODELS, DIARY = "models", "diary.jsonl"
@@ -99,8 +99,7 @@ class Judge:
     def _the_orders(self) -> None:
         """A rollback that was ordered happened once: a second one would lead forward again."""
         ordered: str | None = None
-        for line in self._diary.read_text(encoding="utf-8").splitlines():
-            told: dict[str, Any] = json.loads(line)
+        for told in read_diary(self._diary):
             match told:
                 case {"obeyed": version} if ordered is not None:
                     self.orders += 1
@@ -136,7 +135,7 @@ class Judge:
     def _promised(self) -> list[str] | None:
         """What the last call that returned has promised; None where another was begun since."""
         try:
-            last = json.loads(self._diary.read_text(encoding="utf-8").splitlines()[-1])
+            last = read_diary(self._diary)[-1]
         except (FileNotFoundError, IndexError):
             return None
         promised: list[str] | None = last.get("promised")

@@ -35,6 +35,8 @@ PAUSE = 0.004
 LIFE = 60.0
 #: Seconds until what the store refused is asked for again.
 ASK_AGAIN = 0.05
+#: What the kernel writes at once or not at all, bytes.
+_PAGE_BYTES = 4096
 #: How a process ends whose state folder another one has.
 LOCKED = 9
 
@@ -133,13 +135,32 @@ async def finish(config: str, diary: "Diary", within: float) -> None:
 
 
 class Diary:
-    """A file that is appended to in one write per line: what is in it has happened, whenever this process is killed."""
+    """A file that is appended to in whole lines: what is in it has happened, whenever this process is killed.
+
+    SIGKILL ends a write(2) between two pages (`fatal_signal_pending` in Linux' mm/filemap.c), so one write is not
+    enough to have a line whole: no line crosses a page. What fills a page up before it is blanks, of which any number
+    may be there.
+
+    Raises:
+        ValueError: A line is longer than a page.
+    """
 
     def __init__(self, path: str) -> None:
         self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
 
     def write(self, **facts: object) -> None:
-        os.write(self._descriptor, json.dumps(facts).encode() + b"\n")
+        line = json.dumps(facts).encode() + b"\n"
+        if len(line) > _PAGE_BYTES:
+            raise ValueError(f"a line of {len(line)} bytes does not fit into a page of {_PAGE_BYTES}")
+        left = _PAGE_BYTES - os.fstat(self._descriptor).st_size % _PAGE_BYTES
+        if len(line) > left:
+            os.write(self._descriptor, b" " * left)
+        os.write(self._descriptor, line)
+
+
+def read_diary(path: Path) -> list[dict[str, Any]]:
+    """What the processes had promised, in order."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if not line.isspace()]
 
 
 def tell(event: str, **facts: object) -> None:
