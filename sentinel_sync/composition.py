@@ -56,6 +56,7 @@ class Components:
             self.profiles.synchronize,
             self.scenarios.scan,
             self.scenarios.upload,
+            self.scenarios.announce,
             self.scenarios.retention,
             *self.models.tasks,
         )

@@ -86,7 +86,7 @@ async def _show(settings: CloudSettings, arguments: argparse.Namespace) -> int:
     if await asyncio.to_thread((settings.state_dir / DATABASE_NAME).is_file):
         async with read(settings) as books:
             decision, history = await books.record.load(), await books.record.history()
-            sent = await books.overview.sent()
+            sent = await books.records.sent()
     missing = missing_consent(decision, settings.policy_version)
     if arguments.json:
         print_json(

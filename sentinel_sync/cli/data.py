@@ -108,7 +108,7 @@ async def _export(settings: CloudSettings, arguments: argparse.Namespace) -> int
             ]
             held["recordings_sent"] = [
                 asdict(part) | {"sent_at": utc(part.sent_at), "granted_at": utc(part.granted_at)}
-                for part in await books.overview.sent()
+                for part in await books.records.sent()
             ]
             held["consents"] = [
                 asdict(decision) | {"at": utc(decision.at)} for decision in await books.record.history()

@@ -26,7 +26,6 @@ from sentinel_sync.scenarios.consent import ConsentRecord, WithdrawalMark
 from sentinel_sync.scenarios.records import ScenarioRecords
 from sentinel_sync.scenarios.rules.plan import missing_consent
 from sentinel_sync.scenarios.rules.status import UploadConditions
-from sentinel_sync.scenarios.scenario_uploader import ScenarioOverview
 from sentinel_sync.settings import CloudSettings
 from sentinel_sync.status import STATUS_NAME, AgentStatus
 from sentinel_sync.store.database import Database
@@ -106,13 +105,11 @@ class Books:
         outbox: What is queued, of whatever kind.
         records: Plans and items.
         record: Decisions.
-        overview: All of it for people.
     """
 
     outbox: Outbox
     records: ScenarioRecords
     record: ConsentRecord
-    overview: ScenarioOverview
 
     @classmethod
     def of(cls, settings: CloudSettings, outbox: Outbox, documents: Documents) -> "Books":
@@ -123,7 +120,6 @@ class Books:
             outbox,
             records,
             ConsentRecord(documents, clock, WithdrawalMark(settings.scenarios_dir)),
-            ScenarioOverview(records),
         )
 
 

@@ -14,7 +14,6 @@ from sentinel_sync.scenarios.recordings import absolute, folder_names, read_reco
 from sentinel_sync.scenarios.records import key_of
 from sentinel_sync.scenarios.rules.plan import Part, Priority, ScenarioPlan
 from sentinel_sync.scenarios.rules.status import ScenarioStatus
-from sentinel_sync.scenarios.scenario_uploader import ScenarioIntake
 from sentinel_sync.settings import CloudSettings
 
 _LIMIT = 50
@@ -64,7 +63,7 @@ def add_parser(subparsers: Subparsers) -> None:
 
 async def _list(settings: CloudSettings, arguments: argparse.Namespace) -> int:
     async with read(settings) as books:
-        statuses = await books.overview.statuses(await conditions(settings, books))
+        statuses = await books.records.statuses(await conditions(settings, books))
     known = {status["scenario_id"] for status in statuses}
     unheard_of = [
         name for name in await asyncio.to_thread(folder_names, settings.scenarios_dir) if storable(name) not in known
@@ -88,7 +87,7 @@ async def _list(settings: CloudSettings, arguments: argparse.Namespace) -> int:
 async def _show(settings: CloudSettings, arguments: argparse.Namespace) -> int:
     async with read(settings) as books:
         plan = await _known(settings, books, arguments.scenario_id)
-        status = await books.overview.status(plan.scenario_id, await conditions(settings, books))
+        status = await books.records.status(plan.scenario_id, await conditions(settings, books))
     if arguments.json:
         print_json({**status, "folder": plan.folder, "files": [_part_facts(part) for part in plan.parts]})
         return ExitCode.DONE
@@ -118,7 +117,7 @@ async def _queue(settings: CloudSettings, arguments: argparse.Namespace) -> int:
     async with changed(settings) as books:
         path = await asyncio.to_thread(_named_folder, settings, arguments.path)
         scenario_id = await _take(settings, books, path, Priority(arguments.priority))
-        status = await books.overview.status(scenario_id, await conditions(settings, books))
+        status = await books.records.status(scenario_id, await conditions(settings, books))
     running = await asyncio.to_thread(runs, settings)
     if arguments.json:
         print_json({**status, "agent_running": running})
@@ -170,7 +169,8 @@ async def _take(settings: CloudSettings, books: Books, path: Path, priority: Pri
         CommandError: It cannot be queued; the message says why.
     """
     try:
-        return await ScenarioIntake(books.records, books.record, settings.policy_version).take(path, priority)
+        consent, policy_version = await books.record.load(), settings.policy_version
+        return await books.records.take(path, priority, consent=consent, policy_version=policy_version)
     except ConsentError as error:
         raise CommandError(f"{error}; `{program()} consent grant` records that") from None
     except ScenarioError as error:

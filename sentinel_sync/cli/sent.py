@@ -100,7 +100,7 @@ def execute(arguments: argparse.Namespace) -> int:
 async def _sent(settings: CloudSettings, since: float) -> list[Sent]:
     async with opened(settings, writable=False) as folder:
         items = await folder.outbox.sent(since)
-        parts = await Books.of(settings, folder.outbox, folder.documents).overview.sent()
+        parts = await Books.of(settings, folder.outbox, folder.documents).records.sent()
     found = [Sent.item(item) for item in items] + [Sent.part(part) for part in parts if part.sent_at >= since]
     return sorted(found, key=lambda one: one.at, reverse=True)
 

@@ -157,7 +157,7 @@ async def _recordings(
 ) -> AsyncIterator[Waiting]:
     async with read(settings) as books:
         held = await conditions(settings, books)
-        statuses = await books.overview.statuses(held)
+        statuses = await books.records.statuses(held)
         plans = {plan.scenario_id: plan async for plan in books.records.plans()}
     now = time.time()
     for status in statuses:

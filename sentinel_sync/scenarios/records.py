@@ -12,11 +12,26 @@ from typing import Self, TypeVar
 from pydantic import JsonValue, TypeAdapter, ValidationError
 
 from sentinel_sync.base.clock import Clock
-from sentinel_sync.base.errors import ScenarioError
-from sentinel_sync.scenarios.recordings import Recording, storable
+from sentinel_sync.base.errors import ConsentError, ScenarioError
+from sentinel_sync.base.tasks import run_to_end
+from sentinel_sync.scenarios.recordings import Recording, absolute, read_recording, storable
 from sentinel_sync.scenarios.rules.lifecycle import ASKED_FOR_RANK, HEAD_START, turn
-from sentinel_sync.scenarios.rules.plan import OUTGOING_PREFIX, Priority, ScenarioPlan
-from sentinel_sync.scenarios.rules.status import QueueState
+from sentinel_sync.scenarios.rules.plan import (
+    OUTGOING_PREFIX,
+    Consent,
+    PartKind,
+    Priority,
+    ScenarioPlan,
+    missing_consent,
+)
+from sentinel_sync.scenarios.rules.status import (
+    QueueState,
+    ScenarioStatus,
+    SentPart,
+    UploadConditions,
+    sent_parts,
+    status_of,
+)
 from sentinel_sync.store.documents import Documents
 from sentinel_sync.store.outbox import ItemState, NewItem, Outbox, OutboxItem
 
@@ -68,6 +83,7 @@ class ScenarioSummary:
         fingerprint: Of a refused folder; None where it was refused without one.
         settled: Whether nothing follows for it by itself: queued, uploaded, dropped or deleted.
         uploaded_at: When all of it had arrived, seconds since the epoch, or None.
+        unannounced: Whether it is queued, and the backend has not been told of it.
     """
 
     folder: str
@@ -77,12 +93,14 @@ class ScenarioSummary:
     uploaded_at: float | None
     deleted: bool
     waits_for_request: bool = False
+    unannounced: bool = False
 
     @classmethod
     def of(cls, plan: ScenarioPlan) -> Self:
         """Note down a plan."""
         deleted = plan.deleted_at is not None
         done = plan.uploaded_at is not None or deleted or plan.dropped is not None
+        next_part = plan.next_part()
         return cls(
             folder=plan.folder,
             refused=plan.refused,
@@ -91,6 +109,7 @@ class ScenarioSummary:
             uploaded_at=plan.uploaded_at,
             deleted=deleted,
             waits_for_request=plan.waits_for_request,
+            unannounced=plan.in_queue and not done and next_part is not None and next_part.kind is PartKind.METADATA,
         )
 
 
@@ -200,11 +219,40 @@ class ScenarioRecords:
                 self._version = version
         return self._cards
 
+    # --- for people ---
+
+    async def status(self, scenario_id: str, conditions: UploadConditions) -> ScenarioStatus:
+        """Say where one stands."""
+        plan = await self.plan(scenario_id)
+        return status_of(scenario_id, plan, await self.queue_state(scenario_id), conditions)
+
+    async def statuses(self, conditions: UploadConditions) -> list[ScenarioStatus]:
+        """Say where all stand, newest first."""
+        queued = await self.queue_states()
+        found: list[tuple[float, ScenarioStatus]] = []
+        async for plan in self.plans():
+            there = queued.get(plan.scenario_id, QueueState())
+            found.append((plan.queued_at, status_of(plan.scenario_id, plan, there, conditions)))
+        return [status for _, status in sorted(found, key=lambda pair: pair[0], reverse=True)]
+
+    async def sent(self) -> list[SentPart]:
+        """What has left the vehicle and under which consent, newest first."""
+        sent = [part async for plan in self.plans() for part in sent_parts(plan)]
+        return sorted(sent, key=lambda part: part.sent_at, reverse=True)
+
     # --- whose turn it is ---
 
     async def claim(self) -> OutboxItem | None:
         """Take the item whose turn it is, or None where none is due."""
         return await self._outbox.claim_in_turn(KIND, HEAD_START)
+
+    async def unannounced(self) -> list[str]:
+        """Scenarios that are queued, and of which the backend has not been told."""
+        return [scenario_id for scenario_id, summary in (await self.summaries()).items() if summary.unannounced]
+
+    async def claim_one(self, scenario_id: str) -> OutboxItem | None:
+        """Take the item of one scenario, or None where it is not due, or is being sent."""
+        return await self._outbox.claim_one(key_of(scenario_id))
 
     async def is_overtaken(self, item: OutboxItem) -> bool:
         """Whether another item is due that goes before one that was claimed."""
@@ -212,6 +260,32 @@ class ScenarioRecords:
         return first is not None and turn(first.created_at, first.priority) < turn(item.created_at, item.priority)
 
     # --- changes ---
+
+    async def take(self, path: str | Path, priority: Priority, *, consent: Consent | None, policy_version: str) -> str:
+        """Queue a recording that somebody names; returns its id once that is on disk.
+
+        Args:
+            consent: The driver's decision.
+            policy_version: The policy in force.
+
+        Raises:
+            ConsentError: The driver has not consented.
+            ScenarioError: It cannot be uploaded as it is; the reason is kept.
+            StoreError: It cannot be written; nothing was queued.
+        """
+        if missing := missing_consent(consent, policy_version):
+            raise ConsentError(f"a scenario was not queued: {missing}")
+        folder = await run_to_end(absolute, path)
+        try:
+            recording = await run_to_end(read_recording, folder)
+        except ScenarioError as error:
+            await self.refuse(folder, str(error))
+            raise ScenarioError(f"scenario {folder.name!a} was not queued: {error}") from None
+        try:
+            await self.queue(recording, priority)
+        except ScenarioError as error:
+            raise ScenarioError(f"scenario {folder.name!a} was not queued: {error}") from None
+        return recording.scenario_id
 
     async def queue(self, recording: Recording, priority: Priority) -> bool:
         """Put a recording into the outbox; returns once it is on disk, False where nothing was to be done.

@@ -3,12 +3,13 @@
 import asyncio
 import logging
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from random import Random
-from typing import Any, TypedDict
+from typing import Any
 
 from sentinel_sync.base.clock import Clock, moment
-from sentinel_sync.base.errors import ConsentError, ScenarioError
+from sentinel_sync.base.errors import ScenarioError
 from sentinel_sync.base.folder_watch import WATCHED_INTERVAL
 from sentinel_sync.base.tasks import PeriodicTask, run_to_end
 from sentinel_sync.base.transfer import EventPublisher, TransferStatus
@@ -18,22 +19,21 @@ from sentinel_sync.network.foundation import Foundation, Lifecycle
 from sentinel_sync.scenarios.consent import ConsentRecord, UploadPermission, WithdrawalMark
 from sentinel_sync.scenarios.disk_reserve import LOOK_INTERVAL, DiskReserve
 from sentinel_sync.scenarios.preparation import DerivedFiles, Preparation
-from sentinel_sync.scenarios.recordings import absolute, read_recording
+from sentinel_sync.scenarios.recordings import read_recording
 from sentinel_sync.scenarios.records import DERIVED_NAME, KIND, REPLACED, ScenarioRecords
 from sentinel_sync.scenarios.rules.lifecycle import DELETED_UNSENT, WITHDRAWN
-from sentinel_sync.scenarios.rules.plan import Consent, Priority, missing_consent
+from sentinel_sync.scenarios.rules.plan import Consent, Priority, missing_consent, waits_for_request
 from sentinel_sync.scenarios.rules.status import (
-    QueueState,
     ScenariosStatus,
+    ScenarioStatistics,
     ScenarioStatus,
     SentPart,
     UploadConditions,
-    sent_parts,
-    status_of,
 )
 from sentinel_sync.scenarios.scan import Retention, Scan
 from sentinel_sync.scenarios.transcoder import Transcoder
-from sentinel_sync.scenarios.upload import PartSender, UploadContext, UploadWorker
+from sentinel_sync.scenarios.upload import CATALOGUE, PartSender, UploadContext, UploadWorker
+from sentinel_sync.store.outbox import OutboxItem
 from sentinel_sync.store.store import Store
 
 logger: logging.Logger = logging.getLogger(__name__)
@@ -51,94 +51,6 @@ _MOST_REASONS = 20
 _RETENTION_INTERVAL = 3600.0
 
 
-class ScenarioIntake:
-    """Takes recordings by name.
-
-    Args:
-        records: Where they are recorded.
-        record: The driver's decisions.
-        policy_version: The policy in force.
-    """
-
-    def __init__(self, records: ScenarioRecords, record: ConsentRecord, policy_version: str) -> None:
-        self._records = records
-        self._record = record
-        self._policy_version = policy_version
-
-    async def take(self, path: str | Path, priority: Priority) -> str:
-        """Queue a recording; returns its id once that is on disk.
-
-        Raises:
-            ConsentError: The driver has not consented.
-            ScenarioError: It cannot be uploaded as it is; the reason is kept.
-            StoreError: It cannot be written; nothing was queued.
-        """
-        if missing := missing_consent(await self._record.load(), self._policy_version):
-            raise ConsentError(f"a scenario was not queued: {missing}")
-        folder = await run_to_end(absolute, path)
-        try:
-            recording = await run_to_end(read_recording, folder)
-        except ScenarioError as error:
-            await self._records.refuse(folder, str(error))
-            raise ScenarioError(f"scenario {folder.name!a} was not queued: {error}") from None
-        try:
-            await self._records.queue(recording, priority)
-        except ScenarioError as error:
-            raise ScenarioError(f"scenario {folder.name!a} was not queued: {error}") from None
-        return recording.scenario_id
-
-
-class ScenarioOverview:
-    """Looks scenarios up.
-
-    Args:
-        records: What is known of them.
-    """
-
-    def __init__(self, records: ScenarioRecords) -> None:
-        self._records = records
-
-    async def status(self, scenario_id: str, conditions: UploadConditions) -> ScenarioStatus:
-        """Say where one stands."""
-        plan = await self._records.plan(scenario_id)
-        return status_of(scenario_id, plan, await self._records.queue_state(scenario_id), conditions)
-
-    async def statuses(self, conditions: UploadConditions) -> list[ScenarioStatus]:
-        """Say where all stand, newest first."""
-        queued = await self._records.queue_states()
-        found: list[tuple[float, ScenarioStatus]] = []
-        async for plan in self._records.plans():
-            there = queued.get(plan.scenario_id, QueueState())
-            found.append((plan.queued_at, status_of(plan.scenario_id, plan, there, conditions)))
-        return [status for _, status in sorted(found, key=lambda pair: pair[0], reverse=True)]
-
-    async def sent(self) -> list[SentPart]:
-        """What has left the vehicle and under which consent, newest first."""
-        sent = [part async for plan in self._records.plans() for part in sent_parts(plan)]
-        return sorted(sent, key=lambda part: part.sent_at, reverse=True)
-
-
-class ScenarioStatistics(TypedDict):
-    """What `get_statistics` answers. Bytes, bytes per second and seconds are those of the part under way."""
-
-    consent: bool
-    uploading: str | None
-    queued: int
-    uploaded: int
-    set_aside: int
-    dropped: int
-    refused: int
-    on_request: int
-    deleted: int
-    deleted_unsent: int
-    phase: str | None
-    part: str | None
-    part_bytes: int | None
-    part_total_bytes: int | None
-    rate: float | None
-    time_left: float | None
-
-
 class ScenarioUploader:
     """Scenarios, from the recorder's folder to the backend's acknowledgement of every part.
 
@@ -152,6 +64,7 @@ class ScenarioUploader:
 
     Attributes:
         upload: The duty that sends what is queued.
+        announce: The duty that tells the backend of recordings while a long one is being sent.
         scan: The duty that queues what is new and complete in `scenarios_dir`.
         retention: The duty that deletes recordings as the settings say.
     """
@@ -194,18 +107,18 @@ class ScenarioUploader:
             lambda: bool(self._wanted),
         )
         self._events = EventPublisher[TransferStatus]("scenario.progress")
-        self._worker = UploadWorker(api_client, store.outbox, context, self._events, rng=foundation.rng)
-        self._intake = ScenarioIntake(records, self._record, settings.policy_version)
+        worker = partial(UploadWorker, api_client, store.outbox, context, self._events, rng=foundation.rng)
+        self._worker, self._announcer = worker(), worker(only_announces=True)
         self._scan = Scan(records, self._record, settings, clock)
         self._retention = Retention(records, settings, clock, lambda: foundation.timekeeper.trusted)
-        self._overview = ScenarioOverview(records)
-        self._sending = asyncio.Lock()
+        self._sending, self._announcing = asyncio.Lock(), asyncio.Lock()
         self._wanted: dict[str, tuple[str, ...]] = {}
-        self._swept = False
+        self._swept = self._delivers = False
         self.upload: PeriodicTask = PeriodicTask("scenarios.upload", self.step)
+        self.announce: PeriodicTask = PeriodicTask("scenarios.announce", self.announce_step)
         self.scan: PeriodicTask = PeriodicTask("scenarios.scan", self.scan_step)
         self.retention: PeriodicTask = PeriodicTask("scenarios.retention", self.retention_step)
-        self._life = Lifecycle(foundation, [self.upload], opening=self._open, closing=self._events.close)
+        self._life = Lifecycle(foundation, [self.upload, self.announce], opening=self._open, closing=self._events.close)
         self._folders = foundation.folders
         foundation.policy.subscribe(self.upload.wake.set)
 
@@ -228,15 +141,16 @@ class ScenarioUploader:
         await self.prepare()
         if not granted:
             # At once: to note what lies in a folder of thousands takes a moment.
-            self._worker.cut(WITHDRAWN)
+            self._cut_for_withdrawal()
         await self._record.record(granted=granted, policy_version=self._settings.policy_version)
-        self._worker.ask_again.set()
+        for worker in (self._worker, self._announcer):
+            worker.ask_again.set()
         if granted:
             self.scan.wake.set()
             self.upload.wake.set()
             return
-        self._worker.cut(WITHDRAWN)
-        async with self._sending:
+        self._cut_for_withdrawal()
+        async with self._sending, self._announcing:
             await self._drop_if_withdrawn()
 
     async def get_consent(self) -> Consent | None:
@@ -252,7 +166,7 @@ class ScenarioUploader:
     async def get_uploads(self) -> list[SentPart]:
         """What has left the vehicle, part by part, and under which consent; newest first."""
         await self.prepare()
-        return await self._overview.sent()
+        return await self._records.sent()
 
     async def uploaded_since(self, moment_at: float) -> list[tuple[float, str]]:
         """When which recording had arrived whole, since then (seconds since the epoch): cheap, from memory."""
@@ -279,19 +193,20 @@ class ScenarioUploader:
         """
         rank = Priority(priority)
         await self.prepare()
-        scenario_id = await self._intake.take(path, rank)
-        self.upload.wake.set()
+        policy_version, consent = self._settings.policy_version, await self._record.load()
+        scenario_id = await self._records.take(path, rank, consent=consent, policy_version=policy_version)
+        self._wake()
         return scenario_id
 
     async def get_upload_status(self, scenario_id: str) -> ScenarioStatus:
         """Say where a scenario stands."""
         await self.prepare()
-        return await self._overview.status(scenario_id, await self._conditions())
+        return await self._records.status(scenario_id, await self._conditions())
 
     async def get_scenarios(self) -> list[ScenarioStatus]:
         """Say where all scenarios stand, newest first."""
         await self.prepare()
-        return await self._overview.statuses(await self._conditions())
+        return await self._records.statuses(await self._conditions())
 
     async def get_statistics(self) -> ScenarioStatistics:
         """Count scenarios, and say what is under way."""
@@ -383,7 +298,8 @@ class ScenarioUploader:
         for scenario_id, files in list(self._wanted.items()):
             del self._wanted[scenario_id]
             try:
-                await self._request(scenario_id, files)
+                async with self._announcing:  # which may have an older plan of it in hand
+                    await self._request(scenario_id, files)
             except ScenarioError as error:
                 logger.warning("scenario.cannot_be_given: %s: %s", ascii(scenario_id), error)
 
@@ -419,9 +335,17 @@ class ScenarioUploader:
                 item = await self._records.claim()
                 if item is None:
                     break
-                sent += await self._worker.deliver(item)
+                sent += await self._deliver(item)
             await self._drop_if_withdrawn()
             return sent
+
+    async def _deliver(self, item: OutboxItem) -> bool:
+        self._delivers = True
+        self.announce.wake.set()
+        try:
+            return await self._worker.deliver(item)
+        finally:
+            self._delivers = False
 
     #: The name that deployed vehicles register with their OfflineManager.
     _process_next_upload = sync_now
@@ -456,12 +380,32 @@ class ScenarioUploader:
             return min(interval, _HELD_INTERVAL)
         return min(interval, max(due, _MIN_WAIT))
 
+    async def announce_step(self) -> float:
+        """Tell the backend of what is queued while another is being sent; returns the seconds until the next look.
+
+        A recording may take hours to be sent, and whoever decides which of them are wanted is to know of all of them.
+        """
+        if self._announces_first:
+            for scenario_id in await self._records.unannounced():
+                async with self._announcing:
+                    item = await self._records.claim_one(scenario_id) if await self._may_send() else None
+                    if item is not None:
+                        await self._announcer.deliver(item)
+                        self.upload.wake.set()  # which may have looked for it meanwhile
+        return self._settings.sync_interval
+
+    @property
+    def _announces_first(self) -> bool:
+        """Whether files are sent that are asked for, while others may be to be announced."""
+        says = "on_request" if self._client.offers(CATALOGUE) else None
+        return self._delivers and waits_for_request(self._settings.scenario_upload, says)
+
     async def scan_step(self) -> float:
         """Queue what is new and complete; returns the seconds until the next look."""
         await self.prepare()
         queued, wait = await self._scan.look()
         if queued:
-            self.upload.wake.set()
+            self._wake()
         # What is written inside a recording's own folder is told to nobody: while one is unsettled, it is looked at.
         if not self._scan.unqueued and await self._folders.follows(self._settings.scenarios_dir, self.scan.wake.set):
             return max(wait, WATCHED_INTERVAL)
@@ -479,6 +423,14 @@ class ScenarioUploader:
         return LOOK_INTERVAL
 
     # --- how ---
+
+    def _wake(self) -> None:
+        self.upload.wake.set()
+        self.announce.wake.set()
+
+    def _cut_for_withdrawal(self) -> None:
+        self._worker.cut(WITHDRAWN)
+        self._announcer.cut(WITHDRAWN)
 
     async def _open(self) -> None:
         decided = await self._record.load()

@@ -239,8 +239,11 @@ class ScenarioUpload:
         self._spent_bytes = self._at_bytes = self._confirmed_bytes = 0
         self.got_further: bool = False
 
-    async def run(self) -> bool:
+    async def run(self, *, only_announces: bool = False) -> bool:
         """Go on where it stopped; True once all that may go has arrived, False where a more important one comes first.
+
+        Args:
+            only_announces: Whether it ends, with False, before the first file goes.
 
         Raises:
             CloudError: A part was not taken; HeldError where nothing may be sent now.
@@ -253,10 +256,12 @@ class ScenarioUpload:
             # The setting has changed since it was announced, and somebody has queued it.
             await self._save(replace(self._plan, on_request_at=None))
         while (part := self._plan.next_part()) is not None:
+            if only_announces and part.kind is not PartKind.METADATA:
+                return False
             await self._ask()
             await self._send(await self._prepared(part))
             self.got_further = True
-            if self._plan.uploaded_at is None and await self._is_overtaken():
+            if not only_announces and self._plan.uploaded_at is None and await self._is_overtaken():
                 logger.info("scenario.overtaken: %s: a more important one goes first", self._plan.scenario_id)
                 return False
         return True
@@ -376,6 +381,7 @@ class UploadWorker:
         outbox: Where the items lie.
         context: What a delivery works with.
         events: Who wants to know how it goes.
+        only_announces: Whether it sends what tells of a recording, and leaves its files to another worker.
 
     Attributes:
         ask_again: Set by whoever has a reason to ask at once whether what is under way may go on.
@@ -389,9 +395,11 @@ class UploadWorker:
         events: EventPublisher[TransferStatus],
         *,
         rng: Random,
+        only_announces: bool = False,
     ) -> None:
         self._client = client
         self._outbox = outbox
+        self._only_announces = only_announces
         self._context = context
         self._events = events
         self._rng = rng
@@ -459,7 +467,7 @@ class UploadWorker:
             )
             async with self._guard.watching():
                 delivery = ScenarioUpload(self._context, plan, item, queued, transfer)
-                if not await delivery.run():
+                if not await delivery.run(only_announces=self._only_announces):
                     return Release()
             await self._outbox.acknowledge(KIND if delivery.is_uploaded else ANNOUNCED, [item.seq])
         except CloudError as error:

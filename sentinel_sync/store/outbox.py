@@ -26,6 +26,7 @@ from sentinel_sync.store.outbox_items import (
     claim_due,
     claim_in_turn,
     claim_newest,
+    claim_one,
     count,
     drop_for_age,
     drop_for_size,
@@ -128,6 +129,11 @@ class Outbox:
         """
         now = self._clock.now()
         return await self._run(lambda connection: claim_in_turn(connection, kind, now, head_start), frees=True)
+
+    async def claim_one(self, key: str) -> OutboxItem | None:
+        """Mark the item of this key as being sent, where it is due; counts its attempt."""
+        now = self._clock.now()
+        return await self._run(lambda connection: claim_one(connection, key, now), frees=True)
 
     async def first_in_turn(self, kind: str, head_start: float) -> OutboxItem | None:
         """Show the item that `claim_in_turn` would claim now, or None."""

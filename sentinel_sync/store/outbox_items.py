@@ -40,6 +40,9 @@ SELECT {COLUMNS}, checksum FROM item
 WHERE state = 'waiting' AND kind = ? AND (due_at <= ? OR due_at > ?)
 ORDER BY created_at + priority * ?, seq LIMIT 1
 """  # noqa: S608 # the columns are a constant
+_DUE_BY_KEY = f"""
+SELECT {COLUMNS}, checksum FROM item WHERE key = ? AND state = 'waiting' AND (due_at <= ? OR due_at > ?)
+"""  # noqa: S608 # the columns are a constant
 
 _UNREADABLE = "it cannot be read any more: the disk may be failing"
 _ALTERED = "its content was altered on disk (its checksum does not fit): the disk may be failing"
@@ -232,11 +235,23 @@ def first_in_turn(connection: sqlite3.Connection, kind: str, now: float, head_st
 def claim_in_turn(connection: sqlite3.Connection, kind: str, now: float, head_start: float) -> OutboxItem | None:
     """Mark that item as being sent; counts its attempt."""
     while (row := connection.execute(_IN_TURN, (kind, now, now + CAP, head_start)).fetchone()) is not None:
-        item = item_of(row[:-1])
-        if _is_whole(connection, item, row[-1]):
-            connection.execute(_CLAIM, (json.dumps([item.seq]),))
-            return replace(item, state=ItemState.SENDING, attempts=item.attempts + 1)
+        if (item := _claimed(connection, item_of(row[:-1]), row[-1])) is not None:
+            return item
     return None
+
+
+def claim_one(connection: sqlite3.Connection, key: str, now: float) -> OutboxItem | None:
+    """Mark the item of this key as being sent, where it is due; counts its attempt."""
+    row = connection.execute(_DUE_BY_KEY, (key, now, now + CAP)).fetchone()
+    return None if row is None else _claimed(connection, item_of(row[:-1]), row[-1])
+
+
+def _claimed(connection: sqlite3.Connection, item: OutboxItem, checksum: int | None) -> OutboxItem | None:
+    """Claim an item; None where it is not as it was put."""
+    if not _is_whole(connection, item, checksum):
+        return None
+    connection.execute(_CLAIM, (json.dumps([item.seq]),))
+    return replace(item, state=ItemState.SENDING, attempts=item.attempts + 1)
 
 
 def _checksum(item: "NewItem | OutboxItem") -> int:

@@ -1,17 +1,20 @@
 """The extension `scenario-catalogue`: announcements first, files when the backend asks for them."""
 
+import asyncio
 import logging
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from sentinel_sync import ScenarioUploader
 from sentinel_sync.scenarios.records import ScenarioRecords
 from sentinel_sync.store.store import Store
 from tests.fakes.clock import FakeClock
-from tests.fakes.cloud import Answer, FakeCloud, json_answer, problem
+from tests.fakes.cloud import PATIENCE, Answer, FakeCloud, json_answer, problem
 from tests.fakes.wire_rules import Seen
-from tests.scenarios.service import DAY, EVERYTHING, FIRST, SECOND, VIDEOS, Build, announced, backdate, paths
+from tests.scenarios.service import DAY, EVERYTHING, FIRST, SECOND, VIDEOS, Build, announced, backdate, is_video, paths
 
 pytestmark = pytest.mark.usefixtures("no_blocking")
 
@@ -223,3 +226,94 @@ async def test_once_the_setting_says_all_what_is_queued_by_name_goes_whole(
     await again.queue_scenario(recordings / FIRST)
     assert await again.sync_now() == 1
     assert announced(cloud) == [FIRST], "and is not announced anew"
+
+
+class TestMeanwhile:
+    """While one file takes its time, the backend hears of what else was recorded."""
+
+    @pytest.fixture
+    def slow(self, cloud: FakeCloud) -> asyncio.Event:
+        """Until it is set, no video is acknowledged."""
+        arrived = asyncio.Event()
+        usual = cloud.handler
+        cloud.handler = lambda seen: replace(usual(seen), after=arrived) if is_video(seen) else usual(seen)
+        return arrived
+
+    async def sending(self, uploader: ScenarioUploader, cloud: FakeCloud, recordings: Path) -> None:
+        """Have a recording asked for, of which a video is under way."""
+        await uploader._client.probe()
+        await uploader.queue_scenario(recordings / FIRST)
+        await uploader.sync_now()
+        uploader.want(FIRST)
+        await uploader.start_background_upload()
+        await cloud.received(method="POST", path=f"/scenarios/{FIRST}/videos")
+
+    async def test_a_recording_is_announced_while_a_file_of_another_is_under_way(
+        self, cloud: FakeCloud, recordings: Path, build: Build, slow: asyncio.Event
+    ) -> None:
+        catalogue(cloud)
+        uploader = build()
+        await self.sending(uploader, cloud, recordings)
+        await uploader.queue_scenario(recordings / SECOND)
+        await cloud.received(2, method="POST", path="/scenarios")
+        assert announced(cloud) == [FIRST, SECOND]
+        assert paths(cloud)[-2:] == [f"/scenarios/{FIRST}/videos", "/scenarios"], "beside the first file"
+        slow.set()
+        await uploader.stop_background_upload()
+        uploader.want(FIRST)
+        await uploader.sync_now()
+        assert (await state(uploader, FIRST), await state(uploader, SECOND)) == ("uploaded", "on_request")
+
+    async def test_what_is_asked_for_while_it_is_being_announced_goes(
+        self, cloud: FakeCloud, recordings: Path, build: Build, slow: asyncio.Event
+    ) -> None:
+        catalogue(cloud)
+        uploader = build()
+        await self.sending(uploader, cloud, recordings)
+        known, usual = asyncio.Event(), cloud.handler
+        cloud.handler = lambda seen: replace(usual(seen), after=known) if seen.path == "/scenarios" else usual(seen)
+        await uploader.queue_scenario(recordings / SECOND)
+        await cloud.received(2, method="POST", path="/scenarios")
+        uploader.want(SECOND)
+        slow.set()
+        async with asyncio.timeout(PATIENCE):
+            while uploader._wanted:  # noqa: ASYNC110 # until it is looked up, of which nobody is told
+                await asyncio.sleep(0)
+        known.set()
+        await cloud.received(1, method="POST", path=f"/scenarios/{SECOND}/annotations")
+        await uploader.stop_background_upload()
+        assert announced(cloud) == [FIRST, SECOND]
+
+    async def test_a_withdrawal_stops_it(
+        self, cloud: FakeCloud, recordings: Path, build: Build, slow: asyncio.Event
+    ) -> None:
+        catalogue(cloud)
+        uploader = build()
+        await self.sending(uploader, cloud, recordings)
+        cloud.script("POST", "/scenarios", Answer(silent=True))
+        await uploader.queue_scenario(recordings / SECOND)
+        await cloud.received(2, method="POST", path="/scenarios")
+        async with asyncio.timeout(1.0):
+            await uploader.set_consent(False)
+        assert (await state(uploader, FIRST), await state(uploader, SECOND)) == ("dropped", "dropped")
+        assert await uploader.sync_now() == 0
+        await uploader.stop_background_upload()
+        assert len(paths(cloud)) == 3
+
+    @pytest.mark.parametrize("setting", ["all", "auto"])
+    async def test_without_the_catalogue_each_has_its_turn(
+        self, setting: str, cloud: FakeCloud, recordings: Path, build: Build, slow: asyncio.Event
+    ) -> None:
+        if setting == "all":
+            catalogue(cloud)
+        uploader = build(scenario_upload=setting)
+        await uploader._client.probe()
+        await uploader.queue_scenario(recordings / FIRST)
+        sending = asyncio.create_task(uploader.sync_now())
+        await cloud.received(method="POST", path=f"/scenarios/{FIRST}/videos")
+        await uploader.queue_scenario(recordings / SECOND)
+        await uploader.announce_step()
+        assert announced(cloud) == [FIRST]
+        slow.set()
+        assert await sending == 2
+        assert paths(cloud).index(f"/scenarios/{FIRST}/annotations") < paths(cloud).index(f"/scenarios/{SECOND}/videos")

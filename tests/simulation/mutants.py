@@ -182,8 +182,8 @@ MUTANTS = (
     Mutant(
         "a withdrawal does not stop what is under way",
         "scenarios/scenario_uploader.py",
-        "        self._worker.cut(WITHDRAWN)\n        async with self._sending:",
-        "        return\n        async with self._sending:",
+        "        self._cut_for_withdrawal()\n        async with self._sending,",
+        "        return\n        async with self._sending,",
     ),
     Mutant(
         "a withdrawal leaves the queue",

@@ -54,6 +54,21 @@ async def test_a_clock_that_was_set_back_holds_nothing_up(store: Store, clock: F
     assert await claimed(store) == ["a"]
 
 
+async def test_one_is_claimed_by_its_key_where_it_is_due_and_nobody_has_it(store: Store, clock: FakeClock) -> None:
+    for key in ("a", "b"):
+        await put(store, key, 1)
+    item = await store.outbox.claim_one("b")
+    assert item is not None
+    assert (item.key, item.state, item.attempts) == ("b", "sending", 1)
+    assert await store.outbox.claim_one("b") is None
+    await store.outbox.defer(item.seq, 60.0, "answered 503", connectivity=False)
+    assert await store.outbox.claim_one("b") is None
+    clock.tick(60.0)
+    assert await store.outbox.claim_one("b") is not None
+    assert await store.outbox.claim_one("c") is None
+    assert await claimed(store) == ["a"]
+
+
 async def test_looking_claims_nothing_and_other_kinds_do_not_count(store: Store) -> None:
     await store.outbox.put(NewItem("trip", "t", b"{}"))
     assert await store.outbox.first_in_turn("scenario", HEAD_START) is None

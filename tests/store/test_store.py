@@ -184,6 +184,16 @@ class TestAlteredItems:
             assert claimed is not None
             assert claimed.key == "good"
 
+    async def test_nor_by_its_key(self, tmp_path: Path) -> None:
+        async with Store(tmp_path) as store:
+            await store.outbox.put(item("bad"))
+            connection = connect(tmp_path / DATABASE_NAME)
+            connection.execute("UPDATE item SET body = x'7b7c' WHERE key = 'bad'")
+            connection.close()
+            assert await store.outbox.claim_one("bad") is None
+            (aside,) = await store.outbox.items(state=ItemState.SET_ASIDE)
+            assert "altered on disk" in str(aside.reason)
+
 
 def circle(path: Path) -> None:
     path.symlink_to(path)

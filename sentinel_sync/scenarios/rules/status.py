@@ -50,6 +50,27 @@ class ScenarioStatus(TypedDict):
     warning: str | None
 
 
+class ScenarioStatistics(TypedDict):
+    """What `get_statistics` answers. Bytes, bytes per second and seconds are those of the part under way."""
+
+    consent: bool
+    uploading: str | None
+    queued: int
+    uploaded: int
+    set_aside: int
+    dropped: int
+    refused: int
+    on_request: int
+    deleted: int
+    deleted_unsent: int
+    phase: str | None
+    part: str | None
+    part_bytes: int | None
+    part_total_bytes: int | None
+    rate: float | None
+    time_left: float | None
+
+
 @dataclass(frozen=True, slots=True)
 class SentPart:
     """One part of which bytes have left the vehicle, and under which consent.
