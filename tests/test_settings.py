@@ -462,3 +462,28 @@ class TestWhereItComesFrom:
         monkeypatch.setenv("HOME", str(tmp_path))
         cloud = load(config, "cloud:\n  state_dir: ~/state\n  api_key_file: ~/key\n")
         assert (cloud.state_dir, cloud.api_key_file) == (tmp_path / "state", tmp_path / "key")
+
+
+class TestPseudonymKey:
+    async def test_none(self) -> None:
+        assert await CloudSettings().read_pseudonym_key() is None
+
+    async def test_the_text(self) -> None:
+        assert (
+            await CloudSettings.model_validate({"pseudonym_key": " fleet-secret\n"}).read_pseudonym_key()
+            == b"fleet-secret"
+        )
+
+    async def test_the_file(self, tmp_path: Path) -> None:
+        path = tmp_path / "pseudonym"
+        path.write_text("fleet-secret\n")
+        settings = CloudSettings.model_validate({"pseudonym_key": "other", "pseudonym_key_file": path})
+        assert await settings.read_pseudonym_key() == b"fleet-secret"
+
+    @pytest.mark.parametrize("content", [None, b"", b" \n", b"\xff"])
+    async def test_a_file_without_one_is_an_error(self, tmp_path: Path, content: bytes | None) -> None:
+        path = tmp_path / "pseudonym"
+        if content is not None:
+            path.write_bytes(content)
+        with pytest.raises(ConfigurationError, match="pseudonym key"):
+            await CloudSettings(pseudonym_key_file=path).read_pseudonym_key()

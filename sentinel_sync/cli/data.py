@@ -20,7 +20,6 @@ from sentinel_sync.cli.exit_codes import CommandError, ExitCode
 from sentinel_sync.cli.offline import Books, agent_runs, beside_agent, looked_into, opened, without_agent
 from sentinel_sync.cli.profiles import WAIT_SECONDS, checked_driver, forgotten_beside_agent
 from sentinel_sync.cli.ui.text import count, err, moment, out, printable, table, utc, width
-from sentinel_sync.cloud.http import read_pseudonym_key
 from sentinel_sync.profiles.records import SyncState
 from sentinel_sync.settings import CloudSettings
 from sentinel_sync.store.documents import Documents
@@ -134,9 +133,7 @@ def _write(path: Path, text: str) -> None:
 
 
 async def _pseudonym(settings: CloudSettings, driver_id: str) -> str | None:
-    value = settings.pseudonym_key
-    text = None if value is None else value.get_secret_value()
-    return pseudonym(driver_id, await read_pseudonym_key(text, settings.pseudonym_key_file))
+    return pseudonym(driver_id, await settings.read_pseudonym_key())
 
 
 async def _trip_under_way(documents: Documents, known_as: str | None) -> str | None:

@@ -18,7 +18,7 @@ from sentinel_sync.cli.arguments import program
 from sentinel_sync.cli.findings import Finding, fail, ok, warn
 from sentinel_sync.cli.offline import last_said, opened, runs
 from sentinel_sync.cli.ui.text import count, duration, moment, size
-from sentinel_sync.cloud.http import FileCredential, read_pseudonym_key
+from sentinel_sync.cloud.http import FileCredential
 from sentinel_sync.settings import CloudSettings, Settings
 from sentinel_sync.store.database import DamagedError
 from sentinel_sync.store.rules.outbox import OutboxStatus
@@ -105,9 +105,8 @@ def _readable_by_others(path: Path) -> bool:
 
 
 def _check_pseudonym_key(cloud: CloudSettings) -> Finding:
-    value = cloud.pseudonym_key.get_secret_value() if cloud.pseudonym_key is not None else None
     try:
-        key = asyncio.run(read_pseudonym_key(value, cloud.pseudonym_key_file))
+        key = asyncio.run(cloud.read_pseudonym_key())
     except ConfigurationError as error:
         return fail("pseudonym key", str(error), "make the file readable for this user, or set cloud.pseudonym_key")
     if key is None:

@@ -11,7 +11,6 @@ from importlib import import_module
 from pathlib import Path
 from typing import Protocol, Self
 
-import aiofiles
 import httpcore
 
 from sentinel_sync.base.clock import moment
@@ -248,25 +247,6 @@ def certificate_end(file: Path | None) -> float | None:
         return float(x509.load_pem_x509_certificate(file.read_bytes()).not_valid_after_utc.timestamp())
     except (OSError, ValueError):
         return None
-
-
-async def read_pseudonym_key(value: str | None, path: Path | None) -> bytes | None:
-    """The fleet's pseudonym key as bytes: the text given, or the file's text without the white space around it.
-
-    Raises:
-        ConfigurationError: The file cannot be read or is empty: sending no pseudonyms by accident would go unnoticed.
-    """
-    if path is None:
-        return value.strip().encode() if value else None
-    try:
-        async with aiofiles.open(path, encoding="utf-8") as file:
-            text = (await file.read()).strip()
-    except (OSError, UnicodeDecodeError) as error:
-        why = error.strerror if isinstance(error, OSError) else "not UTF-8"
-        raise ConfigurationError(f"cannot read the pseudonym key from {path}: {why}") from None
-    if not text:
-        raise ConfigurationError(f"the pseudonym key file {path} is empty")
-    return text.encode()
 
 
 def timeouts(seconds: float) -> httpx.Timeout:

@@ -14,7 +14,6 @@ from sentinel_sync.base.folder_watch import WATCHED_INTERVAL
 from sentinel_sync.base.tasks import PeriodicTask, run_to_end
 from sentinel_sync.base.transfer import EventPublisher, TransferStatus
 from sentinel_sync.cloud.client import CloudAPIClient
-from sentinel_sync.cloud.http import read_pseudonym_key
 from sentinel_sync.network.foundation import Foundation, Lifecycle
 from sentinel_sync.scenarios.consent import ConsentRecord, UploadPermission, WithdrawalMark
 from sentinel_sync.scenarios.disk_reserve import LOOK_INTERVAL, DiskReserve
@@ -440,10 +439,7 @@ class ScenarioUploader:
 
     async def _id_key(self) -> bytes:
         """The fleet's pseudonym key, so that the vehicles' names do not differ; else one of this state folder."""
-        value = self._settings.pseudonym_key
-        text = None if value is None else value.get_secret_value()
-        key = await read_pseudonym_key(text, self._settings.pseudonym_key_file)
-        return key or await self._records.id_secret()
+        return await self._settings.read_pseudonym_key() or await self._records.id_secret()
 
     async def _may_send(self) -> bool:
         return self._client.gate.passage(self._clock.monotonic()).open and await self.blocked_reason() is None

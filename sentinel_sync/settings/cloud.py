@@ -8,7 +8,10 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 from urllib.parse import urlsplit
 
+import aiofiles
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
+
+from sentinel_sync.base.errors import ConfigurationError
 
 _KEY = re.compile(r"[!-~]+")
 
@@ -349,3 +352,23 @@ class CloudSettings(BaseModel):
         if self.pseudonym_key is not None and not self.pseudonym_key.get_secret_value().strip():
             raise ValueError("pseudonym_key is empty: leave it out to send no driver at all")
         return self
+
+    async def read_pseudonym_key(self) -> bytes | None:
+        """The fleet's pseudonym key: the file's text without the white space around it, else `pseudonym_key`'s.
+
+        Raises:
+            ConfigurationError: The file cannot be read or is empty: sending no pseudonyms by accident would go
+                unnoticed.
+        """
+        path = self.pseudonym_key_file
+        if path is None:
+            return None if self.pseudonym_key is None else self.pseudonym_key.get_secret_value().strip().encode()
+        try:
+            async with aiofiles.open(path, encoding="utf-8") as file:
+                text = (await file.read()).strip()
+        except (OSError, UnicodeDecodeError) as error:
+            why = error.strerror if isinstance(error, OSError) else "not UTF-8"
+            raise ConfigurationError(f"cannot read the pseudonym key from {path}: {why}") from None
+        if not text:
+            raise ConfigurationError(f"the pseudonym key file {path} is empty")
+        return text.encode()

@@ -16,7 +16,6 @@ from sentinel_sync.base.payloads import TripSummary
 from sentinel_sync.base.privacy import Place, place_or_none, pseudonym
 from sentinel_sync.base.tasks import PeriodicTask, Supervisor
 from sentinel_sync.cloud.client import CloudAPIClient
-from sentinel_sync.cloud.http import read_pseudonym_key
 from sentinel_sync.network.foundation import Foundation, Lifecycle
 from sentinel_sync.network.rules.traffic import TrafficClass
 from sentinel_sync.store.documents import Documents
@@ -428,9 +427,7 @@ class TripUploader:
         return summary.model_copy(update=times).model_dump_json().encode()
 
     async def _open(self) -> None:
-        key = self._settings.pseudonym_key
-        value = key.get_secret_value() if key is not None else None
-        self._pseudonym_key = await read_pseudonym_key(value, self._settings.pseudonym_key_file)
+        self._pseudonym_key = await self._settings.read_pseudonym_key()
         if self._pseudonym_key is None:
             logger.info("trips.no_pseudonym_key: trips carry no driver: set cloud.pseudonym_key to tell drivers apart")
         await self._timekeeper.load()

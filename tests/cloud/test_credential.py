@@ -12,7 +12,6 @@ from sentinel_sync.cloud.http import (
     FileCredential,
     FixedCredential,
     credential_of,
-    read_pseudonym_key,
 )
 from sentinel_sync.settings import CloudSettings
 
@@ -136,24 +135,3 @@ def test_the_settings_file_wins_over_the_settings_key(key_file: Path) -> None:
     chosen: Credential = credential_of(CloudSettings.model_validate({"api_key": "k", "api_key_file": key_file}))
     assert isinstance(chosen, FileCredential)
     assert credential_of(CloudSettings.model_validate({"api_key": "k"})).key() == "k"
-
-
-class TestPseudonymKey:
-    async def test_none(self) -> None:
-        assert await read_pseudonym_key(None, None) is None
-
-    async def test_the_text(self) -> None:
-        assert await read_pseudonym_key(" fleet-secret\n", None) == b"fleet-secret"
-
-    async def test_the_file(self, tmp_path: Path) -> None:
-        path = tmp_path / "pseudonym"
-        path.write_text("fleet-secret\n")
-        assert await read_pseudonym_key("other", path) == b"fleet-secret"
-
-    @pytest.mark.parametrize("content", [None, b"", b" \n", b"\xff"])
-    async def test_a_file_without_one_is_an_error(self, tmp_path: Path, content: bytes | None) -> None:
-        path = tmp_path / "pseudonym"
-        if content is not None:
-            path.write_bytes(content)
-        with pytest.raises(ConfigurationError, match="pseudonym key"):
-            await read_pseudonym_key(None, path)
