@@ -1,11 +1,14 @@
-"""Tasks: duties under a supervisor, which stops them in three phases, and work apart from its caller."""
+"""Tasks: duties under a supervisor, which stops them in three phases, work apart from its caller, and listeners."""
 
 import asyncio
+import contextlib
+import inspect
 import logging
+import threading
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from random import Random
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, Generic, ParamSpec, TypeVar
 
 from sentinel_sync.base.backoff import full_jitter
 from sentinel_sync.base.clock import Clock, wait_first
@@ -18,6 +21,7 @@ logger: logging.Logger = logging.getLogger(__name__)
 MAX_RESTART_DELAY = 60.0
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
+Item = TypeVar("Item")
 
 
 class PeriodicTaskStatus(StatusModel):
@@ -173,3 +177,105 @@ async def in_own_task(work: Coroutine[Any, Any, Result]) -> Result:
     is our task here, never the host's.
     """
     return await asyncio.create_task(work)
+
+
+async def call_listener(listener: Callable[..., Any], *arguments: object) -> None:
+    """Call what the host has registered: what is async on the loop, anything else in a thread, where it may block.
+
+    Raises:
+        Exception: Whatever it raises; a RuntimeError for what is no Exception.
+    """
+    if inspect.iscoroutinefunction(listener) or inspect.iscoroutinefunction(getattr(listener, "__call__", None)):  # noqa: B004
+        await listener(*arguments)
+        return
+    result = await _in_thread_of_its_own(listener, arguments)
+    if inspect.isawaitable(result):  # a plain function that hands back a coroutine, such as a lambda
+        await result
+
+
+async def _in_thread_of_its_own(listener: Callable[..., Any], arguments: tuple[object, ...]) -> Any:
+    """Run a plain function of the host's: not in the loop's pool, where slow ones would use up every thread.
+
+    Nobody waits for it when the process ends.
+    """
+    loop = asyncio.get_running_loop()
+    outcome: asyncio.Future[Any] = loop.create_future()
+
+    def settle(result: Any, fault: Exception | None) -> None:
+        if outcome.done():
+            return
+        if fault is None:
+            outcome.set_result(result)
+        else:
+            outcome.set_exception(fault)
+
+    def run() -> None:
+        result, fault = None, None
+        try:
+            result = listener(*arguments)
+        except BaseException as error:  # handed over to whoever waits
+            fault = error if isinstance(error, Exception) else RuntimeError(f"{type(error).__name__} in a listener")
+        with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile: nobody waits
+            loop.call_soon_threadsafe(settle, result, fault)
+
+    threading.Thread(target=run, name="sentinel-sync-listener", daemon=True).start()
+    return await outcome
+
+
+@dataclass(slots=True)
+class _Subscription(Generic[Item]):
+    """A listener, the newest that it has not been told, and the task that is telling it."""
+
+    listener: Callable[[Item], Any]
+    newest: Item | None = None
+    telling: "asyncio.Task[None] | None" = None
+
+
+class EventPublisher(Generic[Item]):
+    """A listener that is slow misses what came meanwhile, but never the newest; one that raises is told on.
+
+    A listener that is async runs on the loop; a plain function in a thread of its own, where it may block.
+
+    Args:
+        what: Names it in logs and tasks, as `model.progress`.
+    """
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self._subscriptions: list[_Subscription[Item]] = []
+
+    def subscribe(self, listener: Callable[[Item], Any]) -> None:
+        """Have `listener(item)` told from now on."""
+        self._subscriptions.append(_Subscription(listener))
+
+    @property
+    def wanted(self) -> bool:
+        """Whether anybody listens."""
+        return bool(self._subscriptions)
+
+    def tell(self, item: Item) -> None:
+        """Pass something on; returns at once. Call it on the loop."""
+        for subscription in self._subscriptions:
+            subscription.newest = item
+            if subscription.telling is None or subscription.telling.done():
+                subscription.telling = asyncio.create_task(self._tell(subscription), name=f"sync.{self._what}")
+
+    async def close(self) -> None:
+        """End what is being told; a thread that a listener blocks is left to itself."""
+        # A listener may be the one that closes: it does not wait for itself.
+        telling = [
+            subscription.telling
+            for subscription in self._subscriptions
+            if subscription.telling is not None and subscription.telling is not asyncio.current_task()
+        ]
+        for task in telling:
+            task.cancel()
+        await asyncio.gather(*telling, return_exceptions=True)
+
+    async def _tell(self, subscription: _Subscription[Item]) -> None:
+        while (item := subscription.newest) is not None:
+            subscription.newest = None
+            try:
+                await call_listener(subscription.listener, item)
+            except Exception:  # the host's code: its faults are its own, and must not reach a transfer
+                logger.exception("%s: the listener %r raised", self._what, subscription.listener)

@@ -1,10 +1,7 @@
 """`OfflineManager`: is the backend within reach? Probes it, learns from real traffic, tells who wants to know."""
 
 import asyncio
-import contextlib
-import inspect
 import logging
-import threading
 from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -14,7 +11,7 @@ from typing import Any
 
 from sentinel_sync.base.clock import Clock, SystemClock
 from sentinel_sync.base.errors import CloudError, HeldError, SentinelSyncError
-from sentinel_sync.base.tasks import PeriodicTask, Supervisor
+from sentinel_sync.base.tasks import EventPublisher, PeriodicTask, Supervisor, call_listener
 from sentinel_sync.cloud.client import AttemptOutcome, CloudAPIClient, Probe
 from sentinel_sync.cloud.rules.connectivity import Connectivity, ConnectivityStatus, ConnectivitySummary, Transition
 
@@ -74,7 +71,9 @@ class OfflineManager:
             reconnect_spread=self._settings.reconnect_spread,
         )
         self._failed_probes = 0
-        self._callbacks = [] if connectivity_callback is None else [_Mailbox(connectivity_callback)]
+        self._turns = EventPublisher[ConnectivityStatus]("connectivity.callback")
+        if connectivity_callback is not None:
+            self._turns.subscribe(connectivity_callback)
         self._syncs: list[SyncCallback] = []
         self._running: dict[str, asyncio.Task[None]] = {}
         self._probing: asyncio.Future[bool] | None = None
@@ -118,7 +117,7 @@ class OfflineManager:
 
     def register_connectivity_callback(self, callback: ConnectivityCallback) -> None:
         """Have `callback(status)` told each change; one that is slow or raises harms nobody."""
-        self._callbacks.append(_Mailbox(callback))
+        self._turns.subscribe(callback)
 
     def register_sync_callback(self, callback: SyncCallback) -> None:
         """Have `callback()` run whenever the backend comes back within reach."""
@@ -184,7 +183,8 @@ class OfflineManager:
 
     async def close(self) -> None:
         """Cancel the callbacks and the probe under way, and collect them."""
-        # A callback may be the one that closes: it does not wait for itself.
+        await self._turns.close()
+        # A sync may be the one that closes: it does not wait for itself.
         tasks: list[asyncio.Future[Any]] = [task for task in self._running.values() if task != asyncio.current_task()]
         if self._probing is not None:
             tasks.append(self._probing)
@@ -222,9 +222,7 @@ class OfflineManager:
         else:
             logger.info("connectivity.%s: %s", transition.after, self._state.message)
         self._failed_probes = 0
-        for number, mailbox in enumerate(self._callbacks):
-            mailbox.latest = transition.after
-            self._spawn(f"connectivity.callback.{number}", partial(self._deliver, mailbox))
+        self._turns.tell(transition.after)
         if transition.after is ConnectivityStatus.ONLINE:
             # After an outage a spread, so that a fleet leaving a tunnel does not arrive as one; at the start none.
             spread = self._settings.reconnect_spread if transition.before is ConnectivityStatus.OFFLINE else 0.0
@@ -244,69 +242,14 @@ class OfflineManager:
             # In the same turn of the loop in which `work` looked for the last time: nothing falls in between.
             self._running.pop(name, None)
 
-    async def _deliver(self, mailbox: "_Mailbox") -> None:
-        while (status := mailbox.latest) is not None:
-            mailbox.latest = None
-            try:
-                await _call(mailbox.callback, status)
-            except Exception:  # the host's own code: whatever it raises is reported, and harms nobody
-                logger.exception("connectivity.callback: %r raised", mailbox.callback)
-
     async def _run_sync(self, sync: SyncCallback, delay: float = 0.0) -> None:
         if delay > 0.0:
             await self._clock.sleep(delay)
         try:
-            await _call(sync)
+            await call_listener(sync)
         except HeldError as error:
             logger.info("connectivity.sync: %s", error)
         except SentinelSyncError as error:
             logger.error("connectivity.sync: %s", error)
         except Exception:  # the host may register its own: whatever it raises is reported, and harms nobody
             logger.exception("connectivity.sync: %r raised", sync)
-
-
-@dataclass(slots=True)
-class _Mailbox:
-    """A callback and the newest status that it has not been told."""
-
-    callback: ConnectivityCallback
-    latest: ConnectivityStatus | None = None
-
-
-async def _call(callback: Callable[..., Any], *arguments: object) -> None:
-    """Await an async callable on the loop; run any other in a worker thread, so that it cannot stall the loop."""
-    if inspect.iscoroutinefunction(callback) or inspect.iscoroutinefunction(getattr(callback, "__call__", None)):  # noqa: B004
-        await callback(*arguments)
-        return
-    result = await _in_thread_of_its_own(callback, arguments)
-    if inspect.isawaitable(result):  # a plain function that hands back a coroutine, such as a lambda
-        await result
-
-
-async def _in_thread_of_its_own(callback: Callable[..., Any], arguments: tuple[object, ...]) -> Any:
-    """Run a plain function of the host's: not in the loop's pool, where slow ones would use up every thread.
-
-    Nobody waits for it when the process ends.
-    """
-    loop = asyncio.get_running_loop()
-    outcome: asyncio.Future[Any] = loop.create_future()
-
-    def settle(result: Any, error: BaseException | None) -> None:
-        if outcome.done():
-            return
-        if error is None:
-            outcome.set_result(result)
-        else:
-            outcome.set_exception(error)
-
-    def run() -> None:
-        result, fault = None, None
-        try:
-            result = callback(*arguments)
-        except BaseException as error:  # handed over to whoever waits
-            fault = error if isinstance(error, Exception) else RuntimeError(f"{type(error).__name__} in a callback")
-        with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile: nobody waits
-            loop.call_soon_threadsafe(settle, result, fault)
-
-    threading.Thread(target=run, name="sentinel-sync-callback", daemon=True).start()
-    return await outcome

@@ -14,8 +14,8 @@ from sentinel_sync.base.clock import Clock
 from sentinel_sync.base.errors import VerificationError
 from sentinel_sync.base.payloads import ModelRelease
 from sentinel_sync.base.privacy import loggable_text
-from sentinel_sync.base.tasks import run_to_end
-from sentinel_sync.base.transfer import ActiveTransfer, EventPublisher, TransferStatus
+from sentinel_sync.base.tasks import EventPublisher, run_to_end
+from sentinel_sync.base.transfer import ActiveTransfer, TransferStatus
 from sentinel_sync.models.fetch import ReleaseFetch, leftovers_of
 from sentinel_sync.models.installed import InstalledModels
 from sentinel_sync.models.rules.installed import (

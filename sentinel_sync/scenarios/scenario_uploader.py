@@ -11,8 +11,8 @@ from typing import Any
 from sentinel_sync.base.clock import Clock, moment
 from sentinel_sync.base.errors import ScenarioError
 from sentinel_sync.base.folder_watch import WATCHED_INTERVAL
-from sentinel_sync.base.tasks import PeriodicTask, run_to_end
-from sentinel_sync.base.transfer import EventPublisher, TransferStatus
+from sentinel_sync.base.tasks import EventPublisher, PeriodicTask, run_to_end
+from sentinel_sync.base.transfer import TransferStatus
 from sentinel_sync.cloud.client import CloudAPIClient
 from sentinel_sync.network.foundation import Foundation, Lifecycle
 from sentinel_sync.scenarios.consent import ConsentRecord, UploadPermission, WithdrawalMark

@@ -14,8 +14,8 @@ from pydantic import ValidationError
 from sentinel_sync.base.clock import Clock, SystemClock, moment
 from sentinel_sync.base.errors import CloudError, HeldError, NotNowError, ScenarioError, UnsettledError
 from sentinel_sync.base.payloads import ConsentGiven, ScenarioAnnouncement, ScenarioReceipt
-from sentinel_sync.base.tasks import run_to_end
-from sentinel_sync.base.transfer import ActiveTransfer, EventPublisher, TransferGuard, TransferStatus
+from sentinel_sync.base.tasks import EventPublisher, run_to_end
+from sentinel_sync.base.transfer import ActiveTransfer, TransferGuard, TransferStatus
 from sentinel_sync.cloud.client import CloudAPIClient, Response, quote_id
 from sentinel_sync.cloud.direct import DirectUploads
 from sentinel_sync.cloud.request import Request

@@ -5,7 +5,8 @@ import threading
 
 import pytest
 
-from sentinel_sync.base.transfer import EventPublisher, TransferStatus
+from sentinel_sync.base.tasks import EventPublisher
+from sentinel_sync.base.transfer import TransferStatus
 from tests.fakes.patience import until
 
 
@@ -57,7 +58,7 @@ async def test_a_plain_function_may_block_without_holding_up_the_loop() -> None:
     events.subscribe(block)
     events.tell(progress(1))
     await until(lambda: bool(names), "the listener's thread")
-    assert names == ["sentinel-sync-news"]
+    assert names == ["sentinel-sync-listener"]
     async with asyncio.timeout(1.0):
         await events.close()
     free.set()
