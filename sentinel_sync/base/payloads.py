@@ -147,13 +147,6 @@ class TripSummary(Payload):
         return self
 
 
-class TripReceipt(Answer):
-    """Answer to `POST /trips`."""
-
-    trip_id: str | None = None
-    status: str | None = None
-
-
 class TripResult(Answer):
     """What became of one trip of a batch: as its own `POST` would have been answered."""
 

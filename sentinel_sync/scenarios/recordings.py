@@ -1,5 +1,6 @@
 """Recordings as the recorder leaves them: read, checked, opened, never changed. Blocks: call it off the loop."""
 
+import contextlib
 import fcntl
 import hashlib
 import os
@@ -235,3 +236,12 @@ def _is_whole_object(file: BinaryIO, size: int) -> bool:
     first = file.read(_END_BYTES).lstrip()[:1]
     file.seek(max(0, size - _END_BYTES))
     return (first, file.read(_END_BYTES).rstrip()[-1:]) == (b"{", b"}")
+
+
+def is_inside(folder: Path, scenarios_dir: Path) -> bool:
+    """Whether a folder lies in `scenarios_dir` itself, and is no link."""
+    with contextlib.suppress(OSError):
+        return folder.parent.resolve(strict=True) == scenarios_dir.resolve(strict=True) and stat.S_ISDIR(
+            folder.lstat().st_mode
+        )
+    return False

@@ -6,108 +6,32 @@ little.
 """
 
 import asyncio
-import contextlib
 import logging
-import os
-import stat
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 from sentinel_sync.base.clock import Clock
 from sentinel_sync.base.errors import ScenarioError, UnsettledError
 from sentinel_sync.base.tasks import run_to_end
 from sentinel_sync.scenarios.consent import ConsentRecord
-from sentinel_sync.scenarios.recordings import absolute, folder_names, open_file, read_recording, snapshot_of, storable
-from sentinel_sync.scenarios.records import ScenarioRecords, ScenarioSummary, bare_plan
+from sentinel_sync.scenarios.recordings import absolute, folder_names, read_recording, snapshot_of, storable
+from sentinel_sync.scenarios.records import ScenarioRecords, ScenarioSummary
 from sentinel_sync.scenarios.rules.lifecycle import (
     MADE_WHILE_WITHDRAWN,
     FolderObservation,
-    is_past,
     made_while_withdrawn,
     priority_of,
 )
-from sentinel_sync.scenarios.rules.metadata import LARGEST_METADATA, read_metadata, videos
 from sentinel_sync.scenarios.rules.plan import (
-    ANNOTATIONS_NAME,
-    METADATA_NAME,
     Consent,
-    Part,
-    PartKind,
-    ScenarioPlan,
     missing_consent,
 )
 from sentinel_sync.settings import CloudSettings
 
 logger: logging.Logger = logging.getLogger(__name__)
 
-#: A folder is only opened itself, never what a link of its name leads to.
-_FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 #: A refused folder is looked at again so often, seconds: there may be many, and nobody waits for them.
 _REFUSED_INTERVAL = 60.0
 _IS_LINK = "this is a link: only folders of the recorder's own are sent"
-#: Why an item goes whose recording is deleted by its age.
-REASON = "retention"
-
-
-def own_files(folder: Path) -> tuple[Part, ...]:
-    """The files of a recording that are there, whole or not; nothing else in the folder is the recorder's."""
-    names = [(PartKind.METADATA, METADATA_NAME), (PartKind.ANNOTATIONS, ANNOTATIONS_NAME)]
-    with contextlib.suppress(ScenarioError), open_file(folder, METADATA_NAME) as file:
-        names += [(PartKind.VIDEO, name) for name in videos(read_metadata(file.read(LARGEST_METADATA + 1)))]
-    found: list[Part] = []
-    for kind, name in names:
-        with contextlib.suppress(OSError):
-            status = (folder / name).lstat()
-            if stat.S_ISREG(status.st_mode):
-                found.append(Part(kind, name, status.st_size, status.st_mtime_ns))
-    return tuple(found)
-
-
-def is_inside(folder: Path, scenarios_dir: Path) -> bool:
-    """Whether a folder lies in `scenarios_dir` itself, and is no link."""
-    with contextlib.suppress(OSError):
-        return folder.parent.resolve(strict=True) == scenarios_dir.resolve(strict=True) and stat.S_ISDIR(
-            folder.lstat().st_mode
-        )
-    return False
-
-
-def delete_files(folder: Path, parts: Sequence[Part]) -> bool:
-    """Delete a recording's files, as far as they are still what they were, then the folder where nothing is left.
-
-    Returns:
-        Whether none of the files is there any more.
-    """
-    with _opened(folder) as descriptor:
-        if descriptor is None:
-            return not folder.is_symlink()
-        # What tells of the others goes last: a power cut in between leaves nothing that nobody can name.
-        for part in sorted(parts, key=lambda part: part.kind is PartKind.METADATA):
-            with contextlib.suppress(OSError):
-                status = os.stat(part.name, dir_fd=descriptor, follow_symlinks=False)
-                if stat.S_ISREG(status.st_mode) and part.is_of(status.st_size, status.st_mtime_ns):
-                    os.unlink(part.name, dir_fd=descriptor)
-        with os.scandir(descriptor) as entries:
-            left = {part.name for part in parts} & {entry.name for entry in entries}
-        os.fsync(descriptor)
-    with contextlib.suppress(OSError):  # something else is in it
-        folder.rmdir()
-    return not left
-
-
-@contextmanager
-def _opened(folder: Path) -> Iterator[int | None]:
-    try:
-        descriptor = os.open(folder, _FOLDER_FLAGS)
-    except OSError:
-        yield None
-        return
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
 
 
 class Scan:
@@ -237,86 +161,3 @@ class Scan:
 
 def _is_settled(summary: ScenarioSummary | None) -> bool:
     return summary is not None and summary.settled
-
-
-class Retention:
-    """Goes through the recordings in `scenarios_dir`.
-
-    A plan is marked before its files go, so that a power cut in between is made up for, and stays as the record.
-
-    Args:
-        records: What is known of them.
-        settings: The folder, `keep_uploaded_days` and `keep_unsent_days`.
-        trusted: Whether the wall clock is right; by an untrusted one nothing is deleted, and without anybody to ask
-            neither.
-    """
-
-    def __init__(
-        self, records: ScenarioRecords, settings: CloudSettings, clock: Clock, trusted: Callable[[], bool] | None
-    ) -> None:
-        self._records = records
-        self._settings = settings
-        self._clock = clock
-        self._trusted = trusted
-
-    async def apply(self, busy: Callable[[], str | None]) -> int:
-        """Delete what is due; returns how many recordings.
-
-        Args:
-            busy: The scenario that is under way: it is left alone.
-        """
-        settings = self._settings
-        if settings.keep_uploaded_days is None and settings.keep_unsent_days is None:
-            return 0
-        if self._trusted is None or not self._trusted():
-            return 0
-        directory = await run_to_end(absolute, settings.scenarios_dir)
-        deleted = 0
-        for name in await run_to_end(folder_names, directory):
-            folder = directory / name
-            if storable(name) != busy() and await run_to_end(is_inside, folder, directory):
-                deleted += await self._judge(folder)
-        return deleted
-
-    async def _judge(self, folder: Path) -> bool:
-        plan = await self._records.plan(folder.name)
-        if plan is not None and plan.folder != storable(str(folder)):
-            return False  # another folder of this name: nothing is known of this one
-        if plan is None or (plan.uploaded_at is None and plan.deleted_at is None):
-            return await self._judge_unsent(folder, plan)
-        if plan.deleted_at is None:
-            if not is_past(plan.uploaded_at, self._settings.keep_uploaded_days, self._clock.now()):
-                return False
-            plan = replace(plan, deleted_at=self._clock.now())
-            await self._records.save(plan)
-        return await self._delete(folder, plan)
-
-    async def _judge_unsent(self, folder: Path, plan: ScenarioPlan | None) -> bool:
-        if self._settings.keep_unsent_days is None:
-            return False
-        appearance = await run_to_end(snapshot_of, folder)
-        now = self._clock.now()
-        if appearance is None or not is_past(appearance.changed_at, self._settings.keep_unsent_days, now):
-            return False
-        parts = await run_to_end(own_files, folder)
-        if not parts:
-            return False  # a folder of somebody else's
-        if await self._records.item(folder.name) is not None and not await self._records.drop(
-            folder.name, reason=REASON
-        ):
-            return False  # it is being sent just now
-        known = plan or bare_plan(folder, now)
-        # The files as they are now go; what had arrived of them stays on record.
-        plan = replace(known, parts=parts).going_on_from(known).without_files()
-        plan = replace(plan, deleted_at=now)
-        await self._records.save(plan)
-        logger.warning("scenario.deleted_unsent: %s: older than keep_unsent_days", ascii(plan.scenario_id))
-        return await self._delete(folder, plan)
-
-    async def _delete(self, folder: Path, plan: ScenarioPlan) -> bool:
-        gone = await run_to_end(delete_files, folder, plan.parts)
-        if gone:
-            logger.info("scenario.deleted: %s: %d bytes", ascii(plan.scenario_id), plan.size_bytes)
-        else:
-            logger.info("scenario.kept: %s: its files were changed", ascii(plan.scenario_id))
-        return gone

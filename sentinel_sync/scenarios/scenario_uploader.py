@@ -16,10 +16,10 @@ from sentinel_sync.base.transfer import TransferStatus
 from sentinel_sync.cloud.client import CloudAPIClient
 from sentinel_sync.network.foundation import Foundation, Lifecycle
 from sentinel_sync.scenarios.consent import ConsentRecord, UploadPermission, WithdrawalMark
-from sentinel_sync.scenarios.disk_reserve import LOOK_INTERVAL, DiskReserve
 from sentinel_sync.scenarios.preparation import DerivedFiles, Preparation
 from sentinel_sync.scenarios.recordings import read_recording
 from sentinel_sync.scenarios.records import DERIVED_NAME, KIND, REPLACED, ScenarioRecords
+from sentinel_sync.scenarios.retention import LOOK_INTERVAL, DiskReserve, Retention
 from sentinel_sync.scenarios.rules.lifecycle import DELETED_UNSENT, WITHDRAWN
 from sentinel_sync.scenarios.rules.plan import Consent, Priority, missing_consent, waits_for_request
 from sentinel_sync.scenarios.rules.status import (
@@ -29,7 +29,7 @@ from sentinel_sync.scenarios.rules.status import (
     SentPart,
     UploadConditions,
 )
-from sentinel_sync.scenarios.scan import Retention, Scan
+from sentinel_sync.scenarios.scan import Scan
 from sentinel_sync.scenarios.transcoder import Transcoder
 from sentinel_sync.scenarios.upload import CATALOGUE, PartSender, UploadContext, UploadWorker
 from sentinel_sync.store.outbox import OutboxItem

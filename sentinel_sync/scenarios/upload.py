@@ -24,6 +24,7 @@ from sentinel_sync.cloud.tus import PatchCeilings, TusUploads
 from sentinel_sync.cloud.upload import BandwidthLimit, FileUpload, SingleRequest, Uploads
 from sentinel_sync.scenarios.consent import UploadPermission
 from sentinel_sync.scenarios.preparation import Preparation, UploadPhase, open_what_goes
+from sentinel_sync.scenarios.recordings import is_inside
 from sentinel_sync.scenarios.records import ANNOUNCED, KIND, QueuedScenario, ScenarioRecords, id_of, queued_of
 from sentinel_sync.scenarios.rules.metadata import RecordedLength, outgoing_metadata, videos
 from sentinel_sync.scenarios.rules.plan import (
@@ -35,7 +36,6 @@ from sentinel_sync.scenarios.rules.plan import (
     part_key,
     waits_for_request,
 )
-from sentinel_sync.scenarios.scan import is_inside
 from sentinel_sync.store.outbox import Outbox, OutboxItem
 from sentinel_sync.store.rules.outbox import Defer, Release, RetryDecision, RetryPolicy, SetAside
 

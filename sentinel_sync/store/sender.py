@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
+from dataclasses import dataclass, field
 from random import Random
 from typing import Protocol
 
@@ -35,21 +36,19 @@ Send = Callable[[OutboxItem], Awaitable[None]]
 BlockedReason = Callable[[], Awaitable[str | None]]
 
 
-class BatchOutcome(Protocol):
+@dataclass(frozen=True, slots=True)
+class BatchOutcome:
     """What became of items that were sent together.
 
     Attributes:
-        taken: Acknowledged.
+        taken: Acknowledged by the backend.
         failed: Not, and why.
-        left: To be sent one by one.
+        left: To be sent one by one: the backend takes them in no batch.
     """
 
-    @property
-    def taken(self) -> Sequence[OutboxItem]: ...  # noqa: D102
-    @property
-    def failed(self) -> Sequence[tuple[OutboxItem, CloudError]]: ...  # noqa: D102
-    @property
-    def left(self) -> Sequence[OutboxItem]: ...  # noqa: D102
+    taken: list[OutboxItem] = field(default_factory=list)
+    failed: list[tuple[OutboxItem, CloudError]] = field(default_factory=list)
+    left: list[OutboxItem] = field(default_factory=list)
 
 
 class Batches(Protocol):

@@ -5,7 +5,6 @@ import gzip
 import hashlib
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 from http import HTTPMethod, HTTPStatus
 
 from pydantic import ValidationError
@@ -16,6 +15,7 @@ from sentinel_sync.base.tasks import run_to_end
 from sentinel_sync.cloud.client import CloudAPIClient, Response
 from sentinel_sync.cloud.request import Request
 from sentinel_sync.store.outbox import OutboxItem
+from sentinel_sync.store.sender import BatchOutcome
 
 logger: logging.Logger = logging.getLogger(__name__)
 
@@ -37,21 +37,6 @@ _HALVED = frozenset(
 _ABOUT_ALL = frozenset({401, 403, 408, 409, 425, 429})
 #: The backend takes no batches (any more): what it would say of each trip, it says of the trip alone.
 _GONE = frozenset({*range(400, 500), HTTPStatus.NOT_IMPLEMENTED}) - _HALVED - _ABOUT_ALL
-
-
-@dataclass(frozen=True, slots=True)
-class BatchOutcome:
-    """What became of trips that were sent together.
-
-    Attributes:
-        taken: Acknowledged by the backend.
-        failed: Not, and why.
-        left: To be sent one by one: the backend takes them in no batch.
-    """
-
-    taken: list[OutboxItem] = field(default_factory=list)
-    failed: list[tuple[OutboxItem, CloudError]] = field(default_factory=list)
-    left: list[OutboxItem] = field(default_factory=list)
 
 
 class TripBatches:

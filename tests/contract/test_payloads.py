@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from sentinel_sync.base.payloads import Answer, Health, Location, Payload, Problem, TripReceipt, TripSummary
+from sentinel_sync.base.payloads import Answer, Health, Location, Payload, Problem, TripSummary
 
 TRIP: dict[str, Any] = {
     "trip_id": "trip_" + "0" * 12 + "7" + "0" * 3 + "8" + "0" * 15,
@@ -123,10 +123,6 @@ def test_health_may_leave_out_anything(body: dict[str, Any]) -> None:
 )
 def test_a_min_interval_is_a_number_of_seconds_or_none(asked: Any, read: float | None) -> None:
     assert Health.model_validate({"min_interval": asked}).min_interval == read
-
-
-def test_answers_to_a_trip_may_be_empty() -> None:
-    assert TripReceipt.model_validate({}).trip_id is None
 
 
 def test_a_problem_is_read_as_far_as_it_is_one() -> None:

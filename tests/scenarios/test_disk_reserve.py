@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from sentinel_sync import ScenarioUploader
 from sentinel_sync.base.files import Room, room_of
-from sentinel_sync.scenarios.disk_reserve import LOOK_INTERVAL
+from sentinel_sync.scenarios.retention import LOOK_INTERVAL
 from sentinel_sync.settings import CloudSettings
 from tests.fakes.clock import FakeClock
 from tests.scenarios.service import FIRST, SECOND, Build, derived
