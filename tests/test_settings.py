@@ -12,7 +12,7 @@ from cryptography.fernet import Fernet
 from pydantic import ValidationError
 
 from sentinel_sync.base.errors import ConfigurationError
-from sentinel_sync.settings import CloudSettings, Settings, is_key, is_loopback
+from sentinel_sync.settings import CloudSettings, Settings, is_key, is_loopback, settings_from
 
 DEFAULTS = Path(__file__).parents[1] / "configs" / "default.yaml"
 
@@ -158,6 +158,77 @@ class TestUnknownKeys:
     @pytest.mark.parametrize("key", ["5", "null", "true", "[1, 2]", "1.5"])
     def test_that_are_no_texts(self, config: Path, key: str) -> None:
         assert str(config) in refusal(config, f"cloud: {{? {key} : 1}}")
+
+    @pytest.mark.parametrize(
+        ("block", "said"),
+        [
+            ("models: {soruce: api}", "cloud.models.soruce: unknown key; the nearest known one is `source`"),
+            ("upload_window: [{begn: '22:00'}]", "cloud.upload_window.0.begn: unknown key; the nearest known one is"),
+            ("data_budget: {any: {dya: 1}}", "cloud.data_budget.any.dya: unknown key; the nearest known one is `day`"),
+            ("data_budget: {celular: {}}", "cloud.data_budget.celular: unknown key; the nearest known one is `cell"),
+            ("data_budget: {x: {}}", "cloud.data_budget.x: unknown key; known here are `wifi`, `cellular`, `ethern"),
+            ("data_budget: {day: 10MB}", "cloud.data_budget.day: unknown key; it belongs below wifi, cellular, ethern"),
+            ("source: api", "cloud.source: unknown key; there is `cloud.models.source`"),
+            ("models: {model_deltas: true}", "cloud.models.model_deltas: unknown key; there is `cloud.model_deltas`"),
+        ],
+    )
+    def test_that_are_nested_are_named_with_those_of_their_own_block(self, config: Path, block: str, said: str) -> None:
+        message = refusal(config, f"cloud:\n  {block}\n")
+        assert message.startswith(f"{config} cannot be used: line 2: {said}")
+        assert ";" not in message.partition(said)[2], "each key is named once"
+
+
+class TestWhatIsSaidOfAValue:
+    @pytest.mark.parametrize(
+        ("block", "found", "allowed"),
+        [
+            ("data_budget: {any: {day: 10MB}}", "a number with a unit", "a whole number of bytes, at least 0, or null"),
+            (
+                "sync_interval: 5 min",
+                "a number with a unit",
+                "a number of seconds, more than 0 and at most 2592000",
+            ),
+            ("trip_upload_interval: 5min", "a number with a unit", "a number of seconds, more than 0 and"),
+            (
+                "disk_reserve: 10GB",
+                "a number with a unit",
+                "a whole number of bytes, at least 0, or a share in per",
+            ),
+            ("data_budget: 5", "a number", 'a block of budgets by class of link, such as {"cellular": {"day": 5000'),
+            ("drop_audio: {interior: perhaps}", "a text", "true or false"),
+            ("drop_audio: 5", "a number", "true, false or a list of cameras, such as"),
+            ("upload_window: {begin: '22:00'}", "a block of keys", "a list of windows, such as"),
+            ("upload_window: [{begin: '2200'}]", "a text of another form", "a time of day, such as"),
+            ("network: mettered", "another word", "auto, metered or unmetered; did you mean metered?"),
+            ("network: [auto]", "a list", "auto, metered or unmetered"),
+            ("timeout: -1", "a number too small", "a number of seconds, more than 0 and at most 2592000, such as 30"),
+            ("timeout: .nan", "nan, which is no number", "a number of seconds"),
+            ("max_retries: 1.5", "a fraction", "a whole number, at least 0 and at most 20, such as 3"),
+            ("enabled: ''", "an empty text", "true or false"),
+            ("vehicle_id: ''", "an empty text", "a text of 1 to 128 ASCII characters, no spaces, such as"),
+            ("ca_file: true", "true", "a path or null"),
+            ("profile_keys: {a: b}", "a block of keys", "a list (each a text)"),
+        ],
+    )
+    def test_is_what_was_found_and_what_is_allowed(self, config: Path, block: str, found: str, allowed: str) -> None:
+        assert f": found {found}; must be {allowed}" in refusal(config, f"cloud:\n  {block}\n")
+
+    @pytest.mark.parametrize("key", sorted(CloudSettings.model_fields))
+    def test_null_where_a_value_is_needed_may_be_left_out(self, config: Path, key: str) -> None:
+        text = f"cloud:\n  {key}:\n"
+        if CloudSettings.model_fields[key].default is None:
+            assert getattr(load(config, text), key) is None
+        else:
+            said = refusal(config, text)
+            assert f"line 2: cloud.{key}: found nothing (null); must be " in said
+            assert said.endswith("; leave the key out for its default")
+
+    def test_a_key_that_was_set_by_its_older_name_is_found_there(self, config: Path) -> None:
+        assert "line 3: cloud.sync_interval: " in refusal(config, "cloud:\n  enabled: no\n  trip_upload_interval: x\n")
+
+    def test_the_host_is_told_the_same(self) -> None:
+        with pytest.raises(ConfigurationError, match=r"cannot be built: cloud.timeout: found a text; must be a number"):
+            settings_from(None, {"timeout": "hush"})
 
 
 class TestEnvironment:

@@ -15,14 +15,22 @@ from sentinel_sync.base.errors import ConfigurationError
 
 _KEY = re.compile(r"[!-~]+")
 
-Seconds = Annotated[float, Field(gt=0.0, le=30 * 86_400.0)]
+# Descriptions and examples are for the JSON Schema, and for whoever wrote something else (settings/explanation.py).
+Seconds = Annotated[float, Field(gt=0.0, le=30 * 86_400.0, description="a number of seconds")]
 #: Ids go into headers and URLs: visible ASCII only.
-Identifier = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[!-~]+$")]
-Bytes = Annotated[int, Field(ge=0)]
+Identifier = Annotated[
+    str,
+    Field(
+        min_length=1, max_length=128, pattern=r"^[!-~]+$", description="a text of 1 to 128 ASCII characters, no spaces"
+    ),
+]
+Bytes = Annotated[int, Field(ge=0, description="a whole number of bytes", examples=[50_000_000])]
 #: Classes of link that a budget may be set for: what carries the data, or `any`, for all together.
 LinkName = Literal["wifi", "cellular", "ethernet", "other", "any"]
 #: A share of a file system, such as "10%".
-Percent = Annotated[str, Field(pattern=r"^(?:\d{1,2}(?:\.\d+)?|100)%$")]
+Percent = Annotated[
+    str, Field(pattern=r"^(?:\d{1,2}(?:\.\d+)?|100)%$", description="a share in percent", examples=["10%"])
+]
 _PROXY_SCHEMES = frozenset({"http", "https", "socks5", "socks5h"})
 #: AES-128 and HMAC-SHA256 keys of 16 bytes each (the Fernet specification).
 _FERNET_KEY_BYTES = 32
@@ -70,7 +78,9 @@ class DataBudget(BaseModel):
 
 _DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 #: A local time of day; 24:00 is the end of it.
-TimeOfDay = Annotated[str, Field(pattern=r"^(?:[01]\d|2[0-3]):[0-5]\d$|^24:00$")]
+TimeOfDay = Annotated[
+    str, Field(pattern=r"^(?:[01]\d|2[0-3]):[0-5]\d$|^24:00$", description="a time of day", examples=["22:00"])
+]
 
 
 class TransferWindow(BaseModel):
@@ -100,6 +110,12 @@ class TransferWindow(BaseModel):
     def weekdays(self) -> frozenset[int]:
         """Its days, 0 is Monday."""
         return frozenset(map(_DAYS.index, self.days))
+
+
+Windows = Annotated[
+    tuple[TransferWindow, ...],
+    Field(description="a list of windows", examples=[[{"days": ["sat", "sun"]}, {"begin": "22:00", "end": "06:00"}]]),
+]
 
 
 class ModelSource(BaseModel):
@@ -179,7 +195,7 @@ class CloudSettings(BaseModel):
     checkpoint_interval: Seconds = 5.0
     reconnect_spread: Annotated[float, Field(ge=0.0, le=3600.0)] = 3.0
     shutdown_timeout: Seconds = 5.0
-    outbox_max_bytes: Annotated[int, Field(ge=1 << 20)] = 256 << 20
+    outbox_max_bytes: Annotated[Bytes, Field(ge=1 << 20)] = 256 << 20
     outbox_max_age: Annotated[float, Field(ge=0.0)] = 365 * 86_400.0
     policy_version: str = "1"
     metrics_dir: Path | None = None
@@ -199,30 +215,40 @@ class CloudSettings(BaseModel):
 
     # The network: what it may cost.
     network: Literal["auto", "metered", "unmetered"] = "auto"
-    data_budget: dict[LinkName, DataBudget] = {}
+    data_budget: Annotated[
+        dict[LinkName, DataBudget],
+        Field(
+            description="a block of budgets by class of link",
+            examples=[{"cellular": {"day": 50_000_000, "month": 1_000_000_000}}],
+        ),
+    ] = {}
     upload_bandwidth_limit: Annotated[int, Field(ge=0)] = 0
     mark_background: bool = False
     quiet_during_trip: bool = False
-    upload_window: tuple[TransferWindow, ...] = ()
-    update_window: tuple[TransferWindow, ...] = ()
+    upload_window: Windows = ()
+    update_window: Windows = ()
 
     # Recorded scenarios.
     compress_videos: bool = True
-    drop_audio: bool | dict[str, bool] = Field(default_factory=lambda: {"interior": True})
+    drop_audio: bool | dict[str, bool] = Field(
+        default_factory=lambda: {"interior": True},
+        description="true, false or a list of cameras",
+        examples=[["interior"]],
+    )
     video_codec: Literal["h264", "hevc", "av1"] = "h264"
     ffmpeg_path: Path | None = None
-    derived_max_bytes: Annotated[int, Field(ge=0)] = 2 << 30
+    derived_max_bytes: Bytes = 2 << 30
     scenario_scan_interval: Seconds = 10.0
     scenario_settle_time: Annotated[float, Field(ge=0.0, le=86_400.0)] = 5.0
     keep_uploaded_days: Annotated[float, Field(ge=0.0)] | None = None
     keep_unsent_days: Annotated[float, Field(ge=0.0)] | None = None
-    disk_reserve: Annotated[int, Field(ge=0)] | Percent | None = None
+    disk_reserve: Bytes | Percent | None = None
     disk_reserve_unsent: bool = False
     scenario_upload: Literal["auto", "all", "on_request"] = "auto"
     max_parallel_parts: Annotated[int, Field(ge=1, le=16)] = 2
 
     # Models: where they come from, who tries them, how slow a download may be.
-    models: ModelSource = ModelSource()
+    models: Annotated[ModelSource, Field(examples=[{"source": "api"}])] = ModelSource()
     model_signature_threshold: Annotated[int, Field(ge=1, le=16)] = 1
     model_validator_command: tuple[str, ...] = ()
     model_validator_timeout: Seconds = 60.0

@@ -5,16 +5,16 @@ import json
 import logging
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self, cast
 
 from pydantic import JsonValue, ValidationError
-from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from sentinel_sync.base.errors import ConfigurationError
 from sentinel_sync.settings.cloud import CloudSettings
+from sentinel_sync.settings.explanation import OLDER_NAMES, Source, explained
 
 logger: logging.Logger = logging.getLogger(__name__)
 
@@ -22,31 +22,6 @@ _PREFIX = "SENTINEL_CLOUD"
 _NESTED = "__"
 #: So alike has another block's name to be to be taken for ours, misspelled.
 _ALIKE = 0.7
-
-
-@dataclass(frozen=True, slots=True)
-class _Source:
-    """Where each value comes from.
-
-    Attributes:
-        name: Of the file, for people.
-        lines: Of each key in the file, counted from 1, by its path below `cloud`.
-        variables: The environment's variable for a key, by its path below `cloud`.
-    """
-
-    name: str
-    lines: Mapping[tuple[str, ...], int] = field(default_factory=dict)
-    variables: Mapping[tuple[str, ...], str] = field(default_factory=dict)
-
-    def of(self, place: tuple[str, ...]) -> str:
-        """Where a key was set; of one that was not set, where it belongs. Empty where nobody knows."""
-        for length in range(len(place), -1, -1):
-            if (variable := self.variables.get(place[:length])) is not None:
-                return f"{variable}: "
-        for length in range(len(place), -1, -1):
-            if (line := self.lines.get(place[:length])) is not None:
-                return f"line {line}: "
-        return ""
 
 
 class Settings(BaseSettings):
@@ -102,7 +77,7 @@ def explained_settings(path: str | Path | None) -> list[Setting]:
     return list(_flat((), read.model_dump(mode="json"), source))
 
 
-def _flat(place: tuple[str, ...], value: JsonValue, source: _Source) -> Iterator[Setting]:
+def _flat(place: tuple[str, ...], value: JsonValue, source: Source) -> Iterator[Setting]:
     if isinstance(value, dict):
         for key, inner in value.items():
             yield from _flat((*place, key), inner, source)
@@ -111,30 +86,23 @@ def _flat(place: tuple[str, ...], value: JsonValue, source: _Source) -> Iterator
     yield Setting(".".join(("cloud", *place)), value, set_by.removesuffix(": ") or None)
 
 
-def _read(path: str | Path | None, overrides: Mapping[str, Any]) -> tuple[CloudSettings, _Source]:
+def _read(path: str | Path | None, overrides: Mapping[str, Any]) -> tuple[CloudSettings, Source]:
     document, lines = ({}, {}) if path is None else _read_yaml(Path(path))
     cloud = document.get("cloud") or {}
     if not isinstance(cloud, dict):
         raise ConfigurationError(f"{path}: `cloud:` must be a block of keys")
     values, variables = _environment()
-    source = _Source("the settings" if path is None else str(path), lines, variables)
+    for older, name in OLDER_NAMES.items():
+        if (older,) in lines:
+            lines.setdefault((name,), lines[older,])
+        if (older,) in variables:
+            variables.setdefault((name,), variables[older,])
+    source = Source("the settings" if path is None else str(path), lines, variables)
+    joined = _joined({**cloud}, values) | dict(overrides)
     try:
-        return CloudSettings.model_validate(_joined({**cloud}, values) | dict(overrides)), source
+        return CloudSettings.model_validate(joined), source
     except ValidationError as error:
-        details = error.errors(include_input=False, include_url=False)
-        explained = "; ".join(explain(detail, source) for detail in details)
-        raise ConfigurationError(f"{source.name} cannot be used: {explained}") from None
-
-
-def explain(detail: ErrorDetails, source: _Source | None = None) -> str:
-    """Put one validation error into words: the key, what is wrong, and the nearest known key for an unknown one."""
-    place = tuple(str(part) for part in detail["loc"])
-    key, where = ".".join(("cloud", *place)), (source or _Source("")).of(place)
-    if detail["type"] != "extra_forbidden":
-        return f"{where}{key}: {detail['msg']}"
-    known = [*CloudSettings.model_fields, "trip_upload_interval"]
-    nearest = difflib.get_close_matches(place[-1].lower(), known, n=1, cutoff=0.0)
-    return f"{where}{key}: unknown key; the nearest known one is `{nearest[0]}`"
+        raise ConfigurationError(f"{source.name} cannot be used: {explained(error, joined, source)}") from None
 
 
 def _environment() -> tuple[dict[str, Any], dict[tuple[str, ...], str]]:
@@ -236,5 +204,4 @@ def settings_from(settings: CloudSettings | None, arguments: Mapping[str, Any]) 
     try:
         return CloudSettings(**given)
     except ValidationError as error:
-        reasons = "; ".join(detail["msg"] for detail in error.errors(include_input=False, include_url=False))
-        raise ConfigurationError(f"CloudAPIClient cannot be built: {reasons}") from None
+        raise ConfigurationError(f"CloudAPIClient cannot be built: {explained(error, given)}") from None
