@@ -32,7 +32,9 @@ def add_parser(subparsers: Subparsers) -> None:
     checking = actions.add_parser("check", help="check the settings", description=_CHECK)
     checking.set_defaults(execute=_check)
     showing = actions.add_parser("show", help="show each key, its value and where that comes from", description=_SHOW)
-    showing.add_argument("--set", action="store_true", dest="only_set", help="only what is set somewhere")
+    showing.add_argument(
+        "--set", action="store_true", dest="only_set", help="only what is set to something else than its default"
+    )
     showing.set_defaults(execute=_show)
     schema = actions.add_parser("schema", help="print the JSON Schema of the file, for editors", description=_SCHEMA)
     schema.set_defaults(execute=_schema)
@@ -40,7 +42,10 @@ def add_parser(subparsers: Subparsers) -> None:
 
 _INIT = "Write a settings file with every key, its default and its reason, readable by its owner only."
 _CHECK = "Check the settings file and the environment; code 2 where they cannot be used."
-_SHOW = "Show each key, its value as it counts, and the line or variable that sets it. Secrets are not shown."
+_SHOW = """\
+Show each key, its value as it counts, and the line or variable that sets it. Secrets are not shown. With --set only
+what the file or the environment sets to something else than its default: the file of `config init` has every key.
+"""
 _SCHEMA = "Print the JSON Schema of the settings file, by which editors complete and check it."
 
 
@@ -61,27 +66,31 @@ def _init(arguments: argparse.Namespace) -> int:
 
 
 def _check(arguments: argparse.Namespace) -> int:
-    settings = explained_settings(arguments.config)
-    chosen = [setting for setting in settings if setting.origin is not None]
+    said = [setting for setting in explained_settings(arguments.config) if setting.origin is not None]
+    chosen = sum(map(_is_chosen, said))
     if arguments.json:
-        print_json({"file": _named(arguments.config), "usable": True, "set": len(chosen)})
+        print_json({"file": _named(arguments.config), "usable": True, "set": len(said), "changed": chosen})
     else:
         where = "no file" if arguments.config is None else str(arguments.config)
-        print_lines(
-            [f"the settings can be used: {where}; {count(len(chosen), 'key')} set, the defaults for the others"]
-        )
+        of_others = "all others have their defaults"
+        print_lines([f"the settings can be used: {where}; {count(chosen, 'key')} set, {of_others}"])
     return ExitCode.DONE
 
 
 def _show(arguments: argparse.Namespace) -> int:
-    settings = [it for it in explained_settings(arguments.config) if it.origin is not None or not arguments.only_set]
+    settings = [it for it in explained_settings(arguments.config) if _is_chosen(it) or not arguments.only_set]
     if arguments.json:
         print_json([{"key": it.key, "value": it.value, "from": it.origin or "default"} for it in settings])
     elif settings:
         print_lines(table(_HEAD, [_row(setting) for setting in settings], width=width(), right=frozenset()))
     else:
-        print_lines(["nothing is set: the defaults count"])
+        print_lines(["nothing is set to something else than its default"])
     return ExitCode.DONE
+
+
+def _is_chosen(setting: Setting) -> bool:
+    """Whether somebody decided on it: the template of `config init` says every key, and decides on none."""
+    return setting.origin is not None and not setting.is_default
 
 
 def _schema(_: argparse.Namespace) -> int:

@@ -73,7 +73,6 @@ class Source:
         for length in range(len(place), -1, -1):
             if (variable := self.variables.get(place[:length])) is not None:
                 return f"{variable}: "
-        for length in range(len(place), -1, -1):
             if (line := self.lines.get(place[:length])) is not None:
                 return f"line {line}: "
         return ""

@@ -4,22 +4,24 @@ import difflib
 import json
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Self, cast
+from typing import Any, ClassVar, Self, TypeVar, cast
 
 from pydantic import JsonValue, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from sentinel_sync.base.errors import ConfigurationError
 from sentinel_sync.settings.cloud import CloudSettings
-from sentinel_sync.settings.explanation import OLDER_NAMES, Source, explained
+from sentinel_sync.settings.explanation import OLDER_NAMES, Place, Source, explained
 
 logger: logging.Logger = logging.getLogger(__name__)
 
 _PREFIX = "SENTINEL_CLOUD"
 _NESTED = "__"
+#: A line of the file, or a variable of the environment.
+_Origin = TypeVar("_Origin", int, str)
 #: So alike has another block's name to be to be taken for ours, misspelled.
 _ALIKE = 0.7
 
@@ -59,12 +61,14 @@ class Setting:
     Attributes:
         key: With its blocks, such as `cloud.models.source`.
         value: As JSON; secrets are stars.
-        origin: The file's line or the environment's variable that sets it; None where it is the default.
+        origin: The file's line or the environment's variable that sets it; None where nothing does.
+        is_default: Whether its value is the default, whoever sets it.
     """
 
     key: str
     value: JsonValue
     origin: str | None
+    is_default: bool
 
 
 def explained_settings(path: str | Path | None) -> list[Setting]:
@@ -73,45 +77,68 @@ def explained_settings(path: str | Path | None) -> list[Setting]:
     Raises:
         ConfigurationError: As `Settings.load`.
     """
-    read, source = _read(path, {})
-    return list(_flat((), read.model_dump(mode="json"), source))
+    read, source, said = _read(path, {})
+    values, defaults = _leaves(read.model_dump()), _leaves(CloudSettings().model_dump())
+    return [
+        Setting(
+            ".".join(("cloud", *place)),
+            value,
+            (source.of(place).removesuffix(": ") or None) if _is_said(said, place) else None,
+            # Compared as they are: as JSON all secrets are the same stars.
+            place in defaults and values[place] == defaults[place],
+        )
+        for place, value in _leaves(read.model_dump(mode="json")).items()
+    ]
 
 
-def _flat(place: tuple[str, ...], value: JsonValue, source: Source) -> Iterator[Setting]:
-    if isinstance(value, dict):
-        for key, inner in value.items():
-            yield from _flat((*place, key), inner, source)
-        return
-    set_by = source.of(place) if place in source.lines or place in source.variables else ""
-    yield Setting(".".join(("cloud", *place)), value, set_by.removesuffix(": ") or None)
+def _leaves(value: Any, place: Place = ()) -> dict[Place, Any]:
+    """Each value that is no block of others, by its place; an empty block is one."""
+    if not isinstance(value, dict) or not value:
+        return {place: value}
+    return {leaf: found for key, inner in value.items() for leaf, found in _leaves(inner, (*place, key)).items()}
 
 
-def _read(path: str | Path | None, overrides: Mapping[str, Any]) -> tuple[CloudSettings, Source]:
+def _is_said(values: Any, place: Place) -> bool:
+    """Whether somebody says what stands at a place, be it by a text or a list in a block's stead."""
+    for part in place:
+        if not isinstance(values, dict):
+            return True
+        if part not in values:
+            return False
+        values = values[part]
+    return True
+
+
+def _read(path: str | Path | None, overrides: Mapping[str, Any]) -> tuple[CloudSettings, Source, dict[str, Any]]:
+    """The settings, where they come from, and what was said of them: by the file, the environment and `overrides`."""
     document, lines = ({}, {}) if path is None else _read_yaml(Path(path))
     cloud = document.get("cloud") or {}
     if not isinstance(cloud, dict):
         raise ConfigurationError(f"{path}: `cloud:` must be a block of keys")
     values, variables = _environment()
+    said = _joined({**cloud}, values) | dict(overrides)
     for older, name in OLDER_NAMES.items():
-        if (older,) in lines:
-            lines.setdefault((name,), lines[older,])
-        if (older,) in variables:
-            variables.setdefault((name,), variables[older,])
+        if older in said and name not in said:
+            said[name] = said.pop(older)
+            lines, variables = _renamed(lines, older, name), _renamed(variables, older, name)
     source = Source("the settings" if path is None else str(path), lines, variables)
-    joined = _joined({**cloud}, values) | dict(overrides)
     try:
-        return CloudSettings.model_validate(joined), source
+        return CloudSettings.model_validate(said), source, said
     except ValidationError as error:
-        raise ConfigurationError(f"{source.name} cannot be used: {explained(error, joined, source)}") from None
+        raise ConfigurationError(f"{source.name} cannot be used: {explained(error, said, source)}") from None
 
 
-def _environment() -> tuple[dict[str, Any], dict[tuple[str, ...], str]]:
+def _renamed(places: dict[Place, _Origin], older: str, name: str) -> dict[Place, _Origin]:
+    return {(name,) if place == (older,) else place: origin for place, origin in places.items()}
+
+
+def _environment() -> tuple[dict[str, Any], dict[Place, str]]:
     """What SENTINEL_CLOUD__… variables say, by key, and which variable says it.
 
     A value that begins like JSON is JSON; any other is a text, in which lists have commas.
     """
     values: dict[str, Any] = {}
-    variables: dict[tuple[str, ...], str] = {}
+    variables: dict[Place, str] = {}
     for name, text in sorted(os.environ.items()):
         upper = name.upper()
         if not text or (upper != _PREFIX and not upper.startswith(_PREFIX + _NESTED)):
@@ -129,7 +156,7 @@ def _environment() -> tuple[dict[str, Any], dict[tuple[str, ...], str]]:
         if not isinstance(nested, dict):
             raise ConfigurationError(f"{name} must be a JSON object of keys")
         values = _joined(values, nested)
-        variables[place] = name
+        variables |= {place: name, **dict.fromkeys(_leaves(nested), name)}
     return values, variables
 
 
@@ -142,7 +169,7 @@ def _joined(values: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     return joined
 
 
-def _read_yaml(path: Path) -> tuple[dict[str, Any], dict[tuple[str, ...], int]]:
+def _read_yaml(path: Path) -> tuple[dict[str, Any], dict[Place, int]]:
     """A settings file's blocks, and the line of each key of ours."""
     import yaml  # noqa: PLC0415 - almost 1 MB, for nothing where the host gives the settings
 
@@ -160,14 +187,14 @@ def _read_yaml(path: Path) -> tuple[dict[str, Any], dict[tuple[str, ...], int]]:
         return {}, {}
     if not isinstance(document, dict):
         raise ConfigurationError(f"the settings file {path} must hold blocks such as `cloud:`")
-    lines: dict[tuple[str, ...], int] = {}
+    lines: dict[Place, int] = {}
     _note_lines(root, (), lines, path)
     if "cloud" not in document:
         _look_for_ours(document, lines, path)
     return document, {place[1:]: line for place, line in lines.items() if place[:1] == ("cloud",)}
 
 
-def _note_lines(node: Any, place: tuple[str, ...], lines: dict[tuple[str, ...], int], path: Path) -> None:
+def _note_lines(node: Any, place: Place, lines: dict[Place, int], path: Path) -> None:
     """Note down the line of each key of a YAML node; one that is there twice would silently hide the other."""
     if node is None or not node.tag.endswith(":map"):
         return
@@ -181,7 +208,7 @@ def _note_lines(node: Any, place: tuple[str, ...], lines: dict[tuple[str, ...], 
             _note_lines(value, name, lines, path)
 
 
-def _look_for_ours(document: dict[str, Any], lines: Mapping[tuple[str, ...], int], path: Path) -> None:
+def _look_for_ours(document: dict[str, Any], lines: Mapping[Place, int], path: Path) -> None:
     nearest = difflib.get_close_matches("cloud", [str(key).lower() for key in document], n=1, cutoff=_ALIKE)
     if nearest:
         name = next(str(key) for key in document if str(key).lower() == nearest[0])

@@ -47,6 +47,36 @@ def test_each_key_is_shown_with_where_it_comes_from(vehicle: Vehicle, monkeypatc
     assert set_keys == {f"cloud.{name}" for name in ("enabled", "api_key", "timeout", "pseudonym_key")}
 
 
+def test_what_is_set_is_what_differs_from_its_default(vehicle: Vehicle, monkeypatch: pytest.MonkeyPatch) -> None:
+    vehicle.config.unlink()
+    main(["config", "init", str(vehicle.config)])
+    placeholder = {"cloud.api_key"}
+    assert {it["key"] for it in vehicle.run("config", "show", "--set", "--json").json} == placeholder
+    text = vehicle.config.read_text().replace("timeout: 30", "timeout: 12").replace("[interior]", "[bev]")
+    vehicle.config.write_text(text.replace("data_budget: {}", "data_budget: {any: {day: 5}}"))
+    monkeypatch.setenv("SENTINEL_CLOUD__MODELS", '{"metadata_url": "https://m.example"}')
+    monkeypatch.setenv("SENTINEL_CLOUD", '{"fleet_id": "north", "rate_limit": 10}')
+    shown = {it["key"]: it["from"] for it in vehicle.run("config", "show", "--set", "--json").json}
+    assert shown.pop("cloud.models.metadata_url") == "SENTINEL_CLOUD__MODELS"
+    assert shown.pop("cloud.fleet_id") == "SENTINEL_CLOUD"
+    assert all(origin.startswith("line ") for origin in shown.values())
+    assert shown.keys() == {"cloud.timeout", "cloud.drop_audio.bev", "cloud.data_budget.any.day"} | placeholder
+    every = vehicle.run("config", "show", "--json").json
+    assert {it["key"]: it["from"] for it in every}["cloud.rate_limit"] == "SENTINEL_CLOUD"
+    said = vehicle.run("config", "check")
+    assert f"{len(shown) + 2} keys set, all others have their defaults" in said.out
+    assert vehicle.run("config", "check", "--json").json["changed"] == len(shown) + 2
+
+
+def test_a_key_by_its_older_name_and_one_that_is_empty_are_shown(vehicle: Vehicle) -> None:
+    vehicle.config.write_text("cloud:\n  trip_upload_interval: 20\n")
+    shown = {it["key"]: (it["value"], it["from"]) for it in vehicle.run("config", "show", "--json").json}
+    assert shown["cloud.sync_interval"] == (20.0, "line 2")
+    assert shown["cloud.data_budget"] == ({}, "default")
+    vehicle.config.write_text("cloud: {}\n")
+    assert vehicle.run("config", "show", "--set").out == "nothing is set to something else than its default\n"
+
+
 def test_the_schema_knows_every_key(vehicle: Vehicle) -> None:
     schema = vehicle.run("config", "schema").json
     assert schema["$defs"]["CloudSettings"]["properties"].keys() >= CloudSettings.model_fields.keys()
