@@ -28,6 +28,10 @@ class Scope(StrEnum):
     """Models and their roll-outs, which are every fleet's."""
 
 
+class NoSuchKeyError(Exception):
+    """No key goes by a name, or none that still works."""
+
+
 @dataclass(frozen=True, slots=True)
 class Grant:
     """What a key allows, and for whom; None is any."""
@@ -101,7 +105,7 @@ def rotate_keys(connection: Connection, names: Iterable[str], now: float, grace:
     """Makes a new key for each name, with what the newest of that name allows; the old ones end after `grace` seconds.
 
     Raises:
-        KeyError: There is no key of that name that still works.
+        NoSuchKeyError: Of one of the names; nothing was changed if the transaction ends with it.
     """
     made: dict[str, str] = {}
     for name in names:
@@ -112,7 +116,7 @@ def rotate_keys(connection: Connection, names: Iterable[str], now: float, grace:
             (name, now),
         ).fetchone()
         if row is None:
-            raise KeyError(name)
+            raise NoSuchKeyError(f"there is no key {name} that still works")
         grant = _grant(row)
         connection.execute(
             "UPDATE api_keys SET expires_at = ? WHERE name = ? AND (expires_at IS NULL OR expires_at > ?)",

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sentinel_sync.cli.actions import add_command, print_json, print_lines
-from sentinel_sync.cli.arguments import Subparsers
+from sentinel_sync.cli.arguments import Subparsers, program
 from sentinel_sync.cli.exit_codes import CommandError, ExitCode
 from sentinel_sync.cli.serve import DATABASE_VARIABLE
 from sentinel_sync.cli.ui.text import count, moment, printable, table, width
@@ -112,9 +112,13 @@ def _rotate_keys(arguments: argparse.Namespace) -> int:
     keys, grace = _module("keys"), arguments.grace_days * _DAY
     try:
         made = _in_database(arguments, write=lambda it: keys.rotate_keys(it, arguments.names, time.time(), grace))
-    except KeyError as error:
-        raise CommandError(f"there is no key {error.args[0]} that still works: nothing was changed") from None
+    except keys.NoSuchKeyError as error:
+        raise CommandError(f"{error}: nothing was changed; {_has_names()}") from None
     return _show_keys(arguments, made)
+
+
+def _has_names() -> str:
+    return f"`{program()} backend list-keys` has their names"
 
 
 def _show_keys(arguments: argparse.Namespace, made: dict[str, str]) -> int:
@@ -161,7 +165,7 @@ def _revoke_key(arguments: argparse.Namespace) -> int:
     keys = _module("keys")
     ended = _in_database(arguments, write=lambda it: keys.revoke_keys(it, arguments.name))
     if not ended:
-        raise CommandError(f"there is no key {arguments.name}")
+        raise CommandError(f"there is no key {arguments.name}: {_has_names()}")
     print_lines([f"{count(ended, 'key')} ended; processes that run notice within {keys.KEPT_SECONDS:.0f} s"])
     return ExitCode.DONE
 

@@ -11,7 +11,7 @@ from typing import Any
 from sentinel_sync.base.clock import SystemClock
 from sentinel_sync.base.errors import CloudError
 from sentinel_sync.cli.actions import add_action, add_command, print_lines
-from sentinel_sync.cli.arguments import Subparsers
+from sentinel_sync.cli.arguments import Subparsers, program
 from sentinel_sync.cli.exit_codes import CommandError, ExitCode
 from sentinel_sync.cli.models_release import add_keygen, add_publish, add_sign, add_verify
 from sentinel_sync.cli.offline import held_by_agent, last_said, opened, runs
@@ -267,7 +267,8 @@ async def _obeyed(models: ModelDownloader, order: ModelCommand) -> Outcome:
             return Outcome(True, f"{name} takes newer versions again", ExitCode.DONE)
         case "forgive":
             if not await models.clear_bad(name, version):
-                return Outcome(False, f"{name} {version} was not found bad on this vehicle", ExitCode.FAILED)
+                lists = f"`{program()} models list` has those that were"
+                return Outcome(False, f"{name} {version} was not found bad on this vehicle: {lists}", ExitCode.FAILED)
             return Outcome(True, f"{name} {version} may be tried again", ExitCode.DONE)
         case "check":
             return await _checked(models)

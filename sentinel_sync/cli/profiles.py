@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from sentinel_sync.base.clock import SystemClock
 from sentinel_sync.cli.actions import add_action, add_command, print_json, print_lines
-from sentinel_sync.cli.arguments import Subparsers
+from sentinel_sync.cli.arguments import Subparsers, program
 from sentinel_sync.cli.exit_codes import CommandError, ExitCode
 from sentinel_sync.cli.offline import agent_runs, beside_agent, looked_into, without_agent
 from sentinel_sync.cli.ui.text import count, err, pairs, printable, table, width
@@ -92,7 +92,8 @@ async def _show(settings: CloudSettings, arguments: argparse.Namespace) -> int:
     async with looked_into(settings) as overview:
         standing = await overview.one(arguments.driver)
     if standing.standing is SyncState.UNKNOWN:
-        raise CommandError(f"there is no profile of {arguments.driver!r} in {settings.profiles_dir}, nor on record")
+        where = f"in {settings.profiles_dir}, nor on record"
+        raise CommandError(f"there is no profile of {arguments.driver!r} {where}: {_has_them()}")
     if arguments.json:
         print_json(_facts(standing))
         return ExitCode.DONE
@@ -129,6 +130,10 @@ def _row(standing: ProfileSummary) -> tuple[str, ...]:
     )
 
 
+def _has_them() -> str:
+    return f"mistyped? `{program()} profiles list` has those there are"
+
+
 def _value(value: object) -> str:
     return f"{value:,}" if isinstance(value, int) else str(value)
 
@@ -155,7 +160,7 @@ async def _sync(settings: CloudSettings, arguments: argparse.Namespace) -> int:
     if order is None:
         raise CommandError(f"the running agent has not answered within {arguments.wait:g} s; it will", ExitCode.LEFT)
     if driver_id is not None and not order.wanted:
-        raise CommandError(f"there is no profile of {driver_id!r} in {settings.profiles_dir}")
+        raise CommandError(f"there is no profile of {driver_id!r} in {settings.profiles_dir}: {_has_them()}")
     if not order.done:
         left = f"{order.synced:,} of {count(order.wanted, 'profile')} synced"
         raise CommandError(f"{left}: {order.reason or 'the rest goes with the next sync'}", ExitCode.LEFT)
@@ -175,7 +180,7 @@ async def _resolve(settings: CloudSettings, arguments: argparse.Namespace) -> in
     async with looked_into(settings) as overview:
         standing = (await overview.one(driver_id)).standing
     if standing in {SyncState.UNKNOWN, SyncState.NO_FILE, SyncState.FORGOTTEN, SyncState.TO_FORGET}:
-        raise CommandError(f"there is nothing to decide: there is no profile of {driver_id!r} here")
+        raise CommandError(f"there is nothing to decide: there is no profile of {driver_id!r} here: {_has_them()}")
     if standing not in {SyncState.UNDECIDED, SyncState.DECIDED} and keep is not Keep.LOCAL:
         raise CommandError(f"there is nothing to decide about {driver_id!r}: its state is {standing.value!r}")
     running = await agent_runs(settings)

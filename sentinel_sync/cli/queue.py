@@ -166,7 +166,8 @@ async def _find(outbox: Outbox, keys: Sequence[str]) -> list[OutboxItem]:
     found = [await outbox.find(key) for key in keys]
     missing = [key for key, item in zip(keys, found, strict=True) if item is None]
     if missing:
-        raise CommandError(f"there is no item {', '.join(map(repr, missing))} in the queue: sent already, or mistyped?")
+        unknown, lists = ", ".join(map(repr, missing)), f"`{program()} queue list` has what waits, `sent` what went"
+        raise CommandError(f"there is no item {unknown} in the queue: sent already, or mistyped? {lists}")
     return [item for item in found if item is not None]
 
 

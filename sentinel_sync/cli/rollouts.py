@@ -1,11 +1,12 @@
 """`rollouts`: releases that reach the fleet step by step, watched by what vehicles report, stopped when they fail."""
 
 import argparse
+from http import HTTPStatus
 from typing import Any
 from urllib.parse import quote
 
 from sentinel_sync.cli.actions import add_command, print_json, print_lines
-from sentinel_sync.cli.arguments import Subparsers
+from sentinel_sync.cli.arguments import Subparsers, program
 from sentinel_sync.cli.backend_access import KEY_NOTE, add_backend, asked, refusal
 from sentinel_sync.cli.exit_codes import CommandError, ExitCode
 from sentinel_sync.cli.ui.text import pairs, printable, table, width
@@ -15,6 +16,11 @@ _ACTIONS = {
     "resume": "go on with the step it was in, also after it stopped by itself",
     "abort": "offer it to nobody any more; where it is in use it stays",
 }
+
+#: What is shown of a roll-out.
+_FIELDS = frozenset(
+    {"name", "version", "state", "step", "steps", "share", "installed", "active", "failed", "pending", "why"}
+)
 
 
 def add_parser(subparsers: Subparsers) -> None:
@@ -77,7 +83,7 @@ def _change(arguments: argparse.Namespace) -> int:
 
 def _said(arguments: argparse.Namespace, method: str, more: str = "", **body: Any) -> int:
     path = f"/rollouts/{quote(arguments.name, safe='')}/versions/{quote(arguments.version, safe='')}{more}"
-    facts = _answered(arguments, method, path, **body)
+    facts = _answered(arguments, _FIELDS, method, path, **body)
     if arguments.json:
         print_json(facts)
     else:
@@ -86,7 +92,7 @@ def _said(arguments: argparse.Namespace, method: str, more: str = "", **body: An
 
 
 def _list(arguments: argparse.Namespace) -> int:
-    found = _answered(arguments, "GET", "/rollouts")["rollouts"]
+    found = _answered(arguments, frozenset({"rollouts"}), "GET", "/rollouts")["rollouts"]
     if arguments.json:
         print_json(found)
     elif found:
@@ -109,11 +115,21 @@ def _list(arguments: argparse.Namespace) -> int:
     return ExitCode.DONE
 
 
-def _answered(arguments: argparse.Namespace, method: str, path: str, **body: Any) -> dict[str, Any]:
+def _answered(
+    arguments: argparse.Namespace, fields: frozenset[str], method: str, path: str, **body: Any
+) -> dict[str, Any]:
+    """What the backend says, with these fields at least."""
     answer = asked(arguments, method, path, **body)
     if not answer.is_success:
-        raise CommandError(f"the backend did not do it: {refusal(answer)}")
-    facts: dict[str, Any] = answer.json()
+        is_unknown = answer.status_code == HTTPStatus.NOT_FOUND and method != "PUT"
+        has_them = f"; `{program()} rollouts list` has those that began" if is_unknown else ""
+        raise CommandError(f"the backend did not do it: {refusal(answer)}{has_them}")
+    try:
+        facts = answer.json()
+    except ValueError:
+        facts = None
+    if not isinstance(facts, dict) or not facts.keys() >= fields:
+        raise CommandError(f"{arguments.url} does not answer as the reference backend does, which alone has roll-outs")
     return facts
 
 

@@ -191,7 +191,7 @@ NOT_COMPLETE = "not complete yet"
 def why_unheard_of(settings: CloudSettings, scenario_id: str) -> str:
     """Why an agent has not queued a recording. Blocks."""
     if scenario_id not in folder_names(settings.scenarios_dir):
-        return "never queued, or mistyped?"
+        return f"never queued, or mistyped? `{program()} scenarios list` has those that were"
     try:
         read_recording(absolute(settings.scenarios_dir) / scenario_id)
     except ScenarioError as error:

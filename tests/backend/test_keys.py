@@ -7,7 +7,16 @@ import httpx
 import pytest
 
 from sentinel_sync.backend.context import Backend
-from sentinel_sync.backend.keys import KEPT_SECONDS, Grant, Scope, issue_key, list_keys, revoke_keys, rotate_keys
+from sentinel_sync.backend.keys import (
+    KEPT_SECONDS,
+    Grant,
+    NoSuchKeyError,
+    Scope,
+    issue_key,
+    list_keys,
+    revoke_keys,
+    rotate_keys,
+)
 from tests.backend.vehicle import SettableClock, Vehicle, make_trip, problem
 
 
@@ -95,7 +104,7 @@ async def test_rotation_leaves_no_gap_and_an_end(
     assert (await car.post_trip(make_trip())).status_code == 201
     car.key = old
     problem(await car.post_trip(make_trip()), 401, "credential")
-    with pytest.raises(KeyError):
+    with pytest.raises(NoSuchKeyError, match=r"there is no key .* that still works"):
         await running.database.write(lambda it: rotate_keys(it, [name, "nobody"], running.now(), 0.0))
     car.key = made[name]
     assert (await car.post_trip(make_trip())).status_code == 201

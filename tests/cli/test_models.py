@@ -21,7 +21,7 @@ from sentinel_sync.models.rules.installed import ModelRecord
 from sentinel_sync.models.rules.status import ModelStatus, OfferedVersion
 from sentinel_sync.status import STATUS_NAME
 from sentinel_sync.store.store import StateLock, Store
-from tests.cli.backend import KEY
+from tests.cli.backend import KEY, Backend
 from tests.cli.vehicle import PATIENCE, Said, Vehicle
 from tests.fakes.weights import some_tensors_replaced, weights
 
@@ -174,7 +174,9 @@ class TestPublishing:
         again = car.run("rollouts", "create", NAME, "v1.0.0", *backend)
         assert (again.code, "publish it under another version" in again.err) == (1, True)
         assert "0 %" in car.run("rollouts", "list", *backend).out
-        assert "no roll-out" in car.run("rollouts", "show", NAME, "v9.0.0", *backend).err
+        unknown = car.run("rollouts", "show", NAME, "v9.0.0", *backend).err
+        assert "404 no roll-out" in unknown
+        assert "rollouts list` has those that began" in unknown
         for bad in ("0.5,0.1", "200%", "many"):
             assert car.run("rollouts", "create", NAME, "v1.0.0", "--steps", bad, *backend).code in {1, 2}
 
@@ -367,3 +369,15 @@ async def carry_out_one(car: Vehicle, message: str, *, done: bool) -> None:
     async with Store(car.state, exclusive=False) as store:
         orders = ModelCommands(store.documents)
         await orders.finish((await orders.waiting())[0], message, done=done)
+
+
+@pytest.mark.parametrize("answer", [b"{}", b"[]", b"<html>", b'{"rollout": []}'])
+def test_a_backend_that_has_no_roll_outs_is_told_in_a_line(vehicle: Vehicle, backend: Backend, answer: bytes) -> None:
+    backend.answers = dict.fromkeys(("/rollouts", f"/rollouts/{NAME}/versions/v1.0.0"), (200, answer))
+    way = ("--url", backend.url, "--api-key-file", str(vehicle.folder / "key"))
+    (vehicle.folder / "key").write_text(KEY)
+    (vehicle.folder / "key").chmod(0o600)
+    for words in (("list",), ("show", NAME, "v1.0.0")):
+        said = vehicle.run("rollouts", *words, *way)
+        assert (said.code, said.err.count("\n")) == (ExitCode.FAILED, 1)
+        assert "does not answer as the reference backend does" in said.err

@@ -108,6 +108,7 @@ def test_what_tells_who_somebody_is_stays_in_the_file(
     said = vehicle.run("profiles", "show", "nobody")
     assert said.code == 1
     assert "there is no profile of 'nobody'" in said.err
+    assert "profiles list` has those there are" in said.err
     assert vehicle.run("profiles", "show", "a\nb").code == 2
 
 

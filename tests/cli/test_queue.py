@@ -53,9 +53,10 @@ def test_an_unknown_key_is_one_line_and_1_and_changes_nothing(vehicle: Vehicle, 
     keys = ["trip_unknown"] if action == ("show",) else [key, "trip_unknown"]
     said = vehicle.run("queue", *action, *keys)
     assert (said.code, said.out) == (1, "")
-    assert said.err == (
-        "sentinel-sync: error: there is no item 'trip_unknown' in the queue: sent already, or mistyped?\n"
+    assert said.err.startswith(
+        "sentinel-sync: error: there is no item 'trip_unknown' in the queue: sent already, or mistyped? `"
     )
+    assert "queue list` has what waits, `sent` what went\n" in said.err
     assert vehicle.run("queue", "list", "--json").json["total"] == 1
 
 
