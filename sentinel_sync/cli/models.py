@@ -14,7 +14,7 @@ from sentinel_sync.cli.actions import add_action, add_command, print_lines
 from sentinel_sync.cli.arguments import Subparsers, program
 from sentinel_sync.cli.exit_codes import CommandError, ExitCode
 from sentinel_sync.cli.models_release import add_keygen, add_publish, add_sign, add_verify
-from sentinel_sync.cli.offline import held_by_agent, last_said, opened, runs
+from sentinel_sync.cli.offline import held_by_agent, last_said, opened, runs, tell_if_new
 from sentinel_sync.cli.ui.text import moment, printable, size, table, utc, width
 from sentinel_sync.cloud.client import CloudAPIClient
 from sentinel_sync.models.commands import CommandAction, CommandOutcome, ModelCommand, ModelCommands
@@ -107,7 +107,8 @@ def _order(actions: Subparsers, name: str, text: str, *operands: str, aliases: S
 
 
 async def _list(settings: CloudSettings, arguments: argparse.Namespace) -> int:
-    async with opened(settings, writable=False) as folder:
+    await asyncio.to_thread(tell_if_new, settings)
+    async with opened(settings, writable=False, or_empty=True) as folder:
         records = ModelRecords(folder.documents)
         await records.load()
     running = await asyncio.to_thread(runs, settings)

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from pydantic import ValidationError
 
@@ -12,6 +13,7 @@ from sentinel_sync.base.clock import SystemClock
 from sentinel_sync.base.payloads import MalformedJSONError, read_json
 from sentinel_sync.cli.arguments import program
 from sentinel_sync.cli.exit_codes import CommandError, ExitCode
+from sentinel_sync.cli.ui.text import err
 from sentinel_sync.cloud.client import CloudAPIClient
 from sentinel_sync.profiles.backend_copy import RemoteProfiles
 from sentinel_sync.profiles.commands import ForgetCommands, SyncCommands
@@ -43,12 +45,13 @@ class OpenFolder:
 
 
 @asynccontextmanager
-async def opened(settings: CloudSettings, *, writable: bool) -> AsyncIterator[OpenFolder]:
+async def opened(settings: CloudSettings, *, writable: bool, or_empty: bool = False) -> AsyncIterator[OpenFolder]:
     """Open the folder beside a running agent; creates nothing.
 
     Args:
         settings: They name the folder.
         writable: False for a look: not even the schema is brought up to date then.
+        or_empty: Where there is no outbox, look into an empty one: for lists, of which one with nothing is no error.
 
     Raises:
         CommandError: There is no outbox there.
@@ -56,7 +59,12 @@ async def opened(settings: CloudSettings, *, writable: bool) -> AsyncIterator[Op
     """
     path = settings.state_dir / DATABASE_NAME
     if not await asyncio.to_thread(path.is_file):
-        raise CommandError(nothing_there(settings.state_dir))
+        if not or_empty:
+            raise CommandError(nothing_there(settings.state_dir))
+        with TemporaryDirectory() as folder:
+            async with Store(Path(folder), exclusive=False) as store:
+                yield OpenFolder(store.outbox, store.documents)
+        return
     clock = SystemClock()
     database = Database(path, writable=writable)
     await database.open()
@@ -72,6 +80,12 @@ def nothing_there(state_dir: Path) -> str:
         f"there is no outbox in the state folder {state_dir}: no agent has run on it yet. "
         f"Check cloud.state_dir and the working directory, or start one with `{program()} run`"
     )
+
+
+def tell_if_new(settings: CloudSettings) -> None:
+    """Beside a list say where no agent has ever run: it may be another folder that was meant. Blocks shortly."""
+    if not (settings.state_dir / DATABASE_NAME).is_file():
+        err(f"{nothing_there(settings.state_dir)}\n")
 
 
 def runs(settings: CloudSettings) -> bool:
@@ -124,13 +138,13 @@ class Books:
 
 
 @asynccontextmanager
-async def read(settings: CloudSettings) -> AsyncIterator[Books]:
-    """Open them for a look; nothing is made or changed.
+async def read(settings: CloudSettings, *, or_empty: bool = False) -> AsyncIterator[Books]:
+    """Open them for a look, as `opened`; nothing is made or changed.
 
     Raises:
         CommandError: No agent has ever run there.
     """
-    async with opened(settings, writable=False) as folder:
+    async with opened(settings, writable=False, or_empty=or_empty) as folder:
         yield Books.of(settings, folder.outbox, folder.documents)
 
 

@@ -13,7 +13,7 @@ from sentinel_sync.base.backoff import CAP
 from sentinel_sync.cli.actions import add_action, add_command, at_least_one, print_json, print_lines
 from sentinel_sync.cli.arguments import Subparsers, program
 from sentinel_sync.cli.exit_codes import CommandError, ExitCode
-from sentinel_sync.cli.offline import last_said, opened, runs
+from sentinel_sync.cli.offline import last_said, opened, runs, tell_if_new
 from sentinel_sync.cli.ui.text import count, duration, err, from_now, moment, pairs, size, table, utc, width
 from sentinel_sync.settings import CloudSettings
 from sentinel_sync.store.database import DamagedError
@@ -61,7 +61,8 @@ def add_parser(subparsers: Subparsers) -> None:
 
 
 async def _list(settings: CloudSettings, arguments: argparse.Namespace) -> int:
-    async with opened(settings, writable=False) as folder:
+    await asyncio.to_thread(tell_if_new, settings)
+    async with opened(settings, writable=False, or_empty=True) as folder:
         items = await folder.outbox.items(state=arguments.state, kind=arguments.kind, limit=arguments.limit)
         total = _total(await folder.outbox.counts(arguments.kind), arguments.state)
     running = await asyncio.to_thread(runs, settings)

@@ -8,7 +8,7 @@ from sentinel_sync.base.errors import ConsentError, ScenarioError
 from sentinel_sync.cli.actions import add_action, add_command, at_least_one, print_json, print_lines
 from sentinel_sync.cli.arguments import Subparsers, program
 from sentinel_sync.cli.exit_codes import CommandError, ExitCode
-from sentinel_sync.cli.offline import Books, changed, conditions, read, runs
+from sentinel_sync.cli.offline import Books, changed, conditions, read, runs, tell_if_new
 from sentinel_sync.cli.ui.text import count, duration, err, moment, pairs, size, table, utc, width
 from sentinel_sync.scenarios.recordings import absolute, folder_names, read_recording, storable
 from sentinel_sync.scenarios.records import key_of
@@ -62,7 +62,8 @@ def add_parser(subparsers: Subparsers) -> None:
 
 
 async def _list(settings: CloudSettings, arguments: argparse.Namespace) -> int:
-    async with read(settings) as books:
+    await asyncio.to_thread(tell_if_new, settings)
+    async with read(settings, or_empty=True) as books:
         statuses = await books.records.statuses(await conditions(settings, books))
     known = {status["scenario_id"] for status in statuses}
     unheard_of = [

@@ -10,7 +10,7 @@ from datetime import datetime
 from sentinel_sync.cli.actions import at_least_one, load_settings, print_json, print_lines
 from sentinel_sync.cli.arguments import Subparsers
 from sentinel_sync.cli.exit_codes import ExitCode
-from sentinel_sync.cli.offline import Books, opened
+from sentinel_sync.cli.offline import Books, opened, tell_if_new
 from sentinel_sync.cli.ui.tables import Sheet, as_csv
 from sentinel_sync.cli.ui.text import err, moment, out, size, table, utc, width
 from sentinel_sync.scenarios.rules.status import SentPart
@@ -98,7 +98,8 @@ def execute(arguments: argparse.Namespace) -> int:
 
 
 async def _sent(settings: CloudSettings, since: float) -> list[Sent]:
-    async with opened(settings, writable=False) as folder:
+    await asyncio.to_thread(tell_if_new, settings)
+    async with opened(settings, writable=False, or_empty=True) as folder:
         items = await folder.outbox.sent(since)
         parts = await Books.of(settings, folder.outbox, folder.documents).records.sent()
     found = [Sent.item(item) for item in items] + [Sent.part(part) for part in parts if part.sent_at >= since]

@@ -10,7 +10,7 @@ from sentinel_sync.base.errors import SentinelSyncError, StoreError
 from sentinel_sync.cli.actions import load_settings, print_json, print_lines
 from sentinel_sync.cli.arguments import Subparsers, program
 from sentinel_sync.cli.exit_codes import CommandError, ExitCode
-from sentinel_sync.cli.offline import conditions, last_said, looked_into, nothing_there, opened, read, runs
+from sentinel_sync.cli.offline import conditions, last_said, looked_into, nothing_there, opened, read, runs, tell_if_new
 from sentinel_sync.cli.queue import next_try, with_reasons
 from sentinel_sync.cli.scenarios import NOT_COMPLETE, why_unheard_of
 from sentinel_sync.cli.ui.text import duration, moment, pairs, table, utc, width
@@ -74,6 +74,10 @@ def execute(arguments: argparse.Namespace) -> int:
 
 
 async def _tell(settings: CloudSettings, arguments: argparse.Namespace) -> int:
+    if arguments.item is None:
+        await asyncio.to_thread(tell_if_new, settings)
+    elif not await asyncio.to_thread((settings.state_dir / DATABASE_NAME).is_file):
+        raise CommandError(nothing_there(settings.state_dir))
     found = [waiting async for waiting in _all_waiting(settings)]
     if arguments.item is not None:
         found = [waiting for waiting in found if arguments.item in {waiting.name, f"{waiting.kind}:{waiting.name}"}]
@@ -97,11 +101,9 @@ def _row(waiting: Waiting) -> tuple[str, ...]:
 
 
 async def _all_waiting(settings: CloudSettings) -> AsyncIterator[Waiting]:
-    if not await asyncio.to_thread((settings.state_dir / DATABASE_NAME).is_file):
-        raise CommandError(nothing_there(settings.state_dir))
     running = await asyncio.to_thread(runs, settings)
     said = await asyncio.to_thread(last_said, settings) if running else None
-    async with opened(settings, writable=False) as folder:
+    async with opened(settings, writable=False, or_empty=True) as folder:
         items = await with_reasons(settings, await folder.outbox.items(limit=_MOST))
     for item in items:
         if item.kind != SCENARIO_KIND:
@@ -155,7 +157,7 @@ def _remedy_of(reason: str | None) -> str:
 async def _recordings(
     settings: CloudSettings, queued: dict[str, OutboxItem], *, running: bool
 ) -> AsyncIterator[Waiting]:
-    async with read(settings) as books:
+    async with read(settings, or_empty=True) as books:
         held = await conditions(settings, books)
         statuses = await books.records.statuses(held)
         plans = {plan.scenario_id: plan async for plan in books.records.plans()}

@@ -7,6 +7,7 @@ import pytest
 from sentinel_sync.cli import run
 from sentinel_sync.cli.arguments import COMMANDS, parse, program
 from sentinel_sync.cli.main import main
+from tests.cli.vehicle import Vehicle
 
 
 @pytest.mark.parametrize(
@@ -80,6 +81,25 @@ def test_every_command_of_the_table_has_its_help(command: str, capsys: pytest.Ca
 def test_a_settings_file_that_is_missing_is_one_line_and_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["status", "--config", str(tmp_path / "none.yaml")]) == 2
     assert "cannot read the settings file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "shown"),
+    [
+        ("queue list", "the queue is empty"),
+        ("models list", "no model is known on this vehicle"),
+        ("scenarios list", "no recording was ever queued"),
+        ("sent", "nothing was sent"),
+        ("why", "nothing waits"),
+    ],
+)
+def test_a_list_of_nothing_is_no_error_where_no_agent_ever_ran(vehicle: Vehicle, words: str, shown: str) -> None:
+    said = vehicle.run(*words.split())
+    assert (said.code, said.out) == (0, f"{shown}\n")
+    assert (said.err.count("\n"), "no agent has run on it yet" in said.err) == (1, True)
+    told = vehicle.run(*words.split(), "--json")
+    assert (told.code, [value for value in told.json.values() if value]) == (0, [])
+    assert not vehicle.state.exists()
 
 
 def test_an_unforeseen_error_is_one_line_and_70_and_debug_shows_where(

@@ -105,7 +105,7 @@ def test_verify_finds_damage_and_says_what_to_do(vehicle: Vehicle) -> None:
     assert vehicle.run("queue", "verify", "--json").json["sound"] is False
 
 
-@pytest.mark.parametrize("words", [("list",), ("verify",), ("retry", "--all"), ("drop", "--yes", "trip_1")])
+@pytest.mark.parametrize("words", [("show", "x"), ("verify",), ("retry", "--all"), ("drop", "--yes", "trip_1")])
 def test_looking_where_no_agent_ever_ran_says_so_and_makes_nothing(vehicle: Vehicle, words: tuple[str, ...]) -> None:
     said = vehicle.run("queue", *words)
     assert said.code == 1
