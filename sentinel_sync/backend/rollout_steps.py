@@ -112,7 +112,7 @@ def advanced(rollout: Rollout, tally: Tally, now: float) -> Rollout:
     if rollout.step == len(plan.steps) - 1:
         return Rollout(plan, RolloutState.DONE, rollout.step, rollout.step_began_at, "done")
     share = plan.steps[rollout.step + 1]
-    why = f"{tally.installed} vehicles have it installed, {tally.failed} failed: on to {_percent(share)}"
+    why = f"{tally.installed} vehicles have it in use, {tally.failed} failed: on to {_percent(share)}"
     return Rollout(plan, RolloutState.RUNNING, rollout.step + 1, now, why)
 
 

@@ -1,4 +1,4 @@
-"""`models`: what is installed on this vehicle, the operator's word on it, and the release side for whoever signs."""
+"""`models`: what is in use on this vehicle, the operator's word on it, and the release side for whoever signs."""
 
 import argparse
 import asyncio
@@ -27,8 +27,8 @@ from sentinel_sync.settings import CloudSettings
 from sentinel_sync.store.store import Store
 from sentinel_sync.store.timekeeper import Timekeeper
 
-_HEAD = ("MODEL", "INSTALLED", "SINCE", "AVAILABLE", "PREVIOUS", "PINNED", "NOTE")
-_UPDATE_HEAD = ("MODEL", "INSTALLED", "AVAILABLE", "SIZE", "RELEASED")
+_HEAD = ("MODEL", "IN USE", "SINCE", "AVAILABLE", "PREVIOUS", "PINNED", "NOTE")
+_UPDATE_HEAD = ("MODEL", "IN USE", "AVAILABLE", "SIZE", "RELEASED")
 #: Actions whose name on the command line is not that of the command as it is stored.
 _ACTIONS: dict[str, CommandAction] = {"clear-bad": "forgive"}
 #: Seconds between two looks for what became of an order.
@@ -70,7 +70,7 @@ def add_parser(subparsers: Subparsers) -> None:
         description="The models of this vehicle, and the tools of whoever releases them.",
         epilog=_EPILOG,
     )
-    add_action(actions, "list", "show what is installed", _list)
+    add_action(actions, "list", "show which version of each is in use, and what is offered", _list)
     _order(actions, "check", "ask the backend for newer ones")
     _order(actions, "install", "fetch a version and let the runtime open it", "NAME", "VERSION")
     _order(actions, "rollback", "let the runtime open the previous version again", "NAME")
@@ -296,9 +296,9 @@ async def _checked(models: ModelDownloader) -> Outcome:
 
 def _outcome(result: InstallResult) -> Outcome:
     if result:
-        return Outcome(True, f"{result.name} {result.version} is installed", ExitCode.DONE)
+        return Outcome(True, f"{result.name} {result.version} is in use", ExitCode.DONE)
     left = result.waiting or isinstance(result.error, CloudError)
-    why = result.reason or f"{result.name} {result.version} is not installed"
+    why = result.reason or f"{result.name} {result.version} is not in use"
     return Outcome(False, why, ExitCode.LEFT if left else ExitCode.FAILED)
 
 

@@ -30,7 +30,7 @@ def add_parser(subparsers: Subparsers) -> None:
         "rollouts",
         summary="begin, watch, pause, resume and abort roll-outs of models",
         description="Roll a published model out step by step, on the reference backend: a step goes on by itself\n"
-        "once enough vehicles report it as installed, and stops by itself once too many report that it failed.",
+        "once enough vehicles report it as in use, and stops by itself once too many report that it failed.",
         epilog=KEY_NOTE,
     )
     creating = _add(actions, "create", "begin the roll-out of a published model", _create)
@@ -108,7 +108,7 @@ def _list(arguments: argparse.Namespace) -> int:
             )
             for one in found
         ]
-        head = ("MODEL", "VERSION", "STATE", "OFFERED", "INSTALLED", "FAILED", "WHY")
+        head = ("MODEL", "VERSION", "STATE", "OFFERED", "IN USE", "FAILED", "WHY")
         print_lines(table(head, rows, width=width(), right=frozenset({3, 4, 5})))
     else:
         print_lines(["no roll-out has begun"])
@@ -139,7 +139,7 @@ def _facts(shown: dict[str, Any]) -> list[tuple[str, str]]:
         ("model", printable(f"{shown['name']} {shown['version']}")),
         ("state", shown["state"]),
         ("offered to", f"{_percent(shown['share'])} of vehicles ({steps})"),
-        ("installed", f"{shown['installed']} of {shown['active']} that report"),
+        ("in use", f"{shown['installed']} of {shown['active']} that report"),
         ("failed", str(shown["failed"])),
         ("pending", str(shown["pending"])),
         ("why", printable(shown["why"])),

@@ -1,4 +1,4 @@
-"""The last day as the page draws it: when there was a connection, what left the vehicle, what was installed."""
+"""The last day as the page draws it: when there was a connection, what left the vehicle, which models came into use."""
 
 import asyncio
 from collections.abc import Sequence
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pydantic import JsonValue
 
 from sentinel_sync.agent import SyncAgent
+from sentinel_sync.base.payloads import ModelState
 from sentinel_sync.cloud.offline_manager import ConnectivityTurn
 from sentinel_sync.models.rules.status import ModelStatus
 from sentinel_sync.store.outbox import SentItem
@@ -42,7 +43,7 @@ def _rows(
     for model in models:
         for outcome in model.outcomes:
             if outcome.since is not None and outcome.since.timestamp() >= begin:
-                state = outcome.state.replace("_", " ")
+                state = "in use" if outcome.state is ModelState.INSTALLED else outcome.state.replace("_", " ")
                 rows["Models"].append((outcome.since.timestamp(), f"{model.name} {outcome.version}: {state}"))
     return [{"name": name, "marks": _gathered(marks, begin)} for name, marks in rows.items()]
 

@@ -263,7 +263,7 @@ class ReleaseSelector:
             check_version_allowed(name, version, record.standing)
             if version == record.standing.installed:
                 raise VerificationError(
-                    f"{name} {version} is refused: it is installed with other bytes, and a version never changes them"
+                    f"{name} {version} is refused: it is in use with other bytes, and a version never changes them"
                 )
         return release
 

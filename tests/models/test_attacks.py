@@ -189,7 +189,7 @@ class TestRollback:
         assert isinstance(result.error, VerificationError)
         await downloader.pin(NAME, "v2.0.0")
         result = await downloader.download_and_install_model(NAME, "v2.0.0")
-        assert "installed with other bytes" in str(result.reason)
+        assert "in use with other bytes" in str(result.reason)
 
 
 class TestFreeze:

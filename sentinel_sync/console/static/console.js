@@ -301,7 +301,7 @@ function showModels(models, check) {
     model.installed ?? "none",
     model.available && model.available !== model.installed ? model.available : "-",
     [
-      model.status.replaceAll("_", " "),
+      model.status === "installed" ? "in use" : model.status.replaceAll("_", " "),
       model.reason,
       model.probation_left > 0 && "on probation",
       model.pinned && `pinned to ${model.pinned}`,
@@ -314,7 +314,7 @@ function showModels(models, check) {
           act("api/models/rollback", { name: model.name }, pressed))
       : "",
   ]);
-  table(at("models"), ["Model", "Installed", "Available", "State", "Roll back"], rows, "no model is known yet");
+  table(at("models"), ["Model", "In use", "Available", "State", "Roll back"], rows, "no model is known yet");
   at("model-check").textContent = check?.failure
     ? `The last look for new versions failed: ${check.failure}`
     : `Last looked for new versions: ${moment(check?.checked_at)}`;

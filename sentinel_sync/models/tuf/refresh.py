@@ -58,7 +58,7 @@ _BOUNDS = UpdaterConfig(
     snapshot_max_length=LARGEST_FILE,
     targets_max_length=LARGEST_FILE,
 )
-_NOTHING_IS_TOUCHED = "nothing new is taken, what is installed stays in use"
+_NOTHING_IS_TOUCHED = "nothing new is taken, what is in use stays"
 #: A host that answers so does not have the file, and will not have it by itself.
 _NOT_THERE = frozenset({403, 404, 410})
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})

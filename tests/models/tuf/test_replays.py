@@ -178,7 +178,7 @@ class TestFreeze:
         await vehicle.clock.advance(DAY - 1.0)
         assert await vehicle.versions() == ["v1"]
         await vehicle.clock.advance(1.0)
-        await refused(vehicle, "its timestamp version 2 has expired.*what is installed stays in use")
+        await refused(vehicle, "its timestamp version 2 has expired.*what is in use stays")
 
     @pytest.mark.parametrize("role", ["root", "timestamp", "snapshot", "targets"])
     async def test_whatever_has_expired(self, vehicle: Vehicle, repository: TufRepository, role: str) -> None:

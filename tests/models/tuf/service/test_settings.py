@@ -29,7 +29,7 @@ V10 = (NAME, "v10")
             'source: tuf, metadata_url: "https://m.example.com/", targets_url: "ftp://m/", root_file: /r',
             "must be https",
         ),
-        ("source: uptane", "'api' or 'tuf'"),
+        ("source: uptane", "must be api or tuf"),
     ],
 )
 def test_settings_that_do_not_describe_a_repository(tmp_path: Path, block: str, why: str) -> None:
