@@ -17,6 +17,7 @@ from sentinel_sync.base.errors import ConfigurationError, StoreError
 from sentinel_sync.cli.arguments import program
 from sentinel_sync.cli.findings import Finding, fail, ok, warn
 from sentinel_sync.cli.offline import last_said, opened, runs
+from sentinel_sync.cli.ui.status_text import drop_reason, dropped, given_up
 from sentinel_sync.cli.ui.text import count, duration, moment, size
 from sentinel_sync.cloud.http import FileCredential
 from sentinel_sync.settings import CloudSettings, Settings
@@ -31,6 +32,13 @@ _PLACEHOLDER_KEYS = frozenset({"your_api_key", "changeme"})
 _SECRETS = ("api_key", "pseudonym_key", "profile_keys", "proxy")
 #: With less free disk nothing can be relied upon, bytes.
 _LEAST_DISK = 32 << 20
+#: By why something was dropped; a driver's or an operator's decision needs none.
+_DROP_REMEDIES = {
+    "size": "raise cloud.outbox_max_bytes",
+    "age": "raise cloud.outbox_max_age",
+    "retention": "raise cloud.keep_unsent_days",
+    "disk_reserve": "free some space, or set cloud.disk_reserve_unsent to false",
+}
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
 _CHECK = "models"
 
@@ -212,13 +220,16 @@ def check_outbox(cloud: CloudSettings) -> Iterator[Finding]:
             f"{count(counts.set_aside, 'item')} the backend would not take",
             f"`{program()} queue list --state set_aside` tells why; then `queue retry` or `queue drop`",
         )
-    if counts.dropped:
-        yield warn(
-            "dropped",
-            f"{count(sum(counts.dropped.values()), 'item')} given up so far: "
-            + ", ".join(f"{name} {number:,}" for name, number in sorted(counts.dropped.items())),
-            "raise cloud.outbox_max_bytes or outbox_max_age if that was not meant",
-        )
+    if given := given_up(counts):
+        yield _dropped(given)
+
+
+def _dropped(given: Mapping[str, int]) -> Finding:
+    """What was given up, by "kind.reason"; what somebody decided on is nothing to be mended."""
+    found = f"{count(sum(given.values()), 'item')} given up so far: {dropped(given)}"
+    reasons = {drop_reason(name) for name in given}
+    mends = [mend for reason, mend in _DROP_REMEDIES.items() if reason in reasons]
+    return warn("dropped", found, f"if that was not meant: {'; '.join(mends)}") if mends else ok("dropped", found)
 
 
 async def _look_into(cloud: CloudSettings) -> tuple[list[str], OutboxStatus]:

@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 import trustme
 
-from sentinel_sync.store.store import DATABASE_NAME, StateLock
+from sentinel_sync.cli.ui.status_text import DROP_REASONS
+from sentinel_sync.store.outbox import NewItem
+from sentinel_sync.store.store import DATABASE_NAME, StateLock, Store
 from tests.cli.backend import KEY, Backend, running_backend
 from tests.cli.vehicle import PSEUDONYM_KEY, Said, Vehicle
 
@@ -155,6 +157,32 @@ def test_an_agent_that_runs_is_told(vehicle: Vehicle) -> None:
         assert _check(vehicle.run("doctor", "--json"), "agent")["message"].startswith("running")
     finally:
         lock.release()
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason", "remedy"),
+    [
+        ("scenario", "consent", ""),
+        ("trip", "erased", ""),
+        ("trip", "operator", ""),
+        ("trip", "size", "raise cloud.outbox_max_bytes"),
+        ("trip", "age", "raise cloud.outbox_max_age"),
+        ("scenario", "retention", "raise cloud.keep_unsent_days"),
+        ("scenario", "disk_reserve", "free some space, or set cloud.disk_reserve_unsent to false"),
+    ],
+)
+def test_the_remedy_for_what_was_dropped_fits_the_reason(vehicle: Vehicle, kind: str, reason: str, remedy: str) -> None:
+    async def drop() -> None:
+        async with Store(vehicle.state, exclusive=False) as store:
+            await store.outbox.put_all([NewItem(kind, "dropped", b"{}"), NewItem("scenario", "anew", b"{}")])
+            await store.outbox.drop(["dropped"], reason=reason)
+            await store.outbox.drop(["anew"], reason="replaced")
+
+    asyncio.run(drop())
+    found = _check(vehicle.run("doctor", "--json"), "dropped")
+    assert found["message"] == f"1 item given up so far: 1 {kind} {DROP_REASONS[reason]}"
+    assert found["advice"] == (f"if that was not meant: {remedy}" if remedy else "")
+    assert found["level"] == ("warn" if remedy else "ok")
 
 
 def test_keys_are_never_shown(vehicle: Vehicle, backend: Backend) -> None:

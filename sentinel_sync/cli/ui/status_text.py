@@ -1,6 +1,6 @@
 """An agent's status in words: what the `status` command and the live display of `run` show."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from sentinel_sync.base.tasks import PeriodicTaskStatus
 from sentinel_sync.base.transfer import TransferStatus
@@ -16,11 +16,18 @@ from sentinel_sync.store.rules.outbox import OutboxStatus
 #: A clock that differs by less is right, as far as anybody can tell over a mobile network (seconds).
 _CLOCK_NOISE = 2.0
 #: Why items were dropped, as a person says it.
-_DROP_REASONS = {
+DROP_REASONS = {
     "size": "to keep within outbox_max_bytes",
     "age": "older than outbox_max_age",
     "operator": "by an operator",
+    "consent": "as the consent was withdrawn",
+    "erased": "with all of a driver's data",
+    "retention": "by keep_unsent_days",
+    "disk_reserve": "to keep disk_reserve free",
+    "replaced": "queued anew",
 }
+#: A recording that changed, or matters more now, is in the queue again: nothing was given up.
+_NOT_GIVEN_UP = "replaced"
 
 
 def facts_of(said: AgentStatus, outbox: OutboxStatus, *, age: float) -> list[tuple[str, str]]:
@@ -72,8 +79,8 @@ def outbox_facts(outbox: OutboxStatus, *, running: bool = True) -> list[tuple[st
         ("queue", f"{waits} ({size(outbox.size_bytes)} on disk)"),
         ("sent so far", count(outbox.acknowledged, "item")),
     ]
-    if outbox.dropped:
-        facts.append(("dropped", "; ".join(_drop(name, number) for name, number in sorted(outbox.dropped.items()))))
+    if given := given_up(outbox):
+        facts.append(("dropped", dropped(given)))
     return facts
 
 
@@ -193,13 +200,26 @@ def line_of(said: AgentStatus) -> str:
         parts[0] = f"sending nothing: {said.connectivity.gate_reason}"
     if outbox.set_aside:
         parts.append(f"{outbox.set_aside:,} set aside")
-    if outbox.dropped:
-        parts.append(f"{sum(outbox.dropped.values()):,} dropped")
+    if given := given_up(outbox):
+        parts.append(f"{sum(given.values()):,} dropped")
     if said.trip_id is not None:
         parts.append(f"{said.trip_id} under way")
     return "; ".join(parts)
 
 
-def _drop(name: str, number: int) -> str:
-    kind, _, reason = name.partition(".")
-    return f"{count(number, kind)} {_DROP_REASONS.get(reason, reason)}"
+def given_up(outbox: OutboxStatus) -> dict[str, int]:
+    """How much was given up, by "kind.reason"."""
+    return {name: number for name, number in outbox.dropped.items() if drop_reason(name) != _NOT_GIVEN_UP}
+
+
+def drop_reason(name: str) -> str:
+    """Of "kind.reason" the reason."""
+    return name.rpartition(".")[2]
+
+
+def dropped(numbers: Mapping[str, int]) -> str:
+    """What was given up, and why, of numbers by "kind.reason"."""
+    return "; ".join(
+        f"{count(number, name.rpartition('.')[0])} {DROP_REASONS.get(drop_reason(name), drop_reason(name))}"
+        for name, number in sorted(numbers.items())
+    )

@@ -1,7 +1,9 @@
 """An agent's status in words: lines, facts, and the display."""
 
+import ast
 from datetime import UTC, datetime
 from io import StringIO
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -10,7 +12,7 @@ from sentinel_sync.base.tasks import PeriodicTaskStatus
 from sentinel_sync.base.transfer import TransferStatus
 from sentinel_sync.cli.ui.live import draw
 from sentinel_sync.cli.ui.progress import Lines, Pace, Quiet, choose_view
-from sentinel_sync.cli.ui.status_text import facts_of, line_of
+from sentinel_sync.cli.ui.status_text import DROP_REASONS, facts_of, line_of
 from sentinel_sync.cloud.rules.connectivity import ConnectivitySummary
 from sentinel_sync.models.rules.status import BadVersionStatus, ModelCheckStatus, ModelStatus
 from sentinel_sync.profiles.records import ProfilesStatus
@@ -116,7 +118,9 @@ def test_what_is_not_well_is_said() -> None:
                 "clock_skew": 3600.0,
             }
         ),
-        outbox=OUTBOX.model_copy(update={"dropped": {"trip.age": 1, "scenario.size": 20, "trip.new": 2}}),
+        outbox=OUTBOX.model_copy(
+            update={"dropped": {"trip.age": 1, "scenario.size": 20, "trip.new": 2, "scenario.replaced": 3}}
+        ),
         duties=[PeriodicTaskStatus(name="watch", crashes=0, total_crashes=1, last_error="OSError: x")],
         salvaged_from="outbox.db.damaged-1",
     )
@@ -129,6 +133,28 @@ def test_what_is_not_well_is_said() -> None:
     assert facts["parts"] == "watch crashed (1 time, last: OSError: x)"
     assert facts["clock"] == "1 h ahead of the backend's"
     assert facts["damage"] == "the outbox was damaged; the old file is outbox.db.damaged-1"
+
+
+def test_each_reason_for_which_something_is_dropped_is_put_into_words() -> None:
+    reasons: set[str] = set()
+    for path in (Path(__file__).parents[3] / "sentinel_sync").rglob("*.py"):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        named = {
+            node.targets[0].id: node.value.value
+            for node in tree.body
+            if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)
+            if isinstance(node.value, ast.Constant)
+        }
+        for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
+            if isinstance(call.func, ast.Attribute) and call.func.attr == "drop":
+                given = [keyword.value for keyword in call.keywords if keyword.arg == "reason"]
+            elif isinstance(call.func, ast.Name) and call.func.id == "_delete":
+                given = call.args[2:]
+            else:
+                continue
+            reasons |= {str(one.value) for one in given if isinstance(one, ast.Constant)}
+            reasons |= {str(named[one.id]) for one in given if isinstance(one, ast.Name) and one.id in named}
+    assert reasons | {"operator"} == DROP_REASONS.keys()
 
 
 def test_a_line_for_a_pipe() -> None:
