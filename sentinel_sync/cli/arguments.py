@@ -2,9 +2,10 @@
 
 import argparse
 import difflib
+import re
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 from importlib import import_module
@@ -134,8 +135,24 @@ class CommandParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Say what is wrong in one line and exit."""
-        err(f"{NAME}: error: {message} (see {self.prog} --help)\n")
+        err(f"{NAME}: error: {message}{_meant(message)} (see {self.prog} --help)\n")
         sys.exit(ExitCode.USAGE)
+
+
+#: How argparse complains of a word that is none of some; versions of Python differ in whether these are in quotes.
+_INVALID_CHOICE = re.compile(r"invalid choice: '(.*)' \(choose from (.*)\)")
+
+
+def _meant(complaint: str) -> str:
+    """Which of the words that argparse lists was meant, where one is near."""
+    found = _INVALID_CHOICE.search(complaint)
+    choices = [] if found is None else [choice.strip("' ") for choice in found[2].split(",")]
+    return "" if found is None else _near(found[1], choices)
+
+
+def _near(word: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(word, known, n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 #: The settings file that this command line names: advice that did not name it would be of another vehicle.
@@ -173,8 +190,7 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
         words = [DEFAULT_COMMAND, *words]
         return parse(words)
     if command is not None and command not in COMMANDS:
-        near = difflib.get_close_matches(command, COMMANDS, n=1)
-        parser.error(f"there is no command {command!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
+        parser.error(f"there is no command {command!r}{_near(command, COMMANDS)}")
     arguments = parser.parse_args(words)
     _named_config.set(getattr(arguments, "config", None))
     config = DEFAULT_CONFIG if DEFAULT_CONFIG.exists() else None

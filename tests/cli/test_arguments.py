@@ -50,6 +50,7 @@ def test_the_default_settings_file_is_read_only_where_it_exists(
         (["status", "--frob"], "unrecognized arguments: --frob"),
         (["queue"], "the following arguments are required: ACTION"),
         (["queue", "list", "--state", "lost"], "argument --state: must be one of waiting, sending, set_aside"),
+        (["queue", "frobnicate"], "argument ACTION: invalid choice: 'frobnicate'"),
         (["once", "--timeout", "0"], "argument --timeout: must be more than 0"),
         (["once", "--timeout", "soon"], "argument --timeout: "),
         (["--log-level", "loud", "status"], "argument --log-level: invalid choice: 'loud'"),
@@ -62,6 +63,26 @@ def test_bad_usage_is_one_line_and_2(words: list[str], complaint: str, capsys: p
     assert out == ""
     assert err.startswith(f"sentinel-sync: error: {complaint}")
     assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "meant"),
+    [
+        ("scenarios quee", "queue"),
+        ("models chek", "check"),
+        ("models forgve", "forgive"),
+        ("rollouts lst", "list"),
+        ("backend add-kye", "add-key"),
+        ("fleet ranking", "rankings"),
+        ("config shwo", "show"),
+        ("status --log-level warn", "warning"),
+    ],
+)
+def test_the_near_word_is_named_for_a_misspelt_one(words: str, meant: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(words.split()) == 2
+    assert f"); did you mean '{meant}'? (see " in capsys.readouterr().err
+    assert main(["queue", "frobnicate"]) == 2
+    assert "did you mean" not in capsys.readouterr().err
 
 
 def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
