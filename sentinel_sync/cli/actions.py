@@ -3,24 +3,37 @@
 import argparse
 import asyncio
 import json
+import logging
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
-from sentinel_sync.cli.arguments import Subparsers
-from sentinel_sync.cli.ui.text import out
+from sentinel_sync.cli.arguments import DEFAULT_CONFIG, Subparsers
+from sentinel_sync.cli.ui.logs import JsonFormatter, formatter_for
+from sentinel_sync.cli.ui.text import err, out
 from sentinel_sync.settings import CloudSettings, Settings
+from sentinel_sync.settings.reading import environment_says_any
 
+logger: logging.Logger = logging.getLogger(__name__)
+
+#: A vehicle's file may be elsewhere: what is then said of an empty `state/` here would be of no vehicle.
+_DEFAULTS = f"the built-in defaults count: there is no {DEFAULT_CONFIG} here, and --config names no settings file"
 #: Does it, and returns the exit code.
 Answer = Callable[[CloudSettings, argparse.Namespace], Coroutine[Any, Any, int]]
 
 
 def load_settings(arguments: argparse.Namespace) -> Settings:
-    """Read the settings that the command line names. Blocks: call it before the loop runs.
+    """Read the settings that the command line names, and tell where nobody says any. Blocks: call it before the loop.
 
     Raises:
         ConfigurationError: They cannot be used.
     """
-    return Settings.load(arguments.config)
+    settings = Settings.load(arguments.config)
+    if arguments.config is None and not environment_says_any():
+        if isinstance(formatter_for("warning", arguments.log_format), JsonFormatter):
+            logger.warning("settings.defaults: %s", _DEFAULTS)
+        else:
+            err(f"{_DEFAULTS}\n")
+    return settings
 
 
 def add_command(

@@ -9,7 +9,6 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import asdict
 
 from sentinel_sync.base.errors import ConfigurationError
-from sentinel_sync.cli.actions import load_settings
 from sentinel_sync.cli.arguments import Subparsers
 from sentinel_sync.cli.exit_codes import ExitCode
 from sentinel_sync.cli.findings import Finding, Level, fail, warn
@@ -25,7 +24,7 @@ from sentinel_sync.cli.machine_checks import (
 )
 from sentinel_sync.cli.network_checks import check_network
 from sentinel_sync.cli.ui.text import Colour, coloured, count, out, printable
-from sentinel_sync.settings import CloudSettings
+from sentinel_sync.settings import CloudSettings, Settings
 
 _COLOURS: dict[Level, Colour] = {Level.OK: "green", Level.WARN: "yellow", Level.FAIL: "red"}
 _NAME_WIDTH = 18
@@ -56,7 +55,7 @@ def execute(arguments: argparse.Namespace) -> int:
             sys.stdout.flush()
 
     try:
-        settings = load_settings(arguments)
+        settings = Settings.load(arguments.config)  # where they come from is its first finding
     except ConfigurationError as error:
         tell(fail("settings", str(error), "correct the file; configs/default.yaml has every key with its reason"))
     else:

@@ -132,6 +132,11 @@ def _renamed(places: dict[Place, _Origin], older: str, name: str) -> dict[Place,
     return {(name,) if place == (older,) else place: origin for place, origin in places.items()}
 
 
+def environment_says_any() -> bool:
+    """Whether any variable of the environment sets a key."""
+    return bool(_environment()[0])
+
+
 def _environment() -> tuple[dict[str, Any], dict[Place, str]]:
     """What SENTINEL_CLOUD__… variables say, by key, and which variable says it.
 

@@ -1,5 +1,7 @@
 """The command line itself: where options may stand, what is said of a wrong one."""
 
+import json
+import os
 from pathlib import Path
 
 import pytest
@@ -121,6 +123,37 @@ def test_a_list_of_nothing_is_no_error_where_no_agent_ever_ran(vehicle: Vehicle,
     told = vehicle.run(*words.split(), "--json")
     assert (told.code, [value for value in told.json.values() if value]) == (0, [])
     assert not vehicle.state.exists()
+
+
+@pytest.mark.parametrize("words", ["status", "queue list", "sent", "why", "models list", "scenarios retry x", "health"])
+def test_the_built_in_defaults_are_told_on_standard_error(
+    words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def line() -> list[str]:
+        main([*words.split(), "--json"])
+        out, err = capsys.readouterr()
+        assert "defaults" not in out
+        return [told for told in err.splitlines() if "the built-in defaults count" in told]
+
+    monkeypatch.chdir(tmp_path)
+    for name in [name for name in os.environ if name.startswith("SENTINEL_")]:
+        monkeypatch.delenv(name)
+    assert len(line()) == 1
+    monkeypatch.setenv("INVOCATION_ID", "under systemd")
+    monkeypatch.delenv("JOURNAL_STREAM", raising=False)
+    is_quiet = words in {"why", "scenarios retry x"}  # their log begins with errors
+    assert [json.loads(told)["event"] for told in line()] == ([] if is_quiet else ["settings.defaults"])
+    monkeypatch.setenv("SENTINEL_CLOUD__STATE_DIR", "here")
+    assert line() == []
+
+
+@pytest.mark.parametrize("words", ["config show", "config check", "doctor", "config schema", "queue --help"])
+def test_what_needs_no_settings_or_tells_of_them_does_not_tell_of_defaults(
+    words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    main(words.split())
+    assert "the built-in defaults count" not in capsys.readouterr().err
 
 
 def test_an_unforeseen_error_is_one_line_and_70_and_debug_shows_where(
