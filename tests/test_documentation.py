@@ -10,10 +10,14 @@ import subprocess
 import sys
 from contextlib import suppress
 from pathlib import Path
+from typing import cast
 
 import pytest
+from starlette.routing import Route
 
+from sentinel_sync.agent import SyncAgent
 from sentinel_sync.cli.arguments import COMMANDS
+from sentinel_sync.console.app import ConsoleApp
 from sentinel_sync.settings import CloudSettings
 
 ROOT = Path(__file__).parent.parent
@@ -91,6 +95,18 @@ def test_each_command_of_getting_started_works_as_it_stands(tmp_path: Path) -> N
     assert shell.returncode == 0, said
     assert "nothing is left" in shown, said
     assert "2 of 2 shown" in log, said
+
+
+def test_every_route_of_the_console_is_documented_and_no_other() -> None:
+    page = (ROOT / "docs" / "console-api.md").read_text(encoding="utf-8")
+    documented = {(method, path) for method, path in re.findall(r"^\| `(GET|POST) (/[\w/]+)`", page, re.MULTILINE)}
+    routes = {
+        (method, route.path)
+        for route in ConsoleApp(cast("SyncAgent", None)).app.routes
+        if isinstance(route, Route) and (route.path.startswith("/api/") or route.path == "/metrics")
+        for method in (route.methods or set()) - {"HEAD"}
+    }
+    assert documented == routes
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

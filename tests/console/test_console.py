@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import shutil
 import socket
 import threading
@@ -24,6 +25,7 @@ from tests.conftest import FIXTURES
 from tests.fakes.cloud import Answer, FakeCloud, json_answer, settings_for
 
 PATIENCE = 10.0
+DOCUMENTED = Path(__file__).parents[2] / "docs" / "console-api.md"
 
 
 @asynccontextmanager
@@ -57,6 +59,13 @@ async def page(console: tuple[SyncAgent, ConsoleAddress]) -> AsyncIterator[httpx
 
 def _token(address: ConsoleAddress) -> dict[str, str]:
     return {"Authorization": f"Bearer {address.url_with_token.partition('token=')[2]}"}
+
+
+def _names(answer: Any) -> set[str]:
+    """The names of all fields of an answer."""
+    if isinstance(answer, list):
+        return set().union(*map(_names, answer))
+    return set(answer) | set().union(*map(_names, answer.values())) if isinstance(answer, dict) else set()
 
 
 class TestLooking:
@@ -151,6 +160,19 @@ class TestLooking:
             for _ in range(5):
                 group.create_task(_first_event(page))
         assert looks < 5
+
+    async def test_each_answer_has_no_field_that_is_not_documented(
+        self, page: httpx.AsyncClient, console: tuple[SyncAgent, ConsoleAddress]
+    ) -> None:
+        await console[0].store.outbox.put(NewItem("other", "item-1", b"{}"))
+        await console[0].scenarios.set_consent(True)
+        text = DOCUMENTED.read_text(encoding="utf-8")
+        rows = dict(re.findall(r"^\| `GET (/api/\w+)` \| (.*) \|$", text, re.MULTILINE))
+        assert len(rows) == 8
+        for path in rows.keys() - {"/api/status", "/api/events"}:
+            said = set(re.findall(r'"(\w+)"', rows[path])) | set(re.findall(r"`(stale|age)`", rows[path]))
+            there = _names((await page.get(path)).json())
+            assert there - said == set(), path
 
 
 class TestRecordings:
