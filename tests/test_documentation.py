@@ -110,6 +110,16 @@ def test_every_route_of_the_console_is_documented_and_no_other() -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_what_only_the_site_has_is_said_to_readers_of_the_page(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    included = re.findall(r'^--8<-- "(.+)"$', text, re.MULTILINE)
+    links = [link for link in re.findall(r"\]\(([^)#\s]+)", text) if "://" not in link]
+    absent = [link for link in links if not (page.parent / link).exists()]
+    assert [path for path in included if f"`{path}`" not in text] == []
+    assert not (included or absent) or "`make docs`" in text, absent
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_each_setting_and_command_that_a_page_names_is_there(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     commands = re.findall(r"`(?:python -m sentinel_sync|sentinel-sync)(?: --config \S+)? ([a-z][a-z-]+)", text)
