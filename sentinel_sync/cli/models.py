@@ -90,6 +90,8 @@ def add_parser(subparsers: Subparsers) -> None:
 
 def _order(actions: Subparsers, name: str, text: str, *operands: str, aliases: Sequence[str] = ()) -> None:
     parser = add_action(actions, name, text, _carry_out, aliases=aliases)
+    # What is refused is said by the command itself.
+    parser.set_defaults(default_log_level="critical")
     for operand in operands:
         parser.add_argument(operand.lower(), metavar=operand)
     parser.add_argument(

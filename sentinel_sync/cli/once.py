@@ -11,7 +11,7 @@ from sentinel_sync.cli.arguments import Subparsers, program
 from sentinel_sync.cli.exit_codes import ExitCode
 from sentinel_sync.cli.session import Say, run_agent
 from sentinel_sync.cli.ui.text import count, out, printable
-from sentinel_sync.status import RemainingWork
+from sentinel_sync.status import AgentStatus, RemainingWork
 
 #: So many seconds without a single item sent, and waiting longer is left to the next call.
 _PATIENCE = 20.0
@@ -64,7 +64,7 @@ def execute(arguments: argparse.Namespace) -> int:
 
     async def work(agent: SyncAgent, stop: asyncio.Event, _: Say) -> int:
         before = await agent.store.outbox.counts()
-        sync = asyncio.create_task(_sync_all(agent, before.acknowledged, arguments.timeout), name="cli.once")
+        sync = asyncio.create_task(_sync_all(agent, arguments.timeout), name="cli.once")
         stopping = asyncio.create_task(stop.wait(), name="cli.stop")
         await asyncio.wait({sync, stopping}, return_when=asyncio.FIRST_COMPLETED)
         stopping.cancel()
@@ -73,9 +73,7 @@ def execute(arguments: argparse.Namespace) -> int:
         if not sync.cancelled():
             sync.result()
         counts, said = await agent.remaining(), await agent.status()
-        gate = said.connectivity
-        why = gate.message if gate.gate == "open" else gate.gate_reason
-        outcome = Outcome(counts.acknowledged - before.acknowledged, counts, why)
+        outcome = Outcome(counts.acknowledged - before.acknowledged, counts, _why(said))
         outcomes.append(outcome)
         return ExitCode.LEFT if outcome.left else ExitCode.DONE
 
@@ -85,16 +83,33 @@ def execute(arguments: argparse.Namespace) -> int:
     return code
 
 
-async def _sync_all(agent: SyncAgent, taken: int, timeout: float | None) -> None:
-    """Send for as long as anything is taken; `taken` items have been before."""
+async def _sync_all(agent: SyncAgent, timeout: float | None) -> None:
+    """Send for as long as anything is taken: an item, or more of a recording."""
     try:
         async with asyncio.timeout(timeout):
-            counts = await agent.run_once(_PATIENCE)
-            while counts.unsent and counts.acknowledged > taken:
-                taken = counts.acknowledged
-                counts = await agent.run_once(_PATIENCE)
+            taken = await _taken(agent)
+            while (await agent.run_once(_PATIENCE)).unsent:
+                before, now = taken, await _taken(agent)
+                # The most so far: a transfer that begins anew again and again is no progress.
+                taken = max(before[0], now[0]), max(before[1], now[1])
+                if taken == before:
+                    return
     except TimeoutError:
         return
+
+
+async def _taken(agent: SyncAgent) -> tuple[int, int]:
+    """How many items the backend took, ever, and how much of recordings, bytes."""
+    counts, recordings = await agent.store.outbox.counts(), await agent.scenarios.get_scenarios()
+    return counts.acknowledged, sum(recording["sent_bytes"] for recording in recordings)
+
+
+def _why(said: AgentStatus) -> str:
+    """What stood in the way, as far as the agent knows."""
+    gate = said.connectivity
+    if gate.gate != "open":
+        return gate.gate_reason
+    return "the time was over; the next call goes on from there" if gate.status == "online" else gate.message
 
 
 def _words(outcome: Outcome) -> str:

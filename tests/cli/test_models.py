@@ -234,7 +234,8 @@ class TestWithoutAnAgent:
             said = car.run("models", *words)
             assert said.code == code, said
             assert why in said.err
-            assert said.err.splitlines()[-1].startswith("sentinel-sync: error: ")
+            assert said.err.startswith("sentinel-sync: error: "), "once, and not by the log too"
+            assert said.err.count("\n") == 1
         refused = car.run("models", "rollback", NAME, "--json")
         assert (refused.code, refused.json["done"]) == (ExitCode.FAILED, False)
 

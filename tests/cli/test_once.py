@@ -2,8 +2,12 @@
 
 import asyncio
 from pathlib import Path
+from unittest.mock import AsyncMock, create_autospec
 
+from sentinel_sync.agent import SyncAgent
 from sentinel_sync.cli.exit_codes import ExitCode
+from sentinel_sync.cli.once import _sync_all
+from sentinel_sync.status import RemainingWork
 from sentinel_sync.store.store import StateLock
 from tests.cli.backend import Backend
 from tests.cli.vehicle import Vehicle
@@ -50,6 +54,16 @@ def test_gives_up_after_its_timeout(vehicle: Vehicle, backend: Backend) -> None:
     backend.trip_status = 503
     said = vehicle.run("once", "--timeout", "0.5", "--json")
     assert (said.code, said.json["sent"], said.json["waiting"]) == (75, 0, 1)
+
+
+async def test_goes_on_for_as_long_as_more_of_a_recording_is_taken_and_no_longer() -> None:
+    agent = create_autospec(SyncAgent, instance=True)
+    agent.run_once.return_value = RemainingWork(waiting=1)
+    agent.store.outbox.counts = AsyncMock(return_value=RemainingWork(waiting=1))
+    # It begins anew after the third look: what comes then came before.
+    agent.scenarios.get_scenarios = AsyncMock(side_effect=[[{"sent_bytes": sent}] for sent in (0, 100, 300, 200, 250)])
+    await _sync_all(agent, None)
+    assert agent.run_once.await_count == 3
 
 
 def test_while_switched_off_it_says_so_and_sends_nothing(vehicle: Vehicle, backend: Backend) -> None:
