@@ -21,6 +21,7 @@ from sentinel_sync.models.commands import CommandAction, CommandOutcome, ModelCo
 from sentinel_sync.models.model_downloader import ModelDownloader
 from sentinel_sync.models.records import ModelRecords
 from sentinel_sync.models.rules.installed import ModelRecord
+from sentinel_sync.models.rules.releases import meant_by, same_version
 from sentinel_sync.models.rules.status import InstallResult, ModelStatus, ModelUpdate
 from sentinel_sync.network.foundation import Foundation
 from sentinel_sync.settings import CloudSettings
@@ -219,9 +220,12 @@ async def _left(settings: CloudSettings, order: ModelCommand) -> str:
     """What to say of an order that was left for the agent."""
     said = await asyncio.to_thread(last_said, settings)
     shown = next((model for model in said.models if model.name == order.name), None) if said is not None else None
-    if order.action != "pin" or shown is None or not shown.offered:
+    version = order.version or ""
+    if shown is None or not shown.offered or order.action not in {"pin", "install"}:
         return "the running agent will do it"
-    return f"the running agent will do it: {_pinned(order.name, order.version or '', shown)}"
+    if order.action == "pin":
+        return f"the running agent will do it: {_pinned(order.name, version, shown)}"
+    return "the running agent will do it" + _overridden(version, shown, "the order")
 
 
 async def _awaited(settings: CloudSettings, orders: ModelCommands, key: str, wait: float) -> CommandOutcome | None:
@@ -280,9 +284,19 @@ async def _obeyed(models: ModelDownloader, order: ModelCommand) -> Outcome:
 def _pinned(name: str, version: str, shown: ModelStatus | None) -> str:
     """What to say of a pin: that of a version which nobody offers waits for somebody to."""
     said = f"{name} {version} is pinned: no other is taken"
-    if shown is None or version in {one.version for one in shown.offered} | {shown.installed, shown.previous}:
+    if shown is None:
         return said
+    known = (*(one.version for one in shown.offered), shown.installed, shown.previous)
+    if any(one is not None and same_version(version, one) for one in known):
+        return said + _overridden(version, shown, "the pin")
     return f"{said}. Nobody offers it now: is it mistyped? It is taken once it is offered"
+
+
+def _overridden(version: str, shown: ModelStatus, what: str) -> str:
+    """What to add where a version is offered, but not to this vehicle; empty elsewhere."""
+    meant = meant_by(version, (one.version for one in shown.offered))
+    note = next((one.note for one in shown.offered if one.version == meant), None)
+    return f"; {meant} is {note}: {what} overrides that" if note is not None and meant != shown.installed else ""
 
 
 async def _checked(models: ModelDownloader) -> Outcome:
@@ -297,11 +311,12 @@ async def _checked(models: ModelDownloader) -> Outcome:
 
 
 def _outcome(result: InstallResult) -> Outcome:
+    note = "" if result.note is None else f"; {result.note}"
     if result:
-        return Outcome(True, f"{result.name} {result.version} is in use", ExitCode.DONE)
+        return Outcome(True, f"{result.name} {result.version} is in use{note}", ExitCode.DONE)
     left = result.waiting or isinstance(result.error, CloudError)
     why = result.reason or f"{result.name} {result.version} is not in use"
-    return Outcome(False, why, ExitCode.LEFT if left else ExitCode.FAILED)
+    return Outcome(False, why + note, ExitCode.LEFT if left else ExitCode.FAILED)
 
 
 def _update_row(update: ModelUpdate) -> tuple[str, ...]:

@@ -222,7 +222,7 @@ class ModelCommandQueue:
         if result.error is not None and is_passing(result.error):
             return self._put_it_off(placed, str(result.error))
         self._put_off.pop(placed.key, None)
-        message = _words(order, result)
+        message = "; ".join(filter(None, (_words(order, result), result.note)))
         logger.info("model.order: %s: %s", order, message)
         await self._commands.finish(placed, message, done=result.installed or result.waiting)
         return True

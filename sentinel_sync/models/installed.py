@@ -18,6 +18,7 @@ from sentinel_sync.base.tasks import run_to_end
 from sentinel_sync.models.files import FileStamp, ModelFiles, Registry, RegistryEntry
 from sentinel_sync.models.records import ModelRecords, found, recall_bad, take_over
 from sentinel_sync.models.rules.installed import BadVersion, CommitSchedule, KeptVersion, ModelRecord
+from sentinel_sync.models.rules.releases import same_version
 from sentinel_sync.store.documents import Documents
 
 logger: logging.Logger = logging.getLogger(__name__)
@@ -196,7 +197,7 @@ class InstalledModels:
         """Let a version be tried again; False where it is not bad."""
         async with self._switching:
             before = self.record(name).bad
-            left = tuple(bad for bad in before if bad.version != version)
+            left = tuple(bad for bad in before if not same_version(bad.version, version))
             if left == before:
                 return False
             await self.change(name, lambda record: replace(record, bad=left, failure=None))

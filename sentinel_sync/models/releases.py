@@ -4,16 +4,17 @@ import asyncio
 import base64
 import binascii
 import logging
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from random import Random
 
 from sentinel_sync.base.clock import Clock
 from sentinel_sync.base.errors import ConfigurationError, SentinelSyncError, VerificationError
-from sentinel_sync.base.payloads import ModelRelease
+from sentinel_sync.base.payloads import ModelReason, ModelRelease
 from sentinel_sync.base.tasks import run_to_end
 from sentinel_sync.models.fetch import leftovers_of
 from sentinel_sync.models.installed import InstalledModels
@@ -30,8 +31,10 @@ from sentinel_sync.models.rules.releases import (
     in_rollout,
     is_history,
     live_name,
+    meant_by,
     newest,
     raw_key,
+    same_version,
     why_not_for,
 )
 from sentinel_sync.models.rules.status import ModelCheckStatus, OfferedVersion
@@ -135,6 +138,7 @@ class ReleaseSelector:
         self._trusted_keys = tuple(trusted_keys)
         self._allow_unsigned = allow_unsigned
         self._refusals: dict[str, str] = {}
+        self._refused: dict[str, dict[str, ModelReason | None]] = {}
         #: What was said of refused releases at the last check.
         self._told: frozenset[str] = frozenset()
         self._available: dict[str, str] = {}
@@ -167,6 +171,10 @@ class ReleaseSelector:
         """Names of models that something was refused of at the last choice; of very many the first few."""
         return sorted(self._refusals)[:_MOST_SHOWN]
 
+    def refused_versions(self, name: str) -> Mapping[str, ModelReason | None]:
+        """What of a model was refused at the last choice, as its vehicle's report says it."""
+        return self._refused.get(name, {})
+
     def refuse(self, name: str, why: str) -> None:
         """Remember why, for a model that this vehicle knows nothing else of."""
         self._refusals[name] = why
@@ -174,8 +182,9 @@ class ReleaseSelector:
     def available(self, name: str) -> str | None:
         """The version that may be taken, as of the last choice and what became of it since, or None."""
         version, standing = self._available.get(name), self._installed.record(name).standing
-        is_unwanted = standing.pinned not in {None, version}
-        return None if is_unwanted or version in {standing.installed, *standing.skipped} else version
+        if version is None or version in {standing.installed, *standing.skipped}:
+            return None
+        return version if standing.pinned is None or same_version(version, standing.pinned) else None
 
     # --- which ---
 
@@ -199,8 +208,14 @@ class ReleaseSelector:
             StoreError: The result cannot be written down.
         """
         offer = self._source.last
+        self._refusals = {} if offer is None else dict(offer.left_out)
+        self._refused = {
+            name: {version: None}
+            for name, version in ({} if offer is None else offer.left_out_versions).items()
+            if not is_history(version, self._installed.record(name).standing.installed)
+        }
         if offer is None or not offer.releases:
-            self._refusals, self._available = {} if offer is None else dict(offer.left_out), {}
+            self._available = {}
             return []
         trust = await self._trust()
         standings = {name: record.standing for name, record in self._installed.records.items()}
@@ -213,6 +228,8 @@ class ReleaseSelector:
             allow_unsigned=self._allow_unsigned,
         )
         self._refusals, self._available = dict(offer.left_out), {}
+        for name, choice in choices.items():
+            self._refused.setdefault(name, {}).update(islice(choice.refused.items(), _MOST_SHOWN))
         updates = [update for name, choice in choices.items() if (update := await self._note(name, choice)) is not None]
         self._told = frozenset(refusal for choice in choices.values() for refusal in choice.refusals)
         return updates
@@ -259,9 +276,9 @@ class ReleaseSelector:
             logger.critical("model.unsigned: %s %s is taken although nobody signed it", name, version)
         record = self._installed.record(name)
         check_not_bad(release, record.standing)
-        if not record.is_installed(version, release.checksum):
-            check_version_allowed(name, version, record.standing)
-            if version == record.standing.installed:
+        if not record.is_installed(release.version, release.checksum):
+            check_version_allowed(name, release.version, record.standing)
+            if release.version == record.standing.installed:
                 raise VerificationError(
                     f"{name} {version} is refused: it is in use with other bytes, and a version never changes them"
                 )
@@ -292,14 +309,22 @@ class ReleaseSelector:
         if offered is None or offered.checksum != release.checksum:
             return "it is not offered any more"
         record = self._installed.record(name)
-        is_wanted = staged.asked_for or record.pinned == release.version or _mends(release, record)
+        is_wanted = staged.asked_for or record.is_pinned_to(release.version) or _mends(release, record)
         if is_wanted or in_rollout(offered, self._settings.vehicle_id):
             return None
         return "its rollout does not reach this vehicle any more"
 
+    def overridden(self, release: ModelRelease) -> str | None:
+        """What a person's order for a release passes over, or None: a rollout that leaves this vehicle out."""
+        is_pinned = self._installed.record(release.name).is_pinned_to(release.version)
+        if is_pinned or release.rollout is None or in_rollout(release, self._settings.vehicle_id):
+            return None
+        share = 100.0 * release.rollout
+        return f"it is rolled out to {share:g} % of vehicles and this one is outside: the order overrides that"
+
     def check_pinnable(self, name: str, version: str) -> None:
         """Raise VerificationError where a version was found bad on this vehicle, and is still what is offered."""
-        bad = next((bad for bad in self._installed.record(name).bad if bad.version == version), None)
+        bad = next((bad for bad in self._installed.record(name).bad if same_version(bad.version, version)), None)
         listed = self.listed(name, version)
         if bad is not None and (listed is None or listed.checksum == bad.checksum):
             raise VerificationError(
@@ -308,9 +333,14 @@ class ReleaseSelector:
             )
 
     def listed(self, name: str, version: str, checksum: str | None = None) -> ModelRelease | None:
-        """What the last listing says of a version, verified or not; of several entries the one with this checksum."""
+        """What the last listing says of a version, verified or not; of several entries the one with this checksum.
+
+        v2.0 is v2.0.0, where it is not listed itself.
+        """
         listing = () if self._source.last is None else self._source.last.releases
-        entries = [release for release in listing if (release.name, release.version) == (name, version)]
+        named = [release for release in listing if release.name == name]
+        meant = meant_by(version, (release.version for release in named))
+        entries = [release for release in named if release.version == meant]
         expected = (release for release in entries if checksum is not None and release.checksum == checksum.lower())
         return next(expected, entries[0] if entries else None)
 
@@ -351,7 +381,7 @@ class ReleaseSelector:
                 continue
             try:
                 is_past = is_history(release.version, record.standing.installed) and not _mends(release, record)
-                if release.version == record.pinned or not is_past:
+                if record.is_pinned_to(release.version) or not is_past:
                     live = live_name(release.name, release.filename)
                     check_version(release.version)
                     paths += leftovers_of(self._installed.files.staging(release.name, release.version, live))

@@ -14,6 +14,7 @@ from sentinel_sync.base.payloads import DeltaOffer, ModelAddress, ModelCatalogue
 from sentinel_sync.base.privacy import loggable_text
 from sentinel_sync.base.tasks import run_to_end
 from sentinel_sync.cloud.client import CloudAPIClient, quote_id
+from sentinel_sync.models.rules.releases import may_be_reported
 from sentinel_sync.store.documents import Documents
 
 logger: logging.Logger = logging.getLogger(__name__)
@@ -35,12 +36,14 @@ class ReleaseListing:
         checked_at: When the backend was last asked with success, seconds since the epoch.
         etag: What it called this listing, or None.
         left_out: Why an entry cannot be read, by the name that it gives; of very many the first few.
+        left_out_versions: The version that this entry gives, by the same name; none where it gives none.
     """
 
     releases: tuple[ModelRelease, ...]
     checked_at: float
     etag: str | None = None
     left_out: Mapping[str, str] = field(default_factory=dict)
+    left_out_versions: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,8 +141,8 @@ class BackendReleases:
             offer = replace(self.last, checked_at=now)
         else:
             # A thousand entries take longer to read than a loop can spare.
-            releases, left_out = await run_to_end(_read, reply.data, reply.request_id)
-            offer = ReleaseListing(releases, now, reply.headers.get("ETag"), left_out)
+            releases, left_out, versions = await run_to_end(_read, reply.data, reply.request_id)
+            offer = ReleaseListing(releases, now, reply.headers.get("ETag"), left_out, versions)
         await self._documents.save(_KIND, _KEY, offer, _SHAPE)
         self.last = offer
         return offer
@@ -170,14 +173,15 @@ class BackendReleases:
         return FileAddress(address.download_url, address.delta)
 
 
-def _read(data: object, request_id: str) -> tuple[tuple[ModelRelease, ...], dict[str, str]]:
-    """The releases, and why what else is listed cannot be read."""
+def _read(data: object, request_id: str) -> tuple[tuple[ModelRelease, ...], dict[str, str], dict[str, str]]:
+    """The releases, why what else is listed cannot be read, and the versions of that."""
     try:
         catalogue = ModelCatalogue.model_validate(data)
     except ValidationError:
         raise UnreachableError("GET /models: the answer is no listing", request_id=request_id) from None
     releases: list[ModelRelease] = []
     left_out: dict[str, str] = {}
+    versions: dict[str, str] = {}
     for entry in catalogue.models:
         try:
             release = ModelRelease.model_validate(entry)
@@ -190,6 +194,9 @@ def _read(data: object, request_id: str) -> tuple[tuple[ModelRelease, ...], dict
         name = loggable_text(str(entry.get("name") if isinstance(entry, dict) else None), _LONGEST_NAME)
         why = f"its entry in the listing cannot be read: {', '.join(places) or 'not an object'}"
         logger.warning("models.entry: %s is left out: %s", name, why)
-        if len(left_out) < _MOST_LEFT_OUT:
-            left_out.setdefault(name, why)
-    return tuple(releases), left_out
+        if name not in left_out and len(left_out) < _MOST_LEFT_OUT:
+            left_out[name] = why
+            version = entry.get("version") if isinstance(entry, dict) else None
+            if isinstance(version, str) and may_be_reported(name, version):
+                versions[name] = version
+    return tuple(releases), left_out, versions

@@ -197,20 +197,21 @@ class ModelUpdater:
             ConfigurationError: A trusted key cannot be read.
             StoreError: The state folder cannot be used.
         """
-        checksum = None
+        checksum = note = None
         try:
             release = await self._releases.find(name, version, expected_checksum, signature)
-            checksum = release.checksum
+            version, checksum = release.version, release.checksum  # v2.0 may be listed as v2.0.0
+            note = self._releases.overridden(release) if is_asked_for else None
             record = self._installed.record(name)
             if record.standing.installed != version or record.damage is not None:
                 await self._installer.stage(release, is_asked_for=is_asked_for)
                 self._held.pop(name, None)
                 if (why := await self._activate(name)) is not None:
-                    return InstallResult(False, name, version, why, waiting=True)
+                    return InstallResult(False, name, version, why, waiting=True, note=note)
         except (CloudError, VerificationError, FileError, StoreFullError) as error:
             await self._failed(name, version, checksum, error)
             return InstallResult(False, name, version, str(error), error)
-        return InstallResult(True, name, version)
+        return InstallResult(True, name, version, note=note)
 
     async def take(self, releases: Sequence[ModelRelease]) -> tuple[int, SentinelSyncError | None]:
         """Install what may be installed by itself.
@@ -400,6 +401,7 @@ class ModelStatusView:
                 self._installer.progress(name),
                 self._releases.available(name),
                 self._releases.offered(name),
+                self._releases.refused_versions(name),
             )
             for name in sorted({*self._installed.records, *self._releases.refused(), *self._releases.offered_names()})
         ]

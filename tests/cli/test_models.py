@@ -140,7 +140,17 @@ def test_what_is_offered_to_others_alone_is_said() -> None:
     row = _row(_facts(ModelRecord(NAME), shown))
     assert row[-1] == "v2 is not for this vehicle: rollout 10 %"
     assert "Nobody offers it now" in _pinned(NAME, "v3", shown)
-    assert "Nobody" not in _pinned(NAME, "v1", shown)
+    assert _pinned(NAME, "v1.0", shown) == f"{NAME} v1.0 is pinned: no other is taken"
+    overridden = "; v2 is not for this vehicle: rollout 10 %: the pin overrides that"
+    assert _pinned(NAME, "v2.0.0", shown) == f"{NAME} v2.0.0 is pinned: no other is taken{overridden}"
+
+
+def test_what_is_installed_past_its_rollout_is_said(car: Vehicle, fleet: Fleet) -> None:
+    release(car, fleet, "v1.0.0", FIRST, "--rollout", "0")
+    said = car.run("models", "install", NAME, "v1.0")
+    outside = "it is rolled out to 0 % of vehicles and this one is outside: the order overrides that"
+    assert (said.code, said.out) == (0, f"{NAME} v1.0.0 is installed; {outside}\n")
+    assert (car.folder / "models" / f"{NAME}.onnx").read_bytes() == FIRST
 
 
 def test_a_backend_without_deltas_sends_the_whole_file(car: Vehicle, fleet: Fleet) -> None:

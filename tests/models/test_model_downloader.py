@@ -390,6 +390,52 @@ class TestTheWayBack:
         with pytest.raises(VerificationError):
             await downloader.pin("../x", "v1")
 
+    async def test_a_version_may_be_written_otherwise_than_it_is_listed(
+        self, host: ModelHost, models: Path, build: Build
+    ) -> None:
+        host.entries = [listed("v1.9.0"), listed("v2.1.0", rollout=0.0)]
+        downloader = build()
+        await downloader.pin(NAME, "1.9")
+        result = await downloader.download_and_install_model(NAME, "v1.9")
+        assert (result.installed, result.version, result.note) == (True, "v1.9.0", None)
+        assert live(models) == content_of("v1.9.0")
+        assert await build().check_for_updates() == []
+        await downloader.pin(NAME, "v2.1")
+        assert [update["version"] for update in await downloader.check_for_updates()] == ["v2.1.0"]
+        (shown,) = downloader.snapshot()
+        assert (shown.installed, shown.available) == ("v1.9.0", "v2.1.0")
+
+    async def test_an_order_says_that_it_overrides_the_rollout(
+        self, host: ModelHost, models: Path, build: Build
+    ) -> None:
+        host.entries = [listed("v2.1.0", rollout=0.0)]
+        downloader = build()
+        result = await downloader.download_and_install_model(NAME, "v2.1.0")
+        assert live(models) == content_of("v2.1.0")
+        assert (result.installed, result.note) == (
+            True,
+            "it is rolled out to 0 % of vehicles and this one is outside: the order overrides that",
+        )
+
+    async def test_a_refused_version_is_named_for_the_report(self, host: ModelHost, build: Build) -> None:
+        host.entries = [
+            listed("v2.1.0", by=OTHER_KEY),
+            listed("v2.2.0", name="unreadable", size="large"),
+            listed("driver_123", name="nonsense", size="large"),
+        ]
+        downloader = build()
+        assert await downloader.check_for_updates() == []
+        outcomes = {model.name: [(one.version, one.state) for one in model.outcomes] for model in downloader.snapshot()}
+        assert outcomes == {
+            NAME: [("v2.0.0", "installed"), ("v2.1.0", "refused")],
+            "unreadable": [("v2.2.0", "refused")],
+            "nonsense": [],
+        }
+        host.entries = [listed("v2.1.0")]
+        await downloader.check_for_updates()
+        (shown,) = downloader.snapshot()
+        assert [one.version for one in shown.outcomes] == ["v2.0.0"]
+
     async def test_rollout_is_honoured(self, host: ModelHost, build: Build) -> None:
         host.entries = [listed("v2.2.0", rollout=0.0), listed("v2.1.0", rollout=1.0)]
         assert [update["version"] for update in await build().check_for_updates()] == ["v2.1.0"]

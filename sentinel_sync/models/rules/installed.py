@@ -8,7 +8,7 @@ from typing import Self
 from sentinel_sync.base.backoff import full_jitter
 from sentinel_sync.base.errors import HeldError, RejectedError, SentinelSyncError, UnreachableError, VerificationError
 from sentinel_sync.base.payloads import ModelRelease
-from sentinel_sync.models.rules.releases import ReleaseConstraints
+from sentinel_sync.models.rules.releases import ReleaseConstraints, same_version
 
 #: What failed is tried again within 30 s, then ever later, at most an hour: models are large.
 RETRY_BASE = 30.0
@@ -209,7 +209,12 @@ class ModelRecord:
 
     def pinned_to(self, version: str | None) -> Self:
         """The record once the operator wants just this version, also one that was rolled back from; None is any."""
-        return replace(self, pinned=version, skipped=tuple(other for other in self.skipped if other != version))
+        skipped = self.skipped if version is None else tuple(it for it in self.skipped if not same_version(it, version))
+        return replace(self, pinned=version, skipped=skipped)
+
+    def is_pinned_to(self, version: str) -> bool:
+        """Whether the operator wants just this version, however it was written."""
+        return self.pinned is not None and same_version(version, self.pinned)
 
     @property
     def standing(self) -> ReleaseConstraints:

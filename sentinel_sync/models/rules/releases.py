@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple, Protocol
 
 from sentinel_sync.base.errors import VerificationError
-from sentinel_sync.base.payloads import ModelRelease, ModelSignature
+from sentinel_sync.base.payloads import ModelReason, ModelRelease, ModelSignature
 
 #: What the runtime opens (wire contract, Models).
 EXTENSIONS = (".pt", ".pth", ".onnx", ".engine", ".tflite", ".safetensors", ".bin")
@@ -25,7 +25,7 @@ UNKNOWN_VERSION = "v0"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _VERSION = re.compile(
     # [0-9], not \\d: that takes the digits of every script, and a version is part of a file's name.
-    r"v?(?P<numbers>[0-9]{1,9}(?:\.[0-9]{1,9}){0,3})(?:-(?P<pre>[0-9A-Za-z.-]{1,60}))?(?:\+[0-9A-Za-z.-]{1,60})?"
+    r"v?(?P<numbers>[0-9]{1,9}(?:\.[0-9]{1,9}){0,3})(?:-(?P<pre>[0-9A-Za-z.-]{1,60}))?(?:\+(?P<build>[0-9A-Za-z.-]{1,60}))?"
 )
 #: Names that some file systems take for devices, whatever follows the first dot.
 _DEVICES = frozenset(
@@ -131,6 +131,23 @@ def version_order(version: str) -> VersionOrder:
 def newest(versions: Iterable[str | None]) -> str | None:
     """The newest of these versions, or None where there is none."""
     return max((version for version in versions if version is not None), key=version_order, default=None)
+
+
+def same_version(one: str, other: str) -> bool:
+    """Whether two words mean one version: v2.0 and 2.0.0 do; two builds (`+…`) are two. What is none is only itself."""
+    first, second = _VERSION.fullmatch(one), _VERSION.fullmatch(other)
+    if first is None or second is None:
+        return one == other
+    return (version_order(one), first["build"]) == (version_order(other), second["build"])
+
+
+def meant_by(word: str, versions: Iterable[str | None]) -> str:
+    """Which of these versions a person's word means: the one that is written so before the same one written otherwise.
+
+    It is the word itself where none of them is meant.
+    """
+    same = [version for version in versions if version is not None and same_version(word, version)]
+    return word if word in same or not same else same[0]
 
 
 def live_name(name: str, filename: str | None) -> str:
@@ -289,7 +306,7 @@ def check_version_allowed(name: str, version: str, standing: ReleaseConstraints)
         VerificationError: It is not newer than what is installed, older than what was seen, or not the pinned one.
     """
     if standing.pinned is not None:
-        if version == standing.pinned:
+        if same_version(version, standing.pinned):
             return
         raise VerificationError(f"{name} {version} is refused: the operator has pinned {standing.pinned}")
     order = version_order(version)
@@ -323,6 +340,7 @@ class ReleaseChoice:
         update: What to take, or None.
         newest_seen: The newest that was ever offered with a trusted signature, or None.
         refusals: Why releases were refused that are not simply the vehicle's past.
+        refused: The versions of these, as far as they are any, with what the vehicle's report says of each.
         withdrawn: What is odd about a listing that ends before what was offered once, or None: a release was taken
             back, or somebody shows an old listing (freeze attack).
     """
@@ -331,6 +349,7 @@ class ReleaseChoice:
     newest_seen: str | None
     refusals: tuple[str, ...]
     withdrawn: str | None = None
+    refused: Mapping[str, ModelReason | None] = field(default_factory=dict)
 
 
 def why_not_for(release: ModelRelease, vehicle_id: str) -> str | None:
@@ -350,7 +369,7 @@ def choose(
 ) -> ReleaseChoice:
     """Choose among the releases of one model: the newest that is genuine, for this vehicle, and leads forward.
 
-    What the operator has pinned is for this vehicle, whatever the rollout.
+    What the operator has pinned is for this vehicle, whatever the rollout: v2.0 is v2.0.0, unless both are listed.
 
     Args:
         releases: All that is listed of one model.
@@ -359,31 +378,51 @@ def choose(
         vehicle_id: For the rollout.
         allow_unsigned: For a bench.
     """
-    genuine: list[ModelRelease] = []
-    refusals: list[str] = []
-    for release in releases:
-        try:
-            check_genuine(release, trust, allow_unsigned=allow_unsigned)
-        except VerificationError as error:
-            refusals.append(str(error))
-        else:
-            if release.version == standing.pinned or in_rollout(release, vehicle_id):
-                genuine.append(release)
+    genuine, refusals, refused = _sorted_out(releases, standing, trust, allow_unsigned=allow_unsigned)
+    pinned = standing.pinned
+    if pinned is not None:  # what is installed first: the same version under another name is no news
+        pinned = meant_by(pinned, (standing.installed, *(release.version for release in genuine)))
+    genuine = [release for release in genuine if release.version == pinned or in_rollout(release, vehicle_id)]
     seen = newest((standing.newest_seen, *(release.version for release in genuine)))
     now = replace(standing, newest_seen=seen)
     for release in sorted(genuine, key=lambda release: version_order(release.version), reverse=True):
         if release.version == standing.installed or release.version in standing.skipped:
+            continue
+        if pinned not in {None, release.version}:
             continue
         if release.checksum in standing.bad:
             continue  # known, and shown by itself
         try:
             check_version_allowed(release.name, release.version, now)
         except VerificationError as error:
-            if standing.pinned is None and not is_history(release.version, standing.installed):
+            if not is_history(release.version, standing.installed):
                 refusals.append(str(error))
+                # A newer one that a person took back is in its way: that is nothing against this release.
+                refused[release.version] = ModelReason.OPERATOR if seen in standing.skipped else None
             continue
-        return ReleaseChoice(release, seen, tuple(refusals), _withdrawn(genuine, seen))
-    return ReleaseChoice(None, seen, tuple(refusals), _withdrawn(genuine, seen))
+        return ReleaseChoice(release, seen, tuple(refusals), _withdrawn(genuine, seen), refused)
+    return ReleaseChoice(None, seen, tuple(refusals), _withdrawn(genuine, seen), refused)
+
+
+def _sorted_out(
+    releases: Sequence[ModelRelease], standing: ReleaseConstraints, trust: Trust | None, *, allow_unsigned: bool
+) -> tuple[list[ModelRelease], list[str], dict[str, ModelReason | None]]:
+    """Those that are genuine, why the others are not, and which versions that are news those are."""
+    genuine: list[ModelRelease] = []
+    refusals: list[str] = []
+    refused: dict[str, ModelReason | None] = {}
+    for release in releases:
+        try:
+            check_genuine(release, trust, allow_unsigned=allow_unsigned)
+        except VerificationError as error:
+            refusals.append(str(error))
+            if may_be_reported(release.name, release.version) and not is_history(release.version, standing.installed):
+                refused[release.version] = None
+        else:
+            genuine.append(release)
+    for release in genuine:  # listed twice, once well
+        refused.pop(release.version, None)
+    return genuine, refusals, refused
 
 
 def _withdrawn(genuine: Sequence[ModelRelease], seen: str | None) -> str | None:
@@ -429,6 +468,11 @@ def check_genuine(release: ModelRelease, trust: Trust | None, *, allow_unsigned:
     check_version(release.version)
     if trust is not None:
         verify(release, trust, allow_unsigned=allow_unsigned)
+
+
+def may_be_reported(name: str, version: str) -> bool:
+    """Whether a listing's words are a name and a version: others could hold anything, and leave the vehicle nowhere."""
+    return bool(_NAME.fullmatch(name) and _VERSION.fullmatch(version))
 
 
 def is_history(version: str, installed: str | None) -> bool:

@@ -1,8 +1,9 @@
 """How models stand, for the status."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from types import MappingProxyType
 from typing import TypedDict
 
 from pydantic import Field
@@ -72,6 +73,7 @@ class InstallResult:
         error: The same as an error: VerificationError where it was refused, CloudError where the network failed
             (HeldError where a download may not be now), StoreError where the disk did.
         waiting: Whether it is on the vehicle, verified, and is switched to by itself when what `reason` says is over.
+        note: What was passed over to take it, in words, or None: a rollout that is not for this vehicle.
     """
 
     installed: bool
@@ -80,6 +82,7 @@ class InstallResult:
     reason: str | None = None
     error: SentinelSyncError | None = None
     waiting: bool = False
+    note: str | None = None
 
     def __bool__(self) -> bool:
         return self.installed
@@ -242,6 +245,7 @@ def model_shown(
     progress: TransferStatus | None,
     available: str | None,
     offered: Sequence[OfferedVersion] = (),
+    refused: Mapping[str, ModelReason | None] = MappingProxyType({}),
 ) -> ModelStatus:
     """Put together what the agent's status shows of a model.
 
@@ -251,8 +255,15 @@ def model_shown(
         progress: What is being done about it now, or None.
         available: A version that may be taken, or None.
         offered: What the source lists.
+        refused: Versions that were refused, and what the report says of each.
     """
     outcomes = _outcomes(record, progress)
+    there = {one.version for one in outcomes}
+    outcomes += [
+        ModelOutcome(version=version, state=ModelState.REFUSED, reason=reason)
+        for version, reason in refused.items()
+        if version not in there
+    ]
     if status["status"] == "failed" and available is not None and available not in {one.version for one in outcomes}:
         outcomes.append(ModelOutcome(version=available, state=ModelState.FAILED, reason=ModelReason.ATTEMPT))
     return ModelStatus(

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from sentinel_sync.base.payloads import ModelRelease
+from sentinel_sync.base.payloads import ModelReason, ModelRelease
 from sentinel_sync.base.transfer import TransferStatus
 from sentinel_sync.models.rules.installed import BadVersion, CommitSchedule, KeptVersion, ModelRecord, StagedVersion
 from sentinel_sync.models.rules.status import InstallResult, OfferedVersion, download_status, model_shown
@@ -122,3 +122,13 @@ def test_where_each_version_stands_is_said_for_the_report(
 def test_a_result_is_true_where_the_runtime_opens_the_version() -> None:
     assert InstallResult(True, "m", "v2")
     assert not InstallResult(False, "m", "v2", "a trip is under way", waiting=True)
+
+
+def test_a_refused_version_is_said_for_the_report_unless_it_is_here_all_the_same() -> None:
+    said = download_status(RECORD, "m", progress=None, refusal=None, held=None)
+    shown = model_shown(RECORD, said, None, None, refused={"v1": None, "v2": None, "v3": ModelReason.OPERATOR})
+    assert [(one.version, one.state, one.reason) for one in shown.outcomes] == [
+        ("v1", "installed", None),
+        ("v2", "refused", None),
+        ("v3", "refused", "operator"),
+    ]

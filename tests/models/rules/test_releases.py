@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sentinel_sync.base.errors import NotNowError, RejectedError, UnreachableError, VerificationError
-from sentinel_sync.base.payloads import ModelRelease
+from sentinel_sync.base.payloads import ModelReason, ModelRelease
 from sentinel_sync.cloud.rules.download import (
     AskForAddress,
     AskForAll,
@@ -41,8 +41,10 @@ from sentinel_sync.models.rules.releases import (
     key_id,
     live_name,
     manifest,
+    meant_by,
     newest,
     raw_key,
+    same_version,
     verify,
     version_order,
     why_not_for,
@@ -160,6 +162,23 @@ class TestVersions:
 
     def test_a_number_before_a_release_counts_by_its_value(self) -> None:
         assert version_order("v2-rc.01") == version_order("v2-rc.1")
+
+    @pytest.mark.parametrize(
+        ("one", "other", "same"),
+        [
+            ("v2.0", "v2.0.0", True),
+            ("v2.0", "2.0.0.0", True),
+            ("v2.0", "v2.0.1", False),
+            ("v2.0", "v2.0.0-rc1", False),
+            ("v2.0+a", "v2.0.0+a", True),
+            ("v2.0+a", "v2.0+b", False),
+            ("latest", "latest", True),
+            ("latest", "v2.0", False),
+        ],
+    )
+    def test_one_version_may_be_written_in_several_ways(self, one: str, other: str, same: bool) -> None:
+        assert same_version(one, other) is same_version(other, one) is same
+        assert meant_by(one, ["v9", other, None]) == (other if same else one)
 
     def test_the_newest_of_none_is_none(self) -> None:
         assert newest([]) is None
@@ -379,6 +398,31 @@ class TestChoice:
         choice = choose(listed, ReleaseConstraints(pinned="v3"), TRUST, "v", allow_unsigned=False)
         assert choice.update == listed[0]
 
+    @pytest.mark.parametrize(
+        ("listed", "standing", "taken"),
+        [
+            (["v1.0.0", "v2.0.0", "v3.0.0"], ReleaseConstraints(installed="v3.0.0", pinned="v2.0"), "v2.0.0"),
+            (["2.0.0"], ReleaseConstraints(pinned="v2"), "2.0.0"),
+            (["v2.0.0-rc.1", "v2.0.0"], ReleaseConstraints(pinned="v2-rc.01"), "v2.0.0-rc.1"),
+            # What is written just so goes first, wherever it stands; what is in use under another name stays.
+            (["v2.0.0", "v2.0"], ReleaseConstraints(pinned="v2.0"), "v2.0"),
+            (["v2.0.0", "v2.0"], ReleaseConstraints(installed="v2.0", pinned="v2.0"), None),
+            (["v2.0.0", "2.0"], ReleaseConstraints(installed="2.0", pinned="v2"), None),
+            (["v2.0.0"], ReleaseConstraints(installed="v2", pinned="v2.0"), None),
+            # Builds have other bytes, and what is no version is compared as it is written.
+            (["v2.0.0+cuda"], ReleaseConstraints(pinned="v2.0.0"), None),
+            (["v2.0+cuda"], ReleaseConstraints(pinned="v2.0.0+cuda"), "v2.0+cuda"),
+            (["v2.0.0"], ReleaseConstraints(pinned="stable"), None),
+        ],
+    )
+    def test_a_pin_means_the_version_however_it_is_written(
+        self, listed: list[str], standing: ReleaseConstraints, taken: str | None
+    ) -> None:
+        offered = [release(version=one, rollout=0.0) for one in listed]
+        choice = choose(offered, standing, TRUST, "v", allow_unsigned=False)
+        assert (choice.update.version if choice.update else None) == taken
+        assert choice.refusals == ()
+
     def test_the_same_version_again_is_no_update(self) -> None:
         with pytest.raises(VerificationError, match="not newer"):
             check_version_allowed("m", "v2.0", ReleaseConstraints(installed="v2.0.0"))
@@ -430,6 +474,7 @@ class TestChoice:
             newest_seen="v3",
             refusals=(f"m {refused} is refused: v3 {past}",) if refused else (),
             withdrawn=f"v3 was offered before, and now nothing newer than {last}: {gone}" if last else None,
+            refused={refused: ModelReason.OPERATOR if standing.skipped else None} if refused else {},
         )
 
     def test_what_is_bad_does_not_hide_what_is_pinned(self) -> None:
@@ -450,7 +495,27 @@ class TestChoice:
                 "the file name 'm.exe' is refused: it must end with .pt .pth .onnx .engine .tflite .safetensors .bin",
                 "m v1.0.0 is refused: the signature is not one of a trusted key over this release",
             ),
+            refused={"v1.0.0": None},
         )
+
+    @pytest.mark.parametrize(
+        ("listed", "standing", "refused"),
+        [
+            ([release(version="v2", by=OTHER_KEY)], ReleaseConstraints(), {"v2": None}),
+            ([release(version="v2", by=OTHER_KEY), release(version="v3")], ReleaseConstraints(), {"v2": None}),
+            # Signed by a key that was rotated away since, and in use or left behind: that is no news.
+            ([release(version="v2", by=OTHER_KEY)], ReleaseConstraints(installed="v2.0.0"), {}),
+            ([release(version="v2", by=OTHER_KEY)], ReleaseConstraints(installed="v3"), {}),
+            ([release(version="v2", by=OTHER_KEY), release(version="v2")], ReleaseConstraints(), {}),
+            # What is no name or version could be anything, and is told nobody.
+            ([release(version="driver_123", by=OTHER_KEY)], ReleaseConstraints(), {}),
+            ([release("../m", version="v2", by=OTHER_KEY)], ReleaseConstraints(), {}),
+        ],
+    )
+    def test_a_refused_version_is_named_where_it_is_news_and_is_one(
+        self, listed: list[ModelRelease], standing: ReleaseConstraints, refused: dict[str, None]
+    ) -> None:
+        assert choose(listed, standing, TRUST, "v", allow_unsigned=False).refused == refused
 
     @pytest.mark.parametrize(("vehicle", "is_in"), [("vehicle_0", True), ("vehicle_2", False)])
     def test_the_rollout_is_the_vehicles_own(self, vehicle: str, is_in: bool) -> None:
@@ -473,11 +538,12 @@ class TestChoice:
             "new": ReleaseChoice(new, "v1.0.0", ()),
             "bench": ReleaseChoice(unsigned, "v1.0.0", ())
             if allow_unsigned
-            else ReleaseChoice(None, None, ("bench v1.0.0 is refused: it is not signed",)),
+            else ReleaseChoice(None, None, ("bench v1.0.0 is refused: it is not signed",), refused={"v1.0.0": None}),
             "forged": ReleaseChoice(
                 None,
                 None,
                 ("forged v1.0.0 is refused: the signature is not one of a trusted key over this release",),
+                refused={"v1.0.0": None},
             ),
         }
 
