@@ -179,7 +179,8 @@ class ReportedModel(StrictBody):
     reason: Literal["validator", "probation", "operator", "damaged", "attempt"] | None = Field(
         default=None,
         description="`validator`: it failed before it was in use; `probation`: after it; `operator`: a person took it "
-        "back; `damaged`: its bytes are not what was installed; `attempt`: the last attempt at it came to nothing.",
+        "back, or a newer one that is in its way; `damaged`: its bytes are not what was installed; `attempt`: the last "
+        "attempt at it came to nothing.",
     )
 
 

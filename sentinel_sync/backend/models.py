@@ -22,7 +22,9 @@ from sentinel_sync.backend.publishing import (
     ModelSignature,
     record_model,
     version_order,
+    withdraw_model,
 )
+from sentinel_sync.backend.rollouts import abort_withdrawn
 from sentinel_sync.backend.storage import IncomingFile, ReceivedFile
 
 router: APIRouter = APIRouter(tags=["models"])
@@ -98,7 +100,9 @@ class Published(BaseModel):
 async def list_models(request: Request, _: CallerHere, backend: BackendHere) -> Response:
     """List models."""
     rows = await backend.database.read(
-        lambda connection: connection.execute("SELECT * FROM models ORDER BY name").fetchall()
+        lambda connection: connection.execute(
+            "SELECT * FROM models WHERE withdrawn_at IS NULL ORDER BY name"
+        ).fetchall()
     )
     rows.sort(key=lambda row: version_order(row["version"]), reverse=True)
     rows.sort(key=lambda row: str(row["name"]))
@@ -112,7 +116,7 @@ async def list_models(request: Request, _: CallerHere, backend: BackendHere) -> 
     description="The address needs no other credential, and expires: 403 or 410 there means to ask again here. "
     f"{EXTENSION}With `from`, the answer may hold a `delta`: a file that leads from what the vehicle has to what it "
     "asked for. What is verified in the end is the whole file, by its signed size and checksum.",
-    **operation(404),
+    **operation(404, 410),
 )
 async def download_model(
     name: str,
@@ -185,7 +189,8 @@ async def send_model(
     summary="Publish a model",
     description=REFERENCE_ONLY
     + "The body is the file. A version never changes its bytes: other ones are refused with 409. The same ones "
-    "again (200) change the signatures, the date, and what else is given. `signature` may be repeated, each with the "
+    "again (200) change the signatures, the date, and what else is given, and offer again what was withdrawn. "
+    "`signature` may be repeated, each with the "
     "`key_id` at the same position.",
     dependencies=[Depends(authorize_publisher)],
     **operation(
@@ -240,6 +245,30 @@ async def publish(
     return JSONResponse(answer, 201 if new else 200)
 
 
+@router.delete(
+    "/models/{name}/versions/{version}",
+    response_class=Response,
+    status_code=204,
+    summary="Withdraw a model",
+    description=REFERENCE_ONLY
+    + "The version is listed no more, its roll-out is aborted, and its addresses answer 410; where it is in use it "
+    "stays. Again: 204. Its bytes are kept: the same version is never published with other ones.",
+    dependencies=[Depends(authorize_publisher)],
+    **operation(403, 404, caller=False),
+)
+async def withdraw(name: str, version: str, backend: BackendHere) -> Response:
+    """Withdraw a model."""
+    now = backend.now()
+
+    def change(connection: Connection) -> None:
+        if not withdraw_model(connection, name, version, now):
+            raise Problem(404, "no-such-model", "no model of this name and version is published")
+        abort_withdrawn(connection, name, version)
+
+    await backend.database.write(change)
+    return Response(status_code=204)
+
+
 async def _record(backend: Backend, release: ModelRelease, file: ReceivedFile) -> bool:
     now = backend.now()
     try:
@@ -267,9 +296,12 @@ async def _find(backend: Backend, name: str, version: str | None) -> Row:
             "SELECT * FROM models WHERE name = ? AND version = coalesce(?, version)", (name, version)
         ).fetchall()
 
-    rows = await backend.database.read(select)
-    if not rows:
+    found = await backend.database.read(select)
+    if not found:
         raise Problem(404, "no-such-model", "no model of this name and version is published")
+    rows = [row for row in found if row["withdrawn_at"] is None]
+    if not rows:
+        raise Problem(410, "model-withdrawn", "this version was withdrawn: it is offered no more")
     return max(rows, key=lambda row: version_order(row["version"]))
 
 

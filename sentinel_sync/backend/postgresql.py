@@ -16,7 +16,7 @@ from psycopg_pool import ConnectionPool, PoolTimeout
 
 from sentinel_sync.backend.database import DatabaseUnavailableError, Result, UnstorableError, Work
 
-REVISION = "0002"
+REVISION = "0003"
 """The newest of `migrations/versions`: what this version of the backend works on."""
 CONNECTIONS = 8
 """Of one process; PostgreSQL allows 100 in all where it is not told otherwise."""

@@ -99,7 +99,7 @@ def publish_model(folder: Path, file: Path, release: ModelRelease) -> str:
     """Copies a model file into a backend's folder and lists it; returns its SHA-256 in hex.
 
     Publishing the same bytes again changes the signatures and the date, and the rollout and the file name where they
-    are given. Blocks; takes about as long as copying the file.
+    are given; what was withdrawn is offered again. Blocks; takes about as long as copying the file.
 
     Args:
         folder: The backend's folder; it is made if missing.
@@ -128,7 +128,9 @@ def publish_model(folder: Path, file: Path, release: ModelRelease) -> str:
 
 
 def record_model(connection: Connection, release: ModelRelease, file: ReceivedFile, now: float) -> bool:
-    """Lists a model whose file is durable; False where its bytes were listed before, so the file is not needed.
+    """Lists a model whose file is durable; False where its bytes are known, so the file is not needed.
+
+    What was withdrawn is offered again.
 
     Raises:
         ModelExistsError: As for `publish_model`.
@@ -141,7 +143,7 @@ def record_model(connection: Connection, release: ModelRelease, file: ReceivedFi
     ).fetchone()
     if before is None:
         connection.execute(
-            "INSERT INTO models VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO models VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, NULL)",
             (
                 release.name,
                 release.version,
@@ -161,10 +163,23 @@ def record_model(connection: Connection, release: ModelRelease, file: ReceivedFi
     connection.execute(
         # What is not named stays: a release at a tenth of the fleet must not go to all because its date was corrected.
         "UPDATE models SET filename = coalesce(?, filename), signatures = ?, rollout = coalesce(?, rollout),"
-        " released_at = ? WHERE name = ? AND version = ?",
+        " released_at = ?, withdrawn_at = NULL WHERE name = ? AND version = ?",
         (release.filename, signatures, release.rollout, released_at, release.name, release.version),
     )
     return False
+
+
+def withdraw_model(connection: Connection, name: str, version: str, now: float) -> bool:
+    """Offers a version to no vehicle any more; False where it never was published.
+
+    Its row stays, as a version never changes its bytes, and so does its file: from it a delta leads on.
+    """
+    connection.lock(f"model {name} {version}")
+    changed = connection.execute(
+        "UPDATE models SET withdrawn_at = coalesce(withdrawn_at, ?) WHERE name = ? AND version = ?",
+        (now, name, version),
+    )
+    return changed.rowcount > 0
 
 
 def version_order(version: str) -> tuple[tuple[int, ...], bool, str]:

@@ -150,9 +150,9 @@ def resumed(rollout: Rollout, now: float) -> Rollout:
     return Rollout(rollout.plan, RolloutState.RUNNING, rollout.step, now, "resumed by an operator")
 
 
-def aborted(rollout: Rollout) -> Rollout:
+def aborted(rollout: Rollout, why: str = "aborted by an operator") -> Rollout:
     """Offered to nobody any more."""
-    return Rollout(rollout.plan, RolloutState.ABORTED, rollout.step, rollout.step_began_at, "aborted by an operator")
+    return Rollout(rollout.plan, RolloutState.ABORTED, rollout.step, rollout.step_began_at, why)
 
 
 def is_failure(state: str, reason: str | None) -> bool:

@@ -105,7 +105,9 @@ async def create_rollout(request: Request, name: str, version: str, backend: Bac
     now = backend.now()
 
     def create(connection: Connection) -> dict[str, Any]:
-        known = connection.execute("SELECT 1 FROM models WHERE name = ? AND version = ?", (name, version)).fetchone()
+        known = connection.execute(
+            "SELECT 1 FROM models WHERE name = ? AND version = ? AND withdrawn_at IS NULL", (name, version)
+        ).fetchone()
         if known is None:
             raise Problem(404, "no-such-model", "no model of this name and version is published")
         rollout = begun(plan, now)
@@ -161,6 +163,14 @@ async def change_rollout(
         return _shown(connection, _row(connection, name, version), now)
 
     return JSONResponse(await backend.database.write(change))
+
+
+def abort_withdrawn(connection: Connection, name: str, version: str) -> None:
+    """Abort the roll-out of a version that is withdrawn, whatever its state, where it has one."""
+    connection.lock(_subject(name, version))
+    row = connection.execute("SELECT * FROM rollouts WHERE name = ? AND version = ?", (name, version)).fetchone()
+    if row is not None and (before := _rollout(row)).state is not RolloutState.ABORTED:
+        _keep(connection, name, version, aborted(before, "aborted: the version was withdrawn"))
 
 
 # --- what reports do ---

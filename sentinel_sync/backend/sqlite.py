@@ -18,7 +18,7 @@ from typing import Any
 from sentinel_sync.backend.database import DatabaseUnavailableError, Result, Work
 from sentinel_sync.backend.trip_store import ADD_UP_ALL
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 LARGEST_GROUP = 256
 READERS = 2
 BUSY_TIMEOUT = 30.0
@@ -134,6 +134,7 @@ CREATE TABLE events (
 );
 CREATE TABLE leases (name TEXT PRIMARY KEY, holder TEXT NOT NULL, ends_at REAL NOT NULL);
 """,  # noqa: S608  # constants of this package
+    5: "ALTER TABLE models ADD COLUMN withdrawn_at REAL",
 }
 
 

@@ -13,7 +13,7 @@ from sentinel_sync.base.errors import CloudError
 from sentinel_sync.cli.actions import add_action, add_command, print_lines
 from sentinel_sync.cli.arguments import Subparsers, program
 from sentinel_sync.cli.exit_codes import CommandError, ExitCode
-from sentinel_sync.cli.models_release import add_keygen, add_publish, add_sign, add_verify
+from sentinel_sync.cli.models_release import add_keygen, add_publish, add_sign, add_verify, add_withdraw
 from sentinel_sync.cli.offline import held_by_agent, last_said, opened, runs, tell_if_new
 from sentinel_sync.cli.ui.text import moment, printable, size, table, utc, width
 from sentinel_sync.cloud.client import CloudAPIClient
@@ -67,7 +67,7 @@ def add_parser(subparsers: Subparsers) -> None:
     actions = add_command(
         subparsers,
         "models",
-        summary="list, check, install, roll back and pin models; make keys, sign, verify and publish them",
+        summary="list, check, install, roll back and pin models; make keys, sign, verify, publish and withdraw them",
         description="The models of this vehicle, and the tools of whoever releases them.",
         epilog=_EPILOG,
     )
@@ -85,7 +85,7 @@ def add_parser(subparsers: Subparsers) -> None:
         "VERSION",
         aliases=("forgive",),
     )
-    for add in (add_keygen, add_sign, add_verify, add_publish):
+    for add in (add_keygen, add_sign, add_verify, add_publish, add_withdraw):
         add(actions)
 
 

@@ -22,7 +22,7 @@ from sentinel_sync.cli.actions import load_settings
 from sentinel_sync.cli.arguments import Subparsers
 from sentinel_sync.cli.backend_access import KEY_NOTE, add_backend, asked, refusal
 from sentinel_sync.cli.exit_codes import CommandError, ExitCode
-from sentinel_sync.cli.ui.text import err, out, pairs, size
+from sentinel_sync.cli.ui.text import err, out, pairs, printable, size
 from sentinel_sync.models.releases import key_in_file, key_in_text, read_trust
 from sentinel_sync.models.rules.releases import EXTENSIONS, Trust, live_name, verify
 from sentinel_sync.models.signing import (
@@ -302,8 +302,8 @@ def add_publish(actions: Subparsers) -> None:
         help="put a signed model into the reference backend",
         description="Put a model with its manifest into the reference backend: from then on vehicles are offered it.",
         epilog=(
-            "Again with the same file, it changes the signatures, the date, and the rollout where one is named.\n"
-            + KEY_NOTE
+            "Again with the same file, it changes the signatures, the date, and the rollout where one is named;\n"
+            "what was withdrawn is offered again.\n" + KEY_NOTE
         ),
     )
     parser.add_argument("file", type=Path, metavar="FILE")
@@ -342,8 +342,39 @@ def _publish(arguments: argparse.Namespace) -> int:
     return ExitCode.DONE
 
 
+def add_withdraw(actions: Subparsers) -> None:
+    """Add `models withdraw`."""
+    parser = actions.add_parser(
+        "withdraw",
+        help="have the reference backend offer a version no more",
+        description="Withdraw a published version: it is offered to no vehicle any more, and its roll-out is aborted.\n"
+        "Where it is in use it stays; `publish` with the same file offers it again.",
+        epilog=KEY_NOTE,
+    )
+    parser.add_argument("name", metavar="NAME", help="of the model")
+    parser.add_argument("version", metavar="VERSION", help="that is published, as it is listed")
+    add_backend(parser)
+    parser.set_defaults(execute=_withdraw)
+
+
+def _withdraw(arguments: argparse.Namespace) -> int:
+    name, version = arguments.name, arguments.version
+    answer = asked(arguments, "DELETE", _version_path(name, version))
+    if not answer.is_success:
+        raise CommandError(f"the backend did not withdraw {printable(f'{name} {version}')}: {refusal(answer)}")
+    if arguments.json:
+        out(json.dumps({"name": name, "version": version, "withdrawn": True}, indent=2) + "\n")
+    else:
+        out(f"{printable(f'{name} {version}')} is withdrawn: no vehicle is offered it; where it is in use it stays\n")
+    return ExitCode.DONE
+
+
+def _version_path(name: str, version: str) -> str:
+    return f"/models/{quote(name, safe='')}/versions/{quote(version, safe='')}"
+
+
 def _put(arguments: argparse.Namespace, release: ModelRelease) -> httpx.Response:
-    path = f"/models/{quote(release.name, safe='')}/versions/{quote(release.version, safe='')}"
+    path = _version_path(release.name, release.version)
     query: dict[str, Any] = {"checksum": release.checksum}
     if arguments.rollout is not None:
         query["rollout"] = arguments.rollout

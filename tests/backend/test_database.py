@@ -1,6 +1,7 @@
 """SQLite's writer: commits shared, failures kept apart, nothing acknowledged that is not on disk."""
 
 import asyncio
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 
@@ -8,7 +9,15 @@ import pytest
 
 from sentinel_sync.backend.database import Connection, DatabaseUnavailableError
 from sentinel_sync.backend.sightings import Sightings
-from sentinel_sync.backend.sqlite import LARGEST_GROUP, SCHEMA_VERSION, SqliteDatabase, connect
+from sentinel_sync.backend.sqlite import (
+    ADDITIONS,
+    LARGEST_GROUP,
+    SCHEMA,
+    SCHEMA_VERSION,
+    SqliteDatabase,
+    connect,
+    migrate,
+)
 
 SEEN = "INSERT INTO vehicles VALUES ('f', ?, 0, '')"
 
@@ -83,6 +92,20 @@ async def test_a_cancelled_wait_does_not_undo_the_work(tmp_path: Path) -> None:
     count = await database.write(lambda connection: connection.execute("SELECT count(*) FROM vehicles").fetchone()[0])
     await database.close()
     assert count == 1
+
+
+@pytest.mark.parametrize("before", range(1, SCHEMA_VERSION))
+def test_an_older_schema_is_brought_up_to_date_and_keeps_its_models(tmp_path: Path, before: int) -> None:
+    path = tmp_path / "db"
+    with closing(connect(path)) as connection:
+        for number in range(1, before + 1):
+            connection.executescript(SCHEMA if number == 1 else ADDITIONS[number])
+        connection.execute("INSERT INTO models VALUES ('yolo', 'v1', 'yolo.pt', 'f', 5, 'c', '[]', 0.5, 't', 1.0)")
+        connection.execute(f"PRAGMA user_version = {before}")
+        migrate(connection)
+        migrate(connection)
+        (row,) = connection.execute("SELECT * FROM models").fetchall()
+        assert (row["name"], row["rollout"], row["withdrawn_at"]) == ("yolo", 0.5, None)
 
 
 async def test_a_newer_schema_is_refused(tmp_path: Path) -> None:

@@ -155,6 +155,39 @@ async def test_publishing_needs_its_own_key(vehicle: Vehicle) -> None:
     problem(await vehicle.send("PUT", url, {"Authorization": None}, content=b"model"), 401, "credential")
 
 
+async def withdraw(vehicle: Vehicle, version: str = "v2.1.0") -> httpx.Response:
+    return await vehicle.send("DELETE", f"/models/yolov8m/versions/{version}", PUBLISHER)
+
+
+async def test_what_is_withdrawn_is_offered_no_more_and_its_bytes_stay_its_own(
+    vehicle: Vehicle, backend: httpx.AsyncClient
+) -> None:
+    await publish(vehicle, rollout=0.5)
+    await publish(vehicle, "v2.0.0", content=b"older")
+    url = await download_url(vehicle)
+    etag = (await vehicle.get("/models")).headers["etag"]
+    for _ in range(2):  # whoever lost the answer asks again
+        assert (await withdraw(vehicle)).status_code == 204
+        listing = await vehicle.get("/models", {"If-None-Match": etag})
+        assert [model["version"] for model in listing.json()["models"]] == ["v2.0.0"]
+    problem(await vehicle.get("/models/yolov8m/download", params={"version": "v2.1.0"}), 410, "model-withdrawn")
+    problem(await backend.get(url), 410, "model-withdrawn")
+    assert (await vehicle.get("/models/yolov8m/download")).json()["version"] == "v2.0.0"
+    problem(await publish(vehicle, content=b"other"), 409, "model-exists")
+    assert (await publish(vehicle)).status_code == 200
+    assert (await vehicle.get("/models")).json()["models"][0]["rollout"] == 0.5, "as it was"
+    assert (await backend.get(url)).content == MODEL
+
+
+async def test_only_who_may_publish_withdraws_and_only_what_was_published(vehicle: Vehicle) -> None:
+    await publish(vehicle)
+    url = "/models/yolov8m/versions/v2.1.0"
+    problem(await vehicle.send("DELETE", url), 403, "may-not-publish")
+    problem(await vehicle.send("DELETE", url, {"Authorization": None}), 401, "credential")
+    problem(await withdraw(vehicle, "v2.1"), 404, "no-such-model")
+    assert len((await vehicle.get("/models")).json()["models"]) == 1
+
+
 async def test_refuses_what_cant_be_published(vehicle: Vehicle, backend_settings: BackendSettings) -> None:
     for changed in (
         {"version": "newest"},

@@ -130,6 +130,7 @@ async def test_the_document_describes_every_route(backend: httpx.AsyncClient) ->
         "GET /scenarios/{scenario_id}",
         "GET /scenarios/{scenario_id}/parts/{name}",
         "PUT /models/{name}/versions/{version}",
+        "DELETE /models/{name}/versions/{version}",
         "GET /model-files/{name}/{version}/{filename}",
         "GET /rollouts",
         "GET /rollouts/{name}/versions/{version}",

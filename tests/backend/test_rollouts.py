@@ -156,6 +156,21 @@ async def test_it_is_begun_watched_paused_resumed_and_aborted(vehicle: Vehicle, 
     problem(await asked(vehicle, "POST", "/resume"), 409, "rollout-state")
 
 
+@pytest.mark.parametrize("actions", [[], ["pause"], ["abort"]])
+async def test_a_withdrawn_version_is_rolled_out_no_more(vehicle: Vehicle, actions: list[str]) -> None:
+    await publish(vehicle)
+    await asked(vehicle, "PUT", json={})
+    for action in actions:
+        await asked(vehicle, "POST", f"/{action}")
+    url = "/models/yolov8m/versions/v2.1.0"
+    assert (await vehicle.send("DELETE", url, PUBLISHER)).status_code == 204
+    shown = (await asked(vehicle, "GET")).json()
+    why = "aborted by an operator" if actions == ["abort"] else "aborted: the version was withdrawn"
+    assert (shown["state"], shown["share"], shown["why"]) == ("aborted", 0.0, why)
+    problem(await asked(vehicle, "POST", "/resume"), 409, "rollout-state")
+    problem(await asked(vehicle, "PUT", json={}), 404, "no-such-model")
+
+
 async def test_only_who_may_publish_may_roll_out(vehicle: Vehicle) -> None:
     await publish(vehicle)
     problem(await vehicle.send("PUT", PATH, json={}), 403, "may-not-publish")
@@ -235,7 +250,7 @@ def fleet_of(tmp_path: Path) -> Iterator[Callable[[float], Fleet]]:
     def make(failing: float) -> Fleet:
         rollout = begun(PLAN, 0.0)
         model = ("yolov8m", "v2.1.0", "f.pt", "f", 1, "0" * 64, "[]", rollout.share, "2026-11-28T00:00:00Z", 0.0)
-        connection.execute("INSERT INTO models VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", model)
+        connection.execute("INSERT INTO models VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, NULL)", model)
         row = ("yolov8m", "v2.1.0", PLAN.model_dump_json(), rollout.state, rollout.step, 0.0, rollout.why, 0.0)
         connection.execute("INSERT INTO rollouts VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
         return Fleet(connection, failing)

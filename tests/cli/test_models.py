@@ -153,6 +153,29 @@ def test_what_is_installed_past_its_rollout_is_said(car: Vehicle, fleet: Fleet) 
     assert (car.folder / "models" / f"{NAME}.onnx").read_bytes() == FIRST
 
 
+def test_a_withdrawn_version_stays_where_it_is_in_use_and_reaches_nobody_else(car: Vehicle, fleet: Fleet) -> None:
+    release(car, fleet, "v1.0.0", FIRST)
+    release(car, fleet, "v2.0.0", SECOND)
+    assert car.run("models", "install", NAME, "v2.0.0").code == 0
+    desk = ("--url", fleet.url, "--api-key-file", str(car.folder / "publisher"))
+    said = car.run("models", "withdraw", NAME, "v2.0.0", *desk)
+    assert (said.code, said.out.startswith(f"{NAME} v2.0.0 is withdrawn: ")) == (0, True)
+    assert car.run("models", "withdraw", NAME, "v2.0.0", *desk, "--json").json["withdrawn"] is True
+    unknown = car.run("models", "withdraw", NAME, "v9.0.0", *desk)
+    assert (unknown.code, "404 no model of this name and version is published" in unknown.err) == (1, True)
+
+    assert car.run("models", "check").out == "there is nothing newer\n"
+    live = car.folder / "models" / f"{NAME}.onnx"
+    assert live.read_bytes() == SECOND
+    assert car.run("models", "rollback", NAME).code == ExitCode.FAILED  # it was the first one here
+    refused = car.run("models", "install", NAME, "v1.0.0")
+    assert (refused.code, "not newer than v2.0.0" in refused.err) == (ExitCode.FAILED, True)
+    # The way back for a fleet is a new version: what changed still travels alone.
+    release(car, fleet, "v2.0.1", SECOND + b"mended")
+    assert car.run("models", "install", NAME, "v2.0.1").code == 0
+    assert (live.read_bytes(), fleet.whole_files) == (SECOND + b"mended", 1)
+
+
 def test_a_backend_without_deltas_sends_the_whole_file(car: Vehicle, fleet: Fleet) -> None:
     car.configure(model_deltas=False)
     for version, content in (("v1.0.0", FIRST), ("v2.0.0", SECOND)):
