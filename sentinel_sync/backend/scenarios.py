@@ -36,7 +36,7 @@ from sentinel_sync.backend.parts import (
     require_absent,
     use_key,
 )
-from sentinel_sync.backend.problems import Problem
+from sentinel_sync.backend.problems import FieldError, Problem
 from sentinel_sync.backend.resumable import create_upload
 from sentinel_sync.backend.storage import IncomingFile, ReceivedFile
 from sentinel_sync.backend.trip_store import record_events
@@ -70,6 +70,8 @@ class Scenario(BaseModel):
     vehicle_id: str
     received_at: str
     priority: str
+    state: Literal["announced", "wanted", "partial", "complete"]
+    """`wanted`: it was asked for, and not all of that has arrived; `partial`: some has, and no more was asked for."""
     complete: bool
     missing: list[str]
     parts: list[Part]
@@ -368,6 +370,10 @@ async def want_scenario(
 ) -> Response:
     """Ask for a recording that was announced."""
     scenario = await _only_one(backend, operator, scenario_id, vehicle_id)
+    known = {*scenario["missing"], *(part["name"] for part in scenario["parts"])}
+    if unknown := sorted(set(file or []) - known):  # it would be asked for for ever
+        wrong = [FieldError("file", "must be one of the files that the metadata names") for _ in unknown]
+        raise Problem(422, "unknown-part", f"this scenario has {', '.join(sorted(known))} alone", errors=wrong)
     row = (json.dumps(file or []), backend.now(), scenario["fleet_id"], scenario["vehicle_id"], scenario_id)
     await backend.database.write(
         lambda connection: connection.execute(
@@ -415,6 +421,7 @@ def _described(connection: Connection, condition: str, values: tuple[Any, ...]) 
                 "vehicle_id": row["vehicle_id"],
                 "received_at": datetime.fromtimestamp(row["received_at"], UTC).isoformat(),
                 "priority": row["priority"],
+                "state": _state(connection, row, {part["name"] for part in parts}, missing),
                 "complete": not missing,
                 "missing": missing,
                 "parts": [{name: part[name] for name in Part.model_fields} for part in parts],
@@ -423,3 +430,12 @@ def _described(connection: Connection, condition: str, values: tuple[Any, ...]) 
             }
         )
     return found
+
+
+def _state(connection: Connection, scenario: Row, here: set[str], missing: list[str]) -> str:
+    if not missing:
+        return "complete"
+    row = connection.execute("SELECT files FROM wanted WHERE scenario = ?", (scenario["id"],)).fetchone()
+    if row is not None and not here >= set(json.loads(row["files"]) or missing):
+        return "wanted"
+    return "partial" if here else "announced"

@@ -48,7 +48,7 @@ COMMANDS: dict[str, Command] = {
     "queue": Command("sentinel_sync.cli.queue", "list, show, retry, drop or verify what waits to be sent"),
     "trips": Command("sentinel_sync.cli.replay", "replay a recorded drive as a trip"),
     "network": Command("sentinel_sync.cli.network", "show or say what the network may cost"),
-    "fleet": Command("sentinel_sync.cli.fleet", "fleet statistics, rankings, trends and alerts"),
+    "fleet": Command("sentinel_sync.cli.fleet", "fleet statistics, rankings, trends, alerts and recordings"),
     "scenarios": Command("sentinel_sync.cli.scenarios", "list, show, queue or retry recordings"),
     "consent": Command("sentinel_sync.cli.consent", "grant, withdraw or show the consent to sending recordings"),
     "models": Command("sentinel_sync.cli.models", "list, install, roll back and pin models; sign and publish them"),

@@ -1,4 +1,4 @@
-"""`fleet`: what the backend knows of the whole fleet, as tables, charts, JSON, CSV or a picture."""
+"""`fleet`: what the backend knows of the whole fleet, as tables, charts, JSON, CSV or a picture; its recordings."""
 
 import argparse
 import asyncio
@@ -12,6 +12,7 @@ from sentinel_sync.base.errors import SentinelSyncError
 from sentinel_sync.cli.actions import add_watch, load_settings
 from sentinel_sync.cli.arguments import Subparsers
 from sentinel_sync.cli.exit_codes import CommandError, ExitCode
+from sentinel_sync.cli.recordings import add_recordings
 from sentinel_sync.cli.ui.tables import (
     Series,
     Sheet,
@@ -60,7 +61,7 @@ def add_parser(subparsers: Subparsers) -> None:
     """Add `fleet` and what can be asked."""
     parser = subparsers.add_parser(
         "fleet",
-        help="fleet statistics, rankings, trends and alerts",
+        help="fleet statistics, rankings, trends, alerts and recordings",
         description="What the backend knows of the whole fleet. With the backend away, the last known and its age.",
     )
     actions: Subparsers = parser.add_subparsers(title="actions", metavar="ACTION", required=True, dest="action")
@@ -83,6 +84,7 @@ def add_parser(subparsers: Subparsers) -> None:
     _limit(leaders, 10)
     vehicle = _action(actions, "vehicle", "when a vehicle was last heard", Question(_vehicle, facts_sheet, by_row=True))
     vehicle.add_argument("vehicle", nargs="?", metavar="VEHICLE", help="its id (default: this vehicle)")
+    add_recordings(actions)
 
 
 def _action(actions: Subparsers, name: str, text: str, question: Question) -> argparse.ArgumentParser:

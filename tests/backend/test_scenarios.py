@@ -5,13 +5,15 @@ import hashlib
 import json
 import tracemalloc
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 import httpx
 import pytest
 
+from sentinel_sync.backend.app import create_app
 from sentinel_sync.backend.privacy import CoordinateScanner, fine_coordinates
-from sentinel_sync.backend.settings import BackendSettings
+from sentinel_sync.backend.settings import BackendSettings, Extensions
 from tests.backend.vehicle import Vehicle, problem, registration, stored_bytes
 
 SCENARIO = "20241117_103045"
@@ -96,6 +98,37 @@ async def test_two_vehicles_may_have_one_scenario_id(backend: httpx.AsyncClient)
         query = {"vehicle_id": vehicle.vehicle_id}
         content = (await first.get(f"/scenarios/{SCENARIO}/parts/bev.mp4", params=query)).content
         assert content == vehicle.vehicle_id.encode()
+
+
+async def test_what_is_announced_asked_for_and_here_is_told_apart(backend_settings: BackendSettings) -> None:
+    app = create_app(replace(backend_settings, extensions=Extensions(scenario_catalogue=True)))
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://backend") as client,
+    ):
+        vehicle = Vehicle(client)
+        assert (await vehicle.register()).status_code == 201
+
+        async def state() -> str:
+            (listed,) = (await vehicle.get("/scenarios", params={"vehicle_id": "vehicle_001"})).json()["scenarios"]
+            return str(listed["state"])
+
+        async def want(*files: str) -> httpx.Response:
+            return await vehicle.send("PUT", f"/scenarios/{SCENARIO}/wanted", params={"file": files})
+
+        assert await state() == "announced"
+        # It would be asked for for ever.
+        assert "bev.mp4" in problem(await want("bev.mp4", "rear.mp4"), 422, "unknown-part")["detail"]
+        assert await state() == "announced"
+        assert (await want("bev.mp4")).status_code == 204
+        assert await state() == "wanted"
+        await send_video(vehicle, "bev.mp4", b"video")
+        assert await state() == "partial"
+        assert (await want()).status_code == 204
+        assert await state() == "wanted"
+        await send_video(vehicle, "interior.mp4", b"video")
+        assert (await vehicle.send("POST", ANNOTATIONS_URL, JSON, content=ANNOTATIONS)).status_code == 201
+        assert await state() == "complete"
 
 
 async def test_parts_need_their_scenario(vehicle: Vehicle) -> None:
