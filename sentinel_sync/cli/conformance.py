@@ -9,7 +9,7 @@ from sentinel_sync.cli.arguments import Subparsers
 from sentinel_sync.cli.backend_access import KEY_NOTE, add_credential, way_to_backend
 from sentinel_sync.cli.exit_codes import CommandError, ExitCode
 from sentinel_sync.cli.ui.text import out, printable
-from sentinel_sync.conformance.output import as_json, as_junit, evidence, line, summary
+from sentinel_sync.conformance.output import as_json, as_junit, evidence, hint, line, summary
 from sentinel_sync.conformance.run import CHECKS, Finding, Verdict
 
 _DESCRIPTION = """\
@@ -55,11 +55,12 @@ def execute(arguments: argparse.Namespace) -> int:
             arguments.junit.write_bytes(as_junit(findings))
         except OSError as error:
             raise CommandError(f"{arguments.junit} cannot be written ({error.strerror})") from None
+    advice = hint(findings, has_own_ids=own_ids is not None)
     if arguments.json:
-        print_json(as_json(url, findings))
+        print_json(as_json(url, findings, advice))
     else:
         for finding in findings:
             if finding.verdict is Verdict.MISSED:
                 out("\n" + "\n".join(printable(one) for one in evidence(finding).splitlines()) + "\n")
-        print_lines(["", summary(findings)])
+        print_lines(["", summary(findings), *([] if advice is None else [advice])])
     return ExitCode.FAILED if any(finding.fails for finding in findings) else ExitCode.DONE

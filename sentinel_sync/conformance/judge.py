@@ -1,6 +1,7 @@
 """The whole contract against one backend."""
 
 from collections.abc import Callable
+from http import HTTPStatus
 from typing import Any
 
 from sentinel_sync.base.errors import UnreachableError
@@ -36,7 +37,8 @@ async def judge(
         transport: Instead of the network.
 
     Raises:
-        UnreachableError: Nobody can be connected to at the address: there is no backend to judge.
+        UnreachableError: Nobody can be connected to at the address, or it answers 404 to everything: there is no
+            backend to judge.
     """
     asked_for = {one.name for one in CHECKS if only in one.name}
     last = max((number for number, one in enumerate(CHECKS) if one.name in asked_for), default=-1)
@@ -46,13 +48,8 @@ async def judge(
             heard(finding)
 
     async with client_for(url, verify=verify, transport=transport) as client:
-        try:
-            await client.get("/health")
-        except httpx.ConnectError as error:
-            raise UnreachableError(f"no backend answers at {url}: {error}") from None
-        except httpx.TransportError:
-            pass  # somebody is there: what is wrong with the answer is for the checks to say
         run = Run(client, api_key, patience_seconds, own_ids)
+        await _find_backend(run, url)
         try:
             findings = await run_checks(run, CHECKS[: last + 1], tell)
             return [finding for finding in findings if finding.name in asked_for]
@@ -61,3 +58,19 @@ async def judge(
                 await work.clean_up(run)
             except MissedError:
                 run.exchanges.clear()
+
+
+async def _find_backend(run: Run, url: str) -> None:
+    try:
+        is_unknown = (await run.client.get("/health")).status_code == HTTPStatus.NOT_FOUND
+    except httpx.ConnectError as error:
+        raise UnreachableError(f"no backend answers at {url}: {error}") from None
+    except httpx.TransportError:
+        return  # somebody is there: what is wrong with the answer is for the checks to say
+    try:
+        for path in ("/models", f"/fleet/{run.fleet_id}/statistics"):
+            is_unknown = is_unknown and (await run.send("GET", path)).status_code == HTTPStatus.NOT_FOUND
+    except MissedError:
+        return
+    if is_unknown:
+        raise UnreachableError(f"{url} answers 404 to everything, /health and /models too: is the path right?")

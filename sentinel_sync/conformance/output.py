@@ -35,11 +35,28 @@ def summary(findings: Sequence[Finding]) -> str:
     return f"{verdict}: {met} met, {required} missed, {optional} optional ones missed, {absent} with nothing to judge"
 
 
-def as_json(url: str, findings: Sequence[Finding]) -> dict[str, Any]:
+def hint(findings: Sequence[Finding], *, has_own_ids: bool) -> str | None:
+    """What to try where it is the key that was refused, which says nothing about the backend; None elsewhere."""
+    answers = [finding.exchanges[-1].answer for finding in findings if finding.fails and finding.exchanges]
+    statuses = {answer.partition(" ")[0] for answer in answers}
+    if "401" in statuses:
+        return "the key is not accepted (401): is it one that a vehicle may use, and whole?"
+    if "403" not in statuses:
+        return None
+    if has_own_ids:
+        return "the key is refused (403): is it a vehicle's, and good for this --fleet-id and --vehicle-id?"
+    return (
+        "the key is refused (403) for the fleet and vehicle that the kit makes up: where it is good for one fleet or "
+        "vehicle alone, name them with --fleet-id and --vehicle-id (a test bench's)"
+    )
+
+
+def as_json(url: str, findings: Sequence[Finding], hint: str | None = None) -> dict[str, Any]:
     """All of it."""
     return {
         "url": url,
         "conforms": not any(finding.fails for finding in findings),
+        "hint": hint,
         "checks": [asdict(it) for it in findings],
     }
 

@@ -56,6 +56,16 @@ async def bad_scenario(run: Run) -> None:
     expect(400 <= answer.status_code < 500, f"answered {answer.status_code}, not 4xx")
 
 
+@check("scenario with a fine place", "metadata.location and any coordinates: coarsened as trips' are", Level.OPTIONAL)
+async def fine_scenario(run: Run) -> None:
+    """As with trips."""
+    name = scenario_id()
+    body = announcement(name)
+    body["metadata"]["location"] = "37.774929,-122.419416"
+    answer = await run.send("POST", "/scenarios", idempotency_key=f"scenario-{name}", json=body)
+    expect(400 <= answer.status_code < 500, f"answered {answer.status_code}, not 4xx")
+
+
 @check("video", "POST /scenarios/{id}/videos → 201: multipart/form-data, one part")
 async def video(run: Run) -> None:
     """A video goes in one request, and again where the answer was lost."""

@@ -152,11 +152,11 @@ async def post(run: Run, body: dict[str, Any]) -> httpx.Response:
 @check("trip", 'POST /trips → 201 {"trip_id", "status": "uploaded"}')
 async def trip_is_taken(run: Run) -> None:
     """The one thing that every vehicle does."""
+    run.memory["trip"] = sent = trip()
     before = await total_trips(run)
     counted, distance = before.get("total_trips"), before.get("total_distance")
     run.memory["trips"] = counted if isinstance(counted, int) else 0
     run.memory["distance"] = distance if is_number(distance) else 0.0
-    run.memory["trip"] = sent = trip()
     answer = await post(run, sent)
     expect_status(answer, 201)
     expect_acknowledged(answer, "trip_id", sent["trip_id"])
@@ -199,6 +199,14 @@ async def bad_trip(run: Run) -> None:
     answer = await run.send("POST", "/trips", content=b'{"trip_id": ', headers={"Content-Type": "application/json"})
     expect_status(answer, *_REFUSALS)
     await expect_counted(run, "a trip that was refused is counted")
+
+
+@check("trip with a fine place", "start_location, end_location: two decimals, about 1 km", Level.OPTIONAL)
+async def fine_trip(run: Run) -> None:
+    """No vehicle sends it; a backend that takes it keeps where somebody lives, from whatever sent it."""
+    answer = await post(run, trip(start_location={"lat": 37.774929, "lon": -122.419416}))
+    run.memory["trips"] = run.memory.get("trips", 0) + answer.is_success
+    expect_status(answer, *_REFUSALS)
 
 
 # --- profiles ---

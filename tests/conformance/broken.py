@@ -35,7 +35,7 @@ class Broken(httpx.AsyncBaseTransport):
 
 
 def is_to(request: httpx.Request, method: str, path: str) -> bool:
-    return request.method == method and re.fullmatch(path, request.url.path) is not None
+    return re.fullmatch(method, request.method) is not None and re.fullmatch(path, request.url.path) is not None
 
 
 def changed(request: httpx.Request, *, body: bytes | None = None, **headers: str | None) -> httpx.Request:
@@ -235,6 +235,10 @@ PLANTED = (
     ),
     Planted("anything is a trip", "trip that is none", answers("POST", "/trips", 201, {}, when='"distance":"far"')),
     Planted("a bad trip breaks it", "trip that is none", answers("POST", "/trips", 500, {}, when='"distance":"far"')),
+    Planted("homes are taken", "trip with a fine place", answers("POST", "/trips", 201, {}, when="37.774929")),
+    Planted(
+        "a fine place breaks it", "scenario with a fine place", answers("POST", "/scenarios", 500, {}, when="37.774929")
+    ),
     Planted("every driver has a profile", "no profile", answers("GET", _PROFILE, 200, {})),
     Planted("a profile is changed", "profile", tells("GET", _PROFILE, sets("encrypted_data", "gAAAAA=="))),
     Planted(

@@ -14,9 +14,10 @@ from sentinel_sync.backend.app import create_app
 from sentinel_sync.backend.publishing import ModelRelease, ModelSignature, publish_model
 from sentinel_sync.backend.server import running_server
 from sentinel_sync.backend.settings import BackendSettings, Extensions
+from sentinel_sync.base.errors import UnreachableError
 from sentinel_sync.cli.main import main
 from sentinel_sync.conformance.judge import judge
-from sentinel_sync.conformance.output import as_junit, evidence
+from sentinel_sync.conformance.output import as_junit, evidence, hint
 from sentinel_sync.conformance.run import CHECKS, Level, Verdict
 from tests.conformance.broken import KEY, PLANTED, Backend, Broken, Planted, answers, is_to, sets, tells
 
@@ -123,6 +124,38 @@ def test_an_address_at_which_nobody_is_gets_no_verdict(capsys: pytest.CaptureFix
     assert said.out == ""
 
 
+async def test_a_path_at_which_nothing_is_known_gets_no_verdict(tmp_path: Path) -> None:
+    async with running_server(settings(tmp_path)) as url:
+        with pytest.raises(UnreachableError) as caught:
+            await judge(f"{url}/v2", KEY)
+        assert str(caught.value) == (f"{url}/v2 answers 404 to everything, /health and /models too: is the path right?")
+
+
+@pytest.mark.parametrize("path", ["/health", "/models"])
+async def test_a_backend_without_one_route_is_judged_all_the_same(path: str, backend: httpx.AsyncBaseTransport) -> None:
+    missing = answers("GET", path, 404, {})
+    found = await judge("http://backend", KEY, only="health", transport=Broken(backend, missing))
+    assert [finding.name for finding in found] == ["health", "health fields"]
+
+
+@pytest.mark.parametrize(
+    ("status", "own_ids", "advice"),
+    [
+        (401, None, "the key is not accepted (401)"),
+        (403, None, "name them with --fleet-id and --vehicle-id"),
+        (403, ("bench", "bench_1"), "good for this --fleet-id and --vehicle-id?"),
+        (500, None, None),
+    ],
+)
+async def test_what_is_the_keys_fault_is_said_to_be(
+    status: int, own_ids: tuple[str, str] | None, advice: str | None, backend: httpx.AsyncBaseTransport
+) -> None:
+    refusing = Broken(backend, answers("(GET|POST)", "/(trips|fleet/.*)", status, {}))
+    found = await judge("http://backend", KEY, only="trip", own_ids=own_ids, transport=refusing)
+    said = hint(found, has_own_ids=own_ids is not None)
+    assert (said is None) if advice is None else (advice in str(said))
+
+
 class TestCommand:
     async def test_it_prints_a_table_writes_junit_and_says_so_in_its_code(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
@@ -140,6 +173,7 @@ class TestCommand:
             code = await asyncio.to_thread(main, ["conformance", url, "--api-key", "wrong", "--only", "trip"])
             text = capsys.readouterr().out
             assert (code, "it does not conform" in text, "< 401 Unauthorized" in text) == (1, True, True)
+            assert text.endswith("the key is not accepted (401): is it one that a vehicle may use, and whole?\n")
 
     @pytest.mark.parametrize(
         ("words", "why"),
