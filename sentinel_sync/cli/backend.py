@@ -5,6 +5,7 @@ import asyncio
 import os
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from sentinel_sync.cli.serve import DATABASE_VARIABLE
 from sentinel_sync.cli.ui.text import count, moment, printable, table, width
 
 _DAY = 86_400.0
+#: A key that ends later than a date can be shown has no end.
+_MOST_DAYS = 1e6
 _SCOPES = ("vehicle", "read", "publish")
 
 
@@ -39,12 +42,12 @@ def add_parser(subparsers: Subparsers) -> None:
     )
     adding.add_argument("--fleet", metavar="ID", help="only for this fleet (default: any)")
     adding.add_argument("--vehicle", metavar="ID", help="only for this vehicle of it (default: any)")
-    adding.add_argument("--days", type=float, metavar="DAYS", help="for so many days (default: until it is revoked)")
+    adding.add_argument("--days", type=_days, metavar="DAYS", help="for so many days (default: until it is revoked)")
     _add(actions, "list-keys", "show the names of keys and what they allow; never a key", _list_keys)
     rotating = _add(actions, "rotate-keys", "make new keys with what the old ones allow; those end later", _rotate_keys)
     rotating.add_argument("names", metavar="NAME", nargs="+", help="of keys")
     rotating.add_argument(
-        "--grace-days", type=float, default=7.0, metavar="DAYS", help="until the old ones end (default: %(default)g)"
+        "--grace-days", type=_grace, default=7.0, metavar="DAYS", help="until the old ones end (default: %(default)g)"
     )
     revoking = _add(actions, "revoke-key", "end all keys of a name at once", _revoke_key)
     revoking.add_argument("name", metavar="NAME", help="of keys")
@@ -64,6 +67,20 @@ def _add(actions: Subparsers, name: str, text: str, execute: Callable[[argparse.
     )
     parser.set_defaults(execute=execute)
     return parser
+
+
+def _days(text: str) -> float:
+    days = _grace(text)
+    if not days:  # a key that has ended before anybody has it
+        raise argparse.ArgumentTypeError("must be more than 0 days")
+    return days
+
+
+def _grace(text: str) -> float:
+    with suppress(ValueError):
+        if 0.0 <= (days := float(text)) < _MOST_DAYS:
+            return days
+    raise argparse.ArgumentTypeError(f"must be a number of days, at least 0 and below {_MOST_DAYS:,.0f}")
 
 
 # --- actions ---

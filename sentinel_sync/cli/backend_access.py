@@ -3,6 +3,7 @@
 import argparse
 import os
 import ssl
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -58,6 +59,19 @@ def asked(
             )
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise CommandError(f"the backend at {url} cannot be reached: {error or type(error).__name__}") from None
+
+
+def vehicle_share(text: str) -> float:
+    """A share of vehicles, such as 0.1 or 10%.
+
+    Raises:
+        argparse.ArgumentTypeError: It is none.
+    """
+    with suppress(ValueError):
+        number = float(text.removesuffix("%")) / (100.0 if text.endswith("%") else 1.0)
+        if 0.0 <= number <= 1.0:
+            return number
+    raise argparse.ArgumentTypeError(f"{text!r} is no share: it must be between 0 and 1, or 0% and 100%")
 
 
 def refusal(answer: httpx.Response) -> str:

@@ -7,7 +7,6 @@ import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from sentinel_sync.base.http_library import httpx
 from sentinel_sync.base.payloads import ModelRelease
 from sentinel_sync.cli.actions import load_settings
 from sentinel_sync.cli.arguments import Subparsers
-from sentinel_sync.cli.backend_access import KEY_NOTE, add_backend, asked, refusal
+from sentinel_sync.cli.backend_access import KEY_NOTE, add_backend, asked, refusal, vehicle_share
 from sentinel_sync.cli.exit_codes import CommandError, ExitCode
 from sentinel_sync.cli.ui.text import err, out, pairs, printable, size
 from sentinel_sync.models.releases import key_in_file, key_in_text, read_trust
@@ -179,6 +178,8 @@ def read_manifest(path: Path) -> ModelRelease:
     try:
         with path.open("rb") as file:
             return ModelRelease.model_validate_json(file.read(_LARGEST_MANIFEST))
+    except FileNotFoundError:
+        raise CommandError(f"cannot read {path}: none is there; `models sign` makes one", ExitCode.USAGE) from None
     except OSError as error:
         raise CommandError(f"cannot read {path}: {error.strerror}", ExitCode.USAGE) from None
     except ValidationError:
@@ -310,7 +311,10 @@ def add_publish(actions: Subparsers) -> None:
     parser.add_argument("--manifest", type=Path, metavar="FILE", help=f"(default: FILE{MANIFEST_ENDING})")
     add_backend(parser)
     parser.add_argument(
-        "--rollout", type=_share, metavar="SHARE", help="of vehicles, 0 to 1 (default: as it was, else 1)"
+        "--rollout",
+        type=vehicle_share,
+        metavar="SHARE",
+        help="of vehicles, such as 0.1 or 10%% (default: as it was, else all)",
     )
     parser.set_defaults(execute=_publish)
 
@@ -388,10 +392,3 @@ def _put(arguments: argparse.Namespace, release: ModelRelease) -> httpx.Response
         query["key_id"] = [key_id for _, key_id in signatures]
     with arguments.file.open("rb") as file:
         return asked(arguments, "PUT", path, params=query, content=file, headers={"Content-Length": str(release.size)})
-
-
-def _share(text: str) -> float:
-    with suppress(ValueError):
-        if 0.0 <= (share := float(text)) <= 1.0:
-            return share
-    raise argparse.ArgumentTypeError("must be a number between 0 and 1")

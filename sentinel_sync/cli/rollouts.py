@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 from sentinel_sync.cli.actions import add_command, print_json, print_lines
 from sentinel_sync.cli.arguments import Subparsers, program
-from sentinel_sync.cli.backend_access import KEY_NOTE, add_backend, asked, refusal
+from sentinel_sync.cli.backend_access import KEY_NOTE, add_backend, asked, refusal, vehicle_share
 from sentinel_sync.cli.exit_codes import CommandError, ExitCode
 from sentinel_sync.cli.ui.text import pairs, printable, table, width
 
@@ -38,10 +38,16 @@ def add_parser(subparsers: Subparsers) -> None:
         "--steps", type=_steps, metavar="SHARES", help="ever larger shares of vehicles (default: 1%%,10%%,50%%,100%%)"
     )
     creating.add_argument(
-        "--max-failed", type=_share, metavar="SHARE", help="of those that are decided, at which it stops (default: 2%%)"
+        "--max-failed",
+        type=vehicle_share,
+        metavar="SHARE",
+        help="of those that are decided, at which it stops (default: 2%%)",
     )
     creating.add_argument(
-        "--enough", type=_share, metavar="SHARE", help="of those a step is to reach, that must have it (default: 80%%)"
+        "--enough",
+        type=vehicle_share,
+        metavar="SHARE",
+        help="of those a step is to reach, that must have it (default: 80%%)",
     )
     creating.add_argument(
         "--step-hours", type=float, metavar="HOURS", help="a step lasts so long at least (default: 1)"
@@ -150,12 +156,5 @@ def _percent(share: float) -> str:
     return f"{100 * share:g} %"
 
 
-def _share(text: str) -> float:
-    number = float(text.rstrip("%")) / (100.0 if text.endswith("%") else 1.0)
-    if not 0.0 <= number <= 1.0:
-        raise argparse.ArgumentTypeError("must be a share, such as 0.1 or 10%")
-    return number
-
-
 def _steps(text: str) -> list[float]:
-    return [_share(part.strip()) for part in text.split(",")]
+    return [vehicle_share(part.strip()) for part in text.split(",")]

@@ -70,6 +70,11 @@ def test_what_cannot_be_done_is_said_in_a_line(run: Run, folder: Path, tmp_path:
     where = ("--folder", folder)
     assert run("add-key", "car", "--scope", "vehicle", "--vehicle", "v", *where).code == ExitCode.USAGE
     assert run("check", "--folder", tmp_path / "nothing").code == ExitCode.USAGE
+    for days in ("0", "-3", "nan", "soon", "1e300"):
+        said = run("add-key", "car", "--scope", "vehicle", f"--days={days}", *where)
+        assert (said.code, said.err.count("\n")) == (ExitCode.USAGE, 1)
+    assert run("rotate-keys", "car", "--grace-days=-1", *where).code == ExitCode.USAGE
+    assert run("list-keys", "--json", *where).json == []
     wrong = run("check", "--database", "mysql://somewhere", *where)
     assert (wrong.code, "postgresql://" in wrong.err) == (ExitCode.USAGE, True)
     assert run("backup", folder, *where).code == ExitCode.STORE

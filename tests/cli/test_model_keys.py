@@ -157,6 +157,7 @@ class TestWhatIsWrong:
             assert said.code == code, said.err
             assert said.err.count("\n") == 1
             assert said.out == ""
+        assert "`models sign` makes one" in verify(bench, *trusted).err
         assert sign(bench).code == 0
         file.write_bytes(b"other" * 1400)
         spoilt = verify(bench, *trusted)

@@ -1,5 +1,6 @@
 """`models`: a release engineer's whole way to a vehicle, and the operator's word, with and without a running agent."""
 
+import argparse
 import asyncio
 import json
 import os
@@ -14,6 +15,7 @@ import pytest
 from sentinel_sync.backend.faults import Fault, FaultPlan
 from sentinel_sync.backend.server import running_server
 from sentinel_sync.backend.settings import BackendSettings
+from sentinel_sync.cli.backend_access import vehicle_share
 from sentinel_sync.cli.exit_codes import ExitCode
 from sentinel_sync.cli.models import _facts, _pinned, _row
 from sentinel_sync.models.commands import ModelCommand, ModelCommands, PlacedCommand
@@ -151,6 +153,22 @@ def test_what_is_installed_past_its_rollout_is_said(car: Vehicle, fleet: Fleet) 
     outside = "it is rolled out to 0 % of vehicles and this one is outside: the order overrides that"
     assert (said.code, said.out) == (0, f"{NAME} v1.0.0 is installed; {outside}\n")
     assert (car.folder / "models" / f"{NAME}.onnx").read_bytes() == FIRST
+
+
+@pytest.mark.parametrize(("text", "share"), [("0.1", 0.1), ("10%", 0.1), ("100%", 1.0), ("0", 0.0), ("1", 1.0)])
+def test_a_share_of_vehicles_is_written_in_two_ways(text: str, share: float) -> None:
+    assert vehicle_share(text) == share
+
+
+@pytest.mark.parametrize("text", ["10", "-1%", "101%", "abc", "", "%", "1%%", "nan", "inf"])
+def test_what_is_no_share_is_said_to_be_none(text: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError, match="is no share: it must be between 0 and 1"):
+        vehicle_share(text)
+
+
+def test_steps_that_are_none_are_refused_in_words(car: Vehicle) -> None:
+    said = car.run("rollouts", "create", NAME, "v1.0.0", "--steps", "10%,abc", "--url", "http://127.0.0.1:9")
+    assert (said.code, "argument --steps: 'abc' is no share" in said.err) == (ExitCode.USAGE, True)
 
 
 def test_a_withdrawn_version_stays_where_it_is_in_use_and_reaches_nobody_else(car: Vehicle, fleet: Fleet) -> None:
