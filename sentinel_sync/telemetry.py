@@ -9,7 +9,8 @@ from typing import Any
 
 from sentinel_sync import __version__
 from sentinel_sync.base.errors import ConfigurationError
-from sentinel_sync.cloud.client import Attempt, CloudAPIClient
+from sentinel_sync.cloud.client import CloudAPIClient
+from sentinel_sync.cloud.response_policy import Attempt
 from sentinel_sync.metrics import Metric, Metrics
 from sentinel_sync.status import AgentStatus
 

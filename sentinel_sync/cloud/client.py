@@ -8,7 +8,6 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
 from http import HTTPMethod
 from random import Random, SystemRandom
 from typing import Any, Protocol, Self, TypedDict, TypeVar, Unpack, cast
@@ -28,30 +27,31 @@ from sentinel_sync.base.errors import (
 from sentinel_sync.base.http_library import httpx
 from sentinel_sync.base.payloads import Payload
 from sentinel_sync.base.privacy import mute
-from sentinel_sync.cloud.http import Certificates, build_http_client, credential_of, warm_up
+from sentinel_sync.cloud.http import Certificates, Timeouts, build_http_client, credential_of, warm_up
 from sentinel_sync.cloud.request import (
     ActiveRequests,
     ConcurrencyLimit,
     Content,
     Request,
     RequestHeaders,
-    Timeouts,
+    TrafficListener,
+    TrafficMeter,
     address_in,
-    json_body,
     quote_id,
-    target_of,
 )
 from sentinel_sync.cloud.response import Download, ElsewhereError, Exchange, Response
 from sentinel_sync.cloud.response_policy import (
     APIResponse,
+    Attempt,
     AttemptOutcome,
     CallRetries,
     Listener,
     Probe,
     ResponsePolicy,
+    json_body,
+    target_of,
 )
 from sentinel_sync.cloud.rules.answers import AddressGuard, Gate, GateState, RetryBudget
-from sentinel_sync.cloud.transport import TrafficListener, TrafficMeter
 from sentinel_sync.settings import CloudSettings, settings_from
 
 __all__ = ["APIResponse", "AttemptOutcome", "CloudAPIClient", "Listener", "Probe", "Response", "quote_id"]
@@ -68,26 +68,6 @@ class Closable(Protocol):
 
 
 Companion = TypeVar("Companion", bound=Closable)
-
-
-@dataclass(frozen=True, slots=True)
-class Attempt:
-    """One request as it went.
-
-    Attributes:
-        what: Method and path, as logs name it.
-        status: Of the answer; None where there was none.
-        error: Why there was none.
-        began_at: Wall time, seconds since the epoch.
-        seconds: Until the answer was there, or the error.
-    """
-
-    method: str
-    what: str
-    status: int | None
-    error: Exception | None
-    began_at: float
-    seconds: float
 
 
 class ClientOptions(TypedDict, total=False):

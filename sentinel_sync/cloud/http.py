@@ -1,4 +1,4 @@
-"""The one shared `httpx.AsyncClient`: TLS, proxy, pools. The only place that builds one."""
+"""The one shared `httpx.AsyncClient`: TLS, proxy, pools, time-outs. The only place that builds one."""
 
 import asyncio
 import logging
@@ -6,6 +6,7 @@ import ssl
 import threading
 from collections.abc import Iterable
 from contextlib import suppress
+from dataclasses import dataclass
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from importlib import import_module
 from pathlib import Path
@@ -31,6 +32,10 @@ BULK_CONNECTIONS = 6
 KEEPALIVE_EXPIRY = 50.0
 #: Seconds to set up a connection: beyond it a vehicle is better off trying again.
 CONNECT_TIMEOUT = 10.0
+#: An exchange may take so many times `timeout`: a server that drips a byte before each time-out ends here.
+DEADLINE_FACTOR = 3.0
+#: A health request's whole exchange, seconds: it is small, and an answer that takes longer is no good news.
+PROBE_DEADLINE = 15.0
 #: TLS sessions that are kept to be resumed, of the hosts that were connected to last.
 RESUMABLE_HOSTS = 8
 
@@ -255,6 +260,24 @@ def timeouts(seconds: float) -> httpx.Timeout:
     The pool's is generous because waiting for a place is not the network's fault; the client's own bound comes first.
     """
     return httpx.Timeout(seconds, connect=min(seconds, CONNECT_TIMEOUT), pool=seconds * 4)
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """How long an answer is waited for: seconds in all, and for each phase."""
+
+    deadline: float
+    phases: httpx.Timeout
+
+    @classmethod
+    def of(cls, timeout: float) -> "Timeouts":
+        """For any request."""
+        return cls(timeout * DEADLINE_FACTOR, timeouts(timeout))
+
+    @classmethod
+    def of_a_probe(cls, timeout: float) -> "Timeouts":
+        """For the health request."""
+        return cls(min(PROBE_DEADLINE, timeout * DEADLINE_FACTOR), timeouts(min(PROBE_DEADLINE, timeout)))
 
 
 def build_http_client(settings: CloudSettings, certificates: Certificates | None = None) -> httpx.AsyncClient:

@@ -1,13 +1,12 @@
-"""A request before it is sent: what is asked of whom, when it may go (`ConcurrencyLimit`), how long it may take."""
+"""A request before it is sent: what is asked of whom, when it may go (`ConcurrencyLimit`), which bytes are counted."""
 
 import asyncio
-import json
-from collections.abc import AsyncIterable, AsyncIterator, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from http import HTTPMethod
 from typing import Any, Protocol, runtime_checkable
-from urllib.parse import parse_qsl, quote
+from urllib.parse import quote
 
 import pydantic_core
 from aiolimiter import AsyncLimiter
@@ -16,23 +15,19 @@ from sentinel_sync import __version__
 from sentinel_sync.base.errors import ConfigurationError, HeldError
 from sentinel_sync.base.http_library import httpx
 from sentinel_sync.base.payloads import Payload
-from sentinel_sync.base.privacy import coarse_path, coarsen, loggable_path
-from sentinel_sync.cloud.http import timeouts
-from sentinel_sync.cloud.transport import TrafficMeter
+from sentinel_sync.base.privacy import coarsen, loggable_path
 from sentinel_sync.settings import CloudSettings
 
-#: An exchange may take so many times `timeout`: a server that drips a byte before each time-out ends here.
-DEADLINE_FACTOR = 3.0
-#: A health request's whole exchange, seconds: it is small, and an answer that takes longer is no good news.
-PROBE_DEADLINE = 15.0
 #: Bulk transfers at once. They have places of their own: else a video would hold a trip's for as long as it takes.
 BULK_PLACES = 2
 #: The burst that the rate limit allows, seconds of its rate: a fixed-window limiter at the backend must not trip.
 _BURST = 0.1
+#: What one header line has besides name and value: a colon, a space, a line's end.
+_PER_LINE = 4
+#: What a request's or a status line has besides method, target or reason: two spaces, the version, the line's end.
+_PER_START = 12
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _LAST_PORT = 65_535
-#: Characters that a path keeps as they are (RFC 3986 section 3.3), `%` because ids come encoded.
-_PATH_SAFE = "/%=&,:;@!$'()*+~-._"
 #: So many URLs are kept parsed: those that are asked for again and again are few.
 _KNOWN_URLS = 64
 #: Headers that are set or looked for here, as they are spelled here: a caller's own spelling replaces, not doubles.
@@ -80,24 +75,6 @@ class Origin:
     def of(cls, url: httpx.URL) -> "Origin":
         """Origin of a URL, with the scheme's own port where none is given."""
         return cls(url.scheme, url.host.lower(), url.port or _DEFAULT_PORTS.get(url.scheme))
-
-
-@dataclass(frozen=True, slots=True)
-class Timeouts:
-    """How long an answer is waited for: seconds in all, and for each phase."""
-
-    deadline: float
-    phases: httpx.Timeout
-
-    @classmethod
-    def of(cls, timeout: float) -> "Timeouts":
-        """For any request."""
-        return cls(timeout * DEADLINE_FACTOR, timeouts(timeout))
-
-    @classmethod
-    def of_a_probe(cls, timeout: float) -> "Timeouts":
-        """For the health request."""
-        return cls(min(PROBE_DEADLINE, timeout * DEADLINE_FACTOR), timeouts(min(PROBE_DEADLINE, timeout)))
 
 
 class Deadline:
@@ -198,6 +175,61 @@ def _limiter(rate: float) -> AsyncLimiter | None:
         return None
     burst = max(1.0, rate * _BURST)
     return AsyncLimiter(burst, burst / rate)
+
+
+TrafficListener = Callable[[int, int], None]
+
+
+class TrafficMeter:
+    """Tells its listeners of traffic: heads as they are written in HTTP/1.1, bodies as they travel.
+
+    What TLS, TCP and IP put around them is not seen here: some 3 % for a video, more for small requests.
+    """
+
+    def __init__(self) -> None:
+        self._listeners: list[TrafficListener] = []
+
+    def follow(self, listener: TrafficListener) -> None:
+        """Have `listener(sent_bytes, received_bytes)` called as traffic happens: a plain function, quick."""
+        self._listeners.append(listener)
+
+    def count(self, sent_bytes: int, received_bytes: int) -> None:
+        """Tell of traffic."""
+        for listener in self._listeners:
+            listener(sent_bytes, received_bytes)
+
+    def count_request(self, request: httpx.Request, body_bytes: int) -> None:
+        """Tell of a request's head, and of its body where that went in one piece."""
+        if self._listeners:
+            start = len(request.method) + len(request.url.raw_path) + _PER_START
+            self.count(start + _lines(request.headers) + body_bytes, 0)
+
+    def count_answer(self, response: httpx.Response, body_bytes: int) -> None:
+        """Tell of an answer's head, and of what was read of its body."""
+        if self._listeners:
+            self.count(0, len(response.reason_phrase) + _PER_START + _lines(response.headers) + body_bytes)
+
+
+class CountedStream(httpx.AsyncByteStream):
+    """A body that is counted while it is read: of a large file somebody wants to know before its end."""
+
+    def __init__(self, stream: httpx.AsyncByteStream, meter: TrafficMeter) -> None:
+        self._stream = stream
+        self._meter = meter
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        """Pass the pieces on."""
+        async for piece in self._stream:
+            self._meter.count(0, len(piece))
+            yield piece
+
+    async def aclose(self) -> None:
+        """Close what is below."""
+        await self._stream.aclose()
+
+
+def _lines(headers: httpx.Headers) -> int:
+    return sum(len(name) + len(value) + _PER_LINE for name, value in headers.raw) + 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -389,45 +421,7 @@ def quote_id(identifier: str) -> str:
     return quoted.replace(".", "%2E") if set(quoted) == {"."} else quoted
 
 
-def target_of(endpoint: str, params: Mapping[str, Any] | None) -> tuple[str, dict[str, Any]]:
-    """Split an endpoint into its path and its query, both without a fine coordinate.
-
-    Args:
-        endpoint: As '/fleet/fleet_alpha/statistics', also without the first slash, also with a query.
-        params: Joins the query; entries that are None are left out.
-
-    Raises:
-        ValueError: Not a path below `api_url`: the credential goes nowhere else.
-    """
-    path, _, query = endpoint.partition("?")
-    if "://" in path or path.startswith("//") or "#" in endpoint:
-        raise ValueError("endpoint must be a path below api_url, such as '/health'; the credential goes nowhere else")
-    if not {".", ".."}.isdisjoint(path.split("/")):
-        raise ValueError("endpoint must not climb with '.' or '..'; encode an id with quote_id")
-    joined: dict[str, Any] = {}
-    for name, value in parse_qsl(query, keep_blank_values=True):
-        joined.setdefault(name, []).append(value)
-    joined.update(params or {})
-    path = path if path.startswith("/") else f"/{path}"
-    return coarse_path(quote(path, safe=_PATH_SAFE)), coarse_query(joined)
-
-
 def coarse_query(params: Mapping[str, Any]) -> dict[str, Any]:
     """Return a query's parameters coarsened, and without those that are None."""
     coarse: dict[str, Any] = coarsen(pydantic_core.to_jsonable_python(params))
     return {name: value for name, value in coarse.items() if value is not None}
-
-
-def json_body(data: Any) -> bytes | None:
-    """Serialize what a caller gave as JSON, every coordinate in it coarsened; None is no body.
-
-    Raises:
-        ValueError: It holds what JSON cannot say, such as NaN.
-    """
-    if data is None:
-        return None
-    if isinstance(data, Payload):
-        return data.model_dump_json().encode()
-    # First made plain, so that a place inside an object of the caller's own is seen as well.
-    plain = pydantic_core.to_jsonable_python(data, inf_nan_mode="constants")
-    return json.dumps(coarsen(plain), ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()

@@ -6,19 +6,21 @@ Never more of an answer is read than is wanted, also of one that unpacks to a th
 import asyncio
 import codecs
 import zlib
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 from uuid import uuid4
 
+import httpcore
+
 from sentinel_sync.base.clock import Clock
 from sentinel_sync.base.errors import UnacknowledgedError, UnreachableError
 from sentinel_sync.base.http_library import httpx
 from sentinel_sync.base.payloads import MalformedJSONError, read_json
 from sentinel_sync.base.privacy import loggable_text, unlogged
-from sentinel_sync.cloud.request import Deadline, Request, RequestHeaders
+from sentinel_sync.cloud.request import CountedStream, Deadline, Request, RequestHeaders, TrafficMeter
 from sentinel_sync.cloud.rules.answers import (
     MAX_REDIRECTS,
     Meaning,
@@ -27,7 +29,7 @@ from sentinel_sync.cloud.rules.answers import (
     may_lack_a_body,
     meaning_of,
 )
-from sentinel_sync.cloud.transport import BULK, FRESH, ConnectionTrace, CountedStream, TrafficMeter
+from sentinel_sync.cloud.transport import BULK, FRESH
 
 #: So much of an error body is read (wire contract, "Answers").
 MAX_ERROR_BYTES = 64 << 10
@@ -96,6 +98,38 @@ class Download:
 
     response: httpx.Response
     deadline: Deadline
+
+
+class ConnectionTrace:
+    """Follows one request through httpcore ("trace" among its request extensions).
+
+    Args:
+        refusal: Says of an address that was connected to, and whether its certificate was, why nothing may go there.
+    """
+
+    def __init__(self, refusal: Callable[[str, bool], str | None]) -> None:
+        self._refusal = refusal
+        self._opened = self._sent = self._answered = False
+
+    @property
+    def is_reused_and_unanswered(self) -> bool:
+        """Whether it went over a connection that others had used, and no answer's head came."""
+        return self._sent and not self._opened and not self._answered
+
+    async def note(self, event: str, facts: Mapping[str, Any]) -> None:
+        """Take in an event; raises httpx.ConnectError where nothing may be sent to an address, before anything is."""
+        stream = facts.get("return_value")
+        if isinstance(stream, httpcore.AsyncNetworkStream):
+            address, *_ = stream.get_extra_info("server_addr") or ("",)
+            if (why := self._refusal(str(address), event.endswith("start_tls.complete"))) is not None:
+                await stream.aclose()
+                raise httpx.ConnectError(why)
+        if event.startswith("connection.connect_"):
+            self._opened = True
+        elif event.endswith("send_request_headers.started"):
+            self._sent = True
+        elif event.endswith("receive_response_headers.complete"):
+            self._answered = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ an object store says nothing about our credential.
 """
 
 import asyncio
+import json
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
@@ -12,7 +13,9 @@ from enum import StrEnum
 from http import HTTPMethod, HTTPStatus
 from random import Random
 from typing import Any
+from urllib.parse import parse_qsl, quote
 
+import pydantic_core
 from pydantic import ValidationError
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt
 
@@ -28,9 +31,9 @@ from sentinel_sync.base.errors import (
     UnacknowledgedError,
     UnreachableError,
 )
-from sentinel_sync.base.payloads import Health, Problem
-from sentinel_sync.base.privacy import loggable_text
-from sentinel_sync.cloud.request import Request
+from sentinel_sync.base.payloads import Health, Payload, Problem
+from sentinel_sync.base.privacy import coarse_path, coarsen, loggable_text
+from sentinel_sync.cloud.request import Request, coarse_query
 from sentinel_sync.cloud.response import ElsewhereError, Response
 from sentinel_sync.cloud.rules.answers import (
     Gate,
@@ -47,6 +50,8 @@ logger: logging.Logger = logging.getLogger(__name__)
 
 #: One wait inside one call lasts at most so many seconds: an hour's Retry-After is not what a caller sits through.
 LONGEST_WAIT = 30.0
+#: Characters that a path keeps as they are (RFC 3986 section 3.3), `%` because ids come encoded.
+_PATH_SAFE = "/%=&,:;@!$'()*+~-._"
 
 
 class AttemptOutcome(StrEnum):
@@ -75,6 +80,26 @@ class Probe:
     sent: float
     received: float
     min_interval: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One request as it went.
+
+    Attributes:
+        what: Method and path, as logs name it.
+        status: Of the answer; None where there was none.
+        error: Why there was none.
+        began_at: Wall time, seconds since the epoch.
+        seconds: Until the answer was there, or the error.
+    """
+
+    method: str
+    what: str
+    status: int | None
+    error: Exception | None
+    began_at: float
+    seconds: float
 
 
 Listener = Callable[[AttemptOutcome, str], None]
@@ -296,6 +321,44 @@ def _words(reply: Response) -> str:
         return f"answered {reply.status}"
     reason = loggable_text(": ".join(part for part in (problem.title, problem.detail) if part))
     return f"answered {reply.status} ({reason})" if reason else f"answered {reply.status}"
+
+
+def target_of(endpoint: str, params: Mapping[str, Any] | None) -> tuple[str, dict[str, Any]]:
+    """Split an endpoint into its path and its query, both without a fine coordinate.
+
+    Args:
+        endpoint: As '/fleet/fleet_alpha/statistics', also without the first slash, also with a query.
+        params: Joins the query; entries that are None are left out.
+
+    Raises:
+        ValueError: Not a path below `api_url`: the credential goes nowhere else.
+    """
+    path, _, query = endpoint.partition("?")
+    if "://" in path or path.startswith("//") or "#" in endpoint:
+        raise ValueError("endpoint must be a path below api_url, such as '/health'; the credential goes nowhere else")
+    if not {".", ".."}.isdisjoint(path.split("/")):
+        raise ValueError("endpoint must not climb with '.' or '..'; encode an id with quote_id")
+    joined: dict[str, Any] = {}
+    for name, value in parse_qsl(query, keep_blank_values=True):
+        joined.setdefault(name, []).append(value)
+    joined.update(params or {})
+    path = path if path.startswith("/") else f"/{path}"
+    return coarse_path(quote(path, safe=_PATH_SAFE)), coarse_query(joined)
+
+
+def json_body(data: Any) -> bytes | None:
+    """Serialize what a caller gave as JSON, every coordinate in it coarsened; None is no body.
+
+    Raises:
+        ValueError: It holds what JSON cannot say, such as NaN.
+    """
+    if data is None:
+        return None
+    if isinstance(data, Payload):
+        return data.model_dump_json().encode()
+    # First made plain, so that a place inside an object of the caller's own is seen as well.
+    plain = pydantic_core.to_jsonable_python(data, inf_nan_mode="constants")
+    return json.dumps(coarsen(plain), ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
 
 
 class CallRetries:

@@ -5,10 +5,9 @@ carries the mark of a background transfer.
 """
 
 import asyncio
-import logging
 import socket
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from functools import partial
 from typing import Any, NamedTuple, cast
@@ -17,8 +16,6 @@ import httpcore
 from aiohappyeyeballs import start_connection
 
 from sentinel_sync.base.http_library import httpx
-
-logger: logging.Logger = logging.getLogger(__name__)
 
 #: A request's extension (httpx.Request.extensions) that sends it down the second lane; any other transport ignores it.
 BULK = "sentinel_sync.bulk"
@@ -74,38 +71,6 @@ class PriorityTransport(httpx.AsyncBaseTransport):
         async with AsyncExitStack() as stack:
             for transport in (*self.quick, *self.bulk):
                 stack.push_async_callback(transport.aclose)
-
-
-class ConnectionTrace:
-    """Follows one request through httpcore ("trace" among its request extensions).
-
-    Args:
-        refusal: Says of an address that was connected to, and whether its certificate was, why nothing may go there.
-    """
-
-    def __init__(self, refusal: Callable[[str, bool], str | None]) -> None:
-        self._refusal = refusal
-        self._opened = self._sent = self._answered = False
-
-    @property
-    def is_reused_and_unanswered(self) -> bool:
-        """Whether it went over a connection that others had used, and no answer's head came."""
-        return self._sent and not self._opened and not self._answered
-
-    async def note(self, event: str, facts: Mapping[str, Any]) -> None:
-        """Take in an event; raises httpx.ConnectError where nothing may be sent to an address, before anything is."""
-        stream = facts.get("return_value")
-        if isinstance(stream, httpcore.AsyncNetworkStream):
-            address, *_ = stream.get_extra_info("server_addr") or ("",)
-            if (why := self._refusal(str(address), event.endswith("start_tls.complete"))) is not None:
-                await stream.aclose()
-                raise httpx.ConnectError(why)
-        if event.startswith("connection.connect_"):
-            self._opened = True
-        elif event.endswith("send_request_headers.started"):
-            self._sent = True
-        elif event.endswith("receive_response_headers.complete"):
-            self._answered = True
 
 
 class PoolTransport(httpx.AsyncBaseTransport):
@@ -493,63 +458,3 @@ async def _errors(timeout: float | None, late: type[Exception], broken: type[Exc
         raise late(str(error)) from error
     except (OSError, UnicodeError) as error:  # a name that is none cannot be encoded
         raise broken(str(error)) from error
-
-
-#: What one header line has besides name and value: a colon, a space, a line's end.
-_PER_LINE = 4
-#: What a request's or a status line has besides method, target or reason: two spaces, the version, the line's end.
-_PER_START = 12
-
-TrafficListener = Callable[[int, int], None]
-
-
-class TrafficMeter:
-    """Tells its listeners of traffic: heads as they are written in HTTP/1.1, bodies as they travel.
-
-    What TLS, TCP and IP put around them is not seen here: some 3 % for a video, more for small requests.
-    """
-
-    def __init__(self) -> None:
-        self._listeners: list[TrafficListener] = []
-
-    def follow(self, listener: TrafficListener) -> None:
-        """Have `listener(sent_bytes, received_bytes)` called as traffic happens: a plain function, quick."""
-        self._listeners.append(listener)
-
-    def count(self, sent_bytes: int, received_bytes: int) -> None:
-        """Tell of traffic."""
-        for listener in self._listeners:
-            listener(sent_bytes, received_bytes)
-
-    def count_request(self, request: httpx.Request, body_bytes: int) -> None:
-        """Tell of a request's head, and of its body where that went in one piece."""
-        if self._listeners:
-            start = len(request.method) + len(request.url.raw_path) + _PER_START
-            self.count(start + _lines(request.headers) + body_bytes, 0)
-
-    def count_answer(self, response: httpx.Response, body_bytes: int) -> None:
-        """Tell of an answer's head, and of what was read of its body."""
-        if self._listeners:
-            self.count(0, len(response.reason_phrase) + _PER_START + _lines(response.headers) + body_bytes)
-
-
-class CountedStream(httpx.AsyncByteStream):
-    """A body that is counted while it is read: of a large file somebody wants to know before its end."""
-
-    def __init__(self, stream: httpx.AsyncByteStream, meter: TrafficMeter) -> None:
-        self._stream = stream
-        self._meter = meter
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        """Pass the pieces on."""
-        async for piece in self._stream:
-            self._meter.count(0, len(piece))
-            yield piece
-
-    async def aclose(self) -> None:
-        """Close what is below."""
-        await self._stream.aclose()
-
-
-def _lines(headers: httpx.Headers) -> int:
-    return sum(len(name) + len(value) + _PER_LINE for name, value in headers.raw) + 2

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from sentinel_sync.base.errors import CredentialError, CutError, RejectedError
-from sentinel_sync.cloud.request import DEADLINE_FACTOR
+from sentinel_sync.cloud.http import DEADLINE_FACTOR
 from sentinel_sync.cloud.response_policy import AttemptOutcome
 from tests.fakes.cloud import Answer, FakeCloud, problem
 from tests.scenarios.recorded_part import VIDEOS, RecordedPart, noise

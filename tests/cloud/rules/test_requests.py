@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sentinel_sync.base.payloads import Location
-from sentinel_sync.cloud.request import coarse_query, json_body, quote_id, target_of
+from sentinel_sync.cloud.request import coarse_query, quote_id
+from sentinel_sync.cloud.response_policy import json_body, target_of
 
 
 @pytest.mark.parametrize(
