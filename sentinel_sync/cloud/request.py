@@ -388,6 +388,21 @@ async def _extending(content: AsyncIterable[bytes], deadline: Deadline, meter: T
     deadline.extend()
 
 
+def followed(location: str, base: httpx.URL) -> httpx.URL | None:
+    """The whole URL that a location from outside names, as seen from `base`; None where it is none of http(s)."""
+    try:
+        # Without user and password: they would become an Authorization of somebody else's making.
+        url = base.join(location).copy_with(userinfo=b"", fragment=None)
+    except (httpx.InvalidURL, ValueError):
+        return None
+    return url if url.scheme in _DEFAULT_PORTS and url.host else None
+
+
+def loses_tls(base: httpx.URL, url: httpx.URL) -> bool:
+    """Whether what was asked under TLS would go on without it."""
+    return base.scheme == "https" and url.scheme == "http"
+
+
 def address_in(location: str, asked: httpx.URL) -> str | None:
     """The whole URL that a `Location` names (RFC 9110 section 10.2.2); None where nothing may be sent there.
 
@@ -400,14 +415,10 @@ def address_in(location: str, asked: httpx.URL) -> str | None:
         location: Absolute, or relative to `asked`.
         asked: The URL of the request that was answered.
     """
-    try:
-        # Without user and password: they would become an Authorization of somebody else's making.
-        url = asked.join(location).copy_with(userinfo=b"", fragment=None)
-    except (httpx.InvalidURL, ValueError):
+    url = followed(location, asked)
+    if url is None or (url.port or 0) > _LAST_PORT or url == asked:
         return None
-    if url.scheme not in _DEFAULT_PORTS or not url.host or (url.port or 0) > _LAST_PORT or url == asked:
-        return None
-    if asked.scheme == "https" and url.scheme == "http":
+    if loses_tls(asked, url):
         same_port = url.port in {None, _DEFAULT_PORTS["http"], asked.port or _DEFAULT_PORTS["https"]}
         if url.host != asked.host or not same_port:
             return None

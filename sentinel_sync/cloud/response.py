@@ -7,7 +7,7 @@ import asyncio
 import codecs
 import zlib
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -20,7 +20,15 @@ from sentinel_sync.base.errors import UnacknowledgedError, UnreachableError
 from sentinel_sync.base.http_library import httpx
 from sentinel_sync.base.payloads import MalformedJSONError, read_json
 from sentinel_sync.base.privacy import loggable_text, unlogged
-from sentinel_sync.cloud.request import CountedStream, Deadline, Request, RequestHeaders, TrafficMeter
+from sentinel_sync.cloud.request import (
+    CountedStream,
+    Deadline,
+    Request,
+    RequestHeaders,
+    TrafficMeter,
+    followed,
+    loses_tls,
+)
 from sentinel_sync.cloud.rules.answers import (
     MAX_REDIRECTS,
     Meaning,
@@ -48,10 +56,8 @@ _GZIP = frozenset({"gzip", "x-gzip"})
 #: zlib's window bits for "a gzip header and trailer".
 _GZIP_WINDOW = 16 + zlib.MAX_WBITS
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
-_REDIRECT = Meaning.REDIRECT
 #: The client's own credentials, if an embedder's has any, are for its own hosts; ours is a header.
 NO_AUTH = httpx.Auth()
-
 _SPENT = httpx.ByteStream(b"")
 
 #: How a connection ends that the other side, or a middlebox, had given up while it was idle.
@@ -158,7 +164,6 @@ class Exchange:
         """Send one request and read its answer whole.
 
         Args:
-            asked: The request.
             request_id: Of this attempt.
             deadline: Moved while a large body goes out.
             timeout: Seconds for each phase.
@@ -192,12 +197,13 @@ class Exchange:
                     # Nobody read it, most likely; and where somebody did, the key makes it safe.
                     fresh, request_id = True, str(uuid4())
                     continue
-                if response.status_code in REDIRECTS and meaning_of(response.status_code, asked.method) is _REDIRECT:
+                status = response.status_code
+                if status in REDIRECTS and meaning_of(status, asked.method) is Meaning.REDIRECT:
                     url, redirects = next_url(response, url, asked.what, request_id), redirects + 1
                     continue
                 data = _parse(response, body, asked, request_id)
             received = self.clock.monotonic()
-            return Response(response.status_code, response.headers, data, request_id, sent, received, from_api)
+            return Response(status, response.headers, data, request_id, sent, received, from_api)
         raise UnreachableError(f"{asked.what}: redirected more than {MAX_REDIRECTS} times", request_id=request_id)
 
     @contextmanager
@@ -239,7 +245,7 @@ class Exchange:
             UnreachableError: No answer, it broke off while it was read, or the address must not be followed.
         """
         what = asked.what
-        url = _absolute(self.headers.base, address, what, request_id)
+        url = file_url(address, self.headers.base, what, request_id)
         redirects, fresh = 0, False
         while redirects <= MAX_REDIRECTS:
             headers = self.headers.of(asked, request_id, self.key, from_api=self.headers.is_own(url))
@@ -328,33 +334,21 @@ def next_url(response: httpx.Response, url: httpx.URL, what: str, request_id: st
         UnreachableError: To no http(s) URL, or from https to http.
     """
     location = response.headers.get("Location", "")
-    try:
-        # Without user and password: they would become an Authorization of the redirecting host's making.
-        target = url.join(location).copy_with(userinfo=b"")
-    except httpx.InvalidURL:
-        target = httpx.URL("")
-    if not location or target.scheme not in {"http", "https"} or not target.host:
-        raise UnreachableError(f"{what}: redirected to what is no http(s) URL; not followed", request_id=request_id)
-    if url.scheme == "https" and target.scheme == "http":
-        raise UnreachableError(f"{what}: redirected from https to http; not followed", request_id=request_id)
-    return target
+    target = followed(location, url) if location else None
+    if target is not None and not loses_tls(url, target):
+        return target
+    why = "to what is no http(s) URL" if target is None else "from https to http"
+    raise UnreachableError(f"{what}: redirected {why}; not followed", request_id=request_id)
 
 
-def _absolute(base: httpx.URL, address: str, what: str, request_id: str) -> httpx.URL:
-    try:
-        # As a folder: `api_url` ends without a slash, and what is relative to it lies below it (RFC 3986 section 5.2).
-        folder = base.copy_with(raw_path=base.raw_path.rstrip(b"/") + b"/")
-        # Without user and password: they would become an Authorization of somebody else's making.
-        url = folder.join(address).copy_with(userinfo=b"", fragment=None)
-    except (httpx.InvalidURL, ValueError):
-        url = httpx.URL("")
-    if url.scheme not in {"http", "https"} or not url.host:
-        raise UnreachableError(f"{what}: its address is no http(s) URL; not followed", request_id=request_id)
-    if base.scheme == "https" and url.scheme == "http":
-        raise UnreachableError(
-            f"{what}: its address is http, where the backend's is https; not followed", request_id=request_id
-        )
-    return url
+def file_url(address: str, base: httpx.URL, what: str, request_id: str) -> httpx.URL:
+    """Where a file is, by an address that the backend gave; raises as `next_url`."""
+    # As a folder: `api_url` ends without a slash, and what is relative to it lies below it (RFC 3986 section 5.2).
+    url = followed(address, base.copy_with(raw_path=base.raw_path.rstrip(b"/") + b"/"))
+    if url is not None and not loses_tls(base, url):
+        return url
+    why = "is no http(s) URL" if url is None else "is http, where the backend's is https"
+    raise UnreachableError(f"{what}: its address {why}; not followed", request_id=request_id)
 
 
 def _parse(response: httpx.Response, body: bytes, asked: Request, request_id: str) -> Any:
@@ -422,14 +416,12 @@ async def read_reason(response: httpx.Response) -> bytes:
     A body that is cut off, drips, or cannot be unpacked is what was read of it until then.
     """
     body = bytearray()
-    try:
+    with suppress(httpx.HTTPError, UnreadableError, TimeoutError):
         async with asyncio.timeout(ERROR_BODY_TIMEOUT):
             async for chunk in _unpacked(response, MAX_ERROR_BYTES):
                 body += chunk
                 if len(body) >= MAX_ERROR_BYTES:
                     break
-    except (httpx.HTTPError, UnreadableError, TimeoutError):
-        return bytes(body)
     return bytes(body[:MAX_ERROR_BYTES])
 
 
