@@ -126,9 +126,6 @@ def _as_httpx(request: httpx.Request) -> Iterator[None]:
         raise kind(str(error), request=request) from error
 
 
-_Origin = tuple[bytes, bytes, int]
-
-
 class KeptConnections:
     """Connections that are kept: one request at a time over each, the one used last is the next.
 
@@ -158,8 +155,8 @@ class KeptConnections:
         self._keepalive_expiry = keepalive_expiry
         self._backend = backend or SocketBackend()
         self._places = asyncio.Semaphore(connections)
-        #: The one that was used last stands last.
-        self._idle: dict[_Origin, list[httpcore.AsyncHTTPConnection]] = {}
+        #: By origin, which itself cannot be looked up; the one that was used last stands last.
+        self._idle: dict[str, list[httpcore.AsyncHTTPConnection]] = {}
         self._busy: set[httpcore.AsyncHTTPConnection] = set()
         self._swept_at = float("-inf")
 
@@ -196,7 +193,7 @@ class KeptConnections:
     async def _give_back(self, connection: httpcore.AsyncHTTPConnection, origin: httpcore.Origin) -> None:
         """Take a connection back from a request that is over."""
         self._places.release()
-        idle = self._idle.setdefault(_key_of(origin), [])
+        idle = self._idle.setdefault(str(origin), [])
         is_kept = connection in self._busy and connection.is_idle() and len(idle) < self._keep
         self._busy.discard(connection)
         if is_kept:
@@ -212,8 +209,7 @@ class KeptConnections:
 
     async def aclose(self) -> None:
         """Close all, those too that are in use: their requests end with an error."""
-        connections = [connection for kept in self._idle.values() for connection in kept]
-        connections += self._busy
+        connections = [*(one for kept in self._idle.values() for one in kept), *self._busy]
         self._idle.clear()
         self._busy.clear()
         async with AsyncExitStack() as stack:
@@ -221,7 +217,7 @@ class KeptConnections:
                 stack.push_async_callback(connection.aclose)
 
     async def _take(self, origin: httpcore.Origin) -> httpcore.AsyncHTTPConnection:
-        idle = self._idle.get(_key_of(origin), [])
+        idle = self._idle.get(str(origin), [])
         while idle:
             connection = idle.pop()
             if connection.is_available() and not connection.has_expired():
@@ -233,11 +229,6 @@ class KeptConnections:
             keepalive_expiry=self._keepalive_expiry,
             network_backend=self._backend,
         )
-
-
-def _key_of(origin: httpcore.Origin) -> _Origin:
-    """An origin that can be looked up."""
-    return origin.scheme, origin.host, origin.port
 
 
 class _KeptBody:
@@ -350,8 +341,7 @@ class SocketStream(asyncio.Protocol, httpcore.AsyncNetworkStream):
                 return self._transport.get_extra_info("sockname")
             case "socket" | "ssl_object":
                 return self._transport.get_extra_info(info)
-            case _:
-                return None
+        return None
 
     # --- for asyncio ---
 
