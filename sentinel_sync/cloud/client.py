@@ -16,14 +16,7 @@ from uuid import uuid4
 from pydantic import SecretStr
 
 from sentinel_sync.base.clock import Clock, SystemClock
-from sentinel_sync.base.errors import (
-    CloudError,
-    CutError,
-    HeldError,
-    SentinelSyncError,
-    UnacknowledgedError,
-    UnreachableError,
-)
+from sentinel_sync.base.errors import CloudError, CutError, HeldError, UnacknowledgedError, UnreachableError
 from sentinel_sync.base.http_library import httpx
 from sentinel_sync.base.payloads import Payload
 from sentinel_sync.base.privacy import mute
@@ -48,8 +41,6 @@ from sentinel_sync.cloud.response_policy import (
     Listener,
     Probe,
     ResponsePolicy,
-    json_body,
-    target_of,
 )
 from sentinel_sync.cloud.rules.answers import AddressGuard, Gate, GateState, RetryBudget
 from sentinel_sync.settings import CloudSettings, settings_from
@@ -151,7 +142,6 @@ class CloudAPIClient:
         )
         self._policy = ResponsePolicy(self.gate, budget, self._clock, settings.max_retry_after)
         self._retries = CallRetries(self.gate, budget, self._clock, self._rng, settings.max_retries)
-        self._attempt_listeners: list[Callable[[Attempt], None]] = []
         self._closers: list[Callable[[], Awaitable[None]]] = []
         self._companions: dict[type[Closable], Closable] = {}
         mute()
@@ -167,7 +157,7 @@ class CloudAPIClient:
 
     async def get(self, endpoint: str, params: Mapping[str, Any] | None = None) -> APIResponse:
         """GET `endpoint`, for example '/fleet/fleet_alpha/statistics'."""
-        return await self._with_retries(HTTPMethod.GET, endpoint, params=params)
+        return await self._retries.call(self.request, HTTPMethod.GET, endpoint, params=params)
 
     async def post(
         self,
@@ -179,15 +169,17 @@ class CloudAPIClient:
     ) -> APIResponse:
         """POST JSON. Coordinates in it are coarsened; every retry carries the same `Idempotency-Key`."""
         key = idempotency_key or str(uuid4())
-        return await self._with_retries(HTTPMethod.POST, endpoint, data=data, params=params, idempotency_key=key)
+        return await self._retries.call(
+            self.request, HTTPMethod.POST, endpoint, data=data, params=params, idempotency_key=key
+        )
 
     async def put(self, endpoint: str, data: Any = None, *, params: Mapping[str, Any] | None = None) -> APIResponse:
         """PUT JSON. Coordinates in it are coarsened."""
-        return await self._with_retries(HTTPMethod.PUT, endpoint, data=data, params=params)
+        return await self._retries.call(self.request, HTTPMethod.PUT, endpoint, data=data, params=params)
 
     async def delete(self, endpoint: str, params: Mapping[str, Any] | None = None) -> APIResponse:
         """DELETE `endpoint`."""
-        return await self._with_retries(HTTPMethod.DELETE, endpoint, params=params)
+        return await self._retries.call(self.request, HTTPMethod.DELETE, endpoint, params=params)
 
     async def check_connectivity(self) -> bool:
         """Whether the backend answers a health request now."""
@@ -279,7 +271,7 @@ class CloudAPIClient:
         self._refuse_if_closed(asked)
         async with self._limit.turn(asked.what, bulk=asked.bulk):
             self._refuse_if_closed(asked)
-            reply, key_in_use = await self._attempt(asked, self._timeouts)
+            reply, key_in_use = await self._policy.reported(asked, self._attempt(asked, self._timeouts))
         if self._policy.is_rejected(reply, asked):
             await self._policy.verify_backend(asked, reply, self.probe)
         return self._policy.answer(reply, asked, key_in_use=key_in_use)
@@ -316,7 +308,8 @@ class CloudAPIClient:
         passage = self.gate.probe_passage(self._clock.monotonic())
         if not passage.open:
             raise HeldError(f"{asked.what}: not sent: {passage.why}")
-        reply, key_in_use = await self._attempt(asked, self._probe_timeouts, level=logging.DEBUG)
+        attempt = self._attempt(asked, self._probe_timeouts, level=logging.DEBUG)
+        reply, key_in_use = await self._policy.reported(asked, attempt)
         return self._policy.health(reply, key_in_use=key_in_use)
 
     @property
@@ -369,28 +362,10 @@ class CloudAPIClient:
 
     def on_attempt(self, listener: Callable[[Attempt], None]) -> None:
         """Have every request told once it is over, but for files: a plain function that returns at once."""
-        self._attempt_listeners.append(listener)
+        self._policy.on_attempt(listener)
 
     async def _attempt(self, asked: Request, timeouts: Timeouts, *, level: int = logging.INFO) -> tuple[Response, bool]:
         """Send it once, under an id of its own; returns the answer and whether the key it went with is still in use."""
-        if not self._attempt_listeners:
-            return await self._attempt_once(asked, timeouts, level)
-        began_at, began = self._clock.now(), self._clock.monotonic()
-        status, fault = None, None
-        try:
-            reply, is_current = await self._attempt_once(asked, timeouts, level)
-            status = reply.status
-        except SentinelSyncError as error:
-            fault = error
-            raise
-        finally:
-            seconds = self._clock.monotonic() - began
-            attempt = Attempt(str(asked.method), asked.what, status, fault, began_at, seconds)
-            for listener in self._attempt_listeners:
-                listener(attempt)
-        return reply, is_current
-
-    async def _attempt_once(self, asked: Request, timeouts: Timeouts, level: int) -> tuple[Response, bool]:
         exchange = await self._exchange()
         request_id = str(uuid4())
         facts = {"request_id": request_id}
@@ -447,29 +422,6 @@ class CloudAPIClient:
         Heads and bodies of HTTP, without what TLS and TCP add. A plain function that returns at once.
         """
         self._meter.follow(listener)
-
-    async def _with_retries(
-        self,
-        method: HTTPMethod,
-        endpoint: str,
-        *,
-        data: Any = None,
-        params: Mapping[str, Any] | None = None,
-        idempotency_key: str | None = None,
-    ) -> APIResponse:
-        path, query = target_of(endpoint, params)
-        try:
-            reply: Response = await self._retries.retrying()(
-                self.request,
-                method,
-                path,
-                content=json_body(data),
-                params=query,
-                idempotency_key=idempotency_key,
-            )
-        except CloudError as error:
-            return APIResponse(False, error.status or 0, None, str(error), error.request_id)
-        return APIResponse(True, reply.status, reply.data, None, reply.request_id)
 
     async def _exchange(self) -> Exchange:
         http = self._http

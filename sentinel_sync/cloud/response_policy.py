@@ -1,4 +1,4 @@
-"""What each answer does: it moves the gate and the retry budget, is told to who listens, and is returned or raised.
+"""What each answer does: it moves the gate and the retry budget, is told to who listens, and returned, raised, retried.
 
 `cloud/rules/answers.py` says what an answer means. Only answers from the host of `api_url` move the gate: a 403 of
 an object store says nothing about our credential.
@@ -28,6 +28,7 @@ from sentinel_sync.base.errors import (
     NotNowError,
     PreconditionError,
     RejectedError,
+    SentinelSyncError,
     UnacknowledgedError,
     UnreachableError,
 )
@@ -139,6 +140,7 @@ class ResponsePolicy:
         self._clock = clock
         self._max_retry_after = max_retry_after
         self._listeners: list[Listener] = []
+        self._attempt_listeners: list[Callable[[Attempt], None]] = []
         self._verifying = asyncio.Lock()
         self._healthy_at = float("-inf")
         #: Extensions of the wire contract that the backend has, as `/health` last said.
@@ -147,6 +149,29 @@ class ResponsePolicy:
     def subscribe(self, listener: Listener) -> None:
         """Have every attempt's lesson told to `listener`."""
         self._listeners.append(listener)
+
+    def on_attempt(self, listener: Callable[[Attempt], None]) -> None:
+        """Have every attempt that is `reported` told to `listener`."""
+        self._attempt_listeners.append(listener)
+
+    async def reported(self, asked: Request, attempt: Awaitable[tuple[Response, bool]]) -> tuple[Response, bool]:
+        """Wait for an attempt, and tell how it went; returns its answer, and whether its key is still in use."""
+        if not self._attempt_listeners:
+            return await attempt
+        began_at, began = self._clock.now(), self._clock.monotonic()
+        status, fault = None, None
+        try:
+            reply, key_in_use = await attempt
+            status = reply.status
+        except SentinelSyncError as error:
+            fault = error
+            raise
+        finally:
+            seconds = self._clock.monotonic() - began
+            over = Attempt(str(asked.method), asked.what, status, fault, began_at, seconds)
+            for listener in self._attempt_listeners:
+                listener(over)
+        return reply, key_in_use
 
     def unreachable(self, error: UnreachableError) -> UnreachableError:
         """Take in that no usable answer came; returns the error to raise."""
@@ -379,15 +404,32 @@ class CallRetries:
         self._rng = rng
         self._max_retries = max_retries
 
-    def retrying(self) -> AsyncRetrying:
-        """What calls an attempt again and again, and raises the last one's error."""
-        return AsyncRetrying(
+    async def call(
+        self,
+        attempt: Callable[..., Awaitable[Response]],
+        method: HTTPMethod,
+        endpoint: str,
+        *,
+        data: Any = None,
+        params: Mapping[str, Any] | None = None,
+        idempotency_key: str | None = None,
+    ) -> APIResponse:
+        """Have `attempt` (`CloudAPIClient.request`) made again and again; never raises for what the network does."""
+        path, query = target_of(endpoint, params)
+        retrying = AsyncRetrying(
             retry=retry_if_exception(self._is_worth_retrying),
             stop=self._gives_up,
             wait=self._wait,
             sleep=self._clock.sleep,
             reraise=True,
         )
+        try:
+            reply: Response = await retrying(
+                attempt, method, path, content=json_body(data), params=query, idempotency_key=idempotency_key
+            )
+        except CloudError as error:
+            return APIResponse(False, error.status or 0, None, str(error), error.request_id)
+        return APIResponse(True, reply.status, reply.data, None, reply.request_id)
 
     def _is_worth_retrying(self, error: BaseException) -> bool:
         if isinstance(error, CredentialError):
