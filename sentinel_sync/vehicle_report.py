@@ -10,7 +10,7 @@ from random import Random
 from pydantic import ValidationError
 
 from sentinel_sync.base.backoff import full_jitter
-from sentinel_sync.base.clock import Clock, is_plausible, moment
+from sentinel_sync.base.clock import Clock, is_plausible, moment, rfc3339
 from sentinel_sync.base.errors import CloudError, HeldError
 from sentinel_sync.base.payloads import (
     LastStop,
@@ -26,7 +26,6 @@ from sentinel_sync.base.payloads import (
 from sentinel_sync.base.tasks import PeriodicTask
 from sentinel_sync.cloud.client import Probe, Response, quote_id
 from sentinel_sync.cloud.request import Request
-from sentinel_sync.cloud.rules.answers import rfc3339
 from sentinel_sync.composition import Components
 from sentinel_sync.status import AgentStatus
 

@@ -1,4 +1,4 @@
-"""The only seam for time: wall time for stamps, time since boot for durations, sleeping for pace.
+"""The only seam for time: wall time for stamps, time since boot for durations, sleeping for pace; and times as texts.
 
 And which time was it really? Vehicles boot without a clock; the backend's time or a later sync tells by how much. Every
 stamp is kept as wall time *and* time since boot. Time since boot never steps, so once the true wall time is known for
@@ -9,6 +9,7 @@ import asyncio
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Protocol
 from uuid import uuid4
@@ -101,6 +102,28 @@ async def _wait(event: asyncio.Event) -> None:
 def moment(seconds: float) -> datetime:
     """Seconds since the epoch as a time in UTC, to the millisecond."""
     return datetime.fromtimestamp(round(seconds, 3), UTC)
+
+
+def http_date(text: str | None) -> float | None:
+    """Seconds since the epoch of an HTTP date (RFC 9110 section 5.6.7), or None where it is none."""
+    if text is None:
+        return None
+    try:
+        moment = parsedate_to_datetime(text)
+    except (ValueError, TypeError, IndexError, OverflowError):
+        return None
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+
+
+def rfc3339(text: object) -> float | None:
+    """Seconds since the epoch of an RFC 3339 time with an offset, or None where it is none."""
+    if not isinstance(text, str):
+        return None
+    try:
+        moment = datetime.fromisoformat(text.upper())  # RFC 3339 allows `t` and `z`, Python does not
+    except ValueError:
+        return None
+    return moment.timestamp() if moment.tzinfo else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from http import HTTPMethod, HTTPStatus
 from urllib.parse import urlsplit
 
-from sentinel_sync.base.clock import TOLERANCE, Clock, ClockStamp, SystemClock, clock_observation, skew
+from sentinel_sync.base.clock import TOLERANCE, Clock, ClockStamp, SystemClock, clock_observation, rfc3339, skew
 from sentinel_sync.base.errors import (
     CloudError,
     ConfigurationError,
@@ -23,7 +23,6 @@ from sentinel_sync.cli.machine_checks import expiry
 from sentinel_sync.cli.ui.text import duration
 from sentinel_sync.cloud.client import CloudAPIClient, Probe, quote_id
 from sentinel_sync.cloud.http import CONNECT_TIMEOUT, tls_context
-from sentinel_sync.cloud.rules.answers import rfc3339
 from sentinel_sync.settings import CloudSettings
 
 #: A person waits: so many seconds for each answer, however patient the agent is.

@@ -13,11 +13,12 @@ from urllib.parse import urlsplit
 
 from pydantic import JsonValue, ValidationError
 
+from sentinel_sync.base.clock import rfc3339
 from sentinel_sync.base.errors import NotNowError, SentinelSyncError
 from sentinel_sync.base.payloads import DirectUploadComplete, DirectUploadPart, DirectUploadTarget, UploadTargets
 from sentinel_sync.cloud.client import CloudAPIClient, Response
 from sentinel_sync.cloud.request import Request
-from sentinel_sync.cloud.rules.answers import Meaning, meaning_of, rfc3339
+from sentinel_sync.cloud.rules.answers import Meaning, meaning_of
 from sentinel_sync.cloud.upload import DIRECTLY, BandwidthLimit, FileBody, FileUpload
 
 logger: logging.Logger = logging.getLogger(__name__)

@@ -11,14 +11,14 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from sentinel_sync.base.clock import Clock
+from sentinel_sync.base.clock import Clock, http_date
 from sentinel_sync.base.errors import UnreachableError, VerificationError
 from sentinel_sync.base.files import digest_like, file_error, replace_file
 from sentinel_sync.base.http_library import httpx
 from sentinel_sync.base.tasks import run_to_end
 from sentinel_sync.cloud.client import CloudAPIClient
 from sentinel_sync.cloud.response import Download
-from sentinel_sync.cloud.rules.answers import http_date, retry_after_seconds
+from sentinel_sync.cloud.rules.answers import retry_after_seconds
 from sentinel_sync.cloud.rules.download import (
     AskForAddress,
     AskForAll,

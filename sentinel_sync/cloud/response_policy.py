@@ -20,7 +20,7 @@ from pydantic import ValidationError
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt
 
 from sentinel_sync.base.backoff import full_jitter
-from sentinel_sync.base.clock import Clock, is_plausible
+from sentinel_sync.base.clock import Clock, http_date, is_plausible, rfc3339
 from sentinel_sync.base.errors import (
     CloudError,
     CredentialError,
@@ -36,16 +36,7 @@ from sentinel_sync.base.payloads import Health, Payload, Problem
 from sentinel_sync.base.privacy import coarse_path, coarsen, loggable_text
 from sentinel_sync.cloud.request import Request, coarse_query
 from sentinel_sync.cloud.response import ElsewhereError, Response
-from sentinel_sync.cloud.rules.answers import (
-    Gate,
-    GateState,
-    Meaning,
-    RetryBudget,
-    http_date,
-    meaning_of,
-    retry_after_seconds,
-    rfc3339,
-)
+from sentinel_sync.cloud.rules.answers import Gate, GateState, Meaning, RetryBudget, meaning_of, retry_after_seconds
 
 logger: logging.Logger = logging.getLogger(__name__)
 

@@ -6,11 +6,11 @@ from http import HTTPMethod, HTTPStatus
 
 from pydantic import ValidationError
 
+from sentinel_sync.base.clock import http_date
 from sentinel_sync.base.errors import ProfileError, RejectedError
 from sentinel_sync.base.payloads import SealedProfile, StoredProfile
 from sentinel_sync.cloud.client import CloudAPIClient, Response, quote_id
 from sentinel_sync.cloud.request import Request
-from sentinel_sync.cloud.rules.answers import http_date
 
 #: What a backend calls the version of a profile whose driver was forgotten (docs/profiles.md, the extension).
 FORGOTTEN = '"forgotten"'

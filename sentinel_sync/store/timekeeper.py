@@ -11,10 +11,10 @@ from sentinel_sync.base.clock import (
     clock_observation,
     correction,
     is_trusted,
+    rfc3339,
     skew,
 )
 from sentinel_sync.cloud.client import Probe
-from sentinel_sync.cloud.rules.answers import rfc3339
 from sentinel_sync.store.documents import Documents
 
 logger: logging.Logger = logging.getLogger(__name__)

@@ -13,7 +13,7 @@ from typing import BinaryIO
 from uuid import uuid4
 from xml.parsers import expat  # a document type, and with it any entity, is refused where it begins
 
-from sentinel_sync.cloud.rules.answers import rfc3339
+from sentinel_sync.base.clock import rfc3339
 from sentinel_sync.trips.rules.drive import Drive, DriveError, Fix, drives_of
 
 #: No drive takes more bytes: a day at ten positions a second in verbose GPX.

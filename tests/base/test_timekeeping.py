@@ -1,5 +1,7 @@
 """Which time was it really? Vehicles boot without a clock, and clocks are set while they run."""
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,8 +14,10 @@ from sentinel_sync.base.clock import (
     ClockStamp,
     clock_observation,
     correction,
+    http_date,
     is_plausible,
     is_trusted,
+    rfc3339,
     skew,
 )
 
@@ -100,3 +104,41 @@ def test_skew_and_trust(seen: ClockObservation | None, current: ClockStamp, ahea
 )
 def test_what_a_working_clock_can_show(seconds: float | None, plausible: bool) -> None:
     assert is_plausible(seconds) is plausible
+
+
+class TestTimesAsOthersWriteThem:
+    @pytest.mark.parametrize(
+        ("text", "seconds"),
+        [
+            ("Mon, 23 Nov 2026 08:00:00 GMT", 1_795_420_800.0),
+            ("Mon, 23 Nov 2026 08:00:00 -0000", 1_795_420_800.0),
+            (None, None),
+            ("", None),
+            ("x", None),
+        ],
+    )
+    def test_http_dates(self, text: str | None, seconds: float | None) -> None:
+        assert http_date(text) == seconds
+
+    @pytest.mark.parametrize(
+        ("text", "seconds"),
+        [
+            ("2026-11-23T08:00:00Z", 1_795_420_800.0),
+            ("2026-11-23t08:00:00z", 1_795_420_800.0),
+            ("2026-11-23T09:00:00.5+01:00", 1_795_420_800.5),
+            ("2026-11-23T08:00:00", None),
+            ("2026-11-23", None),
+            ("yesterday", None),
+            ("", None),
+            (None, None),
+            (1_795_420_800, None),
+            ([], None),
+        ],
+    )
+    def test_rfc_3339(self, text: Any, seconds: float | None) -> None:
+        assert rfc3339(text) == seconds
+
+    @given(st.text())
+    def test_no_text_raises(self, text: str) -> None:
+        http_date(text)
+        rfc3339(text)

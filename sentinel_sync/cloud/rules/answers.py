@@ -3,13 +3,12 @@
 import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from enum import StrEnum
 from http import HTTPMethod, HTTPStatus
 from random import Random
 
 from sentinel_sync.base.backoff import RETURN_SPREAD, full_jitter
+from sentinel_sync.base.clock import http_date
 
 #: GETs are followed through at most so many redirects (wire contract, row 3xx).
 MAX_REDIRECTS = 5
@@ -123,28 +122,6 @@ def retry_after_seconds(header: str | None, now: float, cap: float) -> float | N
         return min(cap, float(text))
     at = http_date(text)
     return None if at is None else min(cap, max(0.0, at - now))
-
-
-def http_date(text: str | None) -> float | None:
-    """Seconds since the epoch of an HTTP date (RFC 9110 section 5.6.7), or None where it is none."""
-    if text is None:
-        return None
-    try:
-        moment = parsedate_to_datetime(text)
-    except (ValueError, TypeError, IndexError, OverflowError):
-        return None
-    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
-
-
-def rfc3339(text: object) -> float | None:
-    """Seconds since the epoch of an RFC 3339 time with an offset, or None where it is none."""
-    if not isinstance(text, str):
-        return None
-    try:
-        moment = datetime.fromisoformat(text.upper())  # RFC 3339 allows `t` and `z`, Python does not
-    except ValueError:
-        return None
-    return moment.timestamp() if moment.tzinfo else None
 
 
 #: A refused credential is tried again after so many seconds even if nobody changed it: the backend may have been wrong.

@@ -13,12 +13,11 @@ from urllib.parse import urljoin
 
 from pydantic import TypeAdapter
 
-from sentinel_sync.base.clock import Clock
+from sentinel_sync.base.clock import Clock, rfc3339
 from sentinel_sync.base.errors import ConfigurationError, VerificationError
 from sentinel_sync.base.payloads import ModelRelease
 from sentinel_sync.base.tasks import run_to_end
 from sentinel_sync.cloud.client import CloudAPIClient
-from sentinel_sync.cloud.rules.answers import rfc3339
 from sentinel_sync.models.rules.tuf import FoundModel, RepositoryState, Verified, models_among, passed
 from sentinel_sync.models.sources import FileAddress, ReleaseListing
 from sentinel_sync.models.tuf.refresh_request import (

@@ -1,7 +1,6 @@
-"""The answer table of the wire contract, every status of it, and the times that answers carry."""
+"""The answer table of the wire contract, every status of it."""
 
 from http import HTTPMethod
-from typing import Any
 
 import pytest
 from hypothesis import given
@@ -11,11 +10,9 @@ from sentinel_sync.cloud.rules.answers import (
     Meaning,
     acknowledges_unread,
     contradiction,
-    http_date,
     may_lack_a_body,
     meaning_of,
     retry_after_seconds,
-    rfc3339,
 )
 
 ALL = list(HTTPMethod)
@@ -175,41 +172,3 @@ class TestRetryAfter:
     def test_whatever_a_server_writes_it_is_none_or_within_the_cap(self, header: str, now: float, cap: float) -> None:
         seconds = retry_after_seconds(header, now, cap)
         assert seconds is None or 0.0 <= seconds <= cap
-
-
-class TestTimes:
-    @pytest.mark.parametrize(
-        ("text", "seconds"),
-        [
-            ("Mon, 23 Nov 2026 08:00:00 GMT", 1_795_420_800.0),
-            ("Mon, 23 Nov 2026 08:00:00 -0000", 1_795_420_800.0),
-            (None, None),
-            ("", None),
-            ("x", None),
-        ],
-    )
-    def test_http_dates(self, text: str | None, seconds: float | None) -> None:
-        assert http_date(text) == seconds
-
-    @pytest.mark.parametrize(
-        ("text", "seconds"),
-        [
-            ("2026-11-23T08:00:00Z", 1_795_420_800.0),
-            ("2026-11-23t08:00:00z", 1_795_420_800.0),
-            ("2026-11-23T09:00:00.5+01:00", 1_795_420_800.5),
-            ("2026-11-23T08:00:00", None),
-            ("2026-11-23", None),
-            ("yesterday", None),
-            ("", None),
-            (None, None),
-            (1_795_420_800, None),
-            ([], None),
-        ],
-    )
-    def test_rfc_3339(self, text: Any, seconds: float | None) -> None:
-        assert rfc3339(text) == seconds
-
-    @given(st.text())
-    def test_no_text_raises(self, text: str) -> None:
-        http_date(text)
-        rfc3339(text)
