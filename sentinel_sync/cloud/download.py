@@ -18,8 +18,7 @@ from sentinel_sync.base.http_library import httpx
 from sentinel_sync.base.tasks import run_to_end
 from sentinel_sync.cloud.client import CloudAPIClient
 from sentinel_sync.cloud.response import Download
-from sentinel_sync.cloud.rules.answers import retry_after_seconds
-from sentinel_sync.cloud.rules.download import (
+from sentinel_sync.cloud.rules.answers import (
     AskForAddress,
     AskForAll,
     IsWhole,
@@ -29,6 +28,7 @@ from sentinel_sync.cloud.rules.download import (
     TakeBody,
     next_step,
     range_headers,
+    retry_after_seconds,
 )
 
 #: What is on its way, and what a server called it, beside the file that it will be.

@@ -24,8 +24,7 @@ from sentinel_sync.base.clock import SystemClock, http_date, rfc3339
 from sentinel_sync.base.errors import SentinelSyncError
 from sentinel_sync.base.payloads import Answer, read_json
 from sentinel_sync.cloud.download import Target
-from sentinel_sync.cloud.rules.answers import retry_after_seconds
-from sentinel_sync.cloud.rules.download import PartialFile, next_step
+from sentinel_sync.cloud.rules.answers import PartialFile, next_step, retry_after_seconds
 from sentinel_sync.cloud.rules.tus import TusState, offer_of
 from sentinel_sync.models.delta_file import apply_delta
 from sentinel_sync.models.files import Registry

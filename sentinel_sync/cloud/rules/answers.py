@@ -1,6 +1,7 @@
-"""What an answer means (the wire contract's table), whether anything may be sent after it, and tried again."""
+"""What an answer means (the wire contract's table; a download's), and whether anything may be sent after it."""
 
 import ipaddress
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -20,6 +21,9 @@ _FAILED = frozenset({"error", "failed", "rejected", "invalid"})
 #: How a page begins, and within how many bytes: some have a comment or white space before it.
 _HTML = (b"<!doctype", b"<html", b"<head", b"<body", b"<!--", b"<script", b"<meta", b"<title")
 _HTML_WITHIN = 1024
+#: The address of a download has expired (wire contract, Models).
+_EXPIRED = frozenset({403, 410})
+_CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)")
 
 
 class Meaning(StrEnum):
@@ -107,7 +111,6 @@ def retry_after_seconds(header: str | None, now: float, cap: float) -> float | N
     """Read `Retry-After` (RFC 9110 section 10.2.3): seconds or an HTTP date.
 
     Args:
-        header: The field's value, or None.
         now: The backend's wall time, seconds since the epoch: its own `Date` where it sent one, so that a vehicle
             whose clock is wrong waits as long as was meant.
         cap: `max_retry_after`, seconds.
@@ -122,6 +125,120 @@ def retry_after_seconds(header: str | None, now: float, cap: float) -> float | N
         return min(cap, float(text))
     at = http_date(text)
     return None if at is None else min(cap, max(0.0, at - now))
+
+
+@dataclass(frozen=True, slots=True)
+class PartialFile:
+    """How much of a file is on disk.
+
+    Attributes:
+        offset: Bytes on disk.
+        etag: What the server called the file that they are of, or None where it did not say.
+    """
+
+    offset: int = 0
+    etag: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TakeBody:
+    """The body belongs at `offset`, and what comes after it on disk goes; the file is called `etag`."""
+
+    offset: int
+    etag: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class AskForAll:
+    """What is on disk may be of another file: ask again, for the whole."""
+
+
+@dataclass(frozen=True, slots=True)
+class AskForAddress:
+    """The address has expired."""
+
+
+@dataclass(frozen=True, slots=True)
+class IsWhole:
+    """All of it is on disk."""
+
+
+@dataclass(frozen=True, slots=True)
+class RetryLater:
+    """Not now, or no file: what is on disk stays."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class NotFound:
+    """There is no file at this address, or not yet: a CDN may not have it."""
+
+    reason: str
+
+
+Step = TakeBody | AskForAll | AskForAddress | IsWhole | RetryLater | NotFound
+
+
+def range_headers(progress: PartialFile) -> dict[str, str]:
+    """Request headers that ask for the rest."""
+    # Packed bytes could not be counted against the signed size, nor appended to.
+    headers = {"Accept-Encoding": "identity"}
+    if progress.offset:
+        headers["Range"] = f"bytes={progress.offset}-"
+        if progress.etag is not None and not progress.etag.startswith("W/"):
+            headers["If-Range"] = progress.etag
+    return headers
+
+
+def next_step(status: int, headers: Mapping[str, str], progress: PartialFile, size: int) -> Step:
+    """What an answer to a download asks for; none is final: only the whole bytes say whether they are those signed.
+
+    `If-Range` alone is not relied upon: servers are known to answer 206 although it did not match, so the ETag and the
+    range of every answer are compared here (RFC 9110 sections 13.1.5, 14.4).
+
+    Args:
+        status: Its status, redirects followed.
+        headers: Its headers; looked up in any case.
+        progress: What was asked from.
+        size: Bytes that the signature promises.
+    """
+    if status in _EXPIRED:
+        return AskForAddress()
+    if status in _NOT_NOW or status >= 500:
+        return RetryLater(f"answered {status}")
+    if status == 416:
+        if progress.offset == size:
+            return IsWhole()
+        return AskForAll() if progress.offset else NotFound("answered 416 to a request for the whole")
+    if status not in {200, 206}:
+        return NotFound(f"answered {status}")
+    if headers.get("Content-Encoding", "identity").strip().lower() != "identity":
+        return RetryLater("answered with a packed body, which was not asked for")
+    if headers.get("Content-Type", "").strip().lower().startswith("text/html"):
+        return RetryLater("answered with a page: a login page in between?")
+    if status == 206:
+        return _partial(headers, progress, size)
+    length = headers.get("Content-Length")
+    if length is not None and (not length.isdecimal() or int(length) != size):
+        return RetryLater(f"offers {length[:20]} bytes, where {size} are signed")
+    return TakeBody(0, headers.get("ETag"))
+
+
+def _partial(headers: Mapping[str, str], progress: PartialFile, size: int) -> Step:
+    match = _CONTENT_RANGE.fullmatch(headers.get("Content-Range", "").strip())
+    if match is None:
+        return AskForAll() if progress.offset else RetryLater("answered with a part that it does not name")
+    first, last, total = match.groups()
+    if total != "*" and int(total) != size:
+        # Of another file, or of this one changed: asked for the whole it says so, or mends itself.
+        return AskForAll() if progress.offset else RetryLater(f"offers {total} bytes, where {size} are signed")
+    if int(first) != progress.offset or not int(first) <= int(last) < size:
+        return AskForAll() if progress.offset else RetryLater("answered with a part that was not asked for")
+    etag = headers.get("ETag")
+    if progress.etag is not None and etag is not None and etag.removeprefix("W/") != progress.etag.removeprefix("W/"):
+        return AskForAll()
+    return TakeBody(progress.offset, etag if etag is not None else progress.etag)
 
 
 #: A refused credential is tried again after so many seconds even if nobody changed it: the backend may have been wrong.
@@ -213,8 +330,7 @@ class Gate:
 
         A refusal stays for its interval: what succeeds meanwhile was sent before it.
         """
-        self._failures = 0
-        self._paused_until = self._asked_until
+        self.on_reachable()
         if self._refused_until is not None and now >= self._refused_until:
             self._refused_until = None
 

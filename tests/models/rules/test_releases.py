@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from sentinel_sync.base.errors import NotNowError, RejectedError, UnreachableError, VerificationError
 from sentinel_sync.base.payloads import ModelReason, ModelRelease
-from sentinel_sync.cloud.rules.download import (
+from sentinel_sync.cloud.rules.answers import (
     AskForAddress,
     AskForAll,
     IsWhole,
