@@ -18,8 +18,8 @@ from sentinel_sync.cli.offline import held_by_agent, last_said, opened, runs, te
 from sentinel_sync.cli.ui.text import moment, printable, size, table, utc, width
 from sentinel_sync.cloud.client import CloudAPIClient
 from sentinel_sync.models.commands import CommandAction, CommandOutcome, ModelCommand, ModelCommands
+from sentinel_sync.models.installed import ModelRecords
 from sentinel_sync.models.model_downloader import ModelDownloader
-from sentinel_sync.models.records import ModelRecords
 from sentinel_sync.models.rules.installed import ModelRecord
 from sentinel_sync.models.rules.releases import meant_by, same_version
 from sentinel_sync.models.rules.status import InstallResult, ModelStatus, ModelUpdate

@@ -18,11 +18,13 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from sentinel_sync.base.clock import Clock
 from sentinel_sync.base.errors import StoreFullError
 from sentinel_sync.base.files import digest_like, file_error, make_folder, replace_file, sync_folder
 from sentinel_sync.base.payloads import read_json
 from sentinel_sync.cloud.download import PART_ENDING, discard, owner_of
-from sentinel_sync.models.rules.installed import BadVersion
+from sentinel_sync.models.rules.installed import BadVersion, KeptVersion
+from sentinel_sync.models.rules.releases import UNKNOWN_VERSION
 
 VERSIONS_NAME = "versions"
 #: What a switch that was cut off leaves.
@@ -95,6 +97,11 @@ class ModelFiles:
             return None
         except OSError as error:
             raise file_error(error, path) from None
+
+    def found(self, live_name: str, clock: Clock) -> KeptVersion | None:
+        """A live file that nobody kept a record of, or None where there is none. Reads all of it."""
+        measured = self.checksum(self.live(live_name))
+        return None if measured is None else KeptVersion(UNKNOWN_VERSION, live_name, clock.now(), *measured)
 
     def stamp(self, path: Path) -> FileStamp | None:
         """What the file system says of a file, or None where none is there: a folder or a pipe is no file."""

@@ -10,18 +10,70 @@ import asyncio
 import logging
 from collections.abc import Callable, Collection
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+
+from pydantic import TypeAdapter
 
 from sentinel_sync.base.clock import Clock
 from sentinel_sync.base.errors import FileError, StoreFullError, VerificationError
 from sentinel_sync.base.tasks import run_to_end
 from sentinel_sync.models.files import FileStamp, ModelFiles, Registry, RegistryEntry
-from sentinel_sync.models.records import ModelRecords, found, recall_bad, take_over
 from sentinel_sync.models.rules.installed import BadVersion, CommitSchedule, KeptVersion, ModelRecord
-from sentinel_sync.models.rules.releases import same_version
+from sentinel_sync.models.rules.releases import check_name, check_version, live_name, same_version
 from sentinel_sync.store.documents import Documents
 
 logger: logging.Logger = logging.getLogger(__name__)
+
+
+_KIND = "model"
+_SHAPE = TypeAdapter(ModelRecord)
+
+
+class ModelRecords:
+    """What is remembered of every model: written before what it says is done, or right after, and never half.
+
+    Args:
+        documents: Where they are kept.
+    """
+
+    def __init__(self, documents: Documents) -> None:
+        self._documents = documents
+        self._records: dict[str, ModelRecord] = {}
+        self._changing = asyncio.Lock()
+
+    async def load(self) -> None:
+        """Read them.
+
+        Raises:
+            StoreError: They cannot be read.
+        """
+        for name in await self._documents.keys(_KIND):
+            record = await self._documents.load(_KIND, name, _SHAPE)
+            if record is not None:
+                self._records[name] = record
+
+    @property
+    def all(self) -> dict[str, ModelRecord]:
+        """All that is known, by name."""
+        return dict(self._records)
+
+    def of(self, name: str) -> ModelRecord:
+        """What is known of one model; an empty record where nothing is."""
+        return self._records.get(name) or ModelRecord(name)
+
+    async def change(self, name: str, changed: Callable[[ModelRecord], ModelRecord]) -> ModelRecord:
+        """Put what `changed` makes of a record in its place; returns it once it is on disk. One change at a time.
+
+        Raises:
+            StoreError: It cannot be written; the record is as it was.
+        """
+        async with self._changing:
+            record = changed(self.of(name))
+            if record != self._records.get(name):
+                await self._documents.save(_KIND, name, record, _SHAPE)
+                self._records[name] = record
+            return record
 
 
 class InstalledModels:
@@ -66,8 +118,8 @@ class InstalledModels:
         """
         await self._records.load()
         try:
-            await recall_bad(self._registry, self._records)
-            await take_over(self._registry, self._records, self.files, self._clock)
+            await self._recall_bad()
+            await self._take_over()
             await self.repair()
             await self._write_registry()
         except (FileError, StoreFullError) as error:
@@ -79,9 +131,8 @@ class InstalledModels:
         """Let the runtime open `version`, which lies whole and verified among the versions; on probation, perhaps."""
         async with self._switching:
             # What lay there before anybody kept a record.
-            there = (
-                await found(self.files, version.live_name, self._clock) if self.record(name).installed is None else None
-            )
+            is_first = self.record(name).installed is None
+            there = await run_to_end(self.files.found, version.live_name, self._clock) if is_first else None
             await self.change(
                 name,
                 lambda record: replace(
@@ -227,6 +278,34 @@ class InstalledModels:
 
     # --- how ---
 
+    async def _recall_bad(self) -> None:
+        """Take over what the models folder knows of bad versions, and a lost store does not."""
+        for name, versions in (await run_to_end(self._registry.read_bad)).items():
+            await self.change(name, partial(_recalling, versions))
+
+    async def _take_over(self) -> None:
+        """Believe registry.json where it says something new: an older module wrote it, or a person did."""
+        for name, entry in (await run_to_end(self._registry.read)).items():
+            record = self.record(name)
+            if record.switching_to is not None or record.standing.installed == entry.version:
+                continue
+            try:
+                check_name(name, "the model's name")
+                check_version(entry.version)
+                live = live_name(name, Path(entry.path).name or None)
+                there = await run_to_end(self.files.found, live, self._clock)
+            except VerificationError as error:
+                logger.warning("models.registry: an entry is left alone: %s", error)
+                continue
+            except FileError as error:  # the others are none the worse
+                logger.error("models.registry: %s: %s", name, error)
+                continue
+            if there is None:
+                continue
+            installed = replace(there, version=entry.version, installed_at=entry.installed_at)
+            await self.change(name, partial(replace, installed=installed, probation=None))
+            logger.info("model.taken_over: %s %s", name, entry.version)
+
     async def _go_back(self, name: str, target: KeptVersion, changed: Callable[[ModelRecord], ModelRecord]) -> None:
         target = replace(target, installed_at=self._clock.now())
         await self.change(name, lambda record: replace(changed(record), switching_to=target, next_probation=None))
@@ -364,3 +443,7 @@ class InstalledModels:
         except (FileError, StoreFullError) as error:
             # The record knows it as well, and what follows is more urgent.
             logger.error("models.bad: %s", error)
+
+
+def _recalling(versions: Collection[BadVersion], record: ModelRecord) -> ModelRecord:
+    return replace(record, bad=(*record.bad, *(bad for bad in versions if not record.is_bad(bad.checksum))))

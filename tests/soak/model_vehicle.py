@@ -18,8 +18,8 @@ from sentinel_sync.agent import SyncAgent
 from sentinel_sync.base.errors import CloudError, VerificationError
 from sentinel_sync.cloud.client import CloudAPIClient
 from sentinel_sync.models.commands import ModelCommand, ModelCommands
+from sentinel_sync.models.installed import ModelRecords
 from sentinel_sync.models.model_downloader import ModelDownloader
-from sentinel_sync.models.records import ModelRecords
 from sentinel_sync.models.rules.installed import ModelRecord
 from sentinel_sync.models.rules.status import InstallResult
 from sentinel_sync.network.foundation import Foundation
