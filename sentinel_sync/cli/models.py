@@ -20,9 +20,9 @@ from sentinel_sync.cloud.client import CloudAPIClient
 from sentinel_sync.models.commands import CommandAction, CommandOutcome, ModelCommand, ModelCommands
 from sentinel_sync.models.installed import ModelRecords
 from sentinel_sync.models.model_downloader import ModelDownloader
-from sentinel_sync.models.rules.installed import ModelRecord
+from sentinel_sync.models.rules.installed import InstallResult, ModelRecord, ModelUpdate
 from sentinel_sync.models.rules.releases import meant_by, same_version
-from sentinel_sync.models.rules.status import InstallResult, ModelStatus, ModelUpdate
+from sentinel_sync.models.rules.status import ModelStatus
 from sentinel_sync.network.foundation import Foundation
 from sentinel_sync.settings import CloudSettings
 from sentinel_sync.store.store import Store

@@ -10,9 +10,8 @@ from pydantic import TypeAdapter
 
 from sentinel_sync.base.clock import Clock, SystemClock
 from sentinel_sync.base.errors import CloudError, SentinelSyncError, StoreError
-from sentinel_sync.models.rules.installed import is_passing
+from sentinel_sync.models.rules.installed import InstallResult, is_passing
 from sentinel_sync.models.rules.releases import check_name, check_version
-from sentinel_sync.models.rules.status import InstallResult
 from sentinel_sync.store.documents import Documents
 
 logger: logging.Logger = logging.getLogger(__name__)

@@ -24,16 +24,9 @@ from sentinel_sync.models.fetch import ReleaseFetch
 from sentinel_sync.models.installed import InstalledModels
 from sentinel_sync.models.installer import HealthCheck, ModelInstaller, Validator
 from sentinel_sync.models.releases import ReleaseChecks, ReleaseSelector
+from sentinel_sync.models.rules.installed import InstallResult, ModelUpdate, update_of
 from sentinel_sync.models.rules.releases import check_name, check_version
-from sentinel_sync.models.rules.status import (
-    DownloadStatus,
-    InstalledModel,
-    InstallResult,
-    ModelCheckStatus,
-    ModelStatus,
-    ModelUpdate,
-    update_of,
-)
+from sentinel_sync.models.rules.status import DownloadStatus, InstalledModel, ModelCheckStatus, ModelStatus
 from sentinel_sync.models.sources import BackendReleases, ReleaseSource
 from sentinel_sync.models.updater import CommitWindow, ModelStatusView, ModelUpdater
 from sentinel_sync.network.foundation import Foundation, Lifecycle

@@ -24,6 +24,7 @@ from sentinel_sync.models.rules.installed import (
     LEAST_SHARE,
     CommitSchedule,
     Failed,
+    InstallResult,
     KeptVersion,
     Passed,
     Untried,
@@ -32,7 +33,6 @@ from sentinel_sync.models.rules.installed import (
 from sentinel_sync.models.rules.status import (
     DownloadStatus,
     InstalledModel,
-    InstallResult,
     ModelStatus,
     download_status,
     installed_model,

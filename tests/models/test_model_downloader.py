@@ -17,8 +17,8 @@ from sentinel_sync.backend import BackendSettings, ModelSignature, publish_model
 from sentinel_sync.backend.deltas import make_delta
 from sentinel_sync.backend.publishing import ModelRelease as Published
 from sentinel_sync.models.rules.delta import FORMAT
+from sentinel_sync.models.rules.installed import InstallResult
 from sentinel_sync.models.rules.releases import key_id, manifest, raw_key
-from sentinel_sync.models.rules.status import InstallResult
 from sentinel_sync.settings import CloudSettings
 from tests.fakes.clock import FakeClock
 from tests.fakes.cloud import API_KEY, Answer, FakeCloud, json_answer, problem

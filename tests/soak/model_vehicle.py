@@ -20,8 +20,7 @@ from sentinel_sync.cloud.client import CloudAPIClient
 from sentinel_sync.models.commands import ModelCommand, ModelCommands
 from sentinel_sync.models.installed import ModelRecords
 from sentinel_sync.models.model_downloader import ModelDownloader
-from sentinel_sync.models.rules.installed import ModelRecord
-from sentinel_sync.models.rules.status import InstallResult
+from sentinel_sync.models.rules.installed import InstallResult, ModelRecord
 from sentinel_sync.network.foundation import Foundation
 from sentinel_sync.settings import CloudSettings, Settings
 from sentinel_sync.store.store import Store

@@ -3,7 +3,7 @@
 import signal
 from dataclasses import dataclass, replace
 from random import Random
-from typing import Self
+from typing import Self, TypedDict
 
 from sentinel_sync.base.backoff import full_jitter
 from sentinel_sync.base.errors import HeldError, RejectedError, SentinelSyncError, UnreachableError, VerificationError
@@ -281,6 +281,57 @@ class ModelRecord:
         """All versions that must stay on disk."""
         staged = None if self.staged is None else self.staged.kept
         return tuple(kept for kept in (self.installed, self.previous, self.switching_to, staged) if kept is not None)
+
+
+class ModelUpdate(TypedDict):
+    """One entry of what `check_for_updates` answers: a genuine release that this vehicle may take."""
+
+    name: str
+    version: str
+    current_version: str | None
+    size: int
+    checksum: str
+    signature: str | None
+    key_id: str | None
+    released_at: str | None
+
+
+def update_of(release: ModelRelease, installed: str | None) -> ModelUpdate:
+    """Tell of a release that may be taken."""
+    return ModelUpdate(
+        name=release.name,
+        version=release.version,
+        current_version=installed,
+        size=release.size,
+        checksum=release.checksum,
+        signature=release.signature,
+        key_id=release.key_id,
+        released_at=release.released_at,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class InstallResult:
+    """What became of an installation. True where the runtime opens the version now.
+
+    Attributes:
+        reason: Why not, in words; None where it does.
+        error: The same as an error: VerificationError where it was refused, CloudError where the network failed
+            (HeldError where a download may not be now), StoreError where the disk did.
+        waiting: Whether it is on the vehicle, verified, and is switched to by itself when what `reason` says is over.
+        note: What was passed over to take it, in words, or None: a rollout that is not for this vehicle.
+    """
+
+    installed: bool
+    name: str
+    version: str
+    reason: str | None = None
+    error: SentinelSyncError | None = None
+    waiting: bool = False
+    note: str | None = None
+
+    def __bool__(self) -> bool:
+        return self.installed
 
 
 class CheckSchedule:

@@ -1,7 +1,6 @@
 """How models stand, for the status."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from types import MappingProxyType
 from typing import TypedDict
@@ -9,23 +8,9 @@ from typing import TypedDict
 from pydantic import Field
 
 from sentinel_sync.base.clock import moment
-from sentinel_sync.base.errors import SentinelSyncError
-from sentinel_sync.base.payloads import ModelReason, ModelRelease, ModelState, StatusModel
+from sentinel_sync.base.payloads import ModelReason, ModelState, StatusModel
 from sentinel_sync.base.transfer import TransferStatus
 from sentinel_sync.models.rules.installed import KeptVersion, ModelRecord
-
-
-class ModelUpdate(TypedDict):
-    """One entry of what `check_for_updates` answers: a genuine release that this vehicle may take."""
-
-    name: str
-    version: str
-    current_version: str | None
-    size: int
-    checksum: str
-    signature: str | None
-    key_id: str | None
-    released_at: str | None
 
 
 class InstalledModel(TypedDict):
@@ -62,44 +47,6 @@ class DownloadStatus(TypedDict):
     time_left: float | None
     reason: str | None
     bad_versions: dict[str, str]
-
-
-@dataclass(frozen=True, slots=True)
-class InstallResult:
-    """What became of an installation. True where the runtime opens the version now.
-
-    Attributes:
-        reason: Why not, in words; None where it does.
-        error: The same as an error: VerificationError where it was refused, CloudError where the network failed
-            (HeldError where a download may not be now), StoreError where the disk did.
-        waiting: Whether it is on the vehicle, verified, and is switched to by itself when what `reason` says is over.
-        note: What was passed over to take it, in words, or None: a rollout that is not for this vehicle.
-    """
-
-    installed: bool
-    name: str
-    version: str
-    reason: str | None = None
-    error: SentinelSyncError | None = None
-    waiting: bool = False
-    note: str | None = None
-
-    def __bool__(self) -> bool:
-        return self.installed
-
-
-def update_of(release: ModelRelease, installed: str | None) -> ModelUpdate:
-    """Tell of a release that may be taken."""
-    return ModelUpdate(
-        name=release.name,
-        version=release.version,
-        current_version=installed,
-        size=release.size,
-        checksum=release.checksum,
-        signature=release.signature,
-        key_id=release.key_id,
-        released_at=release.released_at,
-    )
 
 
 def installed_model(record: ModelRecord, installed: KeptVersion, path: str) -> InstalledModel:
@@ -154,18 +101,6 @@ def download_status(
         time_left=None if progress is None else progress.time_left,
         reason=reason,
         bad_versions={} if record is None else {bad.version: bad.reason for bad in record.bad},
-    )
-
-
-def _transfer_shown(progress: TransferStatus) -> TransferStatus:
-    return TransferStatus(
-        name=progress.name,
-        part=progress.version,
-        phase=progress.phase,
-        done_bytes=progress.done_bytes,
-        total_bytes=progress.total_bytes,
-        rate=progress.rate,
-        time_left=progress.time_left,
     )
 
 
@@ -276,7 +211,7 @@ def model_shown(
         bad_versions=[BadVersionStatus(version=bad.version, reason=bad.reason) for bad in record.bad],
         probation_left=0.0 if record.probation is None else record.probation.left,
         reason=status["reason"],
-        under_way=None if progress is None else _transfer_shown(progress),
+        under_way=progress,
         outcomes=outcomes,
         offered=list(offered),
     )

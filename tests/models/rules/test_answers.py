@@ -6,8 +6,15 @@ import pytest
 
 from sentinel_sync.base.payloads import ModelReason, ModelRelease
 from sentinel_sync.base.transfer import TransferStatus
-from sentinel_sync.models.rules.installed import BadVersion, CommitSchedule, KeptVersion, ModelRecord, StagedVersion
-from sentinel_sync.models.rules.status import InstallResult, OfferedVersion, download_status, model_shown
+from sentinel_sync.models.rules.installed import (
+    BadVersion,
+    CommitSchedule,
+    InstallResult,
+    KeptVersion,
+    ModelRecord,
+    StagedVersion,
+)
+from sentinel_sync.models.rules.status import OfferedVersion, download_status, model_shown
 
 INSTALLED = KeptVersion("v1", "m.pt", 5.0, 100, "1" * 64)
 RECORD = ModelRecord("m", installed=INSTALLED)
