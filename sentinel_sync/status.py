@@ -13,7 +13,7 @@ from sentinel_sync.models.rules.status import ModelCheckStatus, ModelStatus
 from sentinel_sync.network.rules.budget import NetworkStatus
 from sentinel_sync.profiles.records import ProfilesStatus
 from sentinel_sync.scenarios.rules.status import ScenariosStatus
-from sentinel_sync.store.rules.outbox import OutboxStatus
+from sentinel_sync.store.rules import OutboxStatus
 
 #: The file in the state folder that a running agent keeps up to date with its `AgentStatus`.
 STATUS_NAME = "status.json"

@@ -1,4 +1,4 @@
-"""The one error tree. Errors say what happened; only `store/rules/outbox.py` says what follows.
+"""The one error tree. Errors say what happened; only `store/rules.py` says what follows.
 
 SentinelSyncError
 ├── ConfigurationError        the settings cannot be used

@@ -29,7 +29,7 @@ from sentinel_sync.cli.ui.tables import (
 from sentinel_sync.cli.ui.text import clear, err, is_terminal, out, printable, width
 from sentinel_sync.cloud.client import CloudAPIClient
 from sentinel_sync.fleet.fleet_manager import FleetManager
-from sentinel_sync.fleet.rules.queries import FleetAnswer, FleetListing, FleetTrend, VehicleComparison, titled, unit_of
+from sentinel_sync.fleet.rules import FleetAnswer, FleetListing, FleetTrend, VehicleComparison, titled, unit_of
 from sentinel_sync.settings import CloudSettings
 from sentinel_sync.store.store import Store
 

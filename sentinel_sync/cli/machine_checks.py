@@ -22,7 +22,7 @@ from sentinel_sync.cli.ui.text import count, duration, moment, size
 from sentinel_sync.cloud.http import FileCredential
 from sentinel_sync.settings import CloudSettings, Settings
 from sentinel_sync.store.database import DamagedError
-from sentinel_sync.store.rules.outbox import OutboxStatus
+from sentinel_sync.store.rules import OutboxStatus
 from sentinel_sync.store.store import DATABASE_NAME
 
 _PREFIX = "SENTINEL_CLOUD__"

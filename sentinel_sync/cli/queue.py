@@ -18,7 +18,7 @@ from sentinel_sync.cli.ui.text import count, duration, err, from_now, moment, pa
 from sentinel_sync.settings import CloudSettings
 from sentinel_sync.store.database import DamagedError
 from sentinel_sync.store.outbox import ItemState, Outbox, OutboxItem
-from sentinel_sync.store.rules.outbox import OutboxStatus
+from sentinel_sync.store.rules import OutboxStatus
 
 _LIMIT = 50
 _STATE_WORDS = {ItemState.WAITING: "waiting", ItemState.SENDING: "being sent", ItemState.SET_ASIDE: "set aside"}

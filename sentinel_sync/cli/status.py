@@ -16,7 +16,7 @@ from sentinel_sync.cli.ui.status_text import facts_of, outbox_facts
 from sentinel_sync.cli.ui.text import clear, duration, is_terminal, moment, out, pairs
 from sentinel_sync.settings import CloudSettings
 from sentinel_sync.status import AgentStatus
-from sentinel_sync.store.rules.outbox import OutboxStatus
+from sentinel_sync.store.rules import OutboxStatus
 from sentinel_sync.store.store import DATABASE_NAME
 
 _WATCH_INTERVAL = 2.0

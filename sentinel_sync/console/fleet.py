@@ -8,7 +8,7 @@ from pydantic import JsonValue
 
 from sentinel_sync.base.errors import SentinelSyncError
 from sentinel_sync.fleet.fleet_manager import FleetManager
-from sentinel_sync.fleet.rules.queries import (
+from sentinel_sync.fleet.rules import (
     AggregateMetrics,
     FleetAlerts,
     FleetAnswer,

@@ -16,7 +16,7 @@ from sentinel_sync.base.clock import Clock
 from sentinel_sync.base.errors import CloudError, HeldError, RejectedError, StoreError, UnreachableError
 from sentinel_sync.base.privacy import loggable_path
 from sentinel_sync.cloud.client import CloudAPIClient, quote_id
-from sentinel_sync.fleet.rules.queries import (
+from sentinel_sync.fleet.rules import (
     MAX_DAYS,
     MAX_LIMIT,
     AggregateMetrics,

@@ -37,7 +37,7 @@ from sentinel_sync.scenarios.rules.plan import (
     waits_for_request,
 )
 from sentinel_sync.store.outbox import Outbox, OutboxItem
-from sentinel_sync.store.rules.outbox import Defer, Release, RetryDecision, RetryPolicy, SetAside
+from sentinel_sync.store.rules import Defer, Release, RetryDecision, RetryPolicy, SetAside
 
 logger: logging.Logger = logging.getLogger(__name__)
 

@@ -1,7 +1,7 @@
 """The outbox: all outgoing work, on disk before it is acknowledged to the caller, until the backend acknowledges it.
 
 An item is waiting, sending, or set aside; acknowledged items are gone and counted. Only the bounds in bytes and age
-drop anything, in the order of `store/rules/eviction.py`, and each drop is counted with its reason.
+drop anything, in the order of `store/rules.py`, and each drop is counted with its reason.
 """
 
 import json
@@ -41,7 +41,7 @@ from sentinel_sync.store.outbox_items import (
     set_aside_unreadable,
     used_bytes,
 )
-from sentinel_sync.store.rules.outbox import Defer, OutboxStatus, Release, RetryDecision, SetAside
+from sentinel_sync.store.rules import Defer, OutboxStatus, Release, RetryDecision, SetAside
 
 logger: logging.Logger = logging.getLogger(__name__)
 

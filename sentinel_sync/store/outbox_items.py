@@ -11,7 +11,7 @@ from enum import StrEnum
 from sentinel_sync.base.backoff import CAP
 from sentinel_sync.base.clock import ClockObservation, ClockStamp
 from sentinel_sync.store.database import UnreadableError
-from sentinel_sync.store.rules.outbox import EvictionGroup, OutboxStatus, eviction_order, is_too_old
+from sentinel_sync.store.rules import EvictionGroup, OutboxStatus, eviction_order, is_too_old
 
 logger: logging.Logger = logging.getLogger(__name__)
 
@@ -379,7 +379,7 @@ def used_bytes(connection: sqlite3.Connection) -> int:
 
 
 def drop_for_size(connection: sqlite3.Connection, max_bytes: int) -> Drops:
-    """Make room, in the order of `store/rules/eviction.py`, where more than `max_bytes` are in use."""
+    """Make room, in the order of `store/rules.py`, where more than `max_bytes` are in use."""
     dropped: Drops = []
     for _ in range(_ROUNDS):
         excess = used_bytes(connection) - max_bytes

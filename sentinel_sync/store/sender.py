@@ -14,7 +14,7 @@ from sentinel_sync.base.errors import CloudError, SentinelSyncError, StoreError
 from sentinel_sync.base.tasks import in_own_task
 from sentinel_sync.cloud.client import CloudAPIClient
 from sentinel_sync.store.outbox import Outbox, OutboxItem
-from sentinel_sync.store.rules.outbox import Defer, RetryPolicy, SetAside
+from sentinel_sync.store.rules import Defer, RetryPolicy, SetAside
 
 logger: logging.Logger = logging.getLogger(__name__)
 

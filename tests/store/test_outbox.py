@@ -10,7 +10,7 @@ from sentinel_sync.base.backoff import CAP
 from sentinel_sync.base.clock import ClockStamp
 from sentinel_sync.store.database import Database
 from sentinel_sync.store.outbox import ItemState, NewItem, Outbox, OutboxItem
-from sentinel_sync.store.rules.outbox import OutboxStatus
+from sentinel_sync.store.rules import OutboxStatus
 from sentinel_sync.store.schema import connect
 from sentinel_sync.store.store import DATABASE_NAME, Store
 from tests.fakes.clock import FakeClock

@@ -11,7 +11,7 @@ from sentinel_sync.network.rules.budget import NetworkStatus
 from sentinel_sync.profiles.records import ProfilesStatus
 from sentinel_sync.scenarios.rules.status import ScenariosStatus
 from sentinel_sync.status import AgentStatus
-from sentinel_sync.store.rules.outbox import OutboxStatus
+from sentinel_sync.store.rules import OutboxStatus
 
 #: A clock that differs by less is right, as far as anybody can tell over a mobile network (seconds).
 _CLOCK_NOISE = 2.0

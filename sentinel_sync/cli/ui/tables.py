@@ -13,7 +13,7 @@ from typing import Any
 
 from sentinel_sync.cli.exit_codes import CommandError, ExitCode
 from sentinel_sync.cli.ui.text import duration, printable, table
-from sentinel_sync.fleet.rules.queries import FleetAnswer, FleetListing, FleetTrend, VehicleComparison, titled, unit_of
+from sentinel_sync.fleet.rules import FleetAnswer, FleetListing, FleetTrend, VehicleComparison, titled, unit_of
 
 #: A spreadsheet takes a text that begins so for a formula, and runs it; the backend's words are not ours to trust.
 _FORMULA = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")

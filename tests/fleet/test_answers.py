@@ -3,7 +3,7 @@
 import pytest
 from pydantic import ValidationError
 
-from sentinel_sync.fleet.rules.queries import (
+from sentinel_sync.fleet.rules import (
     MAX_LIMIT,
     FleetStatistics,
     FleetTrend,

@@ -15,7 +15,7 @@ from sentinel_sync.base.errors import (
     UnacknowledgedError,
     UnreachableError,
 )
-from sentinel_sync.store.rules.outbox import MOST_CONTRADICTIONS, Defer, Release, RetryPolicy, SetAside
+from sentinel_sync.store.rules import MOST_CONTRADICTIONS, Defer, Release, RetryPolicy, SetAside
 
 
 @pytest.mark.parametrize("error", [HeldError("closed"), CredentialError("refused", status=401)])

@@ -2,7 +2,7 @@
 
 import pytest
 
-from sentinel_sync.fleet.rules.queries import titled, unit_of
+from sentinel_sync.fleet.rules import titled, unit_of
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from itertools import permutations
 import pytest
 
 from sentinel_sync.base.clock import ClockObservation, ClockStamp
-from sentinel_sync.store.rules.outbox import EvictionGroup, eviction_order, is_too_old
+from sentinel_sync.store.rules import EvictionGroup, eviction_order, is_too_old
 
 DAY = 86_400.0
 NOW = 1_780_000_000.0
