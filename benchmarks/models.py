@@ -29,7 +29,7 @@ from benchmarks.report import Figure, percentile, spread
 from benchmarks.sleeper import bare_naps, sleeper
 from benchmarks.work import trip_settings
 from sentinel_sync import CloudAPIClient, ModelDownloader
-from sentinel_sync.models.rules.releases import manifest, raw_key
+from sentinel_sync.models.rules.releases import manifest
 from sentinel_sync.store.store import Store
 
 ROUNDS = 3
@@ -126,7 +126,7 @@ def _ours(folder: Path, url: str) -> dict[str, Any]:
 
 
 async def _client(folder: Path, url: str) -> None:
-    trusted = base64.b64encode(raw_key(_KEY.public_key())).decode()
+    trusted = base64.b64encode(_KEY.public_key().public_bytes_raw()).decode()
     settings = trip_settings(folder / "state", url).model_copy(
         update={"models_dir": folder / "models", "model_trusted_keys": (trusted,)}
     )

@@ -95,7 +95,7 @@ class ModelDownloader:
         self._store = foundation.store
         self._policy = foundation.policy
         self._installed = InstalledModels(models_dir or settings.models_dir, self._store.documents, self._clock)
-        source = _source_of(foundation)
+        self._source = source = _source_of(foundation)
         self._releases = ReleaseSelector(
             source,
             self._installed,
@@ -345,7 +345,7 @@ class ModelDownloader:
     # --- how ---
 
     async def _open(self) -> None:
-        await self._releases.open()
+        await self._source.open()
         await self._installed.open()
         await self._updater.clean()
         self._checks.ask_before(record.staged for record in self._installed.records.values())

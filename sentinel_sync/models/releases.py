@@ -33,7 +33,6 @@ from sentinel_sync.models.rules.releases import (
     live_name,
     meant_by,
     newest,
-    raw_key,
     same_version,
     why_not_for,
 )
@@ -94,7 +93,7 @@ def key_in_file(path: Path) -> bytes:
         raise ConfigurationError(f"{path} is no PEM of a public key") from None
     if not isinstance(key, Ed25519PublicKey):
         raise ConfigurationError(f"{path} is no Ed25519 public key")
-    return raw_key(key)
+    return key.public_bytes_raw()
 
 
 def key_in_text(text: str, where: str) -> bytes:
@@ -142,10 +141,6 @@ class ReleaseSelector:
         #: What was said of refused releases at the last check.
         self._told: frozenset[str] = frozenset()
         self._available: dict[str, str] = {}
-
-    async def open(self) -> None:
-        """Read what was offered last."""
-        await self._source.open()
 
     @property
     def checked_at(self) -> float | None:

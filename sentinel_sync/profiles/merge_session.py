@@ -51,6 +51,11 @@ class ClockReading:
     here: int
     is_true: bool
 
+    @classmethod
+    def of(cls, here: float, skew: float | None) -> "ClockReading":
+        """The reading at this vehicle's wall time; `skew` is by how much that is ahead, seconds, or None."""
+        return cls(_microseconds(here - (skew or 0.0)), _microseconds(here), skew is not None)
+
     @property
     def true_now(self) -> int | None:
         """The true time; None where it is not known."""
@@ -426,3 +431,7 @@ def open_profile(keyrings: Iterable[Keyring], sealed: str) -> dict[str, Any]:
         ProfileError: No key fits, or it is no profile.
     """
     return profile_in(open_any(keyrings, sealed)[0])
+
+
+def _microseconds(seconds: float) -> int:
+    return max(0, round(seconds * 1_000_000))

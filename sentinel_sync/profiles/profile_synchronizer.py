@@ -440,13 +440,7 @@ class ProfileSynchronizer:
 
     def _clock_reading(self) -> ClockReading:
         """Wall time, put right where the backend's is known."""
-        here = self._clock.now()
-        ahead = self._timekeeper.skew()
-        return ClockReading(_microseconds(here - (ahead or 0.0)), _microseconds(here), ahead is not None)
-
-
-def _microseconds(seconds: float) -> int:
-    return max(0, round(seconds * 1_000_000))
+        return ClockReading.of(self._clock.now(), self._timekeeper.skew())
 
 
 def _own_copy(profile: Mapping[str, Any], driver_id: str) -> dict[str, Any]:

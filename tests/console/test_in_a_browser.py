@@ -17,7 +17,7 @@ from playwright.async_api import Browser, Page, async_playwright, expect
 from sentinel_sync.agent import SyncAgent
 from sentinel_sync.backend import BackendSettings, ModelRelease, ModelSignature, publish_model, running_server
 from sentinel_sync.console import running_console
-from sentinel_sync.models.rules.releases import key_id, raw_key
+from sentinel_sync.models.rules.releases import key_id
 from sentinel_sync.settings import CloudSettings, Settings
 from sentinel_sync.store.outbox import NewItem
 from tests.conftest import FIXTURES
@@ -227,7 +227,7 @@ def _publish(folder: Path, version: str) -> None:
     content = content_of(version)
     file = folder / "new.pt"
     file.write_bytes(content)
-    signature = ModelSignature(sign(NAME, version, content), key_id(raw_key(KEY.public_key())))
+    signature = ModelSignature(sign(NAME, version, content), key_id(KEY.public_key().public_bytes_raw()))
     publish_model(folder / "backend", file, ModelRelease(name=NAME, version=version, signatures=[signature]))
 
 

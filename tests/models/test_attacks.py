@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from sentinel_sync import CloudError, VerificationError
-from sentinel_sync.models.rules.releases import key_id, raw_key
+from sentinel_sync.models.rules.releases import key_id
 from tests.fakes.clock import FakeClock
 from tests.fakes.cloud import Answer, FakeCloud, PrivateCA, json_answer, redirect
 from tests.fakes.wire_rules import Seen
@@ -99,18 +99,20 @@ class TestWrongKey:
         assert fetched(cloud) == []
 
     async def test_another_key_that_claims_to_be_ours(self, host: ModelHost, build: Build) -> None:
-        host.entries = [listed(NEW, by=OTHER_KEY, key_id=key_id(raw_key(KEY.public_key())))]
+        host.entries = [listed(NEW, by=OTHER_KEY, key_id=key_id(KEY.public_key().public_bytes_raw()))]
         assert "signature is not one of a trusted key" in await attacked(build)
 
     async def test_a_revoked_key(self, host: ModelHost, build: Build) -> None:
         host.entries = [listed(NEW)]
-        assert "no key is trusted" in await attacked(build, model_revoked_keys=(key_id(raw_key(KEY.public_key())),))
+        assert "no key is trusted" in await attacked(
+            build, model_revoked_keys=(key_id(KEY.public_key().public_bytes_raw()),)
+        )
 
     @pytest.mark.parametrize("extra", [[], [KEY], [KEY, KEY, KEY]], ids=["one", "listed twice", "listed often"])
     async def test_one_key_does_not_count_for_two(self, host: ModelHost, build: Build, extra: list[Any]) -> None:
         others = [{"signature": sign(NAME, NEW, content_of(NEW), by)} for by in extra]
         host.entries = [listed(NEW, signatures=others)]
-        keys = (TRUSTED, base64.b64encode(raw_key(OTHER_KEY.public_key())).decode())
+        keys = (TRUSTED, base64.b64encode(OTHER_KEY.public_key().public_bytes_raw()).decode())
         reason = await attacked(build, model_trusted_keys=keys, model_signature_threshold=2)
         assert "1 of the trusted keys signed it, and 2 must" in reason
 

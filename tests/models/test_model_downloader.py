@@ -18,7 +18,7 @@ from sentinel_sync.backend.deltas import make_delta
 from sentinel_sync.backend.publishing import ModelRelease as Published
 from sentinel_sync.models.rules.delta import FORMAT
 from sentinel_sync.models.rules.installed import InstallResult
-from sentinel_sync.models.rules.releases import key_id, manifest, raw_key
+from sentinel_sync.models.rules.releases import key_id, manifest
 from sentinel_sync.settings import CloudSettings
 from tests.fakes.clock import FakeClock
 from tests.fakes.cloud import API_KEY, Answer, FakeCloud, json_answer, problem
@@ -52,7 +52,7 @@ class TestWithTheReferenceBackend:
     ) -> None:
         folder, content = tmp_path / "backend", content_of("v2.1.0")
         (tmp_path / "new.pt").write_bytes(content)
-        signature = ModelSignature(sign(NAME, "v2.1.0", content), key_id(raw_key(KEY.public_key())))
+        signature = ModelSignature(sign(NAME, "v2.1.0", content), key_id(KEY.public_key().public_bytes_raw()))
         release = Published(name=NAME, version="v2.1.0", signatures=[signature])
         publish_model(folder, tmp_path / "new.pt", release)
         async with running_server(BackendSettings(folder=folder, api_keys=(API_KEY,))) as url:
@@ -220,7 +220,7 @@ class TestTrust:
             listed("v2.1.0") | {"version": "v2.2.0"},
             listed("v2.1.0") | {"size": 7},
             listed("v2.1.0") | {"checksum": "ab" * 32},
-            listed("v2.1.0", key_id=key_id(raw_key(OTHER_KEY.public_key()))),
+            listed("v2.1.0", key_id=key_id(OTHER_KEY.public_key().public_bytes_raw())),
             listed("v2.1.0", name="other") | {"name": NAME},
         ],
         ids=["unsigned", "stranger", "version", "size", "checksum", "key id", "for another name"],
@@ -297,7 +297,7 @@ class TestTrust:
 
     async def test_a_revoked_key_counts_no_more(self, host: ModelHost, build: Build) -> None:
         host.entries = [listed("v2.1.0")]
-        downloader = build(model_revoked_keys=(key_id(raw_key(KEY.public_key())),))
+        downloader = build(model_revoked_keys=(key_id(KEY.public_key().public_bytes_raw()),))
         assert await downloader.check_for_updates() == []
 
     async def test_on_a_bench_unsigned_passes_and_shouts(

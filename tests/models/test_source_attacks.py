@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from sentinel_sync import ModelDownloader, UnreachableError
-from sentinel_sync.models.rules.releases import key_id, raw_key
+from sentinel_sync.models.rules.releases import key_id
 from tests.fakes.cloud import Answer, FakeCloud
 from tests.models.vehicle import (
     KEY,
@@ -32,8 +32,8 @@ pytestmark = pytest.mark.usefixtures("off_the_loop")
 
 NEW = "v2.1.0"
 #: Both count, and both must sign; the thief has the second.
-BOTH = (TRUSTED, base64.b64encode(raw_key(OTHER_KEY.public_key())).decode())
-STOLEN = key_id(raw_key(OTHER_KEY.public_key()))
+BOTH = (TRUSTED, base64.b64encode(OTHER_KEY.public_key().public_bytes_raw()).decode())
+STOLEN = key_id(OTHER_KEY.public_key().public_bytes_raw())
 
 
 def by_both(version: str) -> dict[str, Any]:
@@ -69,7 +69,9 @@ class TestFewerKeysThanTheThreshold:
         self, cloud: FakeCloud, host: ModelHost, models: Path, build: Build
     ) -> None:
         genuine, planted = by_both(NEW), listed("v2.2.0", by=OTHER_KEY)
-        planted["signatures"] = [{"signature": genuine["signature"], "key_id": key_id(raw_key(KEY.public_key()))}]
+        planted["signatures"] = [
+            {"signature": genuine["signature"], "key_id": key_id(KEY.public_key().public_bytes_raw())}
+        ]
         host.entries = [planted]
         downloader = build(model_trusted_keys=BOTH, model_signature_threshold=2)
         result = await downloader.download_and_install_model(NAME, "v2.2.0")

@@ -12,13 +12,13 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from sentinel_sync import ModelDownloader
-from sentinel_sync.models.rules.releases import manifest, raw_key
+from sentinel_sync.models.rules.releases import manifest
 from tests.conftest import FIXTURES
 from tests.fakes.cloud import Answer, FakeCloud, json_answer
 from tests.fakes.wire_rules import Seen
 
 KEY, OTHER_KEY = Ed25519PrivateKey.from_private_bytes(b"k" * 32), Ed25519PrivateKey.from_private_bytes(b"o" * 32)
-TRUSTED = base64.b64encode(raw_key(KEY.public_key())).decode()
+TRUSTED = base64.b64encode(KEY.public_key().public_bytes_raw()).decode()
 NAME = "yolov8m_automotive"
 OLD = (FIXTURES / "models" / f"{NAME}.pt").read_bytes()
 

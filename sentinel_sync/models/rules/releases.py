@@ -53,10 +53,6 @@ class VerifyingKey(Protocol):
         """Raise InvalidSignature where the signature is not this key's over `data`."""
         ...
 
-    def public_bytes_raw(self) -> bytes:
-        """The key's 32 raw bytes."""
-        ...
-
 
 @dataclass(frozen=True, slots=True)
 class Trust:
@@ -185,11 +181,6 @@ def key_id(raw: bytes) -> str:
     if len(raw) != _KEY_BYTES:
         raise ValueError(f"an Ed25519 public key has {_KEY_BYTES} bytes, not {len(raw)}")
     return hashlib.sha256(raw).hexdigest()[:_KEY_ID_DIGITS]
-
-
-def raw_key(key: VerifyingKey) -> bytes:
-    """A key's 32 raw bytes."""
-    return key.public_bytes_raw()
 
 
 def verify(release: ModelRelease, trust: Trust, *, allow_unsigned: bool = False) -> tuple[str, ...]:

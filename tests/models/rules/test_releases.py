@@ -43,7 +43,6 @@ from sentinel_sync.models.rules.releases import (
     manifest,
     meant_by,
     newest,
-    raw_key,
     same_version,
     verify,
     version_order,
@@ -51,7 +50,7 @@ from sentinel_sync.models.rules.releases import (
 )
 
 KEY, OTHER_KEY = Ed25519PrivateKey.from_private_bytes(b"k" * 32), Ed25519PrivateKey.from_private_bytes(b"o" * 32)
-RAW, OTHER_RAW = raw_key(KEY.public_key()), raw_key(OTHER_KEY.public_key())
+RAW, OTHER_RAW = KEY.public_key().public_bytes_raw(), OTHER_KEY.public_key().public_bytes_raw()
 TRUST = Trust.of([RAW])
 CHECKSUM, OTHER_CHECKSUM = "ab" * 32, "cd" * 32
 
