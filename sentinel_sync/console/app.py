@@ -15,8 +15,8 @@ from sentinel_sync.agent import SyncAgent
 from sentinel_sync.base.errors import SentinelSyncError
 from sentinel_sync.console.day import last_day
 from sentinel_sync.console.feed import Feed
-from sentinel_sync.console.fleet import picture
 from sentinel_sync.console.recordings import consents, recordings
+from sentinel_sync.console.views import picture
 from sentinel_sync.metrics import CONTENT_TYPE
 from sentinel_sync.status import AgentStatus
 from sentinel_sync.store.outbox import ItemState, OutboxItem

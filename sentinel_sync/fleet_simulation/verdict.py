@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from sentinel_sync.fleet_simulation.protocol import percentile
 from sentinel_sync.fleet_simulation.run import Outcome
-from sentinel_sync.fleet_simulation.samples import percentile
 from sentinel_sync.fleet_simulation.script import SCRIPTS, Window
 
 LATE = 0.25

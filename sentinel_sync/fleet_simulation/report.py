@@ -3,8 +3,8 @@
 from collections.abc import Callable, Sequence
 from html import escape
 
+from sentinel_sync.fleet_simulation.protocol import percentile
 from sentinel_sync.fleet_simulation.run import Outcome
-from sentinel_sync.fleet_simulation.samples import percentile
 from sentinel_sync.fleet_simulation.script import SCRIPTS
 from sentinel_sync.fleet_simulation.verdict import breaks, figures
 
