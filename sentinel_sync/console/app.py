@@ -13,10 +13,8 @@ from starlette.routing import Route
 
 from sentinel_sync.agent import SyncAgent
 from sentinel_sync.base.errors import SentinelSyncError
-from sentinel_sync.console.day import last_day
 from sentinel_sync.console.feed import Feed
-from sentinel_sync.console.recordings import consents, recordings
-from sentinel_sync.console.views import picture
+from sentinel_sync.console.views import consents, fleet_picture, last_day, recordings
 from sentinel_sync.metrics import CONTENT_TYPE
 from sentinel_sync.status import AgentStatus
 from sentinel_sync.store.outbox import ItemState, OutboxItem
@@ -142,7 +140,7 @@ class ConsoleApp:
         if not days.isdecimal():
             raise ValueError("days must be a whole number")
         metric = request.query_params.get("metric", _METRIC)
-        return JSONResponse(await picture(self._agent.fleet, metric, int(days)))
+        return JSONResponse(await fleet_picture(self._agent.fleet, metric, int(days)))
 
 
 def _page_file(name: str) -> bytes:
