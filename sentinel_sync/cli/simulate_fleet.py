@@ -10,10 +10,9 @@ from sentinel_sync.cli.arguments import Subparsers
 from sentinel_sync.cli.backend_access import KEY_NOTE, add_credential, way_to_backend
 from sentinel_sync.cli.exit_codes import CommandError, ExitCode
 from sentinel_sync.cli.ui.text import err, pairs
-from sentinel_sync.fleet_simulation.report import facts, page, picture
+from sentinel_sync.fleet_simulation.protocol import SCRIPTS
+from sentinel_sync.fleet_simulation.report import breaks, facts, page, picture
 from sentinel_sync.fleet_simulation.run import Order, Outcome, simulate
-from sentinel_sync.fleet_simulation.script import SCRIPTS
-from sentinel_sync.fleet_simulation.verdict import breaks
 
 _SHORTEST = 6.0
 

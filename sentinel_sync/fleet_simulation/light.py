@@ -14,8 +14,7 @@ from random import Random
 
 from sentinel_sync.base.http_library import httpx
 from sentinel_sync.cloud.rules.connectivity import Connectivity
-from sentinel_sync.fleet_simulation.protocol import REFUSED, Second, kind_of
-from sentinel_sync.fleet_simulation.script import SCRIPTS, Plan
+from sentinel_sync.fleet_simulation.protocol import REFUSED, SCRIPTS, Plan, Second, kind_of
 from sentinel_sync.fleet_simulation.vehicles import say
 
 CHECK_INTERVAL, RECONNECT_SPREAD = 30.0, 3.0

@@ -23,8 +23,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from sentinel_sync.base.errors import SentinelSyncError
 from sentinel_sync.base.http_library import httpx
-from sentinel_sync.fleet_simulation.protocol import Second
-from sentinel_sync.fleet_simulation.script import SCRIPTS, Plan
+from sentinel_sync.fleet_simulation.protocol import SCRIPTS, Plan, Second
 from sentinel_sync.fleet_simulation.vehicles import MODEL
 from sentinel_sync.models.rules.releases import manifest
 

@@ -18,8 +18,7 @@ from typing import Any
 from sentinel_sync.agent import SyncAgent
 from sentinel_sync.base.errors import SentinelSyncError
 from sentinel_sync.base.http_library import httpx
-from sentinel_sync.fleet_simulation.protocol import REFUSED, Second, kind_of
-from sentinel_sync.fleet_simulation.script import SCRIPTS, Plan
+from sentinel_sync.fleet_simulation.protocol import REFUSED, SCRIPTS, Plan, Second, kind_of
 from sentinel_sync.settings import Settings
 
 MODEL = "yolov8m_automotive"

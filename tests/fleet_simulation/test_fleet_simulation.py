@@ -12,11 +12,9 @@ from sentinel_sync.backend.server import running_server
 from sentinel_sync.backend.settings import BackendSettings
 from sentinel_sync.cli.exit_codes import ExitCode
 from sentinel_sync.cli.main import main
-from sentinel_sync.fleet_simulation.protocol import Second, kind_of, percentile
-from sentinel_sync.fleet_simulation.report import facts, page, picture
+from sentinel_sync.fleet_simulation.protocol import SCRIPTS, Second, kind_of, percentile
+from sentinel_sync.fleet_simulation.report import ERRORS, LATE, SLOW, breaks, facts, figures, page, picture
 from sentinel_sync.fleet_simulation.run import Order, Outcome, SimulationError, simulate
-from sentinel_sync.fleet_simulation.script import SCRIPTS
-from sentinel_sync.fleet_simulation.verdict import ERRORS, LATE, SLOW, breaks, figures
 
 
 def outcome(script: str = "steady", seconds: int = 30, vehicles: int = 10) -> Outcome:
