@@ -15,8 +15,7 @@ from sentinel_sync.demo.city import DAY
 from sentinel_sync.demo.cloud import KEY_VARIABLE
 from sentinel_sync.demo.processes import Child, DemoError
 from sentinel_sync.demo.recording import RecordingAct, SentRecording, Stage
-from sentinel_sync.demo.verification import CutTrip, raw_ids_in, verify
-from sentinel_sync.demo.witness import Witness
+from sentinel_sync.demo.witness import CutTrip, Witness, raw_ids_in, verify
 
 FLEET, VEHICLE = "demo_fleet", "demo_vehicle"
 #: Answers that the backend loses after doing the work, when it is back.

@@ -23,7 +23,7 @@ from sentinel_sync.cli.exit_codes import ExitCode
 from sentinel_sync.demo.city import ACCELERATION, DAY, LIMIT, Moment, moments
 from sentinel_sync.demo.processes import DemoError
 from sentinel_sync.demo.recording import check_recording
-from sentinel_sync.demo.verification import CutTrip, raw_ids_in, verify
+from sentinel_sync.demo.witness import CutTrip, raw_ids_in, verify
 from sentinel_sync.trips.rules.drive import haversine
 from sentinel_sync.trips.rules.trip import new_trip_id
 from tests.conftest import FIXTURES
