@@ -42,8 +42,6 @@ logger: logging.Logger = logging.getLogger(__name__)
 
 #: Seconds without a single further byte after which a delta keeps the whole file waiting no longer.
 PATIENCE = 900.0
-#: During a download it is asked so often whether it may go on, seconds.
-ASK_AGAIN = 0.5
 #: What a host says of a delta that it has not: then the whole file is asked for at once.
 _NO_DELTA = frozenset(range(400, 500)) - {403, 408, 410, 425, 429}
 #: Kind of the documents that say what attempts at a release's file came to; their key is its checksum.

@@ -32,8 +32,6 @@ from sentinel_sync.network.policy import TransferPolicy
 
 logger: logging.Logger = logging.getLogger(__name__)
 
-#: Seconds between two pieces of news: more would only be for machines.
-_NEWS_INTERVAL = 0.2
 #: Given the file, the model's name and its version; False, or anything raised, means that the model has failed.
 Validator = Callable[[Path, str, str], Awaitable[bool]]
 

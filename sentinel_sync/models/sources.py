@@ -21,9 +21,9 @@ logger: logging.Logger = logging.getLogger(__name__)
 
 _KIND = "models"
 _KEY = "catalogue"
-#: So many entries that cannot be read are remembered, by so much of their names.
 #: What the wire contract says that a checksum is.
 _SHA256_DIGITS = 64
+#: So many entries that cannot be read are remembered, by so much of their names.
 _MOST_LEFT_OUT = 20
 _LONGEST_NAME = 80
 

@@ -321,7 +321,7 @@ class Keyring:
     @classmethod
     def of(cls, keys: tuple[bytes, ...]) -> "Keyring":
         """The keys, newest first. Blocks: imports."""
-        from cryptography.fernet import Fernet, MultiFernet  # noqa: PLC0415 - see the module's first lines
+        from cryptography.fernet import Fernet, MultiFernet  # noqa: PLC0415 - not before there is a profile
 
         naming = tuple(hmac.digest(key, _NAMING, "sha256") for key in keys)
         return cls(MultiFernet([Fernet(key) for key in keys]), naming)
@@ -347,7 +347,7 @@ class Keyring:
         Raises:
             ProfileError: Tampered with, truncated, no token at all, or sealed with a key that is not here.
         """
-        from cryptography.fernet import InvalidToken  # noqa: PLC0415 - see the module's first lines
+        from cryptography.fernet import InvalidToken  # noqa: PLC0415 - not before there is a profile
 
         if len(sealed) > MAX_SEALED:
             raise ProfileError(f"the encrypted profile is longer than {MAX_SEALED} characters: it is not used")
