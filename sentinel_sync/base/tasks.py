@@ -153,19 +153,29 @@ def _is_cancelled() -> bool:
 async def run_to_end(
     function: Callable[Parameters, Result], /, *args: Parameters.args, **kwargs: Parameters.kwargs
 ) -> Result:
-    """Run a blocking function in a thread.
+    """Run a blocking function in a thread, and wait for it as `wait_to_end` does: a thread cannot be cancelled."""
+    return await wait_to_end(asyncio.to_thread(function, *args, **kwargs))
 
-    A thread cannot be cancelled, so a cancelled caller waits for it and is cancelled then: what it undoes next
-    (a lock, a file) is not taken again by a thread that comes too late.
+
+async def wait_to_end(work: Coroutine[Any, Any, Result], on_cancel: Callable[[], object] | None = None) -> Result:
+    """Wait for work that must come to its end; a caller who is cancelled waits for it, too, and is cancelled then.
+
+    What the caller undoes next (a lock, a file) is not taken again by a thread that comes too late.
+
+    Args:
+        work: It runs in a task of its own.
+        on_cancel: Called when the caller is cancelled, to bring the work to its end sooner.
     """
-    work = asyncio.ensure_future(asyncio.to_thread(function, *args, **kwargs))
+    task = asyncio.ensure_future(work)
     try:
-        return await asyncio.shield(work)
+        return await asyncio.shield(task)
     except asyncio.CancelledError:
-        if not work.done():
-            await asyncio.wait({work})
-        if not work.cancelled():
-            work.exception()  # seen: the cancellation is what the caller gets
+        if on_cancel is not None:
+            on_cancel()
+        if not task.done():
+            await asyncio.wait({task})
+        if not task.cancelled():
+            task.exception()  # seen: the cancellation is what the caller gets
         raise
 
 

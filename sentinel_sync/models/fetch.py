@@ -25,7 +25,7 @@ from sentinel_sync.base.errors import (
 )
 from sentinel_sync.base.files import file_error
 from sentinel_sync.base.payloads import DeltaOffer, ModelRelease
-from sentinel_sync.base.tasks import run_to_end
+from sentinel_sync.base.tasks import run_to_end, wait_to_end
 from sentinel_sync.base.transfer import TransferAttempts, TransferGuard
 from sentinel_sync.cloud.client import CloudAPIClient
 from sentinel_sync.cloud.download import PART_ENDING, FileDownload, FileHostError, StaleAddressError, Target, discard
@@ -192,16 +192,8 @@ async def _fetch(
 
 async def _apply(files: DeltaFiles, old: Path, target: Target) -> None:
     stop = Event()
-    work = asyncio.ensure_future(asyncio.to_thread(_make, files, old, target, stop))
-    try:
-        await asyncio.shield(work)
-    except asyncio.CancelledError:
-        # It sees that within a block, some milliseconds; what is undone next must not be written to any more.
-        stop.set()
-        await asyncio.wait({work})
-        if not work.cancelled():
-            work.exception()  # seen: the cancellation is what the caller gets
-        raise
+    # It sees `stop` within a block, some milliseconds; what is undone next must not be written to any more.
+    await wait_to_end(asyncio.to_thread(_make, files, old, target, stop), on_cancel=stop.set)
 
 
 def _make(files: DeltaFiles, old: Path, target: Target, stop: Event) -> None:

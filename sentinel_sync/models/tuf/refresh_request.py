@@ -19,6 +19,7 @@ from sentinel_sync.base.errors import (
     UnreachableError,
     VerificationError,
 )
+from sentinel_sync.base.tasks import wait_to_end
 from sentinel_sync.cloud.client import CloudAPIClient
 from sentinel_sync.cloud.response import Download
 from sentinel_sync.models.rules.tuf import RepositoryState, SignedTarget, Verified
@@ -110,16 +111,7 @@ async def run_fetching(client: CloudAPIClient, clock: Clock, function: Callable[
     A caller that is cancelled ends the fetch under way and those to come, waits for the thread, and is cancelled then.
     """
     fetches = _Fetches(client, clock, asyncio.get_running_loop())
-    work = asyncio.ensure_future(asyncio.to_thread(function, fetches.fetch))
-    try:
-        return await asyncio.shield(work)
-    except asyncio.CancelledError:
-        fetches.abandon()
-        if not work.done():
-            await asyncio.wait({work})
-        if not work.cancelled():
-            work.exception()  # seen: the cancellation is what the caller gets
-        raise
+    return await wait_to_end(asyncio.to_thread(function, fetches.fetch), on_cancel=fetches.abandon)
 
 
 class _Fetches:
