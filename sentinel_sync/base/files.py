@@ -94,6 +94,15 @@ def file_error(error: OSError, path: Path) -> StoreError:
 _LEAST_INODES = 1_000
 
 
+def free_name(path: Path) -> Path:
+    """The path itself, or the first of `name-2`, `name-3` and so on that nothing has yet."""
+    number, candidate = 1, path
+    while candidate.exists():
+        number += 1
+        candidate = path.with_name(f"{path.name}-{number}")
+    return candidate
+
+
 @dataclass(frozen=True, slots=True)
 class Room:
     """What is free on a file system, and what is to be."""

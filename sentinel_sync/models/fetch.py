@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import shutil
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -20,7 +19,6 @@ from sentinel_sync.base.errors import (
     HeldError,
     RejectedError,
     StoreError,
-    StoreFullError,
     VerificationError,
 )
 from sentinel_sync.base.files import file_error
@@ -30,7 +28,7 @@ from sentinel_sync.base.transfer import TransferAttempts, TransferGuard
 from sentinel_sync.cloud.client import CloudAPIClient
 from sentinel_sync.cloud.download import PART_ENDING, FileDownload, FileHostError, StaleAddressError, Target, discard
 from sentinel_sync.models.delta_file import apply_delta, load_zstd
-from sentinel_sync.models.files import RESERVE_BYTES, ModelFiles, checksum_of
+from sentinel_sync.models.files import ModelFiles, check_room, checksum_of
 from sentinel_sync.models.rules.delta import why_not
 from sentinel_sync.models.rules.installed import KeptVersion
 from sentinel_sync.models.sources import ReleaseSource
@@ -154,11 +152,9 @@ def _check(offer: DeltaOffer, old: Path, old_checksum: str, target: Target, file
             raise VerificationError(f"the delta is refused: only {whole_missing} bytes of the whole file are missing")
         if checksum_of(old) != old_checksum:
             raise VerificationError("the delta is refused: the file it starts from was changed on this vehicle")
-        needed, free = delta_missing + target.size + RESERVE_BYTES, shutil.disk_usage(target.staging.parent).free
+        check_room(target.staging.parent, delta_missing + target.size)
     except OSError as error:
         raise file_error(error, old) from None
-    if free < needed:
-        raise StoreFullError(f"the disk of the models folder has {free} bytes free, and {needed} are needed")
 
 
 def _size(path: Path) -> int:

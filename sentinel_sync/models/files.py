@@ -124,12 +124,9 @@ class ModelFiles:
         try:
             make_folder(staging.parent)
             there = staging.stat().st_size if staging.exists() else 0
-            free = shutil.disk_usage(staging.parent).free
+            check_room(staging.parent, max(0, size - there))
         except OSError as error:
             raise file_error(error, staging) from None
-        missing = max(0, size - there) + RESERVE_BYTES
-        if free < missing:
-            raise StoreFullError(f"the disk of the models folder has {free} bytes free, and {missing} are needed")
         return there
 
     def keep(self, staging: Path, kept: Path) -> None:
@@ -203,6 +200,18 @@ class ModelFiles:
                         folder.rmdir()
         except OSError as error:
             raise file_error(error, self._folder) from None
+
+
+def check_room(folder: Path, size: int) -> None:
+    """Let pass what is to take so many bytes, where its disk has them and what is left to others.
+
+    Raises:
+        StoreFullError: It has not.
+        OSError: It cannot be asked.
+    """
+    needed, free = size + RESERVE_BYTES, shutil.disk_usage(folder).free
+    if free < needed:
+        raise StoreFullError(f"the disk of the models folder has {free} bytes free, and {needed} are needed")
 
 
 def checksum_of(path: Path, *, like: str | None = None) -> str:

@@ -14,6 +14,8 @@ from sentinel_sync.cloud.request import Request
 
 #: What a backend calls the version of a profile whose driver was forgotten (docs/profiles.md, the extension).
 FORGOTTEN = '"forgotten"'
+#: Other vehicles may be faster so many times in a row before what is wanted of the backend waits for the next turn.
+MAX_ROUNDS = 6
 _SECOND = 1_000_000
 #: How a backend says that it does not delete profiles.
 _NOT_OFFERED = frozenset({HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED, HTTPStatus.NOT_IMPLEMENTED})

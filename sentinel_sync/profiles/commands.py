@@ -59,14 +59,14 @@ class SyncCommand:
 
 
 @dataclass(frozen=True, slots=True)
-class _Sealed:
-    """An order as it lies in the store: a driver's id is there under seal only."""
+class Sealed:
+    """Something as it lies in the store: who a driver is, and what that driver drove, is there under seal only."""
 
     sealed: str
 
 
 _FORGET = TypeAdapter(ForgetCommand)
-_SEALED = TypeAdapter(_Sealed)
+SEALED = TypeAdapter(Sealed)
 _SYNC = TypeAdapter(SyncCommand)
 
 
@@ -83,8 +83,8 @@ class ForgetCommands:
     async def save(self, keyring: Keyring, order: ForgetCommand) -> None:
         """Keep an order; returns when it is on disk. One for the same driver is replaced."""
         newest, *former = keyring.references(order.driver_id)
-        sealed = _Sealed(keyring.seal(_FORGET.dump_json(order)))
-        await self._documents.save(FORGET, newest, sealed, _SEALED)
+        sealed = Sealed(keyring.seal(_FORGET.dump_json(order)))
+        await self._documents.save(FORGET, newest, sealed, SEALED)
         for reference in former:
             await self._documents.delete(FORGET, reference)
 
@@ -101,7 +101,7 @@ class ForgetCommands:
         """All orders, and how many there are besides that cannot be read, because their key is gone."""
         found, unreadable = list[ForgetCommand](), 0
         for key in await self._documents.keys(FORGET):
-            lying = await self._documents.load(FORGET, key, _SEALED)
+            lying = await self._documents.load(FORGET, key, SEALED)
             if lying is None:
                 continue
             try:
@@ -113,7 +113,7 @@ class ForgetCommands:
     async def find(self, keyring: Keyring, driver_id: str) -> bool:
         """Whether a driver is still to be forgotten at the backend."""
         for reference in keyring.references(driver_id):
-            if await self._documents.load(FORGET, reference, _SEALED) is not None:
+            if await self._documents.load(FORGET, reference, SEALED) is not None:
                 return True
         return False
 

@@ -23,7 +23,7 @@ from sentinel_sync.base.errors import (
     SentinelSyncError,
 )
 from sentinel_sync.base.tasks import in_own_task
-from sentinel_sync.profiles.backend_copy import RemoteProfile, RemoteProfiles
+from sentinel_sync.profiles.backend_copy import MAX_ROUNDS, RemoteProfile, RemoteProfiles
 from sentinel_sync.profiles.files import SerialExecutor
 from sentinel_sync.profiles.keys import Keyring, ProfileCipher
 from sentinel_sync.profiles.merge_session import ClockReading, Forgotten, MergeResult, MergeSession, MissingInput
@@ -32,9 +32,6 @@ from sentinel_sync.profiles.rules.descent import Origin, Resolution
 from sentinel_sync.store.outbox import Outbox
 
 logger: logging.Logger = logging.getLogger(__name__)
-
-#: Other vehicles may be faster so many times in a row before the profile waits for the next turn.
-MAX_ROUNDS = 6
 
 _NOTHING = RemoteProfile()
 #: What is said of a profile that was merged: one may want to know why its totals are what they are.

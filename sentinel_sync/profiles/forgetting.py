@@ -14,7 +14,7 @@ from sentinel_sync.base.errors import (
     StoreError,
     UnreachableError,
 )
-from sentinel_sync.profiles.backend_copy import Deletion, RemoteProfile, RemoteProfiles
+from sentinel_sync.profiles.backend_copy import MAX_ROUNDS, Deletion, RemoteProfile, RemoteProfiles
 from sentinel_sync.profiles.commands import ALL, ForgetCommand, ForgetCommands, SyncCommand, SyncCommands
 from sentinel_sync.profiles.files import ProfileFile, ProfileFolder, SerialExecutor
 from sentinel_sync.profiles.keys import Keyring, ProfileCipher
@@ -24,8 +24,6 @@ from sentinel_sync.profiles.rules.envelope import put_right
 
 logger: logging.Logger = logging.getLogger(__name__)
 
-#: Other vehicles may be faster so many times in a row before the order waits for the next turn.
-_MAX_ROUNDS = 6
 #: On a backend that knows neither deletion nor conditions a tombstone is looked at again after so many seconds: by then
 #: whatever another vehicle had on its way, and did not know of the tombstone, has arrived.
 CONFIRM_AFTER = 120.0
@@ -105,7 +103,7 @@ class Forgetter:
         """
         order = replace(order, at=put_right(order.at, order.after, clock_reading.true_now))
         session, refused = self._session(keyring, order.driver_id), ""
-        for _ in range(_MAX_ROUNDS):
+        for _ in range(MAX_ROUNDS):
             copy = await self._fetch(order.driver_id)
             if copy.gone and (order.asked or not order.deletes):
                 await self._done(keyring, order, copy.forgotten or order.at)
@@ -121,7 +119,7 @@ class Forgetter:
                 order = await self._tell(keyring, session, order, copy, clock_reading.now)
             except PreconditionError:
                 refused = copy.etag or ""  # another vehicle was faster, perhaps: look again
-        raise NotNowError(f"DELETE /drivers/{{id}}/profile: other vehicles were faster {_MAX_ROUNDS} times")
+        raise NotNowError(f"DELETE /drivers/{{id}}/profile: other vehicles were faster {MAX_ROUNDS} times")
 
     async def _fetch(self, driver_id: str) -> RemoteProfile:
         try:

@@ -11,7 +11,7 @@ from pydantic import TypeAdapter
 
 from sentinel_sync.base.errors import ProfileError
 from sentinel_sync.base.payloads import StatusModel
-from sentinel_sync.profiles.commands import ForgetCommands
+from sentinel_sync.profiles.commands import SEALED, ForgetCommands, Sealed
 from sentinel_sync.profiles.files import ProfileFolder, SerialExecutor
 from sentinel_sync.profiles.keys import Keyring, ProfileCipher
 from sentinel_sync.profiles.rules.descent import UNDECIDED, Known, Origin, Resolution, base_of, descent
@@ -50,15 +50,7 @@ class ProfileRecord:
     unsettled: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class _Sealed:
-    """A decision as it lies in the store: it tells what a driver drove."""
-
-    sealed: str
-
-
 _SHAPE = TypeAdapter(ProfileRecord)
-_SEALED = TypeAdapter(_Sealed)
 
 
 class ProfileRecords:
@@ -90,14 +82,14 @@ class ProfileRecords:
 
     async def resolve(self, keyring: Keyring, driver_id: str, resolution: Resolution) -> None:
         """Keep a person's decision until it is carried out; returns when it is on disk."""
-        sealed = _Sealed(keyring.seal(resolution_bytes(resolution)))
-        await self._documents.save(RESOLVE, keyring.reference(driver_id), sealed, _SEALED)
+        sealed = Sealed(keyring.seal(resolution_bytes(resolution)))
+        await self._documents.save(RESOLVE, keyring.reference(driver_id), sealed, SEALED)
 
     async def resolutions(self, keyring: Keyring) -> dict[str, Resolution]:
         """The decisions that are still to be carried out, by the driver's reference."""
         found = dict[str, Resolution]()
         for reference in await self._documents.keys(RESOLVE):
-            kept = await self._documents.load(RESOLVE, reference, _SEALED)
+            kept = await self._documents.load(RESOLVE, reference, SEALED)
             try:
                 if kept is not None:
                     found[reference] = resolution_from(keyring.open(kept.sealed))

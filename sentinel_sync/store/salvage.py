@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from sentinel_sync.base.files import replace_file, sync_folder
+from sentinel_sync.base.files import free_name, replace_file, sync_folder
 from sentinel_sync.store.log_repair import mended
 from sentinel_sync.store.schema import (
     ADDED_COLUMNS,
@@ -73,7 +73,7 @@ def put_aside_if_no_file(path: Path, now: float) -> Path | None:
     # A symbolic link that leads nowhere, or in a circle, does not "exist".
     if not os.path.lexists(path) or path.is_file():
         return None
-    aside = _free_name(path.with_name(f"{path.name}.damaged-{_stamp(now)}"))
+    aside = free_name(path.with_name(f"{path.name}.damaged-{_stamp(now)}"))
     path.rename(aside)
     logger.error("store.damaged: %s was no file: moved to %s", path.name, aside.name)
     return aside
@@ -118,7 +118,7 @@ def _mend_log(path: Path, now: float) -> None:
     mend = mended(log)
     if mend is None:
         return
-    aside = _free_name(path.with_name(f"{log.name}.damaged-{_stamp(now)}"))
+    aside = free_name(path.with_name(f"{log.name}.damaged-{_stamp(now)}"))
     _keep(log, aside)
     # What it says of the log is of the altered one.
     _beside(path, "-shm").unlink(missing_ok=True)
@@ -204,7 +204,7 @@ def rebuild(connection: sqlite3.Connection, path: Path, now: float, *, keep_othe
     building.replace(_beside(path, ".salvaged"))
     connection.close()
     if keep_other and path.exists():
-        aside = _free_name(path.with_name(f"{path.name}.replaced-{_stamp(now)}"))
+        aside = free_name(path.with_name(f"{path.name}.replaced-{_stamp(now)}"))
         for suffix in ("", "-wal"):
             if _beside(path, suffix).exists():
                 _beside(path, suffix).rename(_beside(aside, suffix))
@@ -221,7 +221,7 @@ def salvage(path: Path, now: float) -> Salvage:
         OSError: There is no space for it, or the folder cannot be written.
         sqlite3.Error: The same.
     """
-    aside = _free_name(path.with_name(f"{path.name}.damaged-{_stamp(now)}"))
+    aside = free_name(path.with_name(f"{path.name}.damaged-{_stamp(now)}"))
     building = _beside(path, ".salvaging")
     for suffix in ("", *_COMPANIONS):
         _beside(building, suffix).unlink(missing_ok=True)
@@ -274,15 +274,6 @@ def _keep(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
         with target.open("rb") as copy:
             os.fsync(copy.fileno())
-
-
-def _free_name(path: Path) -> Path:
-    number = 1
-    candidate = path
-    while candidate.exists():
-        number += 1
-        candidate = path.with_name(f"{path.name}-{number}")
-    return candidate
 
 
 def _is_damage(error: Exception) -> bool:

@@ -16,6 +16,7 @@ import aiofiles.os
 
 from sentinel_sync.base.clock import Clock
 from sentinel_sync.base.errors import StoreFullError
+from sentinel_sync.base.files import free_name
 from sentinel_sync.base.tasks import PeriodicTask
 from sentinel_sync.store.outbox import NewItem
 from sentinel_sync.store.store import Store
@@ -286,11 +287,7 @@ async def _read(path: Path) -> str | None:
 
 
 def _move(path: Path, suffix: str) -> Path:
-    target = path.with_name(f"{path.name}.{suffix}")
-    number = 1
-    while target.exists():
-        number += 1
-        target = path.with_name(f"{path.name}.{suffix}-{number}")
+    target = free_name(path.with_name(f"{path.name}.{suffix}"))
     try:
         path.rename(target)
     except OSError as error:

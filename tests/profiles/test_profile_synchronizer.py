@@ -25,7 +25,7 @@ from sentinel_sync.base.errors import (
 )
 from sentinel_sync.cloud.client import CloudAPIClient
 from sentinel_sync.network.foundation import Foundation
-from sentinel_sync.profiles.exchange import MAX_ROUNDS
+from sentinel_sync.profiles.backend_copy import MAX_ROUNDS
 from sentinel_sync.profiles.keys import GivenKeys, KeyFile
 from sentinel_sync.profiles.profile_synchronizer import WATCH_INTERVAL, ProfileSynchronizer
 from sentinel_sync.settings import CloudSettings
