@@ -224,10 +224,7 @@ def claim_newest(
 
 
 def first_in_turn(connection: sqlite3.Connection, kind: str, now: float, head_start: float) -> OutboxItem | None:
-    """Find the due item whose turn it is: oldest first, but each priority is ahead of the next by `head_start` seconds.
-
-    So nothing important waits long, and nothing else waits for ever.
-    """
+    """Find the due item whose turn it is, as `Outbox.claim_in_turn` says."""
     row = connection.execute(_IN_TURN, (kind, now, now + CAP, head_start)).fetchone()
     return None if row is None else item_of(row[:-1])
 
