@@ -22,6 +22,8 @@ class Backend(ThreadingHTTPServer):
         self.key = KEY
         self.portal = False
         self.ahead = timedelta()
+        #: What the health check is answered with, instead of the time and that all is well.
+        self.health: tuple[int, bytes] | None = None
         self.trip_status = 201
         self.holds = threading.Event()
         self.release = threading.Event()
@@ -53,6 +55,8 @@ class _Handler(BaseHTTPRequestHandler):
             backend.release.wait(60.0)
         if backend.portal:
             self._answer(200, PORTAL, "text/html")
+        elif self.path == "/health" and backend.health is not None:
+            self._answer(*backend.health)
         elif self.path == "/health":
             time = datetime.now(UTC) + backend.ahead
             self._answer(200, json.dumps({"status": "ok", "time": time.isoformat()}).encode())

@@ -1,6 +1,8 @@
 """A backend and a vehicle per test."""
 
-from collections.abc import Iterator
+import os
+import pty
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -18,3 +20,13 @@ def backend() -> Iterator[Backend]:
 @pytest.fixture
 def vehicle(tmp_path: Path, backend: Backend, capsys: pytest.CaptureFixture[str]) -> Vehicle:
     return Vehicle(tmp_path, backend.url, capsys)
+
+
+@pytest.fixture
+def type_answer(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], object]]:
+    """Standard input is a terminal, at which somebody types a line."""
+    controller, terminal = pty.openpty()
+    with os.fdopen(terminal) as stdin:
+        monkeypatch.setattr("sys.stdin", stdin)
+        yield lambda line: os.write(controller, f"{line}\n".encode())
+    os.close(controller)

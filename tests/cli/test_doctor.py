@@ -3,6 +3,7 @@
 import asyncio
 import ssl
 import stat
+import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -10,7 +11,10 @@ from pathlib import Path
 import pytest
 import trustme
 
+from sentinel_sync.cli.findings import Level
+from sentinel_sync.cli.machine_checks import check_clock
 from sentinel_sync.cli.ui.status_text import DROP_REASONS
+from sentinel_sync.cli.ui.text import moment
 from sentinel_sync.store.outbox import NewItem
 from sentinel_sync.store.store import DATABASE_NAME, StateLock, Store
 from tests.cli.backend import KEY, Backend, running_backend
@@ -148,6 +152,55 @@ def test_damage_and_what_was_set_aside_are_found(vehicle: Vehicle) -> None:
     assert (said.code, _check(said, "outbox")["level"]) == (1, "fail")
 
 
+def test_what_was_given_up_is_a_warning_with_its_reason(vehicle: Vehicle) -> None:
+    vehicle.configure(enabled=False)
+    (key,) = vehicle.queue_trips(1)
+    vehicle.run("queue", "drop", key, "--yes")
+    found = _check(vehicle.run("doctor", "--json"), "dropped")
+    assert (found["level"], found["message"]) == ("warn", "1 item given up so far: trip.operator 1")
+
+
+def test_a_clock_that_was_never_set_is_a_warning() -> None:
+    finding = check_clock(86_400.0)
+    assert (finding.level, finding.message) == (Level.WARN, f"it is {moment(86_400.0)} here: the clock was never set")
+    assert check_clock(1_795_000_000.0).level is Level.OK
+
+
+@pytest.mark.parametrize(
+    ("keys", "level", "message"),
+    [
+        ({"upload_scenarios": False}, "ok", "not needed: upload_scenarios is false"),
+        ({"upload_scenarios": True}, "warn", "not found: recordings wait, because nothing goes"),
+    ],
+)
+def test_ffmpeg_is_missed_only_where_recordings_go(
+    vehicle: Vehicle, monkeypatch: pytest.MonkeyPatch, keys: dict[str, bool], level: str, message: str
+) -> None:
+    monkeypatch.setenv("PATH", str(vehicle.folder))
+    monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)  # the extra that brings one along is not installed
+    vehicle.configure(enabled=False, **keys)
+    found = _check(vehicle.run("doctor", "--json"), "ffmpeg")
+    assert (found["level"], found["message"].startswith(message)) == (level, True), found
+
+
+@pytest.mark.parametrize(
+    ("status", "check", "advice"),
+    [(503, "health", "the agent tries again by itself"), (401, "credential", "cloud.api_key_file")],
+)
+def test_a_backend_that_refuses_the_health_check_is_told_apart_from_none(
+    vehicle: Vehicle, backend: Backend, status: int, check: str, advice: str
+) -> None:
+    backend.health = (status, b'{"title": "as told"}')
+    found = _check(vehicle.run("doctor", "--json"), check)
+    assert (found["level"], advice in found["advice"]) == ("fail", True), found
+
+
+def test_a_backend_that_tells_no_time_leaves_the_skew_to_its_date(vehicle: Vehicle, backend: Backend) -> None:
+    backend.health = (200, b'{"status": "ok"}')
+    found = _check(vehicle.run("doctor", "--json"), "clock skew")
+    assert (found["level"], found["message"].endswith("the backend's clock")) == ("ok", True), found
+
+
 def test_an_agent_that_runs_is_told(vehicle: Vehicle) -> None:
     vehicle.configure(enabled=False)
     vehicle.queue_trips(0)
@@ -240,6 +293,27 @@ class TestTls:
         found = _check(said, "TLS")
         assert found["level"] == "fail"
         assert "cloud.ca_file" in found["advice"]
+
+    @pytest.mark.parametrize(
+        ("name", "days", "advice"),
+        [("localhost", -1, "set this machine's clock"), ("elsewhere.example", 200, "must name the host")],
+    )
+    def test_a_certificate_that_is_over_or_anothers_says_who_has_to_act(
+        self,
+        vehicle: Vehicle,
+        backend: Backend,
+        authority: trustme.CA,
+        tmp_path: Path,
+        name: str,
+        days: int,
+        advice: str,
+    ) -> None:
+        authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+        ends = datetime.now(UTC) + timedelta(days=days)
+        certificate = authority.issue_cert(name, not_before=ends - timedelta(days=300), not_after=ends)
+        vehicle.configure(api_url=self._serve(backend, certificate), ca_file=str(tmp_path / "ca.pem"))
+        found = _check(vehicle.run("doctor", "--json"), "TLS")
+        assert (found["level"], advice in found["advice"]) == ("fail", True), found
 
     def test_a_port_that_speaks_no_tls_fails(self, vehicle: Vehicle, backend: Backend) -> None:
         vehicle.configure(api_url=backend.url.replace("http:", "https:"))

@@ -4,7 +4,7 @@ import asyncio
 import io
 import json
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -159,6 +159,26 @@ def test_what_nobody_can_know_is_asked_and_decided(
     assert states(vehicle) == {DRIVER: "synced"}
 
 
+def test_why_says_for_each_driver_what_to_do_and_who_waits_for_nothing(
+    tmp_path: Path, url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    vehicle = a_vehicle(tmp_path / "one", url, capsys, DRIVER, "settled", "fresh")
+    for driver in (DRIVER, "settled"):
+        assert vehicle.run("profiles", "sync", driver).code == 0
+    unknown_fall(vehicle)
+    assert vehicle.run("profiles", "sync", DRIVER).code == 75
+    file_of(vehicle, "broken").write_text("{")
+    waiting = {it["name"]: it for it in vehicle.run("why", "--json").json["waiting"]}
+    assert waiting.keys() == {DRIVER, "fresh", "broken"}
+    assert f"profiles resolve {DRIVER} --keep local|fleet|sum" in waiting[DRIVER]["remedy"]
+    assert waiting["broken"]["remedy"] == "mend the profile's file"
+    assert waiting["fresh"]["reason"] == "the next sync: it is never synced"
+    assert waiting["fresh"]["remedy"].startswith("start one: ")
+    vehicle.configure(profile_keys=[], profile_keys_command=["false"])
+    (keys,) = vehicle.run("why", "--json").json["waiting"]
+    assert (keys["kind"], keys["name"], keys["remedy"]) == ("driver", "all", "see `doctor`")
+
+
 def test_a_decision_waits_for_a_backend_that_is_away(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with reference(tmp_path / "backend") as url:
         vehicle = a_vehicle(tmp_path / "one", url, capsys, DRIVER)
@@ -299,6 +319,49 @@ class TestData:
         monkeypatch.setattr("sys.stdin", io.StringIO(""))
         assert "say --yes" in car.run("data", "erase", DRIVER).err
         assert file_of(car).exists()
+
+    @pytest.mark.parametrize(("typed", "is_erased"), [("yes", True), ("", False)])
+    def test_at_a_terminal_nothing_but_a_yes_erases(
+        self,
+        tmp_path: Path,
+        url: str,
+        capsys: pytest.CaptureFixture[str],
+        type_answer: Callable[[str], object],
+        typed: str,
+        is_erased: bool,
+    ) -> None:
+        car = a_vehicle(tmp_path / "one", url, capsys, DRIVER)
+        type_answer(typed)
+        answer = car.run("data", "erase", DRIVER)
+        assert (answer.code == ExitCode.DONE, "nothing was erased" in answer.out) == (is_erased, not is_erased)
+        assert answer.err == f"Erase all that this vehicle holds of {DRIVER}, for good? [y/N] "
+        assert file_of(car).exists() is not is_erased
+
+    def test_of_a_driver_who_was_never_here_and_without_pseudonyms_there_is_nothing_to_erase(
+        self, tmp_path: Path, url: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        car = a_vehicle(tmp_path / "one", url, capsys)
+        car.queue_trips(1)
+        car.configure(pseudonym_key=None)
+        assert json.loads(car.run("data", "export", "nobody").out)["trips"] == []
+        answer = car.run("data", "erase", "nobody", "--yes", "--json")
+        profile, trips, _ = answer.json["steps"]
+        assert (answer.code, profile["note"]) == (ExitCode.DONE, "there was none")
+        assert (trips["what"], trips["done"]) == ("trips", True)
+        assert car.run("queue", "list", "--json").json["total"] == 1, "nobody's trip is taken for a driver's"
+
+    def test_beside_a_running_agent_it_is_the_agent_that_erases(
+        self, tmp_path: Path, url: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        car = a_vehicle(tmp_path / "one", url, capsys, DRIVER)
+        with started("run", "--json", "--config", str(car.config), folder=car.folder) as agent:
+            agent.out.until(lambda line: (json.loads(line)["profiles"] or {}).get("synced_at") is not None)
+            steps = car.run("data", "erase", DRIVER, "--yes", "--json").json["steps"]
+            agent.signal(signal.SIGTERM)
+            assert agent.wait() == 0
+        assert [step["done"] for step in steps[:2]] == [True, True]
+        assert not file_of(car).exists()
+        assert DRIVER not in agent.everything()
 
     @staticmethod
     def queue_trips(car: Vehicle) -> tuple[str, str]:

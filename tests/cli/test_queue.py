@@ -1,6 +1,7 @@
 """`queue`: looking at what waits, and deciding on what cannot be sent."""
 
 import sqlite3
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -83,11 +84,29 @@ def test_drop_refuses_where_nobody_can_be_asked(vehicle: Vehicle) -> None:
     assert vehicle.run("queue", "list", "--json").json["total"] == 1
 
 
-def test_drop_deletes_for_good_and_is_counted(vehicle: Vehicle) -> None:
+@pytest.mark.parametrize(
+    ("typed", "code", "out", "left"),
+    [("y", 0, "1 item dropped\n", 0), ("YES", 0, "1 item dropped\n", 0)]
+    + [(typed, 1, "nothing was dropped\n", 1) for typed in ("", "n", "maybe")],
+)
+def test_at_a_terminal_drop_names_what_would_go_and_takes_nothing_but_a_yes(
+    vehicle: Vehicle, type_answer: Callable[[str], object], typed: str, code: int, out: str, left: int
+) -> None:
     (key,) = vehicle.queue_trips(1)
+    vehicle.set_aside(key, "answered 422")
+    type_answer(typed)
+    said = vehicle.run("queue", "drop", key)
+    assert (said.code, said.out) == (code, out)
+    assert said.err == f"trip {key}, set aside, answered 422\nDrop 1 item for good? [y/N] "
+    assert vehicle.run("queue", "list", "--json").json["total"] == left
+
+
+def test_drop_deletes_for_good_and_is_counted(vehicle: Vehicle) -> None:
+    key, other = vehicle.queue_trips(2)
     assert vehicle.run("queue", "drop", key, key, "--yes").out == "1 item dropped\n"
+    assert vehicle.run("queue", "drop", other, "--yes", "--json").json == {"dropped": 1}
     assert vehicle.run("queue", "list").out == "the queue is empty\n"
-    assert vehicle.run("status", "--json").json["outbox"]["dropped"] == {"trip.operator": 1}
+    assert vehicle.run("status", "--json").json["outbox"]["dropped"] == {"trip.operator": 2}
 
 
 def test_verify_finds_a_sound_outbox_sound(vehicle: Vehicle) -> None:

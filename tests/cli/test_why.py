@@ -158,6 +158,41 @@ class TestWhy:
         assert waiting[RECORDING]["reason"] == "the driver has not consented to sending recordings"
         assert "consent grant" in waiting[RECORDING]["remedy"]
 
+    def test_where_no_agent_ever_ran_that_is_said(self, vehicle: Vehicle) -> None:
+        answer = vehicle.run("why")
+        assert (answer.code, "no agent has run on it yet" in answer.err) == (1, True)
+
+    def test_each_recording_that_was_queued_waits_for_something_else(self, vehicle: Vehicle) -> None:
+        folder = vehicle.folder / "recordings"
+        shutil.copytree(FIXTURES / "scenarios", folder)
+        whole, lacking = sorted(folder.iterdir())
+        (lacking / "bev.mp4").unlink()
+        vehicle.run("consent", "grant")
+        assert vehicle.run("scenarios", "queue", str(whole)).code == 0
+        assert vehicle.run("scenarios", "queue", str(lacking)).code == 1
+        waiting = {it["name"]: it for it in vehicle.run("why", "--json").json["waiting"]}
+        assert waiting.keys() == {whole.name, lacking.name}, "each once, though the queue knows one of them as well"
+        assert (waiting[whole.name]["reason"], waiting[whole.name]["next_try"]) == ("no agent is running", "now")
+        assert waiting[whole.name]["remedy"].startswith("start one: ")
+        assert (waiting[lacking.name]["reason"], waiting[lacking.name]["next_try"]) == (
+            "bev.mp4 is missing",
+            "when retried",
+        )
+        assert f"scenarios retry {lacking.name}` once that is mended" in waiting[lacking.name]["remedy"]
+        vehicle.configure(upload_scenarios=False)
+        waiting = {it["name"]: it for it in vehicle.run("why", "--json").json["waiting"]}
+        assert waiting[whole.name]["reason"] == "cloud.upload_scenarios is false"
+        assert "consent grant" in waiting[whole.name]["remedy"], "a person has decided that, and may decide otherwise"
+        vehicle.run("consent", "withdraw")
+        assert whole.name not in [it["name"] for it in vehicle.run("why", "--json").json["waiting"]]
+
+    def test_a_recording_that_goes_when_it_is_asked_for_needs_nobody(self, vehicle: Vehicle) -> None:
+        vehicle.configure(scenario_upload="on_request")
+        vehicle.run("consent", "grant")
+        assert vehicle.run("scenarios", "queue", str(FIXTURES / "scenarios" / RECORDING)).code == 0
+        (waits,) = vehicle.run("why", "--json").json["waiting"]
+        assert waits["remedy"].startswith("start one: "), "its metadata goes by itself"
+
     def test_a_recording_that_lacks_something_is_not_said_to_go_by_itself(self, vehicle: Vehicle) -> None:
         vehicle.queue_trips(0)
         vehicle.run("consent", "grant")
@@ -207,10 +242,15 @@ class TestWhy:
     def test_a_running_agents_word_on_models_counts(self, vehicle: Vehicle, locked: None) -> None:
         held = {"name": "yolo", "status": "held", "installed": "v1", "available": "v2", "previous": None}
         rest = {"pinned": None, "reason": "the network is metered", "under_way": None}
-        said(vehicle.state, models=[held | rest, held | rest | {"name": "free", "reason": None}])
+        free, bad = {"name": "free", "reason": None}, [{"version": "v2", "reason": "it crashed"}]
+        newest = free | {"name": "newest", "available": "v1"}
+        failed = free | {"name": "failed", "bad_versions": bad}
+        said(vehicle.state, models=[held | rest | one for one in ({}, free, newest, failed)])
         waiting = {it["name"]: it for it in vehicle.run("why", "--json").json["waiting"]}
         assert waiting["yolo"]["reason"] == "the network is metered"
         assert "models install free v2" in waiting["free"]["remedy"]
+        assert "newest" not in waiting
+        assert "models clear-bad failed v2`, to try it again" in waiting["failed"]["remedy"]
 
 
 def test_what_an_agent_says_of_troubles_is_for_whoever_reads_the_file(vehicle: Vehicle) -> None:
