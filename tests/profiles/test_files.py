@@ -56,6 +56,46 @@ def test_a_file_that_changed_since_it_was_read_is_left_as_it_is(folder: Path) ->
     assert not path.exists()
 
 
+def test_what_is_removed_goes_with_what_a_killed_process_was_writing_of_it_alone(folder: Path) -> None:
+    for name in ("d.json", "e.json", ".d.json.0123abcd.new", ".e.json.0123abcd.new"):
+        (folder / name).write_text("{}")
+    profiles = ProfileFolder(folder)
+    assert profiles.remove("d")
+    assert profiles.remove("d"), "again: it is not there"
+    left = sorted(path.name for path in folder.iterdir())
+    assert (left[-1], "d.json" in left) == ("e.json", False)
+    assert not [name for name in left if name.startswith(".d.json.")]
+    assert [name for name in left if name.startswith(".e.json.")], "somebody may be writing it"
+    profiles.sweep()
+    assert [path.name for path in folder.iterdir()] == ["e.json"]
+
+
+def test_a_file_that_was_driven_on_since_it_was_read_is_not_removed(folder: Path) -> None:
+    (folder / "d.json").write_text("{}")
+    profiles = ProfileFolder(folder)
+    file = profiles.read("d")
+    (folder / "d.json").write_text('{"a": 1}')
+    assert not profiles.remove("d", file)
+    assert (folder / "d.json").read_text() == '{"a": 1}'
+
+
+@pytest.mark.parametrize("driver_id", ["d", "a/b"], ids=["no folder", "an id that cannot be a file's name"])
+def test_what_never_had_a_file_is_removed_already(driver_id: str, tmp_path: Path) -> None:
+    assert ProfileFolder(tmp_path / "nowhere").remove(driver_id)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file to somebody")
+def test_a_replaced_file_stays_its_owners(folder: Path) -> None:
+    path = folder / "d.json"
+    path.write_text('{"a": 1}')
+    os.chown(path, 4711, 4712)
+    profiles = ProfileFolder(folder)
+    file = profiles.read("d")
+    assert file is not None
+    assert profiles.replace("d", {"a": 2}, file) is not None
+    assert (path.stat().st_uid, path.stat().st_gid) == (4711, 4712)
+
+
 @pytest.mark.parametrize("content", [b"", b"{", b"[1, 2]", b"\x00\x01", b'{"a": Infinity}', b"[" * 5000])
 def test_a_broken_file_is_an_error_and_stays(content: bytes, folder: Path) -> None:
     (folder / "d.json").write_bytes(content)

@@ -11,8 +11,11 @@ from cryptography.fernet import Fernet
 
 from sentinel_sync.backend import BackendSettings, Extensions
 from sentinel_sync.base.errors import ProfileError
-from sentinel_sync.profiles.keys import Keyring
-from sentinel_sync.profiles.rules.envelope import opened
+from sentinel_sync.cloud.client import CloudAPIClient
+from sentinel_sync.profiles.keys import GivenKeys, Keyring
+from sentinel_sync.profiles.profile_synchronizer import ProfileSynchronizer
+from sentinel_sync.profiles.rules.envelope import opened, put_right
+from sentinel_sync.settings import CloudSettings
 from tests.fakes.reference_backend import reference_backend
 from tests.fakes.scripted_server import Asked, Said, scripted
 from tests.profiles.fleet import API_KEY, KEY, YEARS, Drive, Fleet
@@ -119,6 +122,51 @@ async def test_the_order_outlives_the_process_and_is_not_readable_on_disk(fleet:
     await second.sync()
     assert second.profile() is None
     assert tmp_path in second.folder.parents
+
+
+async def test_an_order_is_carried_over_to_new_keys_once_and_without_its_key_it_is_said_to_be_lost(
+    tmp_path: Path,
+) -> None:
+    def settings(name: str) -> CloudSettings:
+        cloud = {"api_url": "http://127.0.0.1:9", "api_key": API_KEY, "vehicle_id": name, "rate_limit": 0}
+        folders = {"state_dir": tmp_path / name / "state", "profiles_dir": tmp_path / name / "profiles"}
+        return CloudSettings.model_validate(cloud | folders)
+
+    async def to_forget(*keys: str, again: bool = False) -> tuple[int, str | None]:
+        async with CloudAPIClient(settings=settings("vehicle_1")) as client:
+            synchronizer = ProfileSynchronizer(client, keys=GivenKeys(keys))
+            await synchronizer.prepare()
+            client.gate.halt("test", "the backend is away")
+            if again:
+                assert await synchronizer.forget_profile("driver-1") is False
+            await synchronizer.step()
+            shown = synchronizer.snapshot()
+            return shown.to_forget, shown.reason
+
+    new = Fernet.generate_key().decode()
+    assert (await to_forget(KEY, again=True))[0] == 1
+    assert (await to_forget(new, KEY, again=True))[0] == 1, "the same order, now under the new key alone"
+    assert (await to_forget(new))[0] == 1
+    count, reason = await to_forget(KEY)
+    assert (count, "an order to forget a driver cannot be read" in (reason or "")) == (1, True), reason
+
+
+MICRO = 1_000_000
+NOW = 1_795_000_000 * MICRO
+
+
+@pytest.mark.parametrize(
+    ("ordered", "after", "true_now", "counts_as"),
+    [
+        pytest.param(NOW - MICRO, 0, NOW, NOW - MICRO, id="a clock that was right"),
+        pytest.param(NOW + YEARS * MICRO, 0, NOW, NOW, id="ten years ahead"),
+        pytest.param(5, 0, NOW, NOW, id="never set"),
+        pytest.param(NOW + YEARS * MICRO, 0, None, NOW + YEARS * MICRO, id="the true time is not known"),
+        pytest.param(NOW - MICRO, NOW, NOW, NOW + 1, id="never before the last forgetting"),
+    ],
+)
+def test_an_order_counts_from_the_true_time(ordered: int, after: int, true_now: int | None, counts_as: int) -> None:
+    assert put_right(ordered, after, true_now) == counts_as
 
 
 @pytest.mark.parametrize("refusal", [404, 405, 501])

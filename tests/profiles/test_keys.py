@@ -1,5 +1,6 @@
 """Where profile keys come from, and what opens what."""
 
+import asyncio
 import base64
 import hashlib
 import logging
@@ -105,6 +106,18 @@ async def test_a_command_that_gives_no_key_is_an_error_that_repeats_nothing(
     with pytest.raises(ConfigurationError, match="profile_keys_command") as caught:
         await provider.keys()
     assert "secret-thing" not in str(caught.value)
+
+
+async def test_a_command_ends_with_whoever_waited_for_its_keys(tmp_path: Path, clock: FakeClock) -> None:
+    os.mkfifo(tmp_path / "started")
+    command = _command(tmp_path / "keys", f"echo $$ > {tmp_path}/started; exec sleep 1000")
+    waiting = asyncio.create_task(KeyCommand(command, clock).keys())
+    process_id = int(await asyncio.to_thread((tmp_path / "started").read_text))
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    with pytest.raises(ProcessLookupError):
+        os.kill(process_id, 0)
 
 
 async def test_a_command_that_is_not_there_is_an_error(tmp_path: Path, clock: FakeClock) -> None:

@@ -25,7 +25,7 @@ from sentinel_sync.base.errors import (
 )
 from sentinel_sync.cloud.client import CloudAPIClient
 from sentinel_sync.network.foundation import Foundation
-from sentinel_sync.profiles.backend_copy import MAX_ROUNDS
+from sentinel_sync.profiles.backend_copy import FORGOTTEN, MAX_ROUNDS
 from sentinel_sync.profiles.keys import GivenKeys, KeyFile
 from sentinel_sync.profiles.profile_synchronizer import WATCH_INTERVAL, ProfileSynchronizer
 from sentinel_sync.settings import CloudSettings
@@ -340,6 +340,103 @@ async def test_switched_off_nothing_is_sent(tmp_path: Path) -> None:
             with pytest.raises(HeldError, match="sync_profiles is false"):
                 await refused
         assert server.asked == []
+
+
+async def test_where_the_data_plan_is_used_up_nothing_is_sent_and_the_files_stay(tmp_path: Path) -> None:
+    async with scripted(lambda _: Said(404)) as server, fleet_at(server.url, tmp_path) as fleet:
+        vehicle = await fleet.vehicle("vehicle_001", data_budget={"any": {"day": 1_000_000}})
+        vehicle.put("d", {"total_distance": 1})
+        await vehicle.profiles.prepare()
+        Foundation.of(vehicle.client).policy.count(0, 1_000_000)
+        for refused in (
+            vehicle.profiles.sync_profile("d", {}),
+            vehicle.profiles.upload_profile("d", {}),
+            vehicle.profiles.download_profile("d"),
+        ):
+            with pytest.raises(HeldError, match="profiles wait until"):
+                await refused
+        assert await vehicle.profiles.sync_all_profiles() == 0
+        assert server.asked == []
+        assert vehicle.get("d") == {"total_distance": 1}
+
+
+async def test_a_plan_that_runs_out_between_fetching_and_putting_holds_the_put(tmp_path: Path) -> None:
+    async with fleet_at("", tmp_path) as fleet:
+
+        def answer(asked: Asked) -> Said:
+            Foundation.of(vehicle.client).policy.count(0, 1_000_000)
+            return Said(404) if asked.method == "GET" and asked.path != "/health" else Said.json({})
+
+        async with scripted(answer) as server:
+            fleet.url = server.url
+            vehicle = await fleet.vehicle("vehicle_001", data_budget={"any": {"day": 1_000_000}})
+            with pytest.raises(HeldError, match="profiles wait until"):
+                await vehicle.profiles.sync_profile("d", {"total_distance": 1})
+            assert [asked for asked in server.asked if asked.method == "PUT"] == []
+
+
+@pytest.mark.parametrize(
+    ("found", "when", "is_sent"),
+    [
+        pytest.param(410, 410, False, id="forgotten, and it keeps no time"),
+        pytest.param(410, 404, True, id="gone is all that it says"),
+    ],
+)
+async def test_what_a_backend_says_of_a_profile_that_is_gone(
+    tmp_path: Path, found: int, when: int, is_sent: bool
+) -> None:
+    def answer(asked: Asked) -> Said:
+        if asked.path == "/health" or asked.method == "PUT":
+            return Said.json({})
+        for earlier in reversed(server.asked):
+            if earlier.method == "PUT":
+                return Said.json(json.loads(earlier.body))
+        return Said(when if asked.headers.get("if-none-match") == FORGOTTEN else found)
+
+    async with scripted(answer) as server, fleet_at(server.url, tmp_path) as fleet:
+        vehicle = await fleet.vehicle("vehicle_001")
+        assert await vehicle.profiles.download_profile("d") is None
+        if is_sent:
+            assert await vehicle.profiles.sync_profile("d", {"total_distance": 1}) == {"total_distance": 1}
+        else:
+            with pytest.raises(ProfileError, match="the driver was forgotten"):
+                await vehicle.profiles.sync_profile("d", {"total_distance": 1})
+        assert any(asked.method == "PUT" for asked in server.asked) is is_sent
+
+
+@pytest.mark.parametrize("asked_first", [None, FORGOTTEN], ids=["the profile", "when it was forgotten"])
+async def test_a_refusal_is_not_taken_for_a_profile_that_is_not_there(tmp_path: Path, asked_first: str | None) -> None:
+    def answer(asked: Asked) -> Said:
+        if asked.path == "/health":
+            return Said.json({"status": "ok"})
+        return Said(403 if asked.headers.get("if-none-match") == asked_first else 410)
+
+    async with scripted(answer) as server, fleet_at(server.url, tmp_path) as fleet:
+        vehicle = await fleet.vehicle("vehicle_001")
+        with pytest.raises(CloudError, match="403"):
+            await vehicle.profiles.sync_profile("d", {"total_distance": 1})
+        assert all(asked.method == "GET" for asked in server.asked)
+
+
+async def test_a_driver_who_is_forgotten_while_the_profile_is_put_is_looked_for_again(tmp_path: Path) -> None:
+    def answer(asked: Asked) -> Said:
+        if asked.path == "/health":
+            return Said.json({"status": "ok"})
+        has_put = any(earlier.method == "PUT" for earlier in server.asked)
+        return Said(410 if has_put else 404)
+
+    async with scripted(answer) as server, fleet_at(server.url, tmp_path) as fleet:
+        vehicle = await fleet.vehicle("vehicle_001")
+        vehicle.put("d", {"total_distance": 1})
+        assert await vehicle.profiles.sync_all_profiles() == 0
+        assert sum(asked.method == "PUT" for asked in server.asked) == 1, "it is not put again"
+        assert not (vehicle.folder / "d.json").exists(), "here the driver is forgotten as well"
+
+
+async def test_without_a_file_there_is_nothing_to_decide(fleet: Fleet) -> None:
+    vehicle = await fleet.vehicle("vehicle_001")
+    with pytest.raises(ProfileError, match="there is nothing to decide"):
+        await vehicle.profiles.resolve_profile("nobody", "local")
 
 
 def _shelf(
