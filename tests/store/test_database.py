@@ -4,14 +4,15 @@ import asyncio
 import sqlite3
 import threading
 from collections.abc import AsyncIterator
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 
 import pytest
 
-from sentinel_sync.base.errors import StoreError
+from sentinel_sync.base.errors import StoreError, StoreFullError
 from sentinel_sync.store import database as module
-from sentinel_sync.store.database import MAX_GROUP, Database
+from sentinel_sync.store.database import MAX_GROUP, Database, translated
 from sentinel_sync.store.schema import VERSION, connect, migrate
 
 
@@ -257,3 +258,30 @@ async def test_work_survives_the_loop_that_asked_for_it(tmp_path: Path) -> None:
     with connect(path) as connection:
         assert noted(connection) == {"asked and gone"}
     connection.close()
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "what_to_do"),
+    [
+        ("SQLITE_IOERR_READ", StoreError, "nothing was acknowledged; check the disk"),
+        ("SQLITE_FULL", StoreFullError, "free some space"),
+        ("SQLITE_READONLY", StoreError, "may this user write there"),
+    ],
+)
+def test_what_the_disk_does_is_told_apart(name: str, kind: type[StoreError], what_to_do: str, tmp_path: Path) -> None:
+    error = sqlite3.OperationalError("as SQLite says it")
+    error.sqlite_errorname = name
+    told = translated(error, tmp_path / "outbox.db")
+    assert type(told) is kind
+    assert what_to_do in str(told)
+    assert name in str(told)
+
+
+def test_a_schema_that_cannot_be_made_is_left_as_it_was(tmp_path: Path) -> None:
+    with closing(connect(tmp_path / "outbox.db")) as connection:
+        connection.execute("CREATE TABLE item (another_program INTEGER)")
+        with pytest.raises(sqlite3.OperationalError, match="already exists"):
+            migrate(connection)
+        assert not connection.in_transaction
+        tables = [name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+        assert (tables, connection.execute("PRAGMA user_version").fetchone()) == (["item"], (0,))

@@ -12,7 +12,7 @@ import pytest
 from sentinel_sync.base.errors import ConfigurationError, StoreError
 from sentinel_sync.cloud.client import CloudAPIClient
 from sentinel_sync.store.outbox import ItemState, NewItem, OutboxItem
-from sentinel_sync.store.sender import ACKNOWLEDGE, CLAIM, LOOK_AGAIN, OutboxSender
+from sentinel_sync.store.sender import ACKNOWLEDGE, CLAIM, LOOK_AGAIN, OutboxSender, leaves
 from sentinel_sync.store.store import Store
 from tests.fakes.clock import FakeClock
 from tests.fakes.cloud import Answer, FakeCloud, json_answer, problem, refused, settings_for
@@ -422,3 +422,21 @@ async def test_whether_it_may_go_is_asked_once_for_a_drain(
     await put(store, *numbered(20))
     assert await sender.drain() == 20
     assert asked == 1
+
+
+async def test_every_error_of_a_group_is_found_however_deep() -> None:
+    async def fail(name: str) -> None:
+        raise StoreError(name)
+
+    async def fail_below() -> None:
+        async with asyncio.TaskGroup() as below:
+            below.create_task(fail("two"))
+
+    found: list[str] = []
+    try:
+        async with asyncio.TaskGroup() as above:
+            above.create_task(fail("one"))
+            above.create_task(fail_below())
+    except* StoreError as group:
+        found = [str(error) for error in leaves(group)]
+    assert found == ["one", "two"]

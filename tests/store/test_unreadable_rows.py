@@ -61,6 +61,18 @@ async def test_the_rows_beside_it_go(tmp_path: Path, clock: FakeClock, alteratio
         assert await store.outbox.drop([odd.key]) == 1
 
 
+async def test_what_is_left_of_its_key_may_be_anothers(tmp_path: Path, clock: FakeClock) -> None:
+    async with Store(tmp_path, clock=clock) as store:
+        await store.outbox.put(NewItem("trip", "bad", b"{}"))
+        await store.outbox.put(NewItem("trip", "same", b"{}"))
+    alter(tmp_path / DATABASE_NAME, "key", "x'73616d65'")  # "same", as bytes
+    async with Store(tmp_path, clock=clock) as store:
+        (item,) = await store.outbox.claim("trip", 10)
+        (odd,) = await store.outbox.items(state=ItemState.SET_ASIDE)
+        assert item.key == "same"
+        assert odd.key == f"same-{odd.seq}"
+
+
 async def test_in_turn_and_under_the_bound_as_well(tmp_path: Path, clock: FakeClock) -> None:
     async with Store(tmp_path, clock=clock, max_bytes=1) as store:
         for key in ("bad", "good"):

@@ -126,6 +126,8 @@ HEAD = "time,lat,lon\n2026-11-23T08:00:00Z,37.77,-122.41\n"
         (bytes(100_000), "line 1: too long"),
         ("<kml/>", "line 1: it is not GPX but begins with <kml>"),
         ("<gpx/>", "it holds no track point"),
+        ("<gpx>\n<trk", r"line 2: it is not XML \(unclosed token\)"),
+        ("<gpx>\n</trk>", r"line 2: it is not XML \(mismatched tag\)"),
         ("<gpx><rte><rtept lat='1' lon='2'><time>2026-11-23T08:00:00Z</time></rtept></rte></gpx>", "it holds no track"),
         ("<gpx>" + POINT, r"line 1: it is not XML \(no element found\)"),
         ("<gpx>\n<trkpt lat='1'><time>2026-11-23T08:00:00Z</time></trkpt></gpx>", "line 2: the track point has no lon"),
