@@ -122,6 +122,37 @@ class TestCutOff:
         files.version(NAME, "v1", LIVE).unlink()
         assert (await started(folder, store, clock)).record(NAME).installed is None
 
+    async def test_what_a_kill_left_half_written_goes_and_nobody_elses_files(
+        self, folder: Path, installed: InstalledModels, store: Store, clock: FakeClock
+    ) -> None:
+        for name in (".registry.json.0123abcd.new", "..bad_versions.json.0123abcd.new", ".another.new"):
+            (folder / name).write_text("{")
+        await started(folder, store, clock)
+        assert [name for name in names(folder) if name.endswith(".new")] == [".another.new"]
+
+    async def test_a_live_file_of_a_former_name_goes_at_the_next_start(
+        self, folder: Path, installed: InstalledModels, store: Store, clock: FakeClock
+    ) -> None:
+        (folder / "former.onnx").write_bytes(OLD)
+        await installed.change(NAME, partial(replace, superseded=("former.onnx",)))
+        again = await started(folder, store, clock)
+        assert not (folder / "former.onnx").exists()
+        assert (folder / LIVE).read_bytes() == OLD
+        assert again.record(NAME).superseded == ()
+
+    async def test_a_switch_does_not_need_the_file_that_it_replaces(
+        self, folder: Path, installed: InstalledModels
+    ) -> None:
+        (folder / LIVE).unlink()
+        await installed.install(NAME, version("v2", NEW))
+        assert (folder / LIVE).read_bytes() == NEW
+        assert registered(folder) == "v2"
+
+    async def test_what_is_neither_installed_nor_staged_cannot_be_bad(self, installed: InstalledModels) -> None:
+        assert await installed.mark_bad("unknown", "it crashed") is None
+        await installed.mark_staged_bad(NAME, "it crashed")
+        assert (installed.record("unknown").bad, installed.record(NAME).bad) == ((), ())
+
     async def test_what_an_older_module_installed_meanwhile_is_believed(
         self, folder: Path, installed: InstalledModels, store: Store, clock: FakeClock
     ) -> None:
@@ -318,6 +349,9 @@ class TestDamage:
         assert await installed.inspect(is_idle=True) == {NAME}
         assert "v2 was changed on this vehicle" in str(installed.record(NAME).damage)
         assert await installed.inspect(is_idle=True) == set(), "said once"
+        (folder / LIVE).write_bytes(NEW)
+        assert await installed.inspect(is_idle=True) == set()
+        assert installed.record(NAME).damage is None, "somebody has put it right"
 
     async def test_a_whole_copy_is_put_back(self, folder: Path, files: ModelFiles, installed: InstalledModels) -> None:
         (folder / LIVE).unlink()

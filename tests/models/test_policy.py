@@ -340,6 +340,26 @@ class TestOrders:
         assert outcomes["install"][0] is False
         assert live(models) == OLD
 
+    async def test_a_version_that_was_found_bad_may_be_tried_again_by_an_order(
+        self, host: ModelHost, models: Path, build: Build, commands: ModelCommands
+    ) -> None:
+        host.entries = [listed("v2.1.0")]
+        verdicts = iter([False, True])
+
+        async def validator(*_: object) -> bool:
+            return next(verdicts)
+
+        downloader = build(validator=validator)
+        assert not await downloader.download_and_install_model(NAME, "v2.1.0")
+        assert live(models) == OLD
+        key = await commands.place(ModelCommand("forgive", NAME, "v2.1.0"))
+        await downloader.upkeep_step()
+        outcome = await commands.outcome(key)
+        assert outcome is not None
+        assert (outcome.done, outcome.message) == (True, f"{NAME} v2.1.0 may be tried again")
+        assert await downloader.download_and_install_model(NAME, "v2.1.0")
+        assert live(models) == content_of("v2.1.0")
+
     @pytest.mark.parametrize(
         "order",
         [
