@@ -81,6 +81,8 @@ def sent(value: Any, context: Context = ANNOTATIONS) -> Any:
         ("33T 0500000 4649776", "[place]"),
         ("hit at 1600 Amphitheatre Parkway", "hit at [place]"),
         ("near 221B Baker Street, London", "near [place], London"),
+        ("37.7, -122.41941612", "37.7, -122.42"),
+        ("120,500; 180,250", "120,500; 180,250"),  # no two latitudes: amounts with decimal commas
         ("Hauptstraße 12, 10115 Berlin", "[place], 10115 Berlin"),
         ("12 rue de Rivoli", "[place]"),
         ("Via Giuseppe Garibaldi 7", "[place]"),
@@ -163,6 +165,7 @@ def test_persons_and_paths_in_a_text(text: str, left: str) -> None:
             {"x": -122.42, "y": 37.77, "spatialReference": {"wkid": 4326}},
         ),
         ({"GPSLatitude": [[37, 1], [46, 1], [2970, 100]]}, {"GPSLatitude": [[37, 1], None, None]}),
+        ({"location": [[37, 1], [46, 1], [2970, 100]]}, {"location": [[37, 1], None, None]}),
         ({"gps": {"deg": 37, "min": 46, "sec": 29.7}}, {"gps": {"deg": 37, "min": None, "sec": None}}),
         ({"lat_deg": 37, "lat_min": 46}, {"lat_deg": 37, "lat_min": None}),
         ({"easting": 551885.12, "northing": 4180825.4}, {"easting": 552000.0, "northing": 4181000.0}),
