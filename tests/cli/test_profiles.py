@@ -236,6 +236,39 @@ def test_beside_a_running_agent(tmp_path: Path, url: str, capsys: pytest.Capture
     assert not [text for text in (DRIVER, "face_embedding", FLEET_KEY) if text in everything]
 
 
+@pytest.mark.parametrize(("typed", "is_forgotten"), [("y", True), ("no", False)])
+def test_at_a_terminal_nothing_but_a_yes_forgets(
+    tmp_path: Path,
+    url: str,
+    capsys: pytest.CaptureFixture[str],
+    type_answer: Callable[[str], object],
+    typed: str,
+    is_forgotten: bool,
+) -> None:
+    car = a_vehicle(tmp_path / "one", url, capsys, DRIVER)
+    type_answer(typed)
+    answer = car.run("profiles", "forget", DRIVER)
+    assert answer.err.startswith(f"Remove the profile of {DRIVER} for good, in the whole fleet? [y/N] ")
+    assert ("nothing was forgotten" in answer.out, file_of(car).exists()) == (not is_forgotten, not is_forgotten)
+
+
+def test_what_cannot_be_synced_or_decided_now_is_said_with_the_reason(
+    tmp_path: Path, url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    car = a_vehicle(tmp_path / "one", url, capsys, DRIVER)
+    with started("run", "--json", "--config", str(car.config), folder=car.folder) as agent:
+        agent.out.until(lambda line: (json.loads(line)["profiles"] or {}).get("synced_at") is not None)
+        said = car.run("profiles", "sync", "nobody")
+        assert (said.code, "there is no profile of 'nobody' in " in said.err) == (1, True)
+        agent.signal(signal.SIGTERM)
+        assert agent.wait() == 0
+    unknown_fall(car)
+    car.configure(api_url="http://127.0.0.1:1")
+    said = car.run("profiles", "resolve", DRIVER, "--keep", "sum")
+    assert (said.code, "written down, and done with the next sync: " in said.err) == (ExitCode.LEFT, True)
+    assert car.run("profiles", "sync", "--wait", "-1").code == ExitCode.USAGE
+
+
 class TestData:
     """`data export` and `data erase`: all that a vehicle holds of one driver."""
 

@@ -235,6 +235,19 @@ def test_the_command_says_what_it_recorded_in_words_a_person_uses(
     assert "sending is switched off" in said
 
 
+def test_what_of_a_drive_could_not_be_used_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    head, *rows = csv_of(speed="36.0").splitlines()
+    rows[50] = rows[50].replace(",37.77", ",91.77")
+    rows[100] = rows[100].replace(",37.77", ",47.77")
+    content = "\n".join((head, *rows[:200], *rows[400:])) + "\n"
+    assert main(command(tmp_path, content)) == ExitCode.DONE
+    said = capsys.readouterr().out
+    assert "399 positions; 1 left out (jumps, or times that repeat or go back); 1 gap, up to 3 min" in said
+    assert "  note: " in said
+    assert "3.6 times" in said
+    assert "note: 1 position could not be used, so left out (line 52: the latitude" in said
+
+
 def test_the_command_gives_json_to_programs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(command(tmp_path, csv_of(speed="36.0"), "--json", "--speed-factor", "1e6")) == ExitCode.DONE
     said = json.loads(capsys.readouterr().out)

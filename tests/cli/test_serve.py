@@ -40,6 +40,20 @@ def test_an_address_that_is_taken_is_one_line_and_69(tmp_path: Path, capsys: pyt
     assert key_file.read_text().strip() not in "\n".join(err)
 
 
+def test_the_key_that_was_made_at_the_first_start_stays(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    kept = []
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        for _ in range(2):
+            assert main(["serve", "--port", str(taken.getsockname()[1]), "--folder", str(tmp_path)]) == 69
+            kept.append((tmp_path / "api_key").read_text())
+    assert kept[0] == kept[1] != ""
+
+
+@pytest.mark.parametrize("port", ["-1", "65536"])
+def test_a_port_that_is_none_is_refused(port: str) -> None:
+    assert main(["serve", "--port", port]) == 2
+
+
 def test_without_the_extra_it_says_what_to_install(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

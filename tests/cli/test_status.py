@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from sentinel_sync import CloudAPIClient, TripUploader
+from sentinel_sync.settings import Settings
 from sentinel_sync.status import STATUS_NAME
-from sentinel_sync.store.store import DATABASE_NAME, StateLock
+from sentinel_sync.store.store import DATABASE_NAME, StateLock, Store
 from tests.cli.vehicle import Vehicle
 
 
@@ -78,6 +80,24 @@ def test_without_an_agent_it_counts_what_waits_and_tells_how_old_the_last_word_i
     picture = vehicle.run("--json", "status").json
     assert (picture["running"], picture["outbox"]["waiting"]) == (False, 3)
     assert picture["age"] == pytest.approx(7200, abs=60)
+
+
+def test_a_trip_that_was_cut_off_is_told_of(vehicle: Vehicle) -> None:
+    async def begin() -> None:
+        async with (
+            Store(vehicle.state) as store,
+            CloudAPIClient(settings=Settings.load(vehicle.config).cloud) as client,
+        ):
+            await TripUploader(client, store).start_trip()
+
+    asyncio.run(begin())
+    assert "one was cut off; it is closed and queued when an agent starts" in vehicle.run("status").out
+    assert vehicle.run("status", "--json").json["open_trip"] is True
+
+
+@pytest.mark.parametrize("seconds", ["0.05", "100000", "often"])
+def test_an_interval_that_is_none_is_refused(vehicle: Vehicle, seconds: str) -> None:
+    assert vehicle.run("status", "--watch", seconds).code == 2
 
 
 @pytest.mark.usefixtures("locked")

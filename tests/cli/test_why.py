@@ -105,6 +105,14 @@ class TestHealth:
                 "recordings that cannot be sent as they are: 1",
             ),
             (
+                {
+                    "scenarios": {"consent": True, "consent_at": None, "policy_version": "1", "held": None, "queued": 0}
+                    | {"under_way": None, "uploaded": 0, "set_aside": 0, "dropped": 0, "disk_is_short": True}
+                },
+                "store",
+                "less room than cloud.disk_reserve",
+            ),
+            (
                 {"duties": [{"name": "models.check", "crashes": 2, "total_crashes": 2, "last_error": "OSError"}]},
                 "agent",
                 "models.check keeps failing",
@@ -211,6 +219,13 @@ class TestWhy:
         said(vehicle.state, traffic={**traffic, "held": {}})
         (waiting,) = vehicle.run("why", key, "--json").json["waiting"]
         assert waiting["next_try"] == "now"
+
+    def test_while_offline_it_waits_for_that(self, vehicle: Vehicle, locked: None) -> None:
+        (key,) = vehicle.queue_trips(1)
+        said(vehicle.state, connectivity={"status": "offline", "message": "offline: no route"})
+        (waiting,) = vehicle.run("why", key, "--json").json["waiting"]
+        assert waiting["reason"] == "offline: no route"
+        assert waiting["remedy"].startswith("nothing: ")
 
     @pytest.mark.parametrize(
         ("changes", "remedy"),
