@@ -205,6 +205,14 @@ async def test_closing_does_not_wait_for_what_is_being_made(tmp_path: Path, monk
     assert not list((tmp_path / "deltas").iterdir())
 
 
+async def test_what_a_killed_process_left_half_made_goes_with_the_next_one(published: Vehicle, tmp_path: Path) -> None:
+    folder = tmp_path / "backend" / "deltas"
+    folder.mkdir(exist_ok=True)
+    (folder / "half.new").write_bytes(b"half")
+    assert "delta" in await ask(published)
+    assert not list(folder.glob("*.new"))
+
+
 def test_what_is_no_gain_leaves_no_file(tmp_path: Path) -> None:
     (tmp_path / "old").write_bytes(OLD)
     (tmp_path / "new").write_bytes(weights(200_000, 99))

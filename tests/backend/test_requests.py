@@ -1,5 +1,6 @@
 """What holds for every request: credentials, headers, problems, the OpenAPI document."""
 
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -74,6 +75,23 @@ async def test_a_body_must_be_json_and_say_so(vehicle: Vehicle) -> None:
     json_type = {**key, "Content-Type": "application/json; charset=utf-8"}
     problem(await vehicle.send("POST", "/trips", json_type, content=b"{"), 400, "malformed-json")
     problem(await vehicle.send("POST", "/trips", json_type, content=b'{"trip_id": "\xff"}'), 400, "malformed-json")
+
+
+async def test_a_packing_that_it_does_not_know_is_refused_with_the_one_that_it_does(vehicle: Vehicle) -> None:
+    answer = await vehicle.send(
+        "POST", "/trips/batch", {"Content-Encoding": "br", "Content-Type": "application/json"}, content=b"{}"
+    )
+    problem(answer, 415, "content-encoding")
+    assert answer.headers["Accept-Encoding"] == "gzip"
+
+
+async def test_health_tells_how_often_it_wants_to_be_asked(backend_settings: BackendSettings) -> None:
+    app = create_app(replace(backend_settings, health_min_interval=30.0))
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://backend") as client,
+    ):
+        assert (await client.get("/health")).json()["min_interval"] == 30.0
 
 
 async def test_a_large_body_is_refused_announced_or_not(vehicle: Vehicle) -> None:

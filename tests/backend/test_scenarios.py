@@ -240,6 +240,7 @@ def test_coarse_documents_have_no_fine_coordinates() -> None:
         location={"lat": 37.77, "lon": -122.42, "name": "3.14159 street"},
         number=37.774929,
         reason="risk 0.901, later 0.1",
+        gps={"valid": True, "lat": 37.77},
     )["metadata"]
     assert list(fine_coordinates(coarse)) == ["location.name"]  # under a place, no text may have such a number
     del coarse["location"]["name"]
