@@ -206,7 +206,7 @@ async def _worker(plan: Plan, *, light: bool) -> AsyncIterator[_Worker]:
         if process.stdin is not None:
             process.stdin.close()
         with contextlib.suppress(ProcessLookupError):
-            process.kill()
+            process.terminate()
         await process.wait()
 
 
