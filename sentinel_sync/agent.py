@@ -95,6 +95,7 @@ class SyncAgent:
         self._data_version = -1
         self._status_board: StatusReporter | None = None
         self._metrics: Metrics | None = None
+        self._report: VehicleReporter | None = None
         self._watch = PeriodicTask("watch", self._watch_step)
         self._housekeeping = PeriodicTask("housekeeping", self._housekeeping_step)
 
@@ -196,7 +197,7 @@ class SyncAgent:
             parts.foundation.policy.subscribe(self._on_network)
             self._parts = parts
             board = self._board(parts)
-            report = VehicleReporter(parts, board.look, self._clock, self._rng)
+            self._report = report = VehicleReporter(parts, board.look, self._clock, self._rng)
             board.subscribe(report.note)
             self._metrics = board.metrics = Metrics(parts.foundation.client, self._clock)
             if self._settings.cloud.open_telemetry:
@@ -275,10 +276,15 @@ class SyncAgent:
         return await self.flush(deadline)
 
     async def run_once(self, timeout: float = 60.0) -> RemainingWork:
-        """Send all that is due now; gives up at once where the backend is out of reach."""
-        if await self.connectivity.probe_now():
-            return await self.flush(timeout)
-        return await self.remaining()
+        """Report to the backend, and send all that is due now or that it asks for in its answer.
+
+        Gives up at once where it is out of reach.
+        """
+        if not await self.connectivity.probe_now():
+            return await self.remaining()
+        if self._report is not None:
+            await self._report.step()
+        return await self.flush(timeout)
 
     def set_power(self, state: str) -> None:
         """The host's word on the battery: 'low' stops all sending at once, 'normal' lifts that.

@@ -1,5 +1,6 @@
 """The extension `vehicle-report`: the status as the backend sees it, and what the backend asks for in answer."""
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from datetime import datetime
@@ -64,6 +65,7 @@ class VehicleReporter:
         self._interval = REPORT_INTERVAL
         self._due = self._earliest = clock.monotonic()
         self._failures = 0
+        self._reporting = asyncio.Lock()
         self._is_known = False
         self._told: dict[str, object] | None = None
         self._seen_at: dict[tuple[str, str, str], datetime] = {}
@@ -85,6 +87,10 @@ class VehicleReporter:
         """Report where that is due; returns the seconds until the next look."""
         if not self._client.offers(EXTENSION):
             return self._interval
+        async with self._reporting:
+            return await self._step()
+
+    async def _step(self) -> float:
         now = self._clock.monotonic()
         if now < self._due:
             return self._due - now

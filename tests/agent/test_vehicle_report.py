@@ -210,7 +210,8 @@ async def test_a_life_says_how_the_one_before_ended(vehicle: Reporting) -> None:
     ]  # fmt: skip
 
 
-async def test_what_was_asked_for_while_the_vehicle_was_off_goes_at_its_next_start(tmp_path: Path) -> None:
+@pytest.mark.parametrize("once", [False, True])
+async def test_what_was_asked_for_while_the_vehicle_was_off_goes_at_its_next_start(tmp_path: Path, once: bool) -> None:
     backend = BackendSettings(
         folder=tmp_path / "backend", api_keys=(API_KEY,), extensions=Extensions(scenario_catalogue=True)
     )
@@ -241,6 +242,9 @@ async def test_what_was_asked_for_while_the_vehicle_was_off_goes_at_its_next_sta
                 async def is_there() -> bool:
                     return bool((await shown())["complete"])
 
+                if once:  # one run has heard and given
+                    await agent.run_once()
+                    assert await is_there()
                 await until_true(is_there)
             caller = {"X-Fleet-ID": FLEET, "X-Vehicle-ID": "desk", "X-Request-ID": "0" * 32}
             status = (await operator.get(PATH, headers=caller)).json()
