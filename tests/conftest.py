@@ -69,6 +69,9 @@ def private_ca(tmp_path: Path) -> PrivateCA:
     return PrivateCA.in_folder(tmp_path)
 
 
+# No test is timed: on a busy machine an example takes as long as it takes.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 # For `make mutants-rules`, where each test runs some thousand times over, in a tree of mutmut's own.
 settings.register_profile(
     "mutants",

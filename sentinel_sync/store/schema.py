@@ -143,7 +143,7 @@ def connect(path: Path, *, writable: bool = True, log: bool = True) -> sqlite3.C
         connection.execute("PRAGMA foreign_keys=ON")
         # 1 MiB of page cache: an item is small, and the host's memory is not ours.
         connection.execute("PRAGMA cache_size=-1024")
-    except sqlite3.Error:
+    except BaseException:  # a damaged schema is a UnicodeDecodeError
         connection.close()
         raise
     return connection

@@ -40,9 +40,9 @@ def environment(tmp_path: Path) -> dict[str, str]:
 def children_in(folder: Path) -> list[str]:
     """Command lines of processes that were started with a path in a folder."""
     found = []
-    for process in Path("/proc").glob("[0-9]*/cmdline"):
+    for process in Path("/proc").glob("[0-9]*"):
         try:
-            line = process.read_bytes().replace(b"\0", b" ").decode()
+            line = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode()
         except OSError:  # it ended meanwhile
             continue
         if str(folder) in line:
@@ -139,13 +139,13 @@ def test_a_demo_that_goes_wrong_says_so_in_one_line_and_keeps_what_was_written(t
 def _processes(folder: Path, module: str, parent: "subprocess.Popen[str]") -> Iterator[int]:
     """Ids of the processes that run a module for a folder; looks until there is one."""
     while parent.poll() is None:
-        for process in Path("/proc").glob("[0-9]*/cmdline"):
+        for process in Path("/proc").glob("[0-9]*"):
             try:
-                line = process.read_bytes().decode()
+                line = (process / "cmdline").read_bytes().decode()
             except OSError:
                 continue
             if module in line and str(folder) in line:
-                yield int(process.parent.name)
+                yield int(process.name)
 
 
 # --- the city ---

@@ -151,7 +151,7 @@ def test_what_is_installed_past_its_rollout_is_said(car: Vehicle, fleet: Fleet) 
     release(car, fleet, "v1.0.0", FIRST, "--rollout", "0")
     said = car.run("models", "install", NAME, "v1.0")
     outside = "it is rolled out to 0 % of vehicles and this one is outside: the order overrides that"
-    assert (said.code, said.out) == (0, f"{NAME} v1.0.0 is installed; {outside}\n")
+    assert (said.code, said.out) == (0, f"{NAME} v1.0.0 is in use; {outside}\n")
     assert (car.folder / "models" / f"{NAME}.onnx").read_bytes() == FIRST
 
 

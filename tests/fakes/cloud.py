@@ -27,8 +27,8 @@ from tests.fakes.wire_rules import Seen, WireRules
 API_KEY = "key-of-the-tests"
 VEHICLE = "vehicle_001"
 FLEET = "fleet_alpha"
-#: Seconds that a test waits for a request before it is called missing.
-PATIENCE = 10.0
+#: Seconds that a test waits for a request before it is called missing: a process starts in ten where others are busy.
+PATIENCE = 30.0
 
 
 @dataclass(frozen=True, slots=True)

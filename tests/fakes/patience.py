@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 #: Seconds that a fact may take on a busy machine before it is called missing.
-PATIENCE = 10.0
+PATIENCE = 30.0
 _LOOK_EVERY = 0.002
 
 

@@ -333,6 +333,15 @@ class TestOpening:
         assert store.salvaged is not None
         assert all_true(found)
 
+    def test_a_damaged_file_that_cannot_be_opened_is_not_held_open(self, tmp_path: Path, clock: FakeClock) -> None:
+        path = asyncio.run(filled(tmp_path, clock, 5))
+        with opened(path) as content:
+            content[content.index(b"CREATE TABLE item") + 3] = 0xC1
+        with pytest.raises(UnicodeDecodeError) as raised:
+            connect(path, writable=False)
+        held = [link.resolve() for link in Path("/proc/self/fd").iterdir()]
+        assert path.resolve() not in held, raised
+
     @pytest.mark.parametrize("version", [0, 1, 1 << 20, -5])
     async def test_a_flipped_bit_in_the_version_of_the_schema(
         self, tmp_path: Path, clock: FakeClock, version: int
