@@ -28,6 +28,7 @@ _DEEPEST = 4
 #: A text without any of these holds nothing that is looked for below.
 _WORTH_A_LOOK = re.compile(
     r"[\\/@\uff20%~&=]|\w\+\w|\d[\d.,:/ °º'\u2019\u2032-]*\d|:\s?\w|(?:Mr|Mrs|Ms|Dr|Herr|Frau)\b|\\u|\w\.\w+\.\w"
+    r"|(?:river|wner|nger|upant|rator|ahrer|ahrerin|alter|alterin|nsass(?:e|in)|ducteur|ductrice|ductora?|ssager|ssagère)\s[A-ZÀ-ÞĀ-Ž]"
     r"|[\[(]at[\])]|[a-z] [A-Z]\S+ [A-Z]|\d[A-Z]|\d,? [A-Z]|[a-zß.] \d|\d,? (?:rue|avenue|boulevard|quai|chemin) "
 )
 
@@ -140,12 +141,28 @@ _PLATE = re.compile(
 )
 #: A vehicle identification number (ISO 3779): 17 letters and digits without I, O and Q, the last four digits.
 _VEHICLE = re.compile(r"(?<![A-Za-z0-9])(?=\d{0,12}[A-Z])[A-HJ-NPR-Z0-9]{13}\d{4}(?![A-Za-z0-9])")
+#: A word for a person, after which a word with a capital is a name: "hard braking, driver Anna".
+_PERSON_WORD = (
+    r"(?:(?:[Cc]o-?)?[Dd]river|[Oo]wner|[Pp]assenger|[Oo]ccupant|[Oo]perator|(?:[Bb]ei)?[Ff]ahrer(?:in)?|[Hh]alter(?:in)?"
+    r"|[Ii]nsass(?:e|in)|[Cc]onduct(?:eur|rice|or|ora)|[Pp]assag(?:er|ère))"
+)
+#: What a vehicle calls by such a word itself: "driver Monitoring", "Passenger Seat".
+_NO_NAME = (
+    r"Monitor(?:ing)?|Attenti(?:on|ve)|Inattenti(?:on|ve)|Assist(?:ance|ant|ed)?|Alert(?:ness|s)?|Warning|Stat(?:e|us)|Drows(?:y|iness)"
+    r"|Distract(?:ed|ion)|Fatigue|Side|Seat|Seats|Door|Window|Airbag|Belt|Seatbelt|Overr(?:ide|ode)|Inputs?|Take|Takeover|Took"
+    r"|Interven(?:ed|tion)|Camera|Face|Head|Eyes?|Gaze|Mode|Behavio(?:u?r|ural)|Risk|Score|Presen(?:ce|t)|Detect(?:ed|ion)|Phone|Hands?"
+    r"|Yawn(?:ed|ing)?|Smok(?:ed|ing)|Sleep(?:y|ing)?|Awa(?:ke|y)|Identi(?:fication|fied|ty)|Name|Profile|Login|Error|Fail(?:ed|ure)|Ready"
+    r"|Events?|Trigger(?:ed)?|Brak(?:e|ed|ing)|Steer(?:ed|ing)?|Request(?:ed|s)?|Safety|Health|Emotion|Pose|View|Zone|Area|Info|Log|Data"
+    r"|Display|Vigilance|Engage(?:d|ment)|Respon(?:se|ded)|Workload|Unknown|None|Not|No|Is|Was|Has|And|Or|In|On|At|The"
+)
+#: Not "DMS" or "ID": a name has small letters.
+_ONE_NAME = r"[A-ZÀ-ÞĀ-Ž](?=[\w'\u2019-]*[a-zß-ž])[\w'\u2019-]+"
 _NAMED = re.compile(
     r"((?:driver|owner|passenger|operator|user|occupant|author|annotator|[Ff]ahrer(?:in)?|[Hh]alter(?:in)?|conduct(?:eur|or)"
     r"|passager)(?:[ _]?name)?\s?[:=]\s?)[A-Z][\w'\u2019.-]*(?:\s+[A-Z][\w'\u2019.-]*)*"
     r"|((?<![A-Za-z])(?:user(?:[ _]?name)?|login|account)\s?[:=]\s?)[\w.-]+"
     r"|((?<![A-Za-z])[Nn]ame\s?[:=]\s?)[A-Z][\w'\u2019.-]*(?:\s[A-Z][\w'\u2019.-]*)+"
-    r"|((?<![A-Za-z])(?:driver|owner|passenger|occupant)\s)(?!Monitor|Attent|Assist|Alert|Warn|Stat|Drows|Distract)[A-Z][a-z'\u2019-]+\s[A-Z][a-z'\u2019-]+"
+    rf"|((?<![A-Za-z]){_PERSON_WORD}\s)(?!(?:{_NO_NAME})\b){_ONE_NAME}(?:\s{_ONE_NAME})*"
     r"|\b(?:Mr|Mrs|Ms|Dr|Herr|Frau)\.?\s[A-Z][\w'\u2019-]+(?:\s[A-Z][\w'\u2019-]+)?",
 )
 #: A path: absolute (two segments or more, so that "24 m/s" and "and/or" are none), home, relative by dots, a drive's,
