@@ -35,6 +35,8 @@ _NAMES = {
         "UnsettledError",
         "VerificationError",
     ),
+    "sentinel_sync.base.payloads": ("TripSummary",),
+    "sentinel_sync.base.transfer": ("TransferStatus",),
     "sentinel_sync.cloud.client": ("APIResponse", "CloudAPIClient"),
     "sentinel_sync.cloud.offline_manager": ("OfflineManager",),
     "sentinel_sync.cloud.rules.connectivity": ("ConnectivityStatus",),

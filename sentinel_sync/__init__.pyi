@@ -25,6 +25,8 @@ from sentinel_sync.base.errors import (
     UnsettledError,
     VerificationError,
 )
+from sentinel_sync.base.payloads import TripSummary
+from sentinel_sync.base.transfer import TransferStatus
 from sentinel_sync.cloud.client import APIResponse, CloudAPIClient
 from sentinel_sync.cloud.offline_manager import OfflineManager
 from sentinel_sync.cloud.rules.connectivity import ConnectivityStatus
@@ -62,7 +64,9 @@ __all__ = [
     "StoreError",
     "StoreFullError",
     "SyncAgent",
+    "TransferStatus",
     "TripStateError",
+    "TripSummary",
     "TripUploader",
     "UnacknowledgedError",
     "UndecidedProfileError",

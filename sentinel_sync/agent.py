@@ -23,6 +23,7 @@ from sentinel_sync.composition import Components, build
 from sentinel_sync.fleet.fleet_manager import FleetManager
 from sentinel_sync.metrics import Metrics
 from sentinel_sync.models.model_downloader import ModelDownloader
+from sentinel_sync.network.policy import known_word
 from sentinel_sync.profiles.profile_synchronizer import ProfileSynchronizer
 from sentinel_sync.scenarios.scenario_uploader import ScenarioUploader
 from sentinel_sync.settings import Settings
@@ -292,7 +293,7 @@ class SyncAgent:
         Raises:
             ValueError: Neither.
         """
-        power = Power(state)
+        power = known_word(state, Power)
         if power is self._power:
             return
         self._power = power

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from sentinel_sync.settings import CloudSettings, Settings
+
 #: To start in, seconds: its packages are imported for the first time.
 _PATIENCE = 60.0
 _API_KEY = "key-of-the-tests"
@@ -33,6 +35,26 @@ class RunningBackend:
     api_key: str
     folder: Path
 
+    def settings(self, folder: Path, **more: object) -> Settings:
+        """Settings of a vehicle that keeps everything in `folder`; `more` are keys of the settings.
+
+        Nothing of the environment counts, and no path is relative: the files of a real vehicle beside the test stay.
+
+        Raises:
+            ValidationError: Some of `more` cannot be used.
+        """
+        own: dict[str, object] = {
+            "enabled": True,
+            "api_url": self.url,
+            "api_key": self.api_key,
+            "state_dir": folder / "state",
+            "trip_queue_file": folder / "trip_queue.json",
+            "scenarios_dir": folder / "scenarios",
+            "models_dir": folder / "models",
+            "profiles_dir": folder / "profiles",
+        }
+        return Settings(cloud=CloudSettings.model_validate(own | more))
+
 
 @pytest.fixture
 def sentinel_backend(tmp_path: Path) -> Iterator[RunningBackend]:
@@ -47,15 +69,23 @@ def sentinel_backend(tmp_path: Path) -> Iterator[RunningBackend]:
 def sentinel_conformance() -> Callable[..., None]:
     """A function of a backend's address and `api_key` that fails the test with all that the backend does not meet."""
 
-    def conforms(url: str, *, api_key: str) -> None:
+    def conforms(url: str, *, api_key: str, fleet_id: str | None = None, vehicle_id: str | None = None) -> None:
+        own_ids = None if fleet_id is None or vehicle_id is None else (fleet_id, vehicle_id)
+        from sentinel_sync.base.errors import UnreachableError  # noqa: PLC0415 - see above
         from sentinel_sync.conformance.judge import judge  # noqa: PLC0415 - see above
-        from sentinel_sync.conformance.output import evidence, summary  # noqa: PLC0415
+        from sentinel_sync.conformance.output import evidence, hint, summary  # noqa: PLC0415
 
         # In a thread: the test may have a loop of its own.
         with ThreadPoolExecutor(1) as threads:
-            findings = threads.submit(lambda: asyncio.run(judge(url, api_key))).result()
+            judging = threads.submit(lambda: asyncio.run(judge(url, api_key, own_ids=own_ids)))
+            try:
+                findings = judging.result()
+            except UnreachableError as error:  # there is nothing to judge
+                pytest.fail(str(error), pytrace=False)
         if missed := [finding for finding in findings if finding.fails]:
-            pytest.fail("\n\n".join([summary(findings), *map(evidence, missed)]), pytrace=False)
+            advice = hint(findings, has_own_ids=own_ids is not None)
+            said = [summary(findings), *([] if advice is None else [advice]), *map(evidence, missed)]
+            pytest.fail("\n\n".join(said), pytrace=False)
 
     return conforms
 

@@ -149,13 +149,20 @@ def troubles_of_queue(outbox: OutboxStatus) -> list[Trouble]:
     ]
 
 
+_RIGHT_KEY = (
+    "put the right key into the file of cloud.api_key_file, which is read again by itself, "
+    "or, where none is set, into cloud.api_key, and restart the agent"
+)
+_NOTHING_BEFORE = "mend what the reason says (settings count after a restart), or publish another release"
+
+
 def _troubles_of_connection(said: AgentStatus) -> Iterator[Trouble]:
     shown = said.connectivity
     if not said.enabled:
         yield Trouble(part="agent", what="nothing is sent", remedy="set cloud.enabled to true")
     if shown.unauthorized or shown.gate == "refused":
         what = shown.gate_reason or "the backend refuses the credential"
-        yield Trouble(part="connection", what=what, remedy="put the right key where cloud.api_key says")
+        yield Trouble(part="connection", what=what, remedy=_RIGHT_KEY)
     elif shown.status == "offline" and shown.offline_duration > _LONG_OFFLINE:
         what = f"no backend for {shown.offline_duration / 3600.0:.0f} hours"
         yield Trouble(part="connection", what=f"{what} ({shown.message})", remedy="`doctor` tries each step of the way")
@@ -189,9 +196,13 @@ def _troubles_of_parts(said: AgentStatus) -> Iterator[Trouble]:
 
 def _troubles_of_models(said: AgentStatus) -> Iterator[Trouble]:
     for model in said.models:
+        if model.waits_for_pinned and model.offered:
+            what = f"model {model.name} is pinned to {model.pinned}, which nobody offers: no other is taken"
+            yield Trouble(part="model", what=what, remedy="`models pin` the right one, or `models unpin`")
         if model.reason is not None and model.status in _TROUBLED:
             what = f"model {model.name} is {model.status}: {model.reason}"
-            yield Trouble(part="model", what=what, remedy="`models list` shows what there is to go back to")
+            remedy = "`models list` shows what there is to go back to" if model.previous else _NOTHING_BEFORE
+            yield Trouble(part="model", what=what, remedy=remedy)
 
 
 def _troubles_of_vehicle(said: AgentStatus) -> Iterator[Trouble]:

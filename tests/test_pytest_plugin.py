@@ -13,24 +13,20 @@ import httpx
 import pytest
 import yaml
 
+from sentinel_sync.backend import BackendSettings
+from sentinel_sync.backend.settings import Limits
 from sentinel_sync.pytest_plugin import RunningBackend
+from tests.fakes.reference_backend import reference_backend
 
 ROOT = Path(__file__).parent.parent
 _HOST_TEST = """
 import asyncio
-from sentinel_sync import Settings, SyncAgent
+from sentinel_sync import SyncAgent
 
 
 def test_a_trip_arrives(sentinel_backend, tmp_path):
     async def drive():
-        settings = Settings.load(
-            None,
-            enabled=True,
-            api_url=sentinel_backend.url,
-            api_key=sentinel_backend.api_key,
-            state_dir=tmp_path / "state",
-        )
-        async with SyncAgent(settings) as agent:
+        async with SyncAgent(sentinel_backend.settings(tmp_path)) as agent:
             await agent.trips.start_trip(driver_id="driver_123")
             await agent.trips.end_trip()
             return await agent.flush(timeout=20.0)
@@ -40,27 +36,40 @@ def test_a_trip_arrives(sentinel_backend, tmp_path):
 """
 
 
+_NO_PLUGINS = {"PYTEST_ADDOPTS": "", "PYTHONPATH": str(ROOT), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+
+
 def test_a_hosts_own_test_runs_against_the_reference_backend(tmp_path: Path) -> None:
     (tmp_path / "test_host.py").write_text(_HOST_TEST)
     (tmp_path / "pytest.ini").write_text("[pytest]\naddopts = -p no:cacheprovider\n")
+    (queue := tmp_path / "data" / "trip_queue.json").parent.mkdir()
+    queue.write_text("[]")  # of the vehicle that the test runs on
+    vehicles_own = {"SENTINEL_CLOUD__API_KEY_FILE": "key", "SENTINEL_CLOUD__ENABLED": "false"}
     ran = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "sentinel_sync.pytest_plugin"],
         cwd=tmp_path,
         capture_output=True,
         text=True,
         check=False,
-        env={**os.environ, "PYTEST_ADDOPTS": "", "PYTHONPATH": str(ROOT), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
+        env={**os.environ, **vehicles_own, **_NO_PLUGINS},
     )
     assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert [path.name for path in queue.parent.iterdir()] == [queue.name]
     assert "1 passed" in ran.stdout
 
 
 def test_a_backends_own_test_judges_it(
-    sentinel_backend: RunningBackend, sentinel_conformance: Callable[..., None]
+    sentinel_backend: RunningBackend, sentinel_conformance: Callable[..., None], tmp_path: Path
 ) -> None:
     sentinel_conformance(sentinel_backend.url, api_key=sentinel_backend.api_key)
-    with pytest.raises(pytest.fail.Exception, match=r"(?s)it does not conform.*trip: answered 401.*< 401 Unauthorized"):
+    with pytest.raises(pytest.fail.Exception, match=r"does not accept the key \(401\)"):
         sentinel_conformance(sentinel_backend.url, api_key="another")
+    narrow = BackendSettings(folder=tmp_path / "narrow", api_keys=("key",), limits=Limits(part=10))
+    with (
+        reference_backend(narrow) as url,
+        pytest.raises(pytest.fail.Exception, match=r"(?s)it does not conform.*video: answered 413.*< 413 "),
+    ):
+        sentinel_conformance(url, api_key="key", fleet_id="bench", vehicle_id="bench_1")
 
 
 def _config(folder: Path, backend: RunningBackend) -> Path:

@@ -56,7 +56,7 @@ _PROBLEMS = {
     401: "The bearer key is missing or not accepted.",
     403: "Not allowed with this key or token.",
     404: "There is nothing of that name.",
-    409: "This key or id is already there: the work is done.",
+    409: "Of a POST: this key or id is already there, the work is done. Of a PATCH: `Upload-Offset` is not the offset.",
     408: "No byte came for a while; what came is kept.",
     410: "It was here and is gone.",
     412: "A precondition does not hold.",

@@ -120,7 +120,7 @@ async def create_rollout(request: Request, name: str, version: str, backend: Bac
             what = {
                 RolloutState.ABORTED: "has been aborted, which is for good: publish it under another version",
                 RolloutState.DONE: "is done",
-            }.get(before.state, f"has begun before and is {before.state}: resume or abort it")
+            }.get(before.state, f"has begun before and is {before.state}: `show` says how far; abort ends it for good")
             raise Problem(409, "rollout-exists", f"this version's roll-out {what}")
         _offer(connection, name, version, rollout)
         return _shown(connection, _row(connection, name, version), now)

@@ -136,6 +136,8 @@ def _facts(record: ModelRecord, shown: ModelStatus | None) -> dict[str, Any]:
     available = None if shown is None else shown.available
     if installed is not None and installed.version == available:
         available = None  # as of the last check, before it was installed
+    waits = shown is not None and bool(shown.offered) and shown.waits_for_pinned
+    unoffered = f"nobody offers {record.pinned}, to which it is pinned" if waits else None
     return {
         "name": record.name,
         "installed": None if installed is None else installed.version,
@@ -147,7 +149,7 @@ def _facts(record: ModelRecord, shown: ModelStatus | None) -> dict[str, Any]:
         "previous": None if previous is None else previous.version,
         "pinned": record.pinned,
         "bad_versions": [bad.version for bad in record.bad],
-        "reason": "; ".join(filter(None, (record.damage, record.failure))) or None,
+        "reason": "; ".join(filter(None, (record.damage, record.failure, unoffered))) or None,
     }
 
 

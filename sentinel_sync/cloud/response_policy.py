@@ -317,7 +317,7 @@ class ResponsePolicy:
         facts: dict[str, Any] = {"status": reply.status, "request_id": reply.request_id}
         if not key_in_use:
             return CredentialError(f"{what}: it was sent with a key that has been changed since", **facts)
-        why = f"{what}: the credential is refused: check cloud.api_key"
+        why = f"{what}: the credential is refused: check cloud.api_key (or api_key_file, which goes before it)"
         if self._gate.passage(self._clock.monotonic()).state is not GateState.REFUSED:
             logger.error("cloud.refused: %s; nothing but health probes is sent until it changes", what)
         self._gate.on_refused(why, self._clock.monotonic())

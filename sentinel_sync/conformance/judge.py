@@ -37,8 +37,8 @@ async def judge(
         transport: Instead of the network.
 
     Raises:
-        UnreachableError: Nobody can be connected to at the address, or it answers 404 to everything: there is no
-            backend to judge.
+        UnreachableError: Nobody can be connected to at the address, it answers 404 to everything, or it does
+            not accept the key: there is nothing to judge.
     """
     asked_for = {one.name for one in CHECKS if only in one.name}
     last = max((number for number, one in enumerate(CHECKS) if one.name in asked_for), default=-1)
@@ -61,16 +61,18 @@ async def judge(
 
 
 async def _find_backend(run: Run, url: str) -> None:
+    statuses: set[int] = set()
     try:
-        is_unknown = (await run.client.get("/health")).status_code == HTTPStatus.NOT_FOUND
+        statuses.add((await run.client.get("/health")).status_code)
     except httpx.ConnectError as error:
         raise UnreachableError(f"no backend answers at {url}: {error}") from None
     except httpx.TransportError:
         return  # somebody is there: what is wrong with the answer is for the checks to say
     try:
-        for path in ("/models", f"/fleet/{run.fleet_id}/statistics"):
-            is_unknown = is_unknown and (await run.send("GET", path)).status_code == HTTPStatus.NOT_FOUND
+        asked = {(await run.send("GET", path)).status_code for path in ("/models", f"/fleet/{run.fleet_id}/statistics")}
     except MissedError:
         return
-    if is_unknown:
+    if statuses | asked == {HTTPStatus.NOT_FOUND}:
         raise UnreachableError(f"{url} answers 404 to everything, /health and /models too: is the path right?")
+    if asked == {HTTPStatus.UNAUTHORIZED}:
+        raise UnreachableError(f"{url} does not accept the key (401): is it one that a vehicle may use, and whole?")

@@ -5,6 +5,7 @@ import contextlib
 import logging
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
+from enum import StrEnum
 from typing import TypeVar
 
 from pydantic import TypeAdapter
@@ -54,7 +55,7 @@ _LOOK_AGAIN = 60.0
 _AFTER_THE_TURN = 0.05
 
 Listener = Callable[[], None]
-Word = TypeVar("Word", Metering, Link, VehicleCondition)
+Word = TypeVar("Word", bound=StrEnum)
 _KIND = "network"
 _KEY = "operator"
 _SHAPE = TypeAdapter(NetworkChoice)
@@ -175,7 +176,9 @@ class TransferPolicy:
         Raises:
             ValueError: None of these.
         """
-        self._host = NetworkChoice("the host", _known(choice, Metering), None if link is None else _known(link, Link))
+        self._host = NetworkChoice(
+            "the host", known_word(choice, Metering), None if link is None else known_word(link, Link)
+        )
         self._note()
 
     def set_conditions(self, conditions: Iterable[str]) -> None:
@@ -184,7 +187,7 @@ class TransferPolicy:
         Raises:
             ValueError: One is none of 'parked', 'charging' and 'home'.
         """
-        self._vehicle = frozenset(_known(condition, VehicleCondition) for condition in conditions)
+        self._vehicle = frozenset(known_word(condition, VehicleCondition) for condition in conditions)
         self._note()
 
     # --- life ---
@@ -373,7 +376,8 @@ def _limits(settings: CloudSettings) -> list[Limit]:
     ]
 
 
-def _known(text: str, words: type[Word]) -> Word:
+def known_word(text: str, words: type[Word]) -> Word:
+    """The one of some words that a host says; raises ValueError, which names them all, where it is none."""
     try:
         return words(text)
     except ValueError:

@@ -110,6 +110,13 @@ async def test_the_example_alerts_and_dashboard_ask_for_what_there_is(
     used = {name for expression in asked for name in _NAME.findall(expression)}
     assert used <= there
     assert len(used) >= 15
+    table = set(_NAME.findall((MONITORING / "README.md").read_text(encoding="utf-8")))
+    assert there <= table
+    assert table - there == {
+        "sentinel_sync_clock_skew_seconds",
+        "sentinel_sync_dropped_total",
+        "sentinel_sync_traffic_held",
+    }
 
 
 @pytest.mark.parametrize("text", ['a"b', "a\\b", "a\nb"])

@@ -152,12 +152,12 @@ def test_damage_and_what_was_set_aside_are_found(vehicle: Vehicle) -> None:
     assert (said.code, _check(said, "outbox")["level"]) == (1, "fail")
 
 
-def test_what_was_given_up_is_a_warning_with_its_reason(vehicle: Vehicle) -> None:
+def test_what_somebody_gave_up_is_told_with_the_reason(vehicle: Vehicle) -> None:
     vehicle.configure(enabled=False)
     (key,) = vehicle.queue_trips(1)
     vehicle.run("queue", "drop", key, "--yes")
     found = _check(vehicle.run("doctor", "--json"), "dropped")
-    assert (found["level"], found["message"]) == ("warn", "1 item given up so far: trip.operator 1")
+    assert (found["level"], found["message"]) == ("ok", "1 item given up so far: 1 trip by an operator")
 
 
 def test_a_clock_that_was_never_set_is_a_warning() -> None:

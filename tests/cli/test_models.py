@@ -141,6 +141,9 @@ def test_what_is_offered_to_others_alone_is_said() -> None:
     )
     row = _row(_facts(ModelRecord(NAME), shown))
     assert row[-1] == "v2 is not for this vehicle: rollout 10 %"
+    for pinned, waits in (("v9", True), ("v1.0", False)):
+        record, said = ModelRecord(NAME, pinned=pinned), shown.model_copy(update={"pinned": pinned})
+        assert (f"nobody offers {pinned}, to which it is pinned" in _row(_facts(record, said))[-1]) is waits
     assert "Nobody offers it now" in _pinned(NAME, "v3", shown)
     assert _pinned(NAME, "v1.0", shown) == f"{NAME} v1.0 is pinned: no other is taken"
     overridden = "; v2 is not for this vehicle: rollout 10 %: the pin overrides that"
@@ -219,7 +222,7 @@ class TestPublishing:
         begun = car.run("rollouts", "create", NAME, "v1.0.0", "--steps", "5%,0.5,100%", *backend)
         assert (begun.code, "5 % of vehicles (step 1 of 3: 5 %, 50 %, 100 %)" in begun.out) == (0, True), begun
         again = car.run("rollouts", "create", NAME, "v1.0.0", *backend)
-        assert (again.code, "resume or abort it" in again.err) == (1, True)
+        assert (again.code, "abort ends it for good" in again.err) == (1, True)
         paused = car.run("rollouts", "pause", NAME, "v1.0.0", "--json", *backend).json
         assert (paused["state"], paused["share"], paused["why"]) == ("paused", 0.0, "paused by an operator")
         assert "running" in car.run("rollouts", "resume", NAME, "v1.0.0", *backend).out

@@ -35,7 +35,9 @@ from sentinel_sync import (
     StoreError,
     StoreFullError,
     SyncAgent,
+    TransferStatus,
     TripStateError,
+    TripSummary,
     TripUploader,
     UnacknowledgedError,
     UndecidedProfileError,
@@ -92,12 +94,14 @@ async def trips(made: CloudAPIClient) -> None:
     uploader.update_trip(distance_delta=1.0, speed=2.0)
     uploader.update_trip(distance="far")  # type: ignore[call-arg]
     uploader.updaet_trip()  # type: ignore[attr-defined]
+    assert_type(await uploader.end_trip(), TripSummary | None)
     TripUploader("https://fleet.example")  # type: ignore[arg-type]
 
 
 async def scenarios(made: CloudAPIClient, folder: Path) -> None:
     uploader = ScenarioUploader(made, upload_consent=True)
     assert_type(await uploader.queue_scenario(folder, "high"), str)
+    assert_type(uploader.under_way(), TransferStatus | None)
     await uploader.set_consent("yes")  # type: ignore[arg-type]
     ScenarioUploader(made, consent=True)  # type: ignore[call-arg]
 

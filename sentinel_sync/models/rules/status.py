@@ -11,6 +11,7 @@ from sentinel_sync.base.clock import moment
 from sentinel_sync.base.payloads import ModelReason, ModelState, StatusModel
 from sentinel_sync.base.transfer import TransferStatus
 from sentinel_sync.models.rules.installed import KeptVersion, ModelRecord
+from sentinel_sync.models.rules.releases import same_version
 
 
 class InstalledModel(TypedDict):
@@ -160,6 +161,14 @@ class ModelStatus(StatusModel):
     under_way: TransferStatus | None
     outcomes: list[ModelOutcome] = Field(default_factory=list)
     offered: list[OfferedVersion] = Field(default_factory=list)
+
+    @property
+    def waits_for_pinned(self) -> bool:
+        """Whether it is pinned to a version that is neither here nor offered, and so takes no other."""
+        there = (self.installed, self.previous, *(one.version for one in self.offered))
+        return self.pinned is not None and not any(
+            version is not None and same_version(self.pinned, version) for version in there
+        )
 
 
 class ModelCheckStatus(StatusModel):

@@ -14,7 +14,7 @@ from sentinel_sync.scenarios.rules.lifecycle import DELETED_FOR_ROOM, DELETED_UN
 from sentinel_sync.scenarios.rules.plan import Consent, Part, ScenarioPlan
 
 #: Why a recording that was announced does not go.
-ON_REQUEST = "the backend has its announcement, and asks for the files that it wants"
+ON_REQUEST = "announced: its files go once the backend asks for them, or with scenario_upload: all"
 
 
 class ScenarioStatus(TypedDict):

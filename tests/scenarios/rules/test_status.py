@@ -65,7 +65,7 @@ GOING = TransferStatus(
             PLAN.acknowledged(METADATA, NOW, CONSENT).on_request(NOW),
             QueueState(),
             UploadConditions(),
-            ("on_request", "the backend has its announcement, and asks for the files that it wants"),
+            ("on_request", "announced: its files go once the backend asks for them, or with scenario_upload: all"),
         ),
         (
             replace(PLAN, in_queue=False),
