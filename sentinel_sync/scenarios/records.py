@@ -15,7 +15,7 @@ from sentinel_sync.base.clock import Clock
 from sentinel_sync.base.errors import ConsentError, ScenarioError
 from sentinel_sync.base.tasks import run_to_end
 from sentinel_sync.scenarios.recordings import Recording, absolute, read_recording, storable
-from sentinel_sync.scenarios.rules.lifecycle import ASKED_FOR_RANK, HEAD_START, turn
+from sentinel_sync.scenarios.rules.lifecycle import ASKED_FOR_RANK, DELETED_UNSENT, HEAD_START, turn
 from sentinel_sync.scenarios.rules.plan import (
     OUTGOING_PREFIX,
     Consent,
@@ -299,14 +299,34 @@ class ScenarioRecords:
         async with self._queueing:
             return await self._queue(recording, priority, priority.rank)
 
-    async def request(self, recording: Recording, files: tuple[str, ...]) -> bool:
-        """Put a recording that the backend asks for before everything else; as `queue`."""
+    async def request(self, outgoing_id: str, files: tuple[str, ...]) -> None:
+        """Put a recording that the backend asks for before everything else; nothing where the backend has it.
+
+        Args:
+            outgoing_id: As the backend knows it.
+            files: As the backend knows them; none of them means all.
+
+        Raises:
+            ScenarioError: It cannot be given.
+            StoreError: It cannot be written.
+        """
+        plan = await self.known_as(outgoing_id)
+        if plan is None:
+            raise ScenarioError("it is not known on this vehicle")
+        if plan.uploaded_at is not None:
+            return
+        for why in (plan.dropped, plan.refused, DELETED_UNSENT if plan.deleted_at is not None else None):
+            if why is not None:
+                raise ScenarioError(why)
+        if plan.asked_for(files).next_part() is None:
+            return  # the backend has what it asks for
+        recording = await run_to_end(read_recording, Path(plan.folder))
         async with self._queueing:
-            known = await self.plan(recording.scenario_id)
-            if known is None:
-                return False
+            known = await self.plan(plan.scenario_id) or plan
             await self.save(known.asked_for(files))
-            return await self._queue(recording, known.priority, ASKED_FOR_RANK)
+            if await self._queue(recording, known.priority, ASKED_FOR_RANK):
+                wanted = ", ".join(map(ascii, files)) or "all of it"
+                logger.info("scenario.wanted: %s: %s", plan.scenario_id, wanted)
 
     async def _queue(self, recording: Recording, priority: Priority, rank: int) -> bool:
         known, item = await self.plan(recording.scenario_id), await self.item(recording.scenario_id)

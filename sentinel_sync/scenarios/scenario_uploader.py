@@ -17,10 +17,9 @@ from sentinel_sync.cloud.client import CloudAPIClient
 from sentinel_sync.network.foundation import Foundation, Lifecycle
 from sentinel_sync.scenarios.consent import ConsentRecord, UploadPermission, WithdrawalMark
 from sentinel_sync.scenarios.preparation import DerivedFiles, Preparation
-from sentinel_sync.scenarios.recordings import read_recording
 from sentinel_sync.scenarios.records import DERIVED_NAME, KIND, REPLACED, ScenarioRecords
 from sentinel_sync.scenarios.retention import LOOK_INTERVAL, DiskReserve, Retention
-from sentinel_sync.scenarios.rules.lifecycle import DELETED_UNSENT, WITHDRAWN
+from sentinel_sync.scenarios.rules.lifecycle import WITHDRAWN
 from sentinel_sync.scenarios.rules.plan import Consent, Priority, missing_consent, waits_for_request
 from sentinel_sync.scenarios.rules.status import (
     ScenariosStatus,
@@ -298,23 +297,9 @@ class ScenarioUploader:
             del self._wanted[scenario_id]
             try:
                 async with self._announcing:  # which may have an older plan of it in hand
-                    await self._request(scenario_id, files)
+                    await self._records.request(scenario_id, files)
             except ScenarioError as error:
                 logger.warning("scenario.cannot_be_given: %s: %s", ascii(scenario_id), error)
-
-    async def _request(self, scenario_id: str, files: tuple[str, ...]) -> None:
-        plan = await self._records.known_as(scenario_id)
-        if plan is None:
-            raise ScenarioError("it is not known on this vehicle")
-        if plan.uploaded_at is not None:
-            return
-        for why in (plan.dropped, plan.refused, DELETED_UNSENT if plan.deleted_at is not None else None):
-            if why is not None:
-                raise ScenarioError(why)
-        if plan.asked_for(files).next_part() is None:
-            return  # the backend has what it asks for
-        if await self._records.request(await run_to_end(read_recording, Path(plan.folder)), files):
-            logger.info("scenario.wanted: %s: %s", plan.scenario_id, ", ".join(map(ascii, files)) or "all of it")
 
     # --- sending ---
 
