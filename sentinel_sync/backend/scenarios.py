@@ -411,8 +411,15 @@ def names_here(connection: Connection, scenario: Row) -> frozenset[str]:
 
 def _described(connection: Connection, condition: str, values: tuple[Any, ...]) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
-    for row in connection.execute(f"SELECT * FROM scenarios {condition}", values).fetchall():  # noqa: S608  # constants
-        parts = connection.execute("SELECT * FROM parts WHERE scenario = ? ORDER BY name", (row["id"],)).fetchall()
+    rows = connection.execute(f"SELECT * FROM scenarios {condition}", values).fetchall()  # noqa: S608  # constants
+    of_these = f"WHERE scenario IN (SELECT id FROM scenarios {condition})"  # noqa: S608  # constants
+    here: dict[str, list[Row]] = {}
+    for part in connection.execute(f"SELECT * FROM parts {of_these} ORDER BY name", values):  # noqa: S608  # constants
+        here.setdefault(part["scenario"], []).append(part)
+    asked = connection.execute(f"SELECT scenario, files FROM wanted {of_these}", values)  # noqa: S608  # constants
+    wanted = {row["scenario"]: json.loads(row["files"]) for row in asked}
+    for row in rows:
+        parts = here.get(row["id"], [])
         missing = sorted((awaited_videos(row) | {ANNOTATIONS}) - {part["name"] for part in parts})
         found.append(
             {
@@ -421,7 +428,7 @@ def _described(connection: Connection, condition: str, values: tuple[Any, ...]) 
                 "vehicle_id": row["vehicle_id"],
                 "received_at": datetime.fromtimestamp(row["received_at"], UTC).isoformat(),
                 "priority": row["priority"],
-                "state": _state(connection, row, {part["name"] for part in parts}, missing),
+                "state": _state({part["name"] for part in parts}, missing, wanted.get(row["id"])),
                 "complete": not missing,
                 "missing": missing,
                 "parts": [{name: part[name] for name in Part.model_fields} for part in parts],
@@ -432,10 +439,10 @@ def _described(connection: Connection, condition: str, values: tuple[Any, ...]) 
     return found
 
 
-def _state(connection: Connection, scenario: Row, here: set[str], missing: list[str]) -> str:
+def _state(here: set[str], missing: list[str], wanted: list[str] | None) -> str:
+    """Where it stands; `wanted` is what was asked for of it: none of its files by name means all."""
     if not missing:
         return "complete"
-    row = connection.execute("SELECT files FROM wanted WHERE scenario = ?", (scenario["id"],)).fetchone()
-    if row is not None and not here >= set(json.loads(row["files"]) or missing):
+    if wanted is not None and not here >= set(wanted or missing):
         return "wanted"
     return "partial" if here else "announced"
